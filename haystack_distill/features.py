@@ -1,0 +1,395 @@
+"""Examples -> token windows with character offsets -> padded batches.
+
+A window is what the model sees of an example: special tokens, the question, and a stretch of at most
+`max_seq_len` minus those of the context's tokens. Windows are built once, kept on disk as Arrow and read memory-mapped.
+"""
+
+import inspect
+import json
+import logging
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from haystack_distill.errors import DistilError
+from haystack_distill.squad import content_hash
+from haystack_distill.store import cached_table, hash_of
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when the meaning of a stored window changes
+_ROWS_PER_BATCH = 1000
+
+_SCHEMA = pa.schema(
+    {
+        "example": pa.int32(),  # row of the examples
+        "input_ids": pa.list_(pa.int32()),
+        "context_start": pa.int32(),  # position of the first context token
+        "char_starts": pa.list_(pa.int32()),  # of the context tokens, in code points of the context
+        "char_ends": pa.list_(pa.int32()),
+        "start_position": pa.int32(),
+        "end_position": pa.int32(),
+        "labelled": pa.bool_(),
+        "length": pa.int32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How an example is cut into windows.
+
+    Args:
+        max_seq_len: Tokens a window holds at most, special tokens and question included.
+        doc_stride: Context tokens between the starts of two neighbouring windows, as in BERT's and FARM's readers
+            (not their overlap, which Hugging Face calls `stride`).
+        max_query_length: Question tokens kept at most; a longer question loses its end.
+    """
+
+    max_seq_len: int = 384
+    doc_stride: int = 128
+    max_query_length: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DistilError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if self.max_query_length >= self.max_seq_len - 4:
+            raise DistilError(
+                f"max_query_length {self.max_query_length} leaves no room for the context in max_seq_len "
+                f"{self.max_seq_len}; lower the one or raise the other"
+            )
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """Where a tokenizer puts special tokens around a question and a context, read off the tokenizer itself."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    no_answer_position: int
+    context_type: int  # token type id of the context and what follows it; all before is `question_type`
+    question_type: int
+
+    @property
+    def n_special(self) -> int:
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "PairTemplate":
+        """Read the template off an encoded pair.
+
+        Raises:
+            DistilError: The tokenizer is not a fast one, or does not write the question before the context.
+        """
+        if not getattr(tokenizer, "is_fast", False):
+            raise DistilError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
+                "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
+            )
+        encoded = tokenizer("a", "b", return_token_type_ids=True, padding=False, truncation=False)
+        sequences = encoded.sequence_ids(0)
+        ids: list[int] = encoded["input_ids"]
+        types: list[int] = encoded.get("token_type_ids") or [0] * len(ids)
+        question = [i for i, sequence in enumerate(sequences) if sequence == 0]
+        context = [i for i, sequence in enumerate(sequences) if sequence == 1]
+        prefix = tuple(ids[: question[0]])
+        if context[0] < question[0] or not prefix:
+            raise DistilError(
+                f"{type(tokenizer).__name__} does not write a leading special token, the question and then the context; "
+                "such models (XLNet, T5) are not supported: use a BERT-like reader"
+            )
+        cls_id = tokenizer.cls_token_id
+        return cls(
+            prefix=prefix,
+            middle=tuple(ids[question[-1] + 1 : context[0]]),
+            suffix=tuple(ids[context[-1] + 1 :]),
+            no_answer_position=prefix.index(cls_id) if cls_id in prefix else 0,
+            question_type=types[question[0]],
+            context_type=types[context[0]],
+        )
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.pop("truncation", None)
+    content.pop("padding", None)
+    return hash_of(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
+
+
+def takes_token_types(model: torch.nn.Module) -> bool:
+    """Whether a model takes `token_type_ids` and has more than one type to tell apart."""
+    types = getattr(model.config, "type_vocab_size", 2)
+    return "token_type_ids" in inspect.signature(model.forward).parameters and bool(types and types > 1)
+
+
+class Windows:
+    """All windows of a set of examples, memory-mapped, with batches made on demand.
+
+    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole batches
+    to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching anything.
+
+    Args:
+        examples: Rows as `squad.load_examples` gives them.
+        tokenizer: A fast tokenizer.
+        settings: How to cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+        cache_dir: See `store.cache_directory`.
+        in_memory: Keep the windows in memory and write nothing: for a few questions at a time.
+    """
+
+    def __init__(
+        self,
+        examples: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings | None = None,
+        *,
+        token_types: bool,
+        cache_dir: str | Path | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        self.examples = examples
+        self.settings = settings or WindowSettings()
+        self.template = PairTemplate.of(tokenizer)
+        self.pad_token_id = tokenizer.pad_token_id or 0
+        self.token_types = token_types
+
+        def batches() -> Iterator[dict[str, Any]]:
+            columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+            for first in range(0, len(examples), _ROWS_PER_BATCH):
+                rows = examples[first : first + _ROWS_PER_BATCH]
+                for window in _cut(rows, first, tokenizer, self.template, self.settings):
+                    for name, value in window.items():
+                        columns[name].append(value)
+                yield columns
+                columns = {name: [] for name in _SCHEMA.names}
+
+        if in_memory:
+            self.key = ""
+            table = pa.Table.from_batches([pa.record_batch(columns, schema=_SCHEMA) for columns in batches()], _SCHEMA)
+            self.table = datasets.Dataset(table)
+        else:
+            self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
+            self.table, _, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir)
+        self._arrow = self.table.with_format("arrow")
+        self.lengths: np.ndarray = self._column("length")
+        self.example_of: np.ndarray = self._column("example")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.table.data.column(name).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, indices: Sequence[int]) -> "WindowRows":
+        weights = np.array([0.0 if index < 0 else 1.0 for index in indices], dtype=np.float32)
+        real = np.array([~index if index < 0 else index for index in indices], dtype=np.int64)
+        return WindowRows(real, weights, self._arrow[real.tolist()])
+
+    def __getitem__(self, index: int) -> "WindowRows":
+        return self.__getitems__([index])
+
+    def windows_of_examples(self, first: int, stop: int) -> range:
+        """The (contiguous) windows of the examples first..stop-1."""
+        return range(
+            int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
+        )
+
+    def example_ids(self, windows: Iterable[int]) -> list[str]:
+        """The ids of the examples that these windows belong to, in order, each once."""
+        rows = dict.fromkeys(int(self.example_of[window]) for window in windows)
+        return [self.examples[row]["id"] for row in rows]
+
+    def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
+        """A padded batch of B windows, L tokens long.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids` (B, L) int64; `context_mask`
+            (B, L) bool: context tokens and the no-answer position; `start_positions`, `end_positions` (B,) int64;
+            `labelled` (B,) bool; `weight` (B,) float32; `window` (B,) int64.
+        """
+        lengths = rows.ints("length")
+        starts = rows.ints("context_start")
+        n, longest = len(lengths), int(lengths.max())
+        input_ids = np.full((n, longest), self.pad_token_id, dtype=np.int64)
+        attention = np.zeros((n, longest), dtype=np.int64)
+        types = np.zeros((n, longest), dtype=np.int64)
+        context = np.zeros((n, longest), dtype=bool)
+        context[:, self.template.no_answer_position] = True
+        ids, char_starts, char_ends = (rows.lists(name) for name in ("input_ids", "char_starts", "char_ends"))
+        for row in range(n):
+            length, start = lengths[row], starts[row]
+            input_ids[row, :length] = ids[row]
+            attention[row, :length] = 1
+            types[row, :start] = self.template.question_type
+            types[row, start:length] = self.template.context_type
+            # A token that stands for white space alone can begin or end no answer.
+            context[row, start : start + len(char_starts[row])] = char_ends[row] > char_starts[row]
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)}
+        if self.token_types:
+            batch["token_type_ids"] = torch.from_numpy(types)
+        return batch | {
+            "context_mask": torch.from_numpy(context),
+            "start_positions": torch.from_numpy(rows.ints("start_position")),
+            "end_positions": torch.from_numpy(rows.ints("end_position")),
+            "labelled": torch.from_numpy(rows.column("labelled").to_numpy(zero_copy_only=False)),
+            "weight": torch.from_numpy(rows.weights),
+            "window": torch.from_numpy(rows.indices),
+        }
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """Some windows as they lie on disk: their indices, weights (1, or 0 for filling), and an Arrow table."""
+
+    indices: np.ndarray
+    weights: np.ndarray
+    table: pa.Table
+
+    def column(self, name: str) -> pa.Array:
+        return self.table.column(name).combine_chunks()
+
+    def ints(self, name: str) -> np.ndarray:
+        return self.column(name).to_numpy().astype(np.int64)
+
+    def lists(self, name: str) -> list[np.ndarray]:
+        """A list column as one numpy array a row."""
+        column = self.column(name)
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+        return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a batch that goes into the model."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+
+
+def _cut(
+    rows: dict[str, list],
+    first: int,
+    tokenizer: PreTrainedTokenizerBase,
+    template: PairTemplate,
+    settings: WindowSettings,
+) -> Iterator[dict[str, Any]]:
+    """The windows of a batch of example rows, in order."""
+    contexts = list(dict.fromkeys(rows["context"]))
+    encoded_contexts = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
+    questions = _encode(tokenizer, [question.strip() for question in rows["question"]])
+    for row, (context, (question_ids, _, _)) in enumerate(zip(rows["context"], questions, strict=True)):
+        ids, starts, ends = encoded_contexts[context]
+        yield from _cut_example(
+            first + row,
+            question_ids[: settings.max_query_length],
+            (ids, starts, ends),
+            {name: rows[name][row] for name in ("answers", "is_impossible", "labelled")},
+            template,
+            settings,
+        )
+
+
+def _cut_example(
+    example: int,
+    question: np.ndarray,
+    context: tuple[np.ndarray, np.ndarray, np.ndarray],
+    labels: dict[str, Any],
+    template: PairTemplate,
+    settings: WindowSettings,
+) -> Iterator[dict[str, Any]]:
+    ids, starts, ends = context
+    head = np.concatenate([template.prefix, question, template.middle]).astype(np.int32)
+    room = settings.max_seq_len - len(head) - len(template.suffix)
+    if room < 1:
+        raise DistilError(
+            f"a question of {len(question)} tokens leaves no room for the context in max_seq_len "
+            f"{settings.max_seq_len}; raise max_seq_len or lower max_query_length"
+        )
+    answer = _answer_tokens(labels, starts, ends)
+    labelled = bool(labels["labelled"]) and answer is not None
+    first = 0
+    while True:
+        stop = min(first + room, len(ids))
+        start_position = end_position = template.no_answer_position
+        if answer is not None and answer[0] >= first and 0 <= answer[1] < stop:
+            start_position, end_position = (len(head) + token - first for token in answer)
+        yield {
+            "example": example,
+            "input_ids": np.concatenate([head, ids[first:stop], template.suffix]).astype(np.int32),
+            "context_start": len(head),
+            "char_starts": starts[first:stop],
+            "char_ends": ends[first:stop],
+            "start_position": start_position,
+            "end_position": end_position,
+            "labelled": labelled,
+            "length": len(head) + stop - first + len(template.suffix),
+        }
+        if stop == len(ids):
+            return
+        first += min(settings.doc_stride, room)
+
+
+def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray) -> tuple[int, int] | None:
+    """First and last context token of the first answer; (-1, -1) for no answer, None if no token stands for it."""
+    texts, offsets = labels["answers"]["text"], labels["answers"]["answer_start"]
+    if not texts:
+        return (-1, -1)
+    begin, end = offsets[0], offsets[0] + len(texts[0])
+    inside = np.nonzero((ends > begin) & (starts < end) & (ends > starts))[0]
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Token ids, first and past-the-last character of each token, without special tokens, for each text."""
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        padding=False,
+        truncation=False,
+        verbose=False,
+    )
+    result = []
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        spans = np.array(offsets, dtype=np.int32).reshape(-1, 2)
+        starts, ends = _trim(text, spans[:, 0].copy(), spans[:, 1].copy())
+        ends = _with_marks(text, starts, ends)
+        result.append((np.array(ids, dtype=np.int32), starts, ends))
+    return result
+
+
+def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take white space off both ends of each span: some tokenizers count the space before a word to the word."""
+    blank = np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
+    if not blank.any():
+        return starts, ends
+    blank = np.append(blank, False)  # so that an end at the text's end can be looked up
+    while (move := (starts < ends) & blank[starts]).any():
+        starts[move] += 1
+    while (move := (starts < ends) & blank[ends - 1]).any():
+        ends[move] -= 1
+    return starts, ends
+
+
+def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Ends moved over combining marks that no token covers: tokenizers that drop accents would cut "e" from its accent."""
+    if text.isascii() or not len(ends):
+        return ends
+    mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))
+    mark = np.append(mark, False)
+    following = np.append(starts[1:], len(text))
+    while (move := (starts < ends) & (ends < following) & mark[ends]).any():
+        ends[move] += 1
+    return ends

@@ -1,0 +1,332 @@
+"""The training loop is transformers' Trainer; here is what it is given, and the few things it does otherwise."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, set_seed
+
+from haystack_distill.batches import LengthGroupedBatches
+from haystack_distill.compat import training_arguments
+from haystack_distill.devices import autocast, resolve_precision
+from haystack_distill.errors import DistilError
+from haystack_distill.features import WindowRows, Windows, model_inputs
+from haystack_distill.objectives import ModelOutputs, Objective, run_model
+from haystack_distill.reader import Reader
+from haystack_distill.settings import TrainingSettings
+from haystack_distill.teachers import TeacherOutputs
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
+_COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
+
+
+def run_loop(
+    student: Reader,
+    objective: Objective,
+    windows: Windows,
+    dev_windows: Windows | None,
+    outputs: TeacherOutputs | None,
+    teacher: Reader | None,
+    settings: TrainingSettings,
+    directory: Path,
+) -> tuple[int, list[dict[str, float]]]:
+    """Train the student's model in place.
+
+    Args:
+        student: The reader that learns.
+        objective: What it is taught.
+        windows: The student's windows of the training examples.
+        dev_windows: Its windows of the examples to measure on.
+        outputs: What a teacher said of the training examples, for prediction-layer distillation.
+        teacher: A reader that runs in every step, for intermediate-layer distillation.
+        settings: See `TrainingSettings`.
+        directory: For checkpoints.
+
+    Returns:
+        The number of optimiser steps, and the log.
+    """
+    set_seed(settings.seed)
+    student.model.to(student.device)
+    resumed_from = _last_checkpoint(directory) if settings.resume else None
+    with _dropout(student.model, settings.dropout):
+        trainer = _LoopTrainer(student, objective, windows, dev_windows, outputs, teacher, settings, directory)
+        trainer.train(resume_from_checkpoint=resumed_from)
+    student.model.eval()
+    student.model.to(student.device)
+    return trainer.state.global_step, trainer.state.log_history
+
+
+class StudentAndObjective(nn.Module):
+    """The one module that Trainer optimises, saves and wraps: the student and what its objective has to learn itself."""
+
+    accepts_loss_kwargs = True  # our loss is divided by all windows of the step, so Trainer must not divide it again
+
+    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, Tensor]:
+        """The objective's losses by name, one value a window, unweighted: {name: (B,)}."""
+        outputs = run_model(
+            self.student,
+            model_inputs(batch),
+            hidden_states=self.objective.needs_hidden_states,
+            attention_layers=self.objective.attention_layers,
+        )
+        return self.objective(outputs, batch, teacher)
+
+
+class _Collator:
+    """Rows of windows -> a batch, with what the teacher said of them."""
+
+    def __init__(self, windows: Windows, outputs: TeacherOutputs | None) -> None:
+        self.windows = windows
+        self.outputs = outputs
+
+    def __call__(self, rows: WindowRows) -> dict[str, Tensor]:
+        batch = self.windows.collate(rows)
+        return batch if self.outputs is None else batch | self.outputs.targets(self.windows, batch)
+
+
+class _LoopTrainer(Trainer):
+    def __init__(
+        self,
+        student: Reader,
+        objective: Objective,
+        windows: Windows,
+        dev_windows: Windows | None,
+        outputs: TeacherOutputs | None,
+        teacher: Reader | None,
+        settings: TrainingSettings,
+        directory: Path,
+    ) -> None:
+        self.reader = student
+        self.windows = windows
+        self.dev_windows = dev_windows
+        self.teacher = teacher
+        self.objective = objective
+        self.precision = resolve_precision(settings.precision, student.device)
+        arguments = _arguments(settings, directory, student.device, self.precision, dev_windows is not None, teacher is not None)
+        self.batches = LengthGroupedBatches(
+            windows.lengths,
+            settings.batch_size,
+            accumulation=settings.gradient_accumulation_steps,
+            processes=arguments.world_size,
+            process=arguments.process_index,
+            seed=settings.seed,
+        )
+        callbacks: list[TrainerCallback] = [_EpochOrder(self.batches)]
+        if settings.early_stopping_patience:
+            callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+        if settings.tensorboard:
+            callbacks.append(_tensorboard(directory.parent / "tensorboard"))
+        super().__init__(
+            model=StudentAndObjective(student.model, objective).to(student.device),
+            args=arguments,
+            train_dataset=windows,
+            eval_dataset=dev_windows,
+            data_collator=_Collator(windows, outputs),
+            callbacks=callbacks,
+        )
+        self._parts: dict[str, float] = {}
+        self._steps_in_parts = 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Not prepared by Accelerate: the batches are divided among processes already, and the order is ours to resume.
+        return DataLoader(
+            self.windows,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.device.type == "cuda",
+            generator=torch.Generator(),  # else starting to iterate would draw from the global one
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *_: Any) -> tuple[list, int]:
+        """All batches of one optimiser step, and how many windows they hold over all processes."""
+        batches = []
+        # Not `num_batches`: transformers 4.49 miscounts the batches of an epoch's last step.
+        for _number in range(self.args.gradient_accumulation_steps):
+            with contextlib.suppress(StopIteration):
+                batches.append(next(epoch_iterator))
+        count = torch.tensor(sum(float(batch["weight"].sum()) for batch in batches), device=self.args.device)
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        if batches:
+            self._steps_in_parts += 1
+        return batches, int(count)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> Tensor:
+        """The sum over names of weight * mean over the windows of the whole step, for this batch's share of it."""
+        shown = None
+        if self.teacher is not None:
+            with torch.no_grad(), autocast(self.teacher.device, self.teacher.precision):
+                shown = run_model(
+                    self.teacher.model,
+                    model_inputs(inputs),
+                    hidden_states=self.objective.needs_hidden_states,
+                    attention_layers=self.objective.teacher_attention_layers,
+                )
+        with autocast(self.args.device, self.precision):
+            losses = model(inputs, shown)
+        # Windows of weight 0 fill a batch and teach nothing. Processes average their gradients: times their number.
+        share = inputs["weight"] * (self.args.world_size / num_items_in_batch)
+        parts = {name: (loss * share).sum() for name, loss in losses.items()}
+        total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
+        if not torch.isfinite(total):
+            ids = ", ".join(self.windows.example_ids(inputs["window"].tolist()))
+            raise DistilError(
+                f"the loss is {total.item()} at step {self.state.global_step + 1} "
+                f"({', '.join(f'{name} {part.item():.4g}' for name, part in parts.items())}) on the questions {ids}; "
+                "lower learning_rate or set precision='fp32'"
+            )
+        for name, part in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + part.item()
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._steps_in_parts:
+            logs |= {f"loss_{name}": value / self._steps_in_parts for name, value in self._parts.items()}
+            self._parts, self._steps_in_parts = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """SQuAD metrics of the student as it is now."""
+        assert self.dev_windows is not None
+        measured = self.reader.evaluate_windows(self.dev_windows)
+        self.model.train()
+        metrics = {f"eval_{name}": value for name, value in measured.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Student and projections as safetensors, shared weights once; no pickled arguments beside them."""
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:  # gathered by FSDP or DeepSpeed
+            safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in state_dict.items()}, directory / _WEIGHTS)
+        else:
+            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(directory / _WEIGHTS))
+
+    def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
+        super()._save_checkpoint(*arguments, **keywords)
+        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Strict, where Trainer would let missing weights pass."""
+        target = self.accelerator.unwrap_model(model if model is not None else self.model)
+        try:
+            safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / _WEIGHTS), strict=True)
+        except RuntimeError as error:
+            raise DistilError(f"the checkpoint {resume_from_checkpoint} does not fit this run: {error}") from error
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the batches which epoch begins, also after resuming."""
+
+    def __init__(self, batches: LengthGroupedBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.batches.start_epoch(state.global_step // self.batches.steps)
+
+
+def _arguments(
+    settings: TrainingSettings, directory: Path, device: torch.device, precision: str, has_dev: bool, has_teacher: bool
+) -> Any:
+    evaluate = settings.evaluate_every if has_dev else None
+    checkpoint = evaluate if settings.keep_best else settings.checkpoint_every
+    return training_arguments(
+        warmup_proportion=settings.warmup_proportion,
+        output_dir=str(directory),
+        num_train_epochs=settings.n_epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        max_grad_norm=settings.max_grad_norm,
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        optim="adamw_torch_fused" if device.type in ("cpu", "cuda") else "adamw_torch",
+        use_cpu=device.type == "cpu",
+        # bf16 needs no scaled gradients, so autocast alone does it (in compute_loss); fp16 does, and Trainer brings that.
+        fp16=precision == "fp16",
+        eval_strategy=_strategy(evaluate),
+        eval_steps=evaluate if isinstance(evaluate, int) else None,
+        save_strategy=_strategy(checkpoint),
+        save_steps=checkpoint if isinstance(checkpoint, int) else 500,
+        save_total_limit=settings.keep_checkpoints,
+        load_best_model_at_end=settings.keep_best,
+        metric_for_best_model="f1" if settings.keep_best else None,
+        greater_is_better=True if settings.keep_best else None,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        disable_tqdm=not settings.progress,
+        remove_unused_columns=False,
+        # The head (and layers that are not mapped) get no gradient from intermediate layers.
+        ddp_find_unused_parameters=has_teacher,
+    )
+
+
+def _strategy(every: int | str | None) -> str:
+    return "no" if every is None else "epoch" if every == "epoch" else "steps"
+
+
+def _tensorboard(directory: Path) -> TrainerCallback:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DistilError("tensorboard=True needs the package tensorboard: pip install tensorboard") from error
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
+
+
+def _last_checkpoint(directory: Path) -> str | None:
+    """The newest whole checkpoint; what was cut off while it was written is removed."""
+    found = []
+    for checkpoint in directory.glob("checkpoint-*"):
+        if (checkpoint / _COMPLETE).exists():
+            found.append(checkpoint)
+        else:
+            logger.warning("%s was not written to its end; it is removed", checkpoint)
+            shutil.rmtree(checkpoint)
+    return str(max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]))) if found else None
+
+
+@contextlib.contextmanager
+def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
+    """Set every dropout of a model, those inside attention kernels included, and put them back afterwards."""
+    if probability is None:
+        yield
+        return
+    before: list[tuple[nn.Module, str, float]] = []
+    for module in model.modules():
+        names = ["p"] if isinstance(module, nn.Dropout) else ["dropout_prob", "attention_dropout", "dropout"]
+        before += [(module, name, value) for name in names if isinstance(value := getattr(module, name, None), float)]
+    for module, name, _ in before:
+        setattr(module, name, probability)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)

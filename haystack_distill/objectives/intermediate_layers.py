@@ -1,0 +1,218 @@
+"""Intermediate-layer distillation: the student learns the teacher's embeddings, hidden states and attention scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from haystack_distill.errors import DistilError
+from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
+from haystack_distill.objectives.objective import Objective
+from haystack_distill.objectives.outputs import ModelOutputs, require_attention_scores
+
+
+def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
+    """Which teacher layer each student layer learns from.
+
+    "uniform": student layer m of M learns teacher layer m * N / M of N, halves rounded up (TinyBERT, arXiv 1909.10351).
+    The depths need not divide. A student deeper than its teacher is allowed: neighbours then share a teacher layer.
+    "last": the student's layers learn the teacher's last ones.
+    "skip": as "uniform", but the student's last layer is left to prediction-layer distillation (PKD-skip, Sun et al.
+    2019, arXiv 1908.09355).
+
+    Args:
+        mapping: "uniform", "last", "skip", or for each student layer a teacher layer counted from 1, or None for none.
+        n_student: the student's number of layers.
+        n_teacher: the teacher's number of layers.
+
+    Returns:
+        For each student layer, first to last, the number of a teacher layer (1 = first) or None.
+
+    Raises:
+        DistilError: the name is unknown, or the mapping does not fit the two depths or leaves out every layer.
+    """
+    if isinstance(mapping, str):
+        resolved = _named_mapping(mapping, n_student, n_teacher)
+    else:
+        resolved = list(mapping)
+        if len(resolved) != n_student:
+            raise DistilError(
+                f"layer_mapping names {len(resolved)} teacher layers, but the student has {n_student} layers: "
+                "give one for each, or None for a layer that learns from no teacher layer."
+            )
+        for layer in resolved:
+            if layer is None:
+                continue
+            if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= n_teacher:
+                raise DistilError(
+                    f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher} (None: no layer)."
+                )
+    if all(layer is None for layer in resolved):
+        raise DistilError(
+            f"layer_mapping={mapping!r} leaves a student of {n_student} layer(s) no layer to learn: map at least one."
+        )
+    return resolved
+
+
+def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None]:
+    # (2 m N + M) // 2 M is m N / M rounded, halves up, without floating point.
+    uniform = [max(1, (2 * m * n_teacher + n_student) // (2 * n_student)) for m in range(1, n_student + 1)]
+    if name == "uniform":
+        return [*uniform]
+    if name == "skip":
+        return [*uniform[:-1], None]
+    if name == "last":
+        if n_student > n_teacher:
+            raise DistilError(
+                f'layer_mapping="last" needs a teacher at least as deep as the student, but they have {n_teacher} and '
+                f'{n_student} layers: use "uniform" or a list.'
+            )
+        return list(range(n_teacher - n_student + 1, n_teacher + 1))
+    raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {name!r}.')
+
+
+class IntermediateLayersObjective(Objective):
+    """Teach a student what happens inside the teacher (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
+
+    "attention" (equation 7): the attention scores of each mapped layer, before the softmax.
+    "hidden" (equation 8): the hidden states of each mapped layer.
+    "embedding" (equation 9): what the first layer is given.
+
+    Each is a mean squared difference, summed over the mapped layers. A loss of weight 0 is neither computed nor
+    returned. Where the widths differ, a trainable linear projection takes the student's states to the teacher's width:
+    one for the embedding and, unlike TinyBERT's code, one of its own for each mapped layer. They are parameters of this
+    module. Student and teacher must read the same tokens.
+
+    Args:
+        student_config: the student's configuration.
+        teacher_config: the teacher's configuration.
+        layer_mapping: see `resolve_layer_mapping`.
+        embedding_loss_weight: weight of "embedding", 0 or more.
+        hidden_loss_weight: weight of "hidden", 0 or more.
+        attention_loss_weight: weight of "attention", 0 or more.
+
+    Attributes:
+        layer_mapping: for each student layer a teacher layer (1 = first) or None.
+        embedding_projection: the embedding's projection, or None.
+        hidden_projections: the projections of the mapped layers, by student layer number as a string; may be empty.
+
+    Raises:
+        DistilError: a weight or the mapping is wrong, or attention scores cannot be compared: different numbers of
+            heads, or an architecture whose scores are not available.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> student, teacher = BertConfig(num_hidden_layers=4), BertConfig(num_hidden_layers=12)
+        >>> IntermediateLayersObjective(student, teacher).layer_mapping
+        [3, 6, 9, 12]
+    """
+
+    def __init__(
+        self,
+        student_config: PretrainedConfig,
+        teacher_config: PretrainedConfig,
+        layer_mapping: str | Sequence[int | None] = "uniform",
+        embedding_loss_weight: float = 1.0,
+        hidden_loss_weight: float = 1.0,
+        attention_loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "embedding": embedding_loss_weight,
+            "hidden": hidden_loss_weight,
+            "attention": attention_loss_weight,
+        }
+        for name, weight in weights.items():
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise DistilError(f"{name}_loss_weight has to be 0 or more, not {weight}.")
+        self.weights = {name: float(weight) for name, weight in weights.items() if weight > 0}
+        if not self.weights:
+            raise DistilError(
+                "There is nothing to learn: one of embedding_loss_weight, hidden_loss_weight and attention_loss_weight "
+                "has to be greater than 0."
+            )
+
+        self.layer_mapping = resolve_layer_mapping(
+            layer_mapping, student_config.num_hidden_layers, teacher_config.num_hidden_layers
+        )
+        self._pairs = [(number, layer) for number, layer in enumerate(self.layer_mapping, start=1) if layer is not None]
+        self.needs_teacher = True
+        self.needs_hidden_states = "embedding" in self.weights or "hidden" in self.weights
+        if "attention" in self.weights:
+            _require_comparable_attention(student_config, teacher_config)
+            self.attention_layers = tuple(number for number, _ in self._pairs)
+            self.teacher_attention_layers = tuple(sorted({layer for _, layer in self._pairs}))
+
+        widths = (student_config.hidden_size, teacher_config.hidden_size)
+        # A projection whose loss is off would be a parameter without a gradient, which stops distributed training.
+        project = widths[0] != widths[1]
+        self.embedding_projection = nn.Linear(*widths) if project and "embedding" in self.weights else None
+        self.hidden_projections = nn.ModuleDict(
+            {str(number): nn.Linear(*widths) for number, _ in self._pairs if project and "hidden" in self.weights}
+        )
+
+    def forward(
+        self, student: ModelOutputs, batch: Mapping[str, Tensor], teacher: ModelOutputs | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of each window; see `Objective.forward`.
+
+        Raises:
+            DistilError: there is no teacher, or hidden states or attention scores are missing.
+        """
+        mask = batch["attention_mask"]
+        losses: dict[str, Tensor] = {}
+        if self.needs_hidden_states:
+            student_states, teacher_states = _states(student, "student"), _states(teacher, "teacher")
+        if "embedding" in self.weights:
+            projected = _project(student_states[0], self.embedding_projection)
+            losses["embedding"] = hidden_state_loss(projected, teacher_states[0], mask)
+        if "hidden" in self.weights:
+            per_layer = []
+            for number, layer in self._pairs:
+                projection = self.hidden_projections[str(number)] if self.hidden_projections else None
+                projected = _project(student_states[number], projection)
+                per_layer.append(hidden_state_loss(projected, teacher_states[layer], mask))
+            losses["hidden"] = sum(per_layer[1:], per_layer[0])
+        if "attention" in self.weights:
+            student_scores, teacher_scores = _attention(student, "student"), _attention(teacher, "teacher")
+            per_layer = [
+                attention_score_loss(student_scores[number], teacher_scores[layer], mask)
+                for number, layer in self._pairs
+            ]
+            losses["attention"] = sum(per_layer[1:], per_layer[0])
+        return losses
+
+
+def _require_comparable_attention(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    require_attention_scores(student)
+    require_attention_scores(teacher)
+    if student.num_attention_heads != teacher.num_attention_heads:
+        raise DistilError(
+            f"The student has {student.num_attention_heads} attention heads and the teacher "
+            f"{teacher.num_attention_heads}, so their attention scores cannot be compared: "
+            f"set attention_loss_weight=0, or make a student with {teacher.num_attention_heads} heads."
+        )
+
+
+def _project(states: Tensor, projection: nn.Module | None) -> Tensor:
+    # Half-precision states may meet float32 projections where no autocast is on to reconcile them.
+    return states if projection is None else projection(states.to(next(projection.parameters()).dtype))
+
+
+def _states(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ...]:
+    if outputs is None or outputs.hidden_states is None:
+        raise DistilError(
+            f"Intermediate-layer distillation needs the {who}'s hidden states: run_model(hidden_states=True)."
+        )
+    return outputs.hidden_states
+
+
+def _attention(outputs: ModelOutputs | None, who: str) -> dict[int, Tensor]:
+    if outputs is None or outputs.attention_scores is None:
+        raise DistilError(
+            f"Intermediate-layer distillation needs the {who}'s attention scores: run_model(attention_layers=...)."
+        )
+    return outputs.attention_scores

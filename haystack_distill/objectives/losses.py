@@ -1,0 +1,127 @@
+"""The losses, as pure functions of tensors. Each returns one value per window, shape (B,), in float32.
+
+Teacher tensors are taken as constants: no gradient reaches them. Every window's value depends on that window alone and
+not on the padding around it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from haystack_distill.errors import DistilError
+
+
+def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of the right position.
+
+    Args:
+        logits: student logits, (B, L).
+        positions: the right token of each window, (B,), each inside `mask` (outside it the loss is infinite).
+        mask: True for the tokens that take part in the softmax, all but padding, (B, L).
+
+    Returns:
+        The loss of each window in nats, (B,).
+    """
+    return -_log_softmax(logits.float(), mask).gather(1, positions.long().unsqueeze(1)).squeeze(1)
+
+
+def kl_div_loss(
+    student_logits: Tensor, teacher_logits: Tensor, student_mask: Tensor, teacher_mask: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), without the factor T^2 (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L). -inf stands for a token the teacher says nothing about: probability 0.
+        student_mask: True for the tokens of the student's softmax, all but padding, (B, L).
+        teacher_mask: True for the tokens of the teacher's softmax: the context and the no-answer position, (B, L).
+            It has to lie within `student_mask`, and to hold a finite teacher logit in each window.
+        temperature: T > 0; higher is softer.
+
+    Returns:
+        The divergence of each window in nats, (B,).
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    teacher = _log_softmax(teacher_logits.detach().float() / temperature, teacher_mask)
+    student = _log_softmax(student_logits.float() / temperature, student_mask)
+    # 0 * log 0 is 0 here; as -inf it would turn value and gradient into NaN.
+    impossible = torch.isneginf(teacher)
+    difference = teacher.masked_fill(impossible, 0.0) - student.masked_fill(impossible, 0.0)
+    return (teacher.exp() * difference).sum(dim=1)
+
+
+def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:
+    """Mean squared difference of the unscaled logits over the tokens the teacher scores.
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L). Tokens with -inf are left out: there is no finite target for them.
+        teacher_mask: True for the context and the no-answer position, (B, L).
+
+    Returns:
+        The mean of each window, (B,).
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
+    difference = (student_logits.float() - teacher_logits.detach().float()).masked_fill(~scored, 0.0)
+    return difference.square().sum(dim=1) / scored.sum(dim=1)
+
+
+def hidden_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean squared difference of hidden states over the tokens of a window and the dimensions of a token.
+
+    The MSE of TinyBERT's equations 8 and 9 (Jiao et al. 2020, arXiv 1909.10351), without padding.
+
+    Args:
+        student: (B, L, H), projected to the teacher's width where the widths differ.
+        teacher: (B, L, H).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window, (B,).
+
+    Raises:
+        DistilError: the shapes differ.
+    """
+    _require_same_shape(student, teacher)
+    valid = attention_mask.bool()
+    difference = (student.float() - teacher.detach().float()).masked_fill(~valid.unsqueeze(2), 0.0)
+    return difference.square().sum(dim=(1, 2)) / (valid.sum(dim=1) * student.shape[2])
+
+
+def attention_score_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean squared difference of attention scores over heads and over pairs of a query token and a key token.
+
+    TinyBERT's equation 7 (Jiao et al. 2020, arXiv 1909.10351): scores before the softmax, without padding.
+
+    Args:
+        student: (B, heads, L, L).
+        teacher: (B, heads, L, L).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window, (B,).
+
+    Raises:
+        DistilError: the shapes differ.
+    """
+    _require_same_shape(student, teacher)
+    valid = attention_mask.bool()
+    pairs = (valid.unsqueeze(1) & valid.unsqueeze(2)).unsqueeze(1)
+    difference = (student.float() - teacher.detach().float()).masked_fill(~pairs, 0.0)
+    return difference.square().sum(dim=(1, 2, 3)) / (pairs.sum(dim=(1, 2, 3)) * student.shape[1])
+
+
+def _log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log softmax over the positions where `mask` is True; -inf elsewhere."""
+    return logits.masked_fill(~mask.bool(), float("-inf")).log_softmax(dim=1)
+
+
+def _require_same_shape(student: Tensor, teacher: Tensor) -> None:
+    # Broadcasting would compute something, silently: one teacher head against all of the student's, say.
+    if student.shape != teacher.shape:
+        raise DistilError(
+            f"Student and teacher tensors have different shapes, {tuple(student.shape)} and {tuple(teacher.shape)}: "
+            "both must see the same tokens, with the same width or number of heads."
+        )

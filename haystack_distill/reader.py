@@ -1,0 +1,359 @@
+"""Reader: a question answering model and its tokenizer, as one thing that answers, is measured and is saved."""
+
+import copy
+import inspect
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from haystack_distill.compat import load_model
+from haystack_distill.devices import autocast, resolve_device, resolve_precision
+from haystack_distill.errors import DistilError
+from haystack_distill.features import Windows, WindowSettings, model_inputs, takes_token_types
+from haystack_distill.metrics import squad_metrics, write_predictions
+from haystack_distill.spans import best_spans, log_partition, no_answer_score
+from haystack_distill.squad import load_examples
+
+ExampleSource = str | Path | Sequence[str | Path] | datasets.Dataset
+
+logger = logging.getLogger(__name__)
+
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+_CHUNK = 1024  # examples whose windows are sorted by length together when predicting
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of a reader.
+
+    Attributes:
+        text: The answer, `context[start:end]`; empty for no-answer.
+        start: First character in the context; 0 for no-answer.
+        end: One past the last character; 0 for no-answer.
+        score: Probability of this span among all starts and all ends of its window, no-answer included (0 to 1).
+        logit: Start plus end logit, the figure that answers are ranked by.
+        no_answer: Whether the reader says that the context does not hold the answer.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    logit: float
+    no_answer: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a reader says of one example.
+
+    Attributes:
+        answers: Spans, best first; never a no-answer.
+        no_answer: The no-answer, scored by the window that least believes in it.
+    """
+
+    answers: list[Answer]
+    no_answer: Answer
+
+    @property
+    def no_answer_gap(self) -> float:
+        """No-answer logit minus the best span's: above the reader's threshold, there is no answer."""
+        return self.no_answer.logit - self.answers[0].logit if self.answers else float("inf")
+
+    def ranked(self, top_k: int, no_answer_threshold: float) -> list[Answer]:
+        """The first `top_k` answers with the no-answer in its place: first where the gap is above the threshold."""
+        if self.no_answer_gap > no_answer_threshold:
+            return [self.no_answer, *self.answers][:top_k]
+        below = self.no_answer.logit - no_answer_threshold
+        place = sum(answer.logit >= below for answer in self.answers)
+        return [*self.answers[:place], self.no_answer, *self.answers[place:]][:top_k]
+
+
+class Reader:
+    """An extractive question answering reader.
+
+    Args:
+        model: A transformers model for question answering (it returns start and end logits).
+        tokenizer: Its fast tokenizer.
+        windows: How long contexts are cut.
+        max_answer_length: Longest answer, in tokens.
+        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this.
+        batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches.
+        precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `devices.resolve_precision`.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        DistilError: The model is not for question answering, or tokenizer and model do not fit.
+
+    Example:
+        >>> reader = Reader.load("deepset/tinyroberta-squad2")  # doctest: +SKIP
+        >>> reader.answer("Who wrote it?", "Ada Lovelace wrote it in 1843.")[0].text  # doctest: +SKIP
+        'Ada Lovelace'
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        windows: WindowSettings | None = None,
+        max_answer_length: int = 30,
+        no_answer_threshold: float = 0.0,
+        batch_size: int = 16,
+        precision: str = "auto",
+        device: str | torch.device = "auto",
+    ) -> None:
+        if "start_positions" not in inspect.signature(model.forward).parameters:
+            raise DistilError(
+                f"{type(model).__name__} is not a question answering model; load it with "
+                "AutoModelForQuestionAnswering or Reader.load"
+            )
+        if max_answer_length < 1 or batch_size < 1:
+            raise DistilError("max_answer_length and batch_size must be at least 1")
+        self.windows = windows or WindowSettings()
+        positions = _position_limit(model)
+        if positions is not None and self.windows.max_seq_len > positions:
+            raise DistilError(
+                f"max_seq_len {self.windows.max_seq_len} is more than the {positions} positions that "
+                f"{type(model).__name__} knows; lower max_seq_len"
+            )
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise DistilError(
+                f"the tokenizer knows {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}; "
+                "they do not belong together"
+            )
+        self.model = model
+        self.tokenizer = _without_presets(tokenizer)
+        self.max_answer_length = max_answer_length
+        self.no_answer_threshold = no_answer_threshold
+        self.batch_size = batch_size
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.model.to(self.device)
+        self.model.eval()
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, **settings: Any) -> "Reader":
+        """Load a Hugging Face model directory or hub name in fp32; `settings` are the constructor's.
+
+        Only safetensors weights are read, and no code that comes with a model is ever run.
+
+        Raises:
+            DistilError: Nothing there, or not a model and a fast tokenizer.
+        """
+        name = str(name_or_path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+            model, fresh = load_model(AutoModelForQuestionAnswering, name)
+        except (OSError, ValueError) as error:
+            raise DistilError(
+                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors and "
+                "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+            ) from error
+        if fresh:
+            logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
+        return cls(model, tokenizer, **settings)
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the model, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
+        """The windows of `examples` as this reader sees them, kept in the cache."""
+        return Windows(
+            examples, self.tokenizer, self.windows, token_types=takes_token_types(self.model), cache_dir=cache_dir
+        )
+
+    def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
+        """The best answers to a question, best first.
+
+        Args:
+            question: The question.
+            context: Any length; cut into windows and merged.
+            top_k: How many answers at most; they differ in their span.
+            allow_no_answer: Whether "no answer" may be among them.
+        """
+        return self.answer_batch([(question, context)], top_k, allow_no_answer=allow_no_answer)[0]
+
+    def answer_batch(
+        self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
+    ) -> list[list[Answer]]:
+        """`answer` for many (question, context) pairs at once, in their order."""
+        if top_k < 1:
+            raise DistilError(f"top_k must be at least 1, not {top_k}")
+        for question, context in pairs:
+            if not question.strip() or not context.strip():
+                raise DistilError("question and context must not be empty")
+        predictions = self.predict_pairs(pairs, top_k)
+        if allow_no_answer:
+            return [prediction.ranked(top_k, self.no_answer_threshold) for prediction in predictions]
+        return [prediction.answers[:top_k] for prediction in predictions]
+
+    def predict_pairs(self, pairs: Sequence[tuple[str, str]], top_k: int = 1) -> list[Prediction]:
+        """Spans and no-answer of each (question, context) pair, in order; nothing is written to disk."""
+        if not pairs:
+            return []
+        examples = datasets.Dataset.from_dict(
+            {
+                "id": [str(row) for row in range(len(pairs))],
+                "question": [question for question, _ in pairs],
+                "context": [context for _, context in pairs],
+                "answers": [{"text": [], "answer_start": []}] * len(pairs),
+                "is_impossible": [False] * len(pairs),
+                "labelled": [False] * len(pairs),
+            }
+        )
+        types = takes_token_types(self.model)
+        windows = Windows(examples, self.tokenizer, self.windows, token_types=types, in_memory=True)
+        return list(self.predict_windows(windows, top_k))
+
+    def predict(self, source: ExampleSource, top_k: int = 1) -> Iterator[Prediction]:
+        """Spans and no-answer of every example of a file, data set or list of files, in order."""
+        return self.predict_windows(self.cut(load_examples(source)), top_k)
+
+    def predict_windows(self, windows: Windows, top_k: int = 1) -> Iterator[Prediction]:
+        """Spans and no-answer of every example that `windows` were cut from, in order."""
+        position = windows.template.no_answer_position
+        for first in range(0, len(windows.examples), _CHUNK):
+            stop = min(first + _CHUNK, len(windows.examples))
+            contexts = windows.examples[first:stop]["context"]
+            spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in contexts]
+            nothing = [(float("inf"), 0.0)] * len(contexts)
+            for batch, starts, ends in self.logits(windows, windows.windows_of_examples(first, stop)):
+                mask = batch["context_mask"]
+                normaliser = log_partition(starts, mask) + log_partition(ends, mask)
+                empty = no_answer_score(starts, ends, position)
+                mask[:, position] = False
+                scores, begin, end = best_spans(starts, ends, mask, top_k, self.max_answer_length)
+                probabilities = (scores - normaliser.unsqueeze(1)).exp().tolist()
+                empty_probabilities = (empty - normaliser).exp().tolist()
+                rows = windows.__getitems__(batch["window"].tolist())
+                char_starts, char_ends = rows.lists("char_starts"), rows.lists("char_ends")
+                offsets = rows.ints("context_start")
+                for row, window in enumerate(rows.indices):
+                    example = int(windows.example_of[window]) - first
+                    nothing[example] = min(nothing[example], (float(empty[row]), empty_probabilities[row]))
+                    found = zip(scores[row].tolist(), begin[row].tolist(), end[row].tolist(), probabilities[row], strict=True)
+                    for score, i, j, probability in found:
+                        if score == -float("inf"):
+                            break
+                        span = (int(char_starts[row][i - offsets[row]]), int(char_ends[row][j - offsets[row]]))
+                        if span not in spans[example] or spans[example][span][0] < score:
+                            spans[example][span] = (score, probability)
+            for context, found_spans, (logit, probability) in zip(contexts, spans, nothing, strict=True):
+                best = sorted(found_spans.items(), key=lambda item: (-item[1][0], item[0]))[:top_k]
+                yield Prediction(
+                    [Answer(context[i:j], i, j, chance, score) for (i, j), (score, chance) in best],
+                    Answer("", 0, 0, probability, logit, no_answer=True),
+                )
+
+    def logits(
+        self, windows: Windows, selection: Sequence[int] | range
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """Forward passes over some windows, longest first, in batches of about equal numbers of tokens.
+
+        Yields:
+            The batch (on the CPU), and its start and end logits (B, L), float32 on the CPU.
+        """
+        chosen = np.asarray(selection, dtype=np.int64)
+        ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
+        budget = self.batch_size * self.windows.max_seq_len
+        first = 0
+        self.model.eval()
+        while first < len(ordered):
+            size = max(1, budget // int(windows.lengths[ordered[first]]))
+            batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                output = self.model(**{name: tensor.to(self.device) for name, tensor in model_inputs(batch).items()})
+            yield batch, output.start_logits.float().cpu(), output.end_logits.float().cpu()
+            first += size
+
+    def evaluate(self, source: ExampleSource, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+        """SQuAD exact match and F1 on a file or data set, in per cent.
+
+        "No answer" is allowed exactly where the data holds unanswerable questions (SQuAD 2.0).
+
+        Args:
+            source: What `squad.load_examples` takes.
+            predictions_path: Where to write the predictions as `{id: text}`, the official format.
+
+        Returns:
+            What `metrics.squad_metrics` returns.
+        """
+        examples = load_examples(source)
+        return self.evaluate_windows(self.cut(examples), predictions_path=predictions_path)
+
+    def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+        """`evaluate` on windows that are cut already."""
+        examples = windows.examples
+        ids = examples["id"]
+        answerable_only = not any(examples["is_impossible"])
+        texts: dict[str, str] = {}
+        gaps: dict[str, float] = {}
+        for key, prediction in zip(ids, self.predict_windows(windows), strict=True):
+            gaps[key] = prediction.no_answer_gap
+            silent = not prediction.answers or (not answerable_only and gaps[key] > self.no_answer_threshold)
+            texts[key] = "" if silent else prediction.answers[0].text
+        if predictions_path is not None:
+            write_predictions(texts, predictions_path)
+        return squad_metrics(examples, texts, None if answerable_only else gaps)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write a plain Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
+
+        Everything is written aside first; files of the same names that are there already are replaced, others stay.
+        """
+        target = Path(directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            self.model.save_pretrained(aside)
+            self.tokenizer.save_pretrained(aside)
+            target.mkdir(exist_ok=True)
+            for file in aside.iterdir():
+                file.replace(target / file.name)
+        finally:
+            shutil.rmtree(aside)
+        return target
+
+    def copy(self) -> "Reader":
+        """An independent reader with the same weights and settings."""
+        return Reader(
+            copy.deepcopy(self.model),
+            self.tokenizer,
+            windows=self.windows,
+            max_answer_length=self.max_answer_length,
+            no_answer_threshold=self.no_answer_threshold,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self.device,
+        )
+
+
+def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with no truncation or padding left over from whoever saved it: windows are ours to cut."""
+    if getattr(tokenizer, "is_fast", False):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def _position_limit(model: PreTrainedModel) -> int | None:
+    """Positions a model can tell apart, or None where it sets no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or limit <= 0:
+        return None
+    # RoBERTa and its kin start counting after the padding id.
+    offset = model.config.pad_token_id + 1 if model.config.model_type in ROBERTA_LIKE else 0
+    return limit - offset

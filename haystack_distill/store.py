@@ -1,0 +1,119 @@
+"""Arrow tables on disk: written aside, renamed when whole, checked before they are trusted.
+
+Everything this package derives (examples read from JSON, token windows, what a teacher said) is an Arrow stream file
+under one cache directory, named by a SHA-256 of what it was made from. A side file records the SHA-256 of the bytes; a
+table whose bytes do not match it is rebuilt.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "HAYSTACK_DISTILL_CACHE"
+
+
+def cache_directory(cache_dir: str | Path | None = None) -> Path:
+    """The directory of all caches: `cache_dir`, else `$HAYSTACK_DISTILL_CACHE`, else `~/.cache/haystack-distill`."""
+    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "haystack-distill"
+    return Path(chosen).expanduser()
+
+
+def hash_of(*parts: Any) -> str:
+    """SHA-256 (hex) over JSON-able parts, in order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)  # mkstemp makes files only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, aside and renamed."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8") and None)
+
+
+def cached_table(
+    kind: str,
+    key: str,
+    schema: pa.Schema,
+    batches: Callable[[], Iterable[dict[str, Any]]],
+    cache_dir: str | Path | None = None,
+    notes: Callable[[], dict[str, Any]] | None = None,
+) -> tuple[datasets.Dataset, dict[str, Any], bool]:
+    """The memory-mapped table `kind`/`key`, built from `batches()` when it is absent or damaged.
+
+    Args:
+        kind: Sub-directory of the cache, one a kind of table.
+        key: SHA-256 of everything the table depends on.
+        schema: Arrow schema of the columns.
+        batches: Called only when the table has to be built; yields column dictionaries, one a record batch.
+        cache_dir: See `cache_directory`.
+        notes: Called after building; JSON-able facts to keep in the side file.
+
+    Returns:
+        The table, its notes, and whether it was taken from the cache.
+    """
+    path = cache_directory(cache_dir) / kind / f"{key}.arrow"
+    side = path.with_suffix(".json")
+    known = _trusted(path, side)
+    if known is not None:
+        return datasets.Dataset.from_file(str(path)), known["notes"], True
+
+    def write(aside: Path) -> None:
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for columns in batches():
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+    write_aside(path, write)
+    kept = notes() if notes else {}
+    write_json(side, {"sha256": file_hash(path), "notes": kept})
+    return datasets.Dataset.from_file(str(path)), kept, False
+
+
+def _trusted(path: Path, side: Path) -> dict[str, Any] | None:
+    """The side file's content if table and side file are both there and agree, else None."""
+    if not (path.exists() and side.exists()):
+        return None
+    try:
+        known = json.loads(side.read_text(encoding="utf-8"))
+        sound = isinstance(known, dict) and "notes" in known and known.get("sha256") == file_hash(path)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        sound = False
+    if not sound:
+        logger.warning("cache file %s is damaged; it is built again", path)
+        return None
+    return known

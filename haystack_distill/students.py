@@ -1,0 +1,141 @@
+"""Making a student: cut from a teacher, or a fresh smaller model of the teacher's family.
+
+A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
+"""
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel
+
+from haystack_distill.errors import DistilError
+from haystack_distill.reader import Reader
+
+
+def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = "uniform") -> Reader:
+    """A student with some of the teacher's layers; embeddings and question answering head are carried over.
+
+    Args:
+        teacher: The reader to cut. It is not changed.
+        layers: How many layers the student has.
+        which: The teacher layers (counted from 1) that are kept. "uniform" keeps every (N / layers)-th and always the last,
+            as TinyBERT maps layers (arXiv 1909.10351); "first" and "last" as they say; or a list, rising, whose
+            length is `layers`.
+
+    Raises:
+        DistilError: More layers than the teacher has, or a list that does not fit.
+    """
+    total = int(teacher.model.config.num_hidden_layers)
+    kept = _kept_layers(total, layers, which)
+    config = copy.deepcopy(teacher.model.config)
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None) is not None:  # ModernBERT and others say per layer what it is
+        config.layer_types = [teacher.model.config.layer_types[layer - 1] for layer in kept]
+    student = AutoModelForQuestionAnswering.from_config(config)
+    _copy_weights(teacher.model, student, kept)
+    return _reader_like(teacher, student)
+
+
+def fresh(teacher: Reader, *, seed: int = 42, **shape: Any) -> Reader:
+    """A student of the teacher's family with a smaller shape and random weights, except where weights fit.
+
+    Args:
+        teacher: The reader whose configuration and tokenizer are taken. It is not changed.
+        seed: Seed of the random weights.
+        shape: Changed configuration values, named as in the model's configuration: `num_hidden_layers`, `hidden_size`,
+            `num_attention_heads`, `intermediate_size`, ...
+
+    Raises:
+        DistilError: A name that the configuration does not have, or a width that the heads do not divide.
+    """
+    config = copy.deepcopy(teacher.model.config)
+    for name, value in shape.items():
+        if not hasattr(config, name):
+            raise DistilError(f"the configuration of {config.model_type} has no {name!r}")
+        setattr(config, name, value)
+    if config.hidden_size % config.num_attention_heads:
+        raise DistilError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = AutoModelForQuestionAnswering.from_config(config)
+    own = student.state_dict()
+    carried = {
+        name: weight
+        for name, weight in teacher.model.state_dict().items()
+        if name in own and own[name].shape == weight.shape and _layer_number(teacher.model, name) is None
+    }
+    # Layers of the same shape are as random as the rest: a layer only makes sense on top of those it grew up with.
+    student.load_state_dict(carried, strict=False)
+    return _reader_like(teacher, student)
+
+
+def _reader_like(teacher: Reader, model: PreTrainedModel) -> Reader:
+    return Reader(
+        model,
+        teacher.tokenizer,
+        windows=teacher.windows,
+        max_answer_length=teacher.max_answer_length,
+        no_answer_threshold=teacher.no_answer_threshold,
+        batch_size=teacher.batch_size,
+        precision=teacher.precision,
+        device=teacher.device,
+    )
+
+
+def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
+    """The teacher layers that a student keeps, counted from 1."""
+    if not 1 <= layers <= total:
+        raise DistilError(f"a student cut from a teacher of {total} layers has 1 to {total} layers, not {layers}")
+    if which == "uniform":
+        return [(2 * layer * total + layers) // (2 * layers) for layer in range(1, layers + 1)]
+    if which == "first":
+        return list(range(1, layers + 1))
+    if which == "last":
+        return list(range(total - layers + 1, total + 1))
+    if isinstance(which, str):
+        raise DistilError(f"which must be 'uniform', 'first', 'last' or a list of layers, not {which!r}")
+    kept = list(which)
+    if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
+        raise DistilError(f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}")
+    return kept
+
+
+def _layer_list(model: PreTrainedModel) -> str | None:
+    """The name of the module list that holds a model's layers, or None where layers share their weights (ALBERT)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            # ALBERT's list holds groups of shared layers, of which one may be as long as the model is deep by chance.
+            if model.config.model_type != "albert":
+                return name
+    if model.config.model_type == "albert":
+        return None
+    raise DistilError(
+        f"cannot find the layers of {type(model).__name__}; make the student another way (students.fresh, Reader.load)"
+    )
+
+
+def _layer_number(model: PreTrainedModel, name: str) -> int | None:
+    """Which layer (from 0) a weight belongs to; None for embeddings, head and shared layers."""
+    layers = _layer_list(model)
+    found = re.match(rf"{re.escape(layers)}\.(\d+)\.", name) if layers else None
+    return int(found.group(1)) if found else None
+
+
+def _copy_weights(teacher: PreTrainedModel, student: PreTrainedModel, kept: list[int]) -> None:
+    layers = _layer_list(teacher)
+    place = {layer - 1: position for position, layer in enumerate(kept)}
+    weights = {}
+    for name, weight in teacher.state_dict().items():
+        number = _layer_number(teacher, name)
+        if number is None:
+            weights[name] = weight
+        elif number in place:
+            rest = name[len(f"{layers}.{number}.") :]
+            weights[f"{layers}.{place[number]}.{rest}"] = weight
+    student.load_state_dict(weights)

@@ -1,0 +1,55 @@
+"""LabelObjective: the mean of start and end cross entropy, nothing for unlabelled windows."""
+
+import math
+
+import torch
+
+from haystack_distill.objectives import LabelObjective, ModelOutputs
+
+
+def batch(labelled=(True, True), start=(0, 1), end=(1, 1)):
+    return {
+        "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
+        "start_positions": torch.tensor(start),
+        "end_positions": torch.tensor(end),
+        "labelled": torch.tensor(labelled),
+    }
+
+
+def student():
+    start = torch.log(torch.tensor([[1.0, 3.0, 99.0], [1.0, 2.0, 1.0]])).requires_grad_()
+    end = torch.log(torch.tensor([[1.0, 1.0, 99.0], [1.0, 1.0, 2.0]])).requires_grad_()
+    return ModelOutputs(start, end)
+
+
+def test_by_hand():
+    losses = LabelObjective()(student(), batch(), None)
+    expected = torch.tensor([(math.log(4) + math.log(2)) / 2, (math.log(2) + math.log(4)) / 2])
+    torch.testing.assert_close(losses, {"labels": expected})
+
+
+def test_start_and_end_both_count():
+    losses = LabelObjective()(student(), batch(start=(1, 1), end=(0, 2)))["labels"]
+    expected = torch.tensor([(math.log(4 / 3) + math.log(2)) / 2, (math.log(2) + math.log(2)) / 2])
+    torch.testing.assert_close(losses, expected)
+
+
+def test_unlabelled_windows_have_no_loss_and_no_gradient_wherever_their_positions_point():
+    outputs = student()
+    losses = LabelObjective()(outputs, batch(labelled=(False, True), start=(-100, 1), end=(99, 1)))["labels"]
+    losses.sum().backward()
+    assert losses[0] == 0
+    assert losses[1] > 0
+    for logits in (outputs.start_logits, outputs.end_logits):
+        assert logits.grad[0].eq(0).all()
+        assert logits.grad[1].abs().max() > 0
+
+
+def test_what_it_needs():
+    objective = LabelObjective()
+    assert objective.weights == {"labels": 1.0}
+    assert not objective.needs_teacher
+    assert not objective.needs_hidden_states
+    assert objective.attention_layers == ()
+    assert objective.teacher_attention_layers == ()
+    assert not list(objective.parameters())

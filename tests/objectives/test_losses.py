@@ -1,0 +1,180 @@
+"""The losses: hand-computed values, zero at identity, padding, gradients, infinities, autocast."""
+
+import math
+
+import pytest
+import torch
+
+from haystack_distill.errors import DistilError
+from haystack_distill.objectives.losses import (
+    attention_score_loss,
+    hard_label_loss,
+    hidden_state_loss,
+    kl_div_loss,
+    mse_logits_loss,
+)
+
+INF = float("inf")
+
+
+def bools(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_hard_label_loss_by_hand():
+    logits = torch.log(torch.tensor([[1.0, 3.0, 4.0, 99.0], [2.0, 2.0, 2.0, 2.0]]))
+    mask = bools([1, 1, 1, 0], [1, 1, 1, 1])
+    loss = hard_label_loss(logits, torch.tensor([1, 2]), mask)
+    torch.testing.assert_close(loss, torch.tensor([-math.log(3 / 8), math.log(4)]))
+
+
+def test_hard_label_loss_gives_padding_no_gradient():
+    logits = random(2, 4).requires_grad_()
+    hard_label_loss(logits, torch.tensor([1, 0]), bools([1, 1, 0, 0], [1, 1, 1, 1])).sum().backward()
+    assert logits.grad[0, 2:].eq(0).all()
+    assert logits.grad[0, 1] < 0 < logits.grad[0, 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_kl_div_by_hand(temperature):
+    # At temperature T the logits T log x are the probabilities x.
+    student = torch.log(torch.tensor([[1.0, 1.0, 2.0, 50.0]])) * temperature
+    teacher = torch.log(torch.tensor([[7.0, 3.0, 1.0, 50.0]])) * temperature
+    loss = kl_div_loss(student, teacher, bools([1, 1, 1, 0]), bools([0, 1, 1, 0]), temperature)
+    expected = 3 / 4 * math.log((3 / 4) / (1 / 4)) + 1 / 4 * math.log((1 / 4) / (2 / 4))
+    torch.testing.assert_close(loss, torch.tensor([expected]))
+
+
+def test_kl_div_is_the_cross_entropy_for_a_certain_teacher():
+    teacher = torch.tensor([[-INF, 0.0, -INF, -INF]])
+    student, mask = random(1, 4), torch.ones(1, 4, dtype=torch.bool)
+    torch.testing.assert_close(
+        kl_div_loss(student, teacher, mask, mask), hard_label_loss(student, torch.tensor([1]), mask)
+    )
+
+
+def test_kl_div_is_not_symmetric_and_not_negative():
+    a, b, mask = random(5, 7, seed=1), random(5, 7, seed=2), torch.ones(5, 7, dtype=torch.bool)
+    forward, backward = kl_div_loss(a, b, mask, mask), kl_div_loss(b, a, mask, mask)
+    assert (forward > 0).all()
+    assert (backward > 0).all()
+    assert not torch.allclose(forward, backward)
+
+
+def test_kl_div_with_uncovered_tokens_has_finite_value_and_gradient():
+    teacher = random(2, 6, seed=3)
+    teacher[0, 2:4] = -INF
+    student = random(2, 6).requires_grad_()
+    student_mask, teacher_mask = bools([1, 1, 1, 1, 1, 0], [1] * 6), bools([1, 0, 1, 1, 1, 0], [1, 0, 0, 1, 1, 1])
+    loss = kl_div_loss(student, teacher, student_mask, teacher_mask, 3.0)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert student.grad.isfinite().all()
+    # Where the teacher has probability 0 the student's is pushed down; padding is left alone.
+    assert (student.grad[0, 1:4] > 0).all()
+    assert student.grad[0, 5] == 0
+
+
+def test_mse_by_hand_leaves_out_what_the_teacher_does_not_score():
+    student = torch.tensor([[1.0, 2.0, 3.0, 9.0], [0.0, 0.0, 1.0, 1.0]]).requires_grad_()
+    teacher = torch.tensor([[0.0, 2.0, -INF, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    loss = mse_logits_loss(student, teacher, bools([1, 1, 1, 0], [0, 1, 1, 1]))
+    torch.testing.assert_close(loss, torch.tensor([1 / 2, (4 + 4 + 9) / 3]))
+    loss.sum().backward()
+    torch.testing.assert_close(student.grad[0], torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+
+def test_hidden_state_loss_by_hand():
+    student = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]])
+    teacher = torch.tensor([[[1.0, 0.0], [0.0, 4.0], [0.0, 0.0]]])
+    torch.testing.assert_close(
+        hidden_state_loss(student, teacher, torch.tensor([[1, 1, 0]])), torch.tensor([(4 + 9) / 4])
+    )
+
+
+def test_attention_score_loss_by_hand():
+    student, teacher = torch.zeros(1, 2, 3, 3), torch.full((1, 2, 3, 3), 100.0)
+    teacher[0, 0, :2, :2] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    teacher[0, 1, :2, :2] = torch.tensor([[0.0, 0.0], [0.0, 5.0]])
+    loss = attention_score_loss(student, teacher, torch.tensor([[1, 1, 0]]))
+    torch.testing.assert_close(loss, torch.tensor([(1 + 4 + 9 + 16 + 25) / 8]))
+
+
+def kl(student, teacher, mask):
+    return kl_div_loss(student, teacher, mask, mask, 2.0)
+
+
+# Each loss between a student and a teacher, with the shape of what it compares for windows of L tokens.
+LOSSES = [
+    pytest.param(kl, lambda b, n: (b, n), id="kl_div"),
+    pytest.param(mse_logits_loss, lambda b, n: (b, n), id="mse"),
+    pytest.param(hidden_state_loss, lambda b, n: (b, n, 5), id="hidden"),
+    pytest.param(attention_score_loss, lambda b, n: (b, 3, n, n), id="attention"),
+]
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_zero_at_identity_with_zero_gradient(loss, shape):
+    student = random(*shape(2, 6)).requires_grad_()
+    mask = bools([1, 1, 1, 1, 0, 0], [1] * 6)
+    value = loss(student, student.detach().clone(), mask)
+    value.sum().backward()
+    torch.testing.assert_close(value, torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_a_window_does_not_depend_on_padding_or_neighbours(loss, shape):
+    length, longer = 4, 7
+    alone = [random(*shape(1, length), seed=seed) for seed in (1, 2)]
+    together = [random(*shape(3, longer), seed=seed) * 50 for seed in (3, 4)]
+    tokens = (1, ..., slice(length), slice(length)) if len(shape(1, 1)) == 4 else (1, slice(length))
+    for large, small in zip(together, alone, strict=True):
+        large[tokens] = small[0]
+    mask = bools([1] * longer, [1] * length + [0] * (longer - length), [1, 1] + [0] * (longer - 2))
+    expected = loss(*alone, torch.ones(1, length, dtype=torch.bool))
+    assert expected[0] > 0.01
+    torch.testing.assert_close(loss(*together, mask)[1:2], expected)
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_gradient_goes_to_the_student_and_not_to_padding_or_teacher(loss, shape):
+    student, teacher = (random(*shape(1, 4), seed=seed).requires_grad_() for seed in (1, 2))
+    loss(student, teacher, bools([1, 1, 1, 0])).sum().backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+    padding = student.grad[0, :, 3] if student.dim() == 4 else student.grad[0, 3]
+    assert padding.eq(0).all()
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_garbage_in_padding_is_harmless(loss, shape):
+    student, teacher = (random(*shape(1, 4), seed=seed) for seed in (1, 2))
+    student.select(-1 if student.dim() == 4 else 1, 3).fill_(INF)
+    student.requires_grad_()
+    value = loss(student, teacher, bools([1, 1, 1, 0]))
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_half_precision_inputs_are_compared_in_float32_under_autocast(loss, shape):
+    student, teacher = (random(*shape(2, 6), seed=seed).half() * 300 for seed in (1, 2))  # 300^2 overflows float16
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    exact = loss(student.float(), teacher.float(), mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher, mask)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, exact)
+
+
+@pytest.mark.parametrize(("loss", "shape"), LOSSES)
+def test_shapes_that_would_broadcast_are_an_error(loss, shape):
+    student = random(*shape(2, 6))
+    with pytest.raises(DistilError, match="different shapes"):
+        loss(student, student[:1], torch.ones(2, 6, dtype=torch.bool))

@@ -1,0 +1,160 @@
+"""PredictionLayerObjective: the parts, their weights, the kinds of distillation loss, the errors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from haystack_distill.errors import DistilError
+from haystack_distill.objectives import LabelObjective, ModelOutputs, PredictionLayerObjective
+from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
+
+INF = float("inf")
+
+
+def logits(seed, requires_grad=False):
+    return torch.randn(3, 6, generator=torch.Generator().manual_seed(seed)).requires_grad_(requires_grad)
+
+
+def student():
+    return ModelOutputs(logits(1, True), logits(2, True))
+
+
+def batch():
+    teacher_start, teacher_end = logits(3), logits(4)
+    context = torch.tensor([[1, 0, 1, 1, 1, 0], [1, 0, 0, 1, 0, 0], [1, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    teacher_start[~context] = -INF
+    teacher_end[~context] = -INF
+    teacher_start[2, 3] = -INF  # a context token the teacher's tokens do not cover
+    return {
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1] * 6]),
+        "context_mask": context,
+        "start_positions": torch.tensor([2, 3, 0]),
+        "end_positions": torch.tensor([3, 3, 0]),
+        "labelled": torch.tensor([True, True, False]),
+        "teacher_start_logits": teacher_start,
+        "teacher_end_logits": teacher_end,
+    }
+
+
+def total(objective, losses):
+    return sum(objective.weights[name] * loss for name, loss in losses.items())
+
+
+def test_parts_are_the_losses_unweighted():
+    outputs, data = student(), batch()
+    losses = PredictionLayerObjective(temperature=2.0, distillation_loss_weight=0.3)(outputs, data, None)
+    masks = data["attention_mask"].bool(), data["context_mask"]
+    start = kl_div_loss(outputs.start_logits, data["teacher_start_logits"], *masks, 2.0)
+    end = kl_div_loss(outputs.end_logits, data["teacher_end_logits"], *masks, 2.0)
+    torch.testing.assert_close(losses["distillation"], (start + end) / 2)
+    torch.testing.assert_close(losses["labels"], LabelObjective()(outputs, data)["labels"])
+    assert set(losses) == {"distillation", "labels"}
+
+
+def test_mse():
+    outputs, data = student(), batch()
+    objective = PredictionLayerObjective(distillation_loss="mse", distillation_loss_weight=0.25)
+    start = mse_logits_loss(outputs.start_logits, data["teacher_start_logits"], data["context_mask"])
+    end = mse_logits_loss(outputs.end_logits, data["teacher_end_logits"], data["context_mask"])
+    torch.testing.assert_close(objective(outputs, data)["distillation"], (start + end) / 2)
+    assert objective.weights == {"distillation": 0.25, "labels": 0.75}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_temperature_squared_is_in_the_weight_of_kl_div(temperature):
+    weights = PredictionLayerObjective(temperature, distillation_loss_weight=0.25).weights
+    assert weights == {"distillation": 0.25 * temperature**2, "labels": 0.75}
+
+
+def test_temperature_squared_keeps_the_gradient_in_size():
+    # At a high temperature T^2 KL tends to half the variance of the logits' difference: its gradient stops changing.
+    def gradient(temperature):
+        outputs, objective = student(), PredictionLayerObjective(temperature, distillation_loss_weight=1.0)
+        data = batch()
+        data["context_mask"] = data["attention_mask"].bool()
+        data["teacher_start_logits"], data["teacher_end_logits"] = logits(3), logits(4)
+        total(objective, objective(outputs, data)).sum().backward()
+        return outputs.start_logits.grad
+
+    torch.testing.assert_close(gradient(50.0), gradient(100.0), atol=5e-3, rtol=0.02)
+
+
+def test_an_unlabelled_window_learns_from_the_teacher_alone():
+    objective, outputs, data = PredictionLayerObjective(distillation_loss_weight=0.3), student(), batch()
+    losses = objective(outputs, data)
+    assert losses["labels"][2] == 0
+    torch.testing.assert_close(total(objective, losses)[2], 0.3 * losses["distillation"][2])
+
+
+@pytest.mark.parametrize("loss", ["kl_div", "mse"])
+def test_gradients_are_finite_and_leave_padding_alone(loss):
+    objective, outputs = PredictionLayerObjective(distillation_loss=loss), student()
+    total(objective, objective(outputs, batch())).mean().backward()
+    for tensor in (outputs.start_logits, outputs.end_logits):
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad[1, 4:].eq(0).all()
+        assert tensor.grad[1, :4].abs().max() > 0
+
+
+def test_callable_gets_finite_logits_and_is_not_scaled():
+    calls = []
+
+    def loss(student_logits, teacher_logits, mask, temperature):
+        calls.append((student_logits, teacher_logits, mask, temperature))
+        # The plain PyTorch way works: what must not count is at -1e9.
+        log_student = F.log_softmax(student_logits / temperature, dim=1)
+        return F.kl_div(log_student, F.softmax(teacher_logits / temperature, dim=1), reduction="none").sum(dim=1)
+
+    outputs, data = student(), batch()
+    objective = PredictionLayerObjective(2.0, 0.5, loss)
+    losses = objective(outputs, data)
+    builtin = PredictionLayerObjective(2.0, 0.5)(outputs, data)
+    torch.testing.assert_close(losses["distillation"], builtin["distillation"])
+    assert objective.weights == {"distillation": 0.5, "labels": 0.5}
+    assert len(calls) == 2
+    for student_logits, teacher_logits, _, temperature in calls:
+        assert student_logits.isfinite().all()
+        assert teacher_logits.isfinite().all()
+        assert temperature == 2.0
+    start_mask, end_mask = calls[0][2], calls[1][2]
+    assert not start_mask[2, 3]
+    assert end_mask[2, 3]
+    assert torch.equal(end_mask, data["context_mask"])
+    losses["distillation"].sum().backward()
+    assert outputs.start_logits.grad.isfinite().all()
+    assert outputs.start_logits.grad[1, 4:].eq(0).all()
+
+
+@pytest.mark.parametrize("reduce", [lambda x: x, lambda x: x.mean(), lambda x: 1.0])
+def test_callable_with_the_wrong_shape(reduce):
+    objective = PredictionLayerObjective(distillation_loss=lambda s, t, mask, temperature: reduce((s - t) * mask))
+    with pytest.raises(DistilError, match=r"one value per window, shape \(3,\)"):
+        objective(student(), batch())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": INF}, "temperature"),
+        ({"distillation_loss_weight": -0.1}, "distillation_loss_weight"),
+        ({"distillation_loss_weight": 1.1}, "distillation_loss_weight"),
+        ({"distillation_loss_weight": float("nan")}, "distillation_loss_weight"),
+        ({"distillation_loss": "kl"}, "'kl'"),
+        ({"distillation_loss": None}, "None"),
+        ({"distillation_loss": "mse", "temperature": 2.0}, "no effect"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(DistilError, match=message):
+        PredictionLayerObjective(**arguments)
+
+
+def test_what_it_needs():
+    objective = PredictionLayerObjective()
+    assert not objective.needs_teacher
+    assert not objective.needs_hidden_states
+    assert objective.attention_layers == ()
+    assert objective.teacher_attention_layers == ()
