@@ -25,7 +25,7 @@ __all__ = [
     "__version__",
 ]
 
-# Where the public names live. They are imported when first used: torch takes seconds, `haystack-distill --help` must not.
+# Where the public names live. They are imported when first used: torch takes seconds, and help must not.
 _MODULES = {
     "Answer": "reader",
     "Reader": "reader",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from haystack_distill.features import WindowSettings
     from haystack_distill.reader import Reader
-    from haystack_distill.trainer import ReaderTrainer, RunResult
+    from haystack_distill.trainer import RunResult
 
 EMBEDDED = "embedded"
 RUN_FILE = "haystack_distill.json"
@@ -74,25 +74,28 @@ def main() -> None:
 
 
 def _option(
-    name: str, kind: Any, default: Any, explanation: str, panel: str | None = None, *, flags: str | None = None, **more: Any
+    name: str, kind: Any, default: Any, explanation: str, panel: str | None = None, flags: str = "", **more: Any
 ) -> inspect.Parameter:
     """An option as a parameter that typer understands: `name` with dashes, and --no-... for a switch."""
     flag = "--" + name.replace("_", "-")
-    if flags is None:
+    if not flags:
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     info = typer.Option(flags, help=escape(explanation), rich_help_panel=panel, **more)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
 def _with_options(*groups: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes `**given` the options of `groups` besides its own."""
+    """Give a command the options of `groups` besides its own; it takes them by name or in its `**given`."""
+    shared = {parameter.name: parameter for group in groups for parameter in group}
 
     def extend(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command)
-        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-        shared = [parameter for group in groups for parameter in group]
-        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        command.__signature__ = signature.replace(parameters=keyword + shared)  # type: ignore[attr-defined]
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in signature.parameters.values()
+            if parameter.name not in shared and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        command.__signature__ = signature.replace(parameters=[*own, *shared.values()])  # type: ignore[attr-defined]
         return command
 
     return extend
@@ -159,7 +162,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         return check
 
     options = {
-        parameter.name: Option(
+        str(parameter.name): Option(
             check_of(parameter),
             repeatable=parameter.multiple,
             comma_separated=parameter.name in _COMMA_SEPARATED,
@@ -179,26 +182,27 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-_RUN = [
-    _option(
-        "config",
-        Path | None,
-        None,
-        "A YAML file with options of this command, named with underscores (n_epochs: 3). What is typed wins over the file.",
-        "Run",
-        callback=_read_config,
-        is_eager=True,
-        metavar="FILE",
-    ),
-    _option("json", bool, False, "Print one JSON object on stdout instead of a table.", "Run", flags="--json"),
-]
-_CACHE = _option(
-    "cache_dir",
-    Path | None,
+_REQUIRED = inspect.Parameter.empty
+_READER = f"A directory, a name on the Hugging Face hub, or '{EMBEDDED}', the small teacher of this package."
+_READER_METAVAR = f"NAME|DIRECTORY|{EMBEDDED}"
+_FILES = "SQuAD-format JSON, plain or gzip; say it again for more files. Or the name of a data set on the hub: its"
+
+_MODEL = _option("model", str, _REQUIRED, _READER, metavar=_READER_METAVAR)
+_TEACHER = _option("teacher", str, _REQUIRED, f"The reader to learn from. {_READER}", metavar=_READER_METAVAR)
+_STUDENT = _option(
+    "student", str, _REQUIRED, "The reader that learns: a directory or a name.", metavar="NAME|DIRECTORY"
+)
+_DATA = _option("data", list[str], _REQUIRED, f"{_FILES} train split is taken.", metavar="FILE|NAME")
+_TEST_DATA = _option("data", list[str], _REQUIRED, f"{_FILES} validation split is taken.", metavar="FILE|NAME")
+_DEV_DATA = _option(
+    "dev_data",
+    list[str] | None,
     None,
-    "Where token windows and teacher outputs are kept. Default: $HAYSTACK_DISTILL_CACHE or ~/.cache/haystack-distill.",
-    "Run",
-    metavar="DIRECTORY",
+    "Examples to measure on, never trained on: like --data, but the validation split of a data set on the hub.",
+    metavar="FILE|NAME",
+)
+_OUTPUT_DIR = _option(
+    "output_dir", Path, _REQUIRED, "Where the reader, its run record and checkpoints go.", metavar="DIRECTORY"
 )
 _BAD_EXAMPLES = _option(
     "on_bad_example",
@@ -208,7 +212,27 @@ _BAD_EXAMPLES = _option(
     "Data",
     **_one_of("error", "skip"),
 )
-# The defaults are those of WindowSettings and Reader, which only a module that imports torch could tell; a test compares them.
+_CACHE = _option(
+    "cache_dir",
+    Path | None,
+    None,
+    "Where token windows and teacher outputs are kept. Default: $HAYSTACK_DISTILL_CACHE or ~/.cache/haystack-distill.",
+    "Run",
+    metavar="DIRECTORY",
+)
+_CONFIG = _option(
+    "config",
+    Path | None,
+    None,
+    "A YAML file with options of this command, named with underscores (n_epochs: 3). What is typed wins over it.",
+    "Run",
+    callback=_read_config,
+    is_eager=True,
+    metavar="FILE",
+)
+_JSON = _option("json", bool, False, "Print one JSON object on stdout instead of a table.", "Run", flags="--json")
+
+# The defaults are those of WindowSettings and Reader, whose modules import torch; a test compares them.
 _READING = [
     _option("max_seq_len", int, 384, "Tokens of a window at most, question included.", "Reading"),
     _option("doc_stride", int, 128, "Context tokens between the starts of two neighbouring windows.", "Reading"),
@@ -225,7 +249,7 @@ _READING = [
 ]
 _INFERENCE = [
     *_READING,
-    _option("batch_size", int, 16, "Windows of max_seq_len tokens in a batch; shorter ones come in larger batches.", "Reading"),
+    _option("batch_size", int, 16, "Windows of max_seq_len tokens in a batch, or more shorter ones.", "Reading"),
     _option("precision", str, "auto", "Number format of forward passes.", "Reading", **_one_of(*PRECISIONS)),
 ]
 
@@ -254,54 +278,86 @@ def _settings_options() -> list[inspect.Parameter]:
             kind, more = Any, _number_or(number, *words, *(["none"] if NoneType in choices else []))
         elif name == "precision":
             more = _one_of(*PRECISIONS)
-        options.append(_option(name, kind, defaults[name], explanations.get(name, ""), panels.get(name, "Learning"), **more))
+        panel = panels.get(name, "Learning")
+        options.append(_option(name, kind, defaults[name], explanations.get(name, ""), panel, **more))
     return options
 
 
-_TRAINING = [*_settings_options(), *_READING, _BAD_EXAMPLES, _CACHE, *_RUN]
+_TRAINING = [*_settings_options(), *_READING, _BAD_EXAMPLES, _CACHE, _CONFIG, _JSON]
 
-_READER_HELP = f"A directory, a name on the Hugging Face hub, or '{EMBEDDED}' for the small teacher that comes with this package"
-_Data = Annotated[
-    list[str],
-    typer.Option(
-        "--data",
-        help="SQuAD-format JSON, plain or gzip; say it again for more files. Or the name of a data set on the hub: its "
-        "train split is taken.",
-        metavar="FILE|NAME",
+_LAYERS_LOSS = [
+    _option(
+        "layer_mapping",
+        Any,
+        "uniform",
+        "Which teacher layer each student layer learns: evenly spread, the last ones, as uniform without the student's "
+        "last layer, or for each student layer a teacher layer (from 1) or none.",
+        "Distillation",
+        **_layer_list("uniform", "last", "skip", none=True),
+    ),
+    _option("embedding_loss_weight", float, 1.0, "Weight of the embedding loss; 0 leaves it out.", "Distillation"),
+    _option("hidden_loss_weight", float, 1.0, "Weight of the hidden-state loss; 0 leaves it out.", "Distillation"),
+    _option(
+        "attention_loss_weight", float, 1.0, "Weight of the attention-score loss; 0 leaves it out.", "Distillation"
     ),
 ]
-_EvaluationData = Annotated[
-    list[str],
-    typer.Option(
-        "--data",
-        help="SQuAD-format JSON, plain or gzip; say it again for more files. Or the name of a data set on the hub: its "
-        "validation split is taken.",
-        metavar="FILE|NAME",
+_ANSWERS_LOSS = [
+    _option("temperature", float, 1.0, "Softens teacher and student alike; with kl_div only.", "Distillation"),
+    _option("distillation_loss_weight", float, 0.5, "From 0 (labels only) to 1 (teacher only).", "Distillation"),
+    _option(
+        "distillation_loss",
+        str,
+        "kl_div",
+        "How answers are compared: as probabilities, or the logits themselves.",
+        "Distillation",
+        **_one_of("kl_div", "mse"),
     ),
 ]
-_DevData = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dev-data",
-        help="Examples to measure on, never trained on. Files, or a name on the hub: its validation split is taken.",
-        metavar="FILE|NAME",
+
+_CUT = "Cut from the teacher"
+_FRESH = "Fresh, of the teacher's family"
+_SIZES = [
+    _option("num_hidden_layers", int | None, None, "Layers of the fresh student.", _FRESH),
+    _option("hidden_size", int | None, None, "Width of its hidden states.", _FRESH),
+    _option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
+    _option("intermediate_size", int | None, None, "Width of its feed-forward part.", _FRESH),
+]
+_MAKING = [
+    _option("layers", int | None, None, "How many of the teacher's layers to keep. Default: 3.", _CUT),
+    _option(
+        "which",
+        Any,
+        None,
+        "Which layers to keep: evenly spread (the default), or these, counted from 1.",
+        _CUT,
+        **_layer_list("uniform", "first", "last"),
+    ),
+    *_SIZES,
+    _option(
+        "shape",
+        list[str] | None,
+        None,
+        "Any other value of the model's configuration, such as embedding_size=64; say it again for more.",
+        _FRESH,
+        metavar="NAME=VALUE",
+    ),
+    _option("seed", int | None, None, "Of the fresh student's random weights. Default: 42.", _FRESH),
+    _option(
+        "overwrite",
+        bool,
+        False,
+        "Write into a directory that is not empty; files of other names stay.",
+        "Run",
+        flags="--overwrite",
     ),
 ]
-_OutputDir = Annotated[
-    Path, typer.Option("--output-dir", help="Where the reader, its run record and checkpoints go.", metavar="DIRECTORY")
+_ASKING = [
+    _option("question", str, _REQUIRED, "The question."),
+    _option("context", str | None, None, "The text to look for the answer in.", metavar="TEXT"),
+    _option("context_file", str | None, None, "A UTF-8 file with that text; - reads it from stdin.", metavar="FILE"),
+    _option("top_k", int, 1, "How many answers at most."),
+    _option("allow_no_answer", bool, True, "Whether 'no answer' may be among them."),
 ]
-_Teacher = Annotated[
-    str, typer.Option("--teacher", help=f"The reader to learn from. {_READER_HELP}.", metavar=f"NAME|DIRECTORY|{EMBEDDED}")
-]
-_Student = Annotated[
-    str,
-    typer.Option(
-        "--student",
-        help="The reader that learns: a directory (see `haystack-distill student`) or a name on the hub.",
-        metavar="NAME|DIRECTORY",
-    ),
-]
-_Model = Annotated[str, typer.Option("--model", help=f"{_READER_HELP}.", metavar=f"NAME|DIRECTORY|{EMBEDDED}")]
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -317,12 +373,14 @@ def _start(
 
     \b
     The usual way:
-      haystack-distill student --teacher deepset/roberta-base-squad2 --layers 6 --output-dir student
-      haystack-distill distil-intermediate --teacher deepset/roberta-base-squad2 --student student --data train.json \\
-          --output-dir shown
-      haystack-distill distil --teacher deepset/roberta-base-squad2 --student shown --data train.json --dev-data dev.json \\
-          --output-dir finished
-      haystack-distill ask --model finished --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
+      T=deepset/roberta-base-squad2
+      haystack-distill student --teacher $T --layers 6 --output-dir cut
+      haystack-distill distil-intermediate --teacher $T --student cut \\
+          --data train.json --output-dir shown
+      haystack-distill distil --teacher $T --student shown \\
+          --data train.json --dev-data dev.json --output-dir finished
+      haystack-distill ask --model finished --question "Who wrote it?" \\
+          --context "Ada Lovelace wrote it in 1843."
 
     Exit codes: 0 done, 2 something to mend (the message says what), 130 interrupted (the same command with --resume
     goes on), 1 a bug of ours.
@@ -334,173 +392,57 @@ def _start(
 
 
 @app.command()
-@_with_options(_TRAINING)
-def train(
-    ctx: typer.Context, model: _Model, data: _Data, output_dir: _OutputDir, dev_data: _DevData = None, **given: Any
-) -> None:
+@_with_options([_MODEL, _DATA, _OUTPUT_DIR, _DEV_DATA], _TRAINING)
+def train(ctx: typer.Context, **given: Any) -> None:
     """Train a reader on labels alone.
 
     \b
     Example:
-      haystack-distill train --model google/electra-small-discriminator --data train.json --dev-data dev.json \\
-          --n-epochs 3 --learning-rate 1e-4 --output-dir reader
+      haystack-distill train --model google/electra-small-discriminator \\
+          --data train.json --dev-data dev.json --n-epochs 3 --output-dir reader
     """
-    _teach(ctx, model, None, data, dev_data, output_dir, given, lambda trainer, _, *examples: trainer.train(*examples))
+    _teach(ctx, given, lambda trainer, _, *examples: trainer.train(*examples))
 
 
 @app.command()
-@_with_options(_TRAINING)
-def distil_intermediate(
-    ctx: typer.Context,
-    teacher: _Teacher,
-    student: _Student,
-    data: _Data,
-    output_dir: _OutputDir,
-    dev_data: _DevData = None,
-    layer_mapping: Annotated[
-        Any,
-        typer.Option(
-            help="Which teacher layer each student layer learns: evenly spread, the last ones, as uniform without the "
-            "student's last layer, or a teacher layer (from 1) or none for each student layer.",
-            rich_help_panel="Distillation",
-            **_layer_list("uniform", "last", "skip", none=True),
-        ),
-    ] = "uniform",
-    embedding_loss_weight: Annotated[
-        float, typer.Option(help="Weight of the embedding loss; 0 leaves it out.", rich_help_panel="Distillation")
-    ] = 1.0,
-    hidden_loss_weight: Annotated[
-        float, typer.Option(help="Weight of the hidden-state loss; 0 leaves it out.", rich_help_panel="Distillation")
-    ] = 1.0,
-    attention_loss_weight: Annotated[
-        float, typer.Option(help="Weight of the attention-score loss; 0 leaves it out.", rich_help_panel="Distillation")
-    ] = 1.0,
-    **given: Any,
-) -> None:
+@_with_options([_TEACHER, _STUDENT, _DATA, _OUTPUT_DIR, _DEV_DATA], _LAYERS_LOSS, _TRAINING)
+def distil_intermediate(ctx: typer.Context, **given: Any) -> None:
     """Teach a student the teacher's embeddings, hidden states and attention scores (TinyBERT).
 
     The question answering head learns nothing here: follow with `distil`. Teacher and student need the same tokenizer.
 
     \b
     Example:
-      haystack-distill distil-intermediate --teacher deepset/roberta-base-squad2 --student student \\
+      haystack-distill distil-intermediate \\
+          --teacher deepset/roberta-base-squad2 --student cut \\
           --data train-augmented.json --output-dir shown
     """
-
-    def run(trainer: "ReaderTrainer", reader: "Reader", *examples: Any) -> "RunResult":
-        return trainer.distil_intermediate_layers_from(
-            reader,
-            *examples,
-            layer_mapping=layer_mapping,
-            embedding_loss_weight=embedding_loss_weight,
-            hidden_loss_weight=hidden_loss_weight,
-            attention_loss_weight=attention_loss_weight,
-        )
-
-    _teach(ctx, student, teacher, data, dev_data, output_dir, given, run)
+    loss = {option.name: given[option.name] for option in _LAYERS_LOSS}
+    _teach(ctx, given, lambda trainer, *rest: trainer.distil_intermediate_layers_from(*rest, **loss))
 
 
 @app.command()
-@_with_options(_TRAINING)
-def distil(
-    ctx: typer.Context,
-    teacher: _Teacher,
-    student: _Student,
-    data: _Data,
-    output_dir: _OutputDir,
-    dev_data: _DevData = None,
-    temperature: Annotated[
-        float,
-        typer.Option(help="Softens teacher and student alike; with kl_div only.", rich_help_panel="Distillation"),
-    ] = 1.0,
-    distillation_loss_weight: Annotated[
-        float, typer.Option(help="From 0 (labels only) to 1 (teacher only).", rich_help_panel="Distillation")
-    ] = 0.5,
-    distillation_loss: Annotated[
-        str,
-        typer.Option(
-            help="How answers are compared: as probabilities, or the logits themselves.",
-            rich_help_panel="Distillation",
-            **_one_of("kl_div", "mse"),
-        ),
-    ] = "kl_div",
-    **given: Any,
-) -> None:
+@_with_options([_TEACHER, _STUDENT, _DATA, _OUTPUT_DIR, _DEV_DATA], _ANSWERS_LOSS, _TRAINING)
+def distil(ctx: typer.Context, **given: Any) -> None:
     """Teach a student the teacher's answers.
 
-    The teacher runs once over the data and what it says is kept on disk. It may have another tokenizer than the student,
-    and sees shorter windows where it does not know as many positions.
+    The teacher runs once over the data and what it says is kept on disk. It may have another tokenizer than the
+    student, and sees shorter windows where it does not know as many positions.
 
     \b
     Example:
-      haystack-distill distil --teacher deepset/roberta-base-squad2 --student shown --data train.json \\
-          --dev-data dev.json --temperature 2 --distillation-loss-weight 0.75 --keep-best --output-dir finished
+      haystack-distill distil \\
+          --teacher deepset/roberta-base-squad2 --student shown \\
+          --data train.json --dev-data dev.json --keep-best \\
+          --temperature 2 --distillation-loss-weight 0.75 --output-dir finished
     """
-
-    def run(trainer: "ReaderTrainer", reader: "Reader", *examples: Any) -> "RunResult":
-        return trainer.distil_prediction_layer_from(
-            reader,
-            *examples,
-            temperature=temperature,
-            distillation_loss_weight=distillation_loss_weight,
-            distillation_loss=distillation_loss,
-        )
-
-    _teach(ctx, student, teacher, data, dev_data, output_dir, given, run)
+    loss = {option.name: given[option.name] for option in _ANSWERS_LOSS}
+    _teach(ctx, given, lambda trainer, *rest: trainer.distil_prediction_layer_from(*rest, **loss))
 
 
 @app.command()
-@_with_options(_RUN)
-def student(
-    teacher: _Teacher,
-    output_dir: Annotated[Path, typer.Option("--output-dir", help="Where the student goes.", metavar="DIRECTORY")],
-    layers: Annotated[
-        int | None,
-        typer.Option(help="How many of the teacher's layers to keep. Default: 3.", rich_help_panel="Cut from the teacher"),
-    ] = None,
-    which: Annotated[
-        Any,
-        typer.Option(
-            help="Which layers to keep: evenly spread (the default), or these, counted from 1.",
-            rich_help_panel="Cut from the teacher",
-            **_layer_list("uniform", "first", "last"),
-        ),
-    ] = None,
-    num_hidden_layers: Annotated[
-        int | None, typer.Option(help="Layers of the fresh student.", rich_help_panel="Fresh, of the teacher's family")
-    ] = None,
-    hidden_size: Annotated[
-        int | None, typer.Option(help="Width of its hidden states.", rich_help_panel="Fresh, of the teacher's family")
-    ] = None,
-    num_attention_heads: Annotated[
-        int | None, typer.Option(help="Attention heads of a layer.", rich_help_panel="Fresh, of the teacher's family")
-    ] = None,
-    intermediate_size: Annotated[
-        int | None, typer.Option(help="Width of its feed-forward part.", rich_help_panel="Fresh, of the teacher's family")
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Any other value of the model's configuration, such as embedding_size=64; say it again for more.",
-            rich_help_panel="Fresh, of the teacher's family",
-            metavar="NAME=VALUE",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the fresh student's random weights. Default: 42.", rich_help_panel="Fresh, of the teacher's family"
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Write into a directory that is not empty; other files stay.", rich_help_panel="Run"
-        ),
-    ] = False,
-    json: bool = False,
-    **_: Any,
-) -> None:
+@_with_options([_TEACHER, _OUTPUT_DIR], _MAKING, [_CONFIG, _JSON])
+def student(teacher: str, output_dir: Path, **given: Any) -> None:
     """Make a student: some layers of a teacher, or a narrower model of its family with fresh weights.
 
     A cut student starts from what the teacher knows and needs less data. A fresh one can be narrower too, and needs
@@ -508,26 +450,23 @@ def student(
 
     \b
     Examples:
-      haystack-distill student --teacher deepset/roberta-base-squad2 --layers 6 --output-dir student
-      haystack-distill student --teacher embedded --which 1,3,6 --output-dir student
-      haystack-distill student --teacher bert-large --hidden-size 256 --num-attention-heads 16 --output-dir student
+      haystack-distill student --teacher deepset/roberta-base-squad2 --layers 6 \\
+          --output-dir cut
+      haystack-distill student --teacher embedded --which 1,3,6 --output-dir cut
+      haystack-distill student --teacher embedded --hidden-size 192 \\
+          --num-hidden-layers 4 --intermediate-size 768 --output-dir narrow
     """
-    sizes = {
-        "num_hidden_layers": num_hidden_layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": num_attention_heads,
-        "intermediate_size": intermediate_size,
-    }
-    changed: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
-    changed |= _named_values(shape or [])
+    layers, which, seed = given["layers"], given["which"], given["seed"]
+    changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
+    changed |= _named_values(given["shape"] or [])
     if changed and (layers is not None or which is not None):
         raise DistilError(
-            "--layers and --which cut layers from the teacher, the other sizes make a fresh student: give the one or the "
-            "other (a fresh student's depth is --num-hidden-layers)"
+            "--layers and --which cut layers from the teacher, the other sizes make a fresh student: give the one "
+            "or the other (a fresh student's depth is --num-hidden-layers)"
         )
     if seed is not None and not changed:
         raise DistilError("--seed is for the random weights of a fresh student; one cut from a teacher has none")
-    _refuse_to_overwrite(output_dir, teacher, overwrite)
+    _refuse_to_overwrite(output_dir, teacher, given["overwrite"])
     with _logs_on_stderr():
         from haystack_distill import students
         from haystack_distill.features import WindowSettings
@@ -537,6 +476,7 @@ def student(
 
         # The smallest windows fit any teacher; none are cut.
         source = _load(teacher, windows=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu")
+        arguments: dict[str, Any]
         if changed:
             arguments = changed | {"seed": 42 if seed is None else seed}
             made = students.fresh(source, **arguments)
@@ -557,30 +497,33 @@ def student(
             "versions": versions(),
         }
         write_json(output_dir / RUN_FILE, record)
-    told = {"command": "student", "output_dir": output_dir, "teacher": teacher, "arguments": arguments}
-    told |= {"parameters": made.n_parameters, "teacher_parameters": source.n_parameters}
-    _tell(json, told, f"Student in {output_dir}")
+    told = {
+        "command": "student",
+        "output_dir": output_dir,
+        "teacher": teacher,
+        "arguments": arguments,
+        "parameters": made.n_parameters,
+        "teacher_parameters": source.n_parameters,
+    }
+    _tell(given["json"], told, f"Student in {output_dir}")
+
+
+_PREDICTIONS = _option(
+    "predictions", Path | None, None, "Write the answers here as {id: text}, SQuAD's own format.", metavar="FILE"
+)
 
 
 @app.command()
-@_with_options(_INFERENCE, [_BAD_EXAMPLES, _CACHE], _RUN)
-def evaluate(
-    model: _Model,
-    data: _EvaluationData,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="Write the answers here as {id: text}, the official SQuAD format.", metavar="FILE"),
-    ] = None,
-    json: bool = False,
-    **given: Any,
-) -> None:
+@_with_options([_MODEL, _TEST_DATA, _PREDICTIONS], _INFERENCE, [_BAD_EXAMPLES, _CACHE, _CONFIG, _JSON])
+def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any) -> None:
     """Measure a reader: SQuAD exact match and F1, in per cent.
 
     "No answer" is allowed where the data holds unanswerable questions (SQuAD 2.0).
 
     \b
     Example:
-      haystack-distill evaluate --model finished --data dev.json --predictions predictions.json
+      haystack-distill evaluate --model finished --data dev.json \\
+          --predictions predictions.json
     """
     with _logs_on_stderr():
         began = time.monotonic()
@@ -588,39 +531,39 @@ def evaluate(
         reader = _load(model, **_reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         metrics = reader.evaluate_windows(windows, predictions_path=predictions)
-    told = {"command": "evaluate", "model": model, "data": data, "parameters": reader.n_parameters}
-    told |= {"predictions": predictions, "seconds": time.monotonic() - began, "metrics": metrics}
-    _tell(json, told, f"{model} on {', '.join(data)}")
+    told = {
+        "command": "evaluate",
+        "model": model,
+        "data": data,
+        "parameters": reader.n_parameters,
+        "predictions": predictions,
+        "seconds": time.monotonic() - began,
+        "metrics": metrics,
+    }
+    _tell(given["json"], told, f"{model} on {', '.join(data)}")
 
 
 @app.command()
-@_with_options(_INFERENCE, _RUN)
-def ask(
-    model: _Model,
-    question: Annotated[str, typer.Option(help="The question.")],
-    context: Annotated[str | None, typer.Option(help="The text to look for the answer in.", metavar="TEXT")] = None,
-    context_file: Annotated[
-        str | None, typer.Option(help="A UTF-8 file with that text; - reads it from stdin.", metavar="FILE")
-    ] = None,
-    top_k: Annotated[int, typer.Option(help="How many answers at most.")] = 1,
-    allow_no_answer: Annotated[bool, typer.Option(help="Whether 'no answer' may be among them.")] = True,
-    json: bool = False,
-    **given: Any,
-) -> None:
+@_with_options([_MODEL], _ASKING, _INFERENCE, [_CONFIG, _JSON])
+def ask(model: str, question: str, context: str | None, context_file: str | None, **given: Any) -> None:
     """Ask a reader a question.
 
     \b
     Examples:
-      haystack-distill ask --model finished --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
-      haystack-distill ask --model embedded --question "Who wrote it?" --context-file book.txt --top-k 3 --json
+      haystack-distill ask --model finished --question "Who wrote it?" \\
+          --context "Ada Lovelace wrote it in 1843."
+      haystack-distill ask --model embedded --question "Who wrote it?" \\
+          --context-file book.txt --top-k 3 --json
     """
     if (context is None) == (context_file is None):
         raise DistilError("give the text to look in once: either --context TEXT or --context-file FILE")
-    text = context if context is not None else _text_of(cast(str, context_file))
+    text = context if context is not None else _text_of(str(context_file))
     with _logs_on_stderr():
-        answers = _load(model, **_reader_settings(given)).answer(question, text, top_k, allow_no_answer=allow_no_answer)
-    if json:
-        _tell(True, {"command": "ask", "model": model, "question": question, "answers": [asdict(a) for a in answers]})
+        reader = _load(model, **_reader_settings(given))
+        answers = reader.answer(question, text, given["top_k"], allow_no_answer=given["allow_no_answer"])
+    if given["json"]:
+        found = [asdict(answer) for answer in answers]
+        _tell(True, {"command": "ask", "model": model, "question": question, "answers": found})
         return
     table = Table("Answer", "Score", "From", "To", title=escape(question))
     for answer in answers:
@@ -630,9 +573,9 @@ def ask(
 
 
 @app.command()
+@_with_options([_JSON])
 def info(
-    directory: Annotated[Path, typer.Argument(help="A reader: a Hugging Face model directory.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")] = False,
+    directory: Annotated[Path, typer.Argument(help="A reader: a Hugging Face model directory.")], **given: Any
 ) -> None:
     """Show what a reader directory holds: architecture, parameters, size on disk, tokenizer, how it was made.
 
@@ -641,21 +584,27 @@ def info(
       haystack-distill info finished
     """
     told = _describe(directory)
-    if not json and told["run"]:
+    if not given["json"] and told["run"]:
         told["run"] = {name: value for name, value in told["run"].items() if name != "history"}
-    _tell(json, {"command": "info"} | told, str(directory))
+    _tell(given["json"], {"command": "info"} | told, str(directory))
+
+
+_DEMO = [
+    _option("haystack", int, 1, "Major version of Haystack that the student is put into."),
+    _option("seed", int, 42, "Of everything that is random."),
+    _option(
+        "output_dir",
+        Path | None,
+        None,
+        "Keep what the demo makes. Default: a directory that goes with it.",
+        metavar="DIRECTORY",
+    ),
+]
 
 
 @app.command()
-def demo(
-    haystack: Annotated[int, typer.Option(help="Major version of Haystack that the student is put into.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 42,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(help="Keep what the demo makes. Default: a directory that goes with it.", metavar="DIRECTORY"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-) -> None:
+@_with_options(_DEMO, [_JSON])
+def demo(haystack: int, seed: int, output_dir: Path | None, json: bool) -> None:
     """See it work: distil the embedded teacher on the sample data that comes with this package.
 
     \b
@@ -673,36 +622,34 @@ def demo(
 # --- what commands share ---------------------------------------------------------------------------------------------
 
 
-def _teach(
-    ctx: typer.Context,
-    student_name: str,
-    teacher_name: str | None,
-    data: list[str],
-    dev_data: list[str] | None,
-    output_dir: Path,
-    given: dict[str, Any],
-    run: Callable[..., "RunResult"],
-) -> None:
-    """One run of a ReaderTrainer: `run` is called with trainer, teacher, examples and dev examples."""
+def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunResult"]) -> None:
+    """One run of a ReaderTrainer: `run` is called with trainer, teacher (or None), examples and dev examples."""
     settings = TrainingSettings(**{name: given[name] for name in TrainingSettings.names()})
-    if not dev_data:
+    output_dir: Path = given["output_dir"]
+    if not given["dev_data"]:
         _require_dev_data(ctx)
-    _refuse_to_overwrite(output_dir, teacher_name, overwrite=True)
+    _refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
     with _logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 
-        examples = _examples(data, "train", given)
-        dev_examples = _examples(dev_data, "validation", given) if dev_data else None
+        examples = _examples(given["data"], "train", given)
+        dev_examples = _examples(given["dev_data"], "validation", given) if given["dev_data"] else None
         reading = _reader_settings(given)
-        learner = _load(student_name, **reading)
+        learner = _load(given["student"] if "student" in given else given["model"], **reading)
         teacher = None
-        if teacher_name is not None:
-            teacher = _load_teacher(teacher_name, reading, same_windows=ctx.command.name == "distil-intermediate")
+        if "teacher" in given:
+            teacher = _load_teacher(given["teacher"], reading, same_windows=ctx.command.name == "distil-intermediate")
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with _says_how_to_resume(output_dir):
             result = run(trainer, teacher, examples, dev_examples)
-    told = {"command": ctx.command.name, "output_dir": output_dir, "parameters": learner.n_parameters}
-    told |= {"steps": result.steps, "seconds": result.seconds, "metrics": result.metrics}
+    told = {
+        "command": ctx.command.name,
+        "output_dir": output_dir,
+        "parameters": learner.n_parameters,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "metrics": result.metrics,
+    }
     _tell(given["json"], told, f"Reader in {output_dir}")
 
 
@@ -711,7 +658,9 @@ def _require_dev_data(ctx: typer.Context) -> None:
     for name in ("evaluate_every", "max_answer_length", "no_answer_threshold"):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT" and ctx.params[name] is not None:
-            raise DistilError(f"--{name.replace('_', '-')} is about measuring the student: give --dev-data too, or leave it out")
+            raise DistilError(
+                f"--{name.replace('_', '-')} is about measuring the student: give --dev-data too, or leave it out"
+            )
 
 
 def _load(name: str, **settings: Any) -> "Reader":
@@ -738,7 +687,9 @@ def _load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) ->
     positions = _position_limit(teacher.model)
     longest = windows.max_seq_len if positions is None else min(windows.max_seq_len, positions)
     if longest < windows.max_seq_len:
-        logging.getLogger(__name__).info("the teacher sees windows of %s tokens, all that it has positions for", longest)
+        logging.getLogger(__name__).info(
+            "the teacher sees windows of %s tokens, all that it has positions for", longest
+        )
     teacher.windows = replace(windows, max_seq_len=longest)
     return teacher
 
@@ -776,7 +727,9 @@ def _refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool)
     if teacher is not None and output_dir.exists() and Path(teacher).exists() and output_dir.samefile(teacher):
         raise DistilError(f"{output_dir} is the teacher, which must not be written over: choose another --output-dir")
     if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
-        raise DistilError(f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it")
+        raise DistilError(
+            f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
+        )
 
 
 def _named_values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -803,6 +756,13 @@ def _text_of(file: str) -> str:
 # --- info ------------------------------------------------------------------------------------------------------------
 
 
+# Configuration values worth showing: BERT's names and DistilBERT's.
+_SHAPE = (
+    *("num_hidden_layers", "n_layers", "hidden_size", "dim", "num_attention_heads", "n_heads"),
+    *("intermediate_size", "hidden_dim", "max_position_embeddings", "vocab_size"),
+)
+
+
 def _describe(directory: Path) -> dict[str, Any]:
     """What can be read off a reader's files, without loading it.
 
@@ -816,13 +776,11 @@ def _describe(directory: Path) -> dict[str, Any]:
     if not weights:
         raise DistilError(f"{directory} holds no weights in safetensors")
     tokenizer = _json_in(directory, "tokenizer_config.json") or {}
-    shown = ("num_hidden_layers", "n_layers", "hidden_size", "dim", "num_attention_heads", "n_heads", "intermediate_size")
-    shown += ("hidden_dim", "max_position_embeddings", "vocab_size")
     return {
         "directory": directory,
         "architecture": next(iter(config.get("architectures") or []), None),
         "model_type": config.get("model_type"),
-        "shape": {name: config[name] for name in shown if name in config},
+        "shape": {name: config[name] for name in _SHAPE if name in config},
         "parameters": sum(_count_parameters(file) for file in weights),
         "weights_megabytes": sum(file.stat().st_size for file in weights) / 1e6,
         "directory_megabytes": sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6,
@@ -913,7 +871,7 @@ def _figure(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.2f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_figure, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -45,8 +45,8 @@ def load_config(path: str | Path, options: Mapping[str, Option]) -> dict[str, st
         The values by name, as one would type them; a list for an option that is repeatable.
 
     Raises:
-        DistilError: No such file, no YAML mapping, a key that is unknown, misspelt or there twice, or a value that is not
-            right for its option. The message begins with the file's name.
+        DistilError: No such file, no YAML mapping, a key that is unknown, misspelt or there twice, or a value that is
+            not right for its option. The message begins with the file's name.
     """
     values: dict[str, str | list[str]] = {}
     for key, value in _read(Path(path)).items():

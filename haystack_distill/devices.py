@@ -10,9 +10,16 @@ from haystack_distill.settings import PRECISIONS
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is the GPU where there is one, Apple's where that is there, else the CPU."""
+    """`auto` is the GPU where there is one, Apple's where that is there, else the CPU.
+
+    Raises:
+        DistilError: No such kind of device.
+    """
     if str(device) != "auto":
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise DistilError(f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}") from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -34,10 +41,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return "bf16"
-    return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # Private names, not all of them in every PyTorch: where one is missing, fp32 is the safe answer.
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -1,7 +1,8 @@
 """Examples -> token windows with character offsets -> padded batches.
 
 A window is what the model sees of an example: special tokens, the question, and a stretch of at most
-`max_seq_len` minus those of the context's tokens. Windows are built once, kept on disk as Arrow and read memory-mapped.
+`max_seq_len` minus those of the context's tokens. A row without a question is plain text, and its windows hold a single
+sequence. Windows are built once, kept on disk as Arrow and read memory-mapped.
 """
 
 import inspect
@@ -232,7 +233,8 @@ class Windows:
             input_ids[row, :length] = ids[row]
             attention[row, :length] = 1
             types[row, :start] = self.template.question_type
-            types[row, start:length] = self.template.context_type
+            alone = start == len(self.template.prefix)  # plain text: the only sequence there is
+            types[row, start:length] = self.template.question_type if alone else self.template.context_type
             # A token that stands for white space alone can begin or end no answer.
             context[row, start : start + len(char_starts[row])] = char_ends[row] > char_starts[row]
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)}
@@ -308,7 +310,9 @@ def _cut_example(
     settings: WindowSettings,
 ) -> Iterator[dict[str, Any]]:
     ids, starts, ends = context
-    head = np.concatenate([template.prefix, question, template.middle]).astype(np.int32)
+    # No question: plain text, which a tokenizer writes as a single sequence.
+    middle = template.middle if len(question) else ()
+    head = np.concatenate([template.prefix, question, middle]).astype(np.int32)
     room = settings.max_seq_len - len(head) - len(template.suffix)
     if room < 1:
         raise DistilError(

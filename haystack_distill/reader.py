@@ -301,12 +301,15 @@ class Reader:
         texts: dict[str, str] = {}
         gaps: dict[str, float] = {}
         for key, prediction in zip(ids, self.predict_windows(windows), strict=True):
+            texts[key] = prediction.answers[0].text if prediction.answers else ""
             gaps[key] = prediction.no_answer_gap
-            silent = not prediction.answers or (not answerable_only and gaps[key] > self.no_answer_threshold)
-            texts[key] = "" if silent else prediction.answers[0].text
+        threshold = None if answerable_only else self.no_answer_threshold
         if predictions_path is not None:
-            write_predictions(texts, predictions_path)
-        return squad_metrics(examples, texts, None if answerable_only else gaps)
+            silent = {key for key, gap in gaps.items() if threshold is not None and gap > threshold}
+            write_predictions({key: "" if key in silent else text for key, text in texts.items()}, predictions_path)
+        # The best answers go in, those below the threshold too: the search for the best threshold needs them.
+        scores = None if answerable_only else gaps
+        return squad_metrics(examples, texts, scores, no_answer_threshold=threshold)
 
     def save(self, directory: str | Path) -> Path:
         """Write a plain Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.

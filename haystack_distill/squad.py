@@ -91,7 +91,8 @@ def read_squad(
     Rows keep the order of the files. The columns are those of SQuAD on the Hugging Face hub (`id`, `title`, `context`,
     `question`, `answers` with lists `text` and `answer_start` in Unicode code points), and `is_impossible` and
     `labelled`. A question without the key `is_impossible` (version 1.1) is answerable; a question with
-    `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable.
+    `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable. If it is the
+    empty string, the row is plain text, to distil layers from.
     `plausible_answers` and other extra keys are left out; a missing `title` is the empty string.
 
     An `answer_start` that does not match its text is put right when the text occurs exactly once in the context, and
@@ -316,9 +317,11 @@ def _check(question: _Question) -> _Row:
         raise _BadExample("wrong type", f"a question must be a JSON object, not {_kind(qa)}")
     context = _check_text(_value(question.paragraph, "context"), "context")
     id_ = _check_text(_value(qa, "id"), "id")
-    text = _check_text(_value(qa, "question"), "question")
+    text = _value(qa, "question")
     is_impossible = _check_flag(qa.get("is_impossible", False), "is_impossible")
     labelled = _check_flag(qa.get("labelled", True), "labelled")
+    if labelled or text != "":  # without question and label, a row is plain text to distil layers from
+        text = _check_text(text, "question")
     if is_impossible and not labelled:
         raise _BadExample(
             "contradiction", "is_impossible is true although labelled is false: an unlabelled question has no label"

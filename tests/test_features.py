@@ -202,7 +202,7 @@ def test_windows_are_those_of_the_tokenizer_with_truncation(family: PreTrainedTo
     )
     family.backend_tokenizer.no_truncation()
     assert windows.table["input_ids"][:] == wanted["input_ids"]
-    assert len(windows) > 2
+    assert len(windows) > 1
 
 
 # --- characters --------------------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ def test_spans_lie_where_the_tokens_came_from(family: PreTrainedTokenizerFast, c
                 assert context[:start][-1].isspace()
                 continue
             assert said.strip() in piece.encode()
-            if said.strip().decode(errors="replace").isprintable():  # whole characters
-                assert said.decode().strip() == piece
+            whole = said.strip().decode(errors="replace")
+            assert whole == piece or "\ufffd" in whole  # the latter: a token of parts of characters
         elif len(spoken(word)) == len(spoken(piece)):
             assert spoken(word) == spoken(piece)
         else:  # a part of a character that stands for several, as the ligature fi does

@@ -180,6 +180,15 @@ def test_a_bad_context_spoils_its_questions(save, context, message):
     assert (report.skipped, report.skipped_ids) == (2, ["q1", "q2"])
 
 
+def test_only_an_unlabelled_question_may_be_empty(save):
+    text_alone = qa("q1", question="", labelled=False)
+    dataset = read_squad(save(squad(text_alone)))
+    assert (dataset[0]["question"], dataset[0]["labelled"]) == ("", False)
+    for bad in ({**text_alone, "question": " "}, {**text_alone, "question": None}, {**text_alone, "labelled": True}):
+        with pytest.raises(DataError, match="the question"):
+            read_squad(save(squad(bad)))
+
+
 def test_ids_are_unique_over_all_files(save):
     first, second = (save(squad(qa("same", answer("Köln"))), name) for name in ("one.json", "two.json"))
     with pytest.raises(DataError, match=r"two\.json.*already used in .*one\.json, article 1"):

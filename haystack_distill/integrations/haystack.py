@@ -1,0 +1,513 @@
+"""Haystack 2 and 3: a reader component for distilled readers, and Haystack's readers as teachers.
+
+Needs `pip install "haystack-distill[haystack]"`. Haystack 1 (farm-haystack) has the same import name `haystack`; for it there
+is `haystack_distill.integrations.farm`.
+"""
+
+import copy
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from haystack_distill.compat import load_model
+from haystack_distill.errors import DistilError
+from haystack_distill.features import PairTemplate, Windows, WindowSettings, takes_token_types
+from haystack_distill.reader import Reader
+from haystack_distill.spans import best_spans, log_partition, no_answer_score
+
+try:
+    from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
+    from haystack.utils import ComponentDevice, Secret
+except ImportError as error:
+    raise ImportError(
+        "haystack_distill.integrations.haystack needs Haystack 2 or 3 (haystack-ai), which is not in this environment: "
+        'pip install "haystack-distill[haystack]". Haystack 1 (farm-haystack) has the same import name, so the two need an '
+        "environment each; for Haystack 1 use haystack_distill.integrations.farm"
+    ) from error
+
+__all__ = ["DistilledReader", "reader_from_haystack"]
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS_PER_SEQUENCE = 20  # what TransformersExtractiveReader takes where nothing is said
+# One lock for all components: a lock of its own would keep a component from being copied.
+_LOADING = threading.Lock()
+
+
+@component
+class DistilledReader:
+    """Finds answers to a query in documents with a distilled reader, or any other question answering model.
+
+    Inputs, outputs and parameters are those of `TransformersExtractiveReader` (transformers-haystack), and so is what they
+    mean, but for these differences:
+
+    - Models with segments (BERT and its kin) get their `token_type_ids`.
+    - The windows of all documents are sorted by length before they are batched, so little is spent on padding. With
+      `max_batch_size=None` a batch holds 16 windows of `max_seq_length` tokens, or more that are shorter, instead of
+      everything at once.
+    - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
+    - An answer has at most `max_answer_length` tokens.
+    - Scores are the model's own probabilities, so there is no `calibration_factor`. See below.
+    - A document with no text but white space is left out with a warning, like one without content. If that leaves none, there
+      are no answers, just as for an empty list.
+    - A parameter given to `run` always counts, also where it is 0.
+    - `model` has no default. Instead of `model_kwargs` there is `revision`: weights are read from safetensors, in fp32, onto one
+      device, and no code that comes with a model is ever run. `precision` says what to compute in.
+
+    **Scores.** All windows of all documents share one softmax, as in Clark and Gardner 2018 (https://arxiv.org/abs/1710.10723,
+    section 3.2): a document is to the query what a window is to a document, and answers are ranked by their logits, which can be
+    compared across documents. The no-answer stands in it once, with the logit of the window that believes in it
+    least. So the scores of all answers and the no-answer add up to at most 1, depend on what else is in `documents`, and for
+    one document that fits into a window are those of `Reader.answer`.
+
+    Raises:
+        DistilError: A parameter is out of its range; on `warm_up` or the first `run`, the model cannot be loaded.
+
+    Example:
+        >>> from haystack import Document
+        >>> reader = DistilledReader("my-student")  # doctest: +SKIP
+        >>> documents = [Document(content="Ada Lovelace wrote it in 1843.")]
+        >>> reader.run(query="Who wrote it?", documents=documents)["answers"][0].data  # doctest: +SKIP
+        'Ada Lovelace'
+
+    A pipeline with this component is loaded with `Pipeline.loads(yaml, allowed_modules=["haystack_distill"])`: Haystack
+    imports components of other packages only if it is told to trust them.
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        device: ComponentDevice | None = None,
+        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),  # noqa: B008
+        top_k: int = 20,
+        score_threshold: float | None = None,
+        max_seq_length: int = 384,
+        stride: int = 128,
+        max_batch_size: int | None = None,
+        answers_per_seq: int | None = None,
+        no_answer: bool = True,
+        *,
+        overlap_threshold: float | None = 0.01,
+        max_query_length: int = 64,
+        max_answer_length: int = 30,
+        precision: str = "auto",
+        revision: str | None = None,
+    ) -> None:
+        """Keep the settings; nothing is loaded before `warm_up` or the first `run`.
+
+        Args:
+            model: A directory (what `Reader.save` wrote) or a model name on the Hugging Face hub.
+            device: Where to compute; None is Haystack's default device. A single one.
+            token: For private models on the hub; resolved only when the model is loaded.
+            top_k: Answers at most, the no-answer not counted.
+            score_threshold: Return only answers, the no-answer included, with at least this score.
+            max_seq_length: Tokens in a window, query and special tokens included; a longer document is cut into several.
+            stride: Tokens that two neighbouring windows of a document share.
+            max_batch_size: Windows that go through the model at the same time, at most.
+            answers_per_seq: Candidates that each window contributes at most; None is 20.
+            no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds one.
+            overlap_threshold: Leave out an answer that shares more than this part of its characters, or of the other's, with
+                a better one of the same document; None keeps all.
+            max_query_length: Tokens of the query that are kept.
+            max_answer_length: Tokens of the longest answer.
+            precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
+            revision: Branch, tag or commit of a model on the hub.
+        """
+        self.model_name_or_path = str(model)
+        self.device = device
+        self.token = token
+        self.top_k = top_k
+        self.score_threshold = score_threshold
+        self.max_seq_length = max_seq_length
+        self.stride = stride
+        self.max_batch_size = max_batch_size
+        self.answers_per_seq = answers_per_seq
+        self.no_answer = no_answer
+        self.overlap_threshold = overlap_threshold
+        self.max_query_length = max_query_length
+        self.max_answer_length = max_answer_length
+        self.precision = precision
+        self.revision = revision
+        self.reader: Reader | None = None
+        _check_at_least(1, max_query_length=max_query_length, max_answer_length=max_answer_length)
+        _check_run_parameters(
+            top_k=top_k,
+            max_seq_length=max_seq_length,
+            stride=stride,
+            max_batch_size=max_batch_size,
+            answers_per_seq=answers_per_seq,
+            overlap_threshold=overlap_threshold,
+        )
+        if device is not None and device.has_multiple_devices:
+            raise DistilError("a distilled reader runs on one device; give device=ComponentDevice.from_str(...)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as a dictionary; a token is named by its environment variable, never written out."""
+        return default_to_dict(
+            self,
+            model=self.model_name_or_path,
+            device=self.device.to_dict() if self.device else None,
+            token=self.token.to_dict() if self.token else None,
+            top_k=self.top_k,
+            score_threshold=self.score_threshold,
+            max_seq_length=self.max_seq_length,
+            stride=self.stride,
+            max_batch_size=self.max_batch_size,
+            answers_per_seq=self.answers_per_seq,
+            no_answer=self.no_answer,
+            overlap_threshold=self.overlap_threshold,
+            max_query_length=self.max_query_length,
+            max_answer_length=self.max_answer_length,
+            precision=self.precision,
+            revision=self.revision,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "DistilledReader":
+        """The component that `to_dict` wrote."""
+        parameters = dict(data.get("init_parameters", {}))
+        for name, kind in (("device", ComponentDevice), ("token", Secret)):
+            if isinstance(parameters.get(name), dict):
+                parameters[name] = kind.from_dict(parameters[name])
+        return default_from_dict(cls, {**data, "init_parameters": parameters})
+
+    def warm_up(self) -> None:
+        """Load the model, unless that is done already. `run` does it too.
+
+        Raises:
+            DistilError: Nothing there, or not a question answering model with a fast tokenizer.
+        """
+        if self.reader is None:
+            with _LOADING:
+                self.reader = self.reader or self._load()
+
+    def _load(self) -> Reader:
+        hub = {"token": self.token.resolve_value() if self.token else None, "revision": self.revision}
+        name = self.model_name_or_path
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **hub)
+            model, fresh = load_model(AutoModelForQuestionAnswering, name, **hub)
+        except (OSError, ValueError) as error:
+            raise DistilError(
+                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors and "
+                "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+            ) from error
+        if fresh:
+            logger.warning("%s holds no weights for %s: its answers are random", name, ", ".join(fresh))
+        return Reader(
+            model,
+            tokenizer,
+            windows=_window_settings(self.max_seq_length, self.max_query_length),
+            max_answer_length=self.max_answer_length,
+            precision=self.precision,
+            device=ComponentDevice.resolve_device(self.device).to_torch(),
+        )
+
+    @component.output_types(answers=list[ExtractedAnswer])
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        max_seq_length: int | None = None,
+        stride: int | None = None,
+        max_batch_size: int | None = None,
+        answers_per_seq: int | None = None,
+        no_answer: bool | None = None,
+        overlap_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """Find answers to a query in documents. Several threads may call this at once.
+
+        Args:
+            query: The question.
+            documents: Where to look; they may have any length.
+            top_k: This and the following: see the constructor, whose value holds where None is given. (To keep overlapping
+                answers for once, give `overlap_threshold=1.0`.)
+            score_threshold: See above.
+            max_seq_length: See above.
+            stride: See above.
+            max_batch_size: See above.
+            answers_per_seq: See above.
+            no_answer: See above.
+            overlap_threshold: See above.
+
+        Returns:
+            `{"answers": [...]}`, best first; empty where no document has content. An answer has `query`, `data`, `score` (0
+            to 1), `document`, `document_offset` (characters of the content) and, where the document's meta has a
+            `page_number`, `meta["answer_page_number"]`. The no-answer has `query` and `score` only.
+
+        Raises:
+            DistilError: A parameter is out of its range, the query is empty, or leaves no room for the documents.
+        """
+        self.warm_up()
+        if not documents:
+            return {"answers": []}
+        if not query.strip():
+            raise DistilError("the query is empty; give a question")
+        top_k = _first(top_k, self.top_k)
+        score_threshold = _first(score_threshold, self.score_threshold)
+        max_batch_size = _first(max_batch_size, self.max_batch_size)
+        answers_per_seq = _first(answers_per_seq, self.answers_per_seq, _ANSWERS_PER_SEQUENCE)
+        overlap_threshold = _first(overlap_threshold, self.overlap_threshold)
+        max_seq_length = _first(max_seq_length, self.max_seq_length)
+        stride = _first(stride, self.stride)
+        _check_run_parameters(
+            top_k=top_k,
+            max_seq_length=max_seq_length,
+            stride=stride,
+            max_batch_size=max_batch_size,
+            answers_per_seq=answers_per_seq,
+            overlap_threshold=overlap_threshold,
+        )
+        documents = [document for document in documents if _has_text(document)]
+        if not documents:
+            return {"answers": []}
+
+        reader = self._reader_for(query, max_seq_length, stride)
+        found = _read(
+            reader, query, [document.content or "" for document in documents], answers_per_seq, max_batch_size
+        )
+        answers: list[ExtractedAnswer] = []
+        for span in found.spans:
+            if len(answers) == top_k:
+                break
+            document = documents[span.document]
+            if overlap_threshold is None or not any(
+                answer.document.id == document.id and _overlap(answer.document_offset, span) > overlap_threshold
+                for answer in answers
+            ):
+                answers.append(
+                    ExtractedAnswer(
+                        query=query,
+                        score=found.score(span.logit),
+                        data=(document.content or "")[span.start : span.end],
+                        document=document,
+                        document_offset=ExtractedAnswer.Span(span.start, span.end),
+                        meta=_page_number(document, span.start),
+                    )
+                )
+        if _first(no_answer, self.no_answer):
+            answers.append(ExtractedAnswer(query=query, score=found.score(found.no_answer)))
+            answers.sort(key=lambda answer: -answer.score)
+        if score_threshold is not None:
+            answers = [answer for answer in answers if answer.score >= score_threshold]
+        return {"answers": answers}
+
+    def _reader_for(self, query: str, max_seq_length: int, stride: int) -> Reader:
+        """A reader of its own for one run, with the loaded weights and windows that overlap by `stride` tokens."""
+        assert self.reader is not None
+        n_query = len(self.reader.tokenizer(query.strip(), add_special_tokens=False, verbose=False)["input_ids"])
+        if n_query > self.max_query_length:
+            logger.warning(
+                "The query has %d tokens; only the first %d are used (max_query_length).",
+                n_query,
+                self.max_query_length,
+            )
+            n_query = self.max_query_length
+        room = max_seq_length - n_query - PairTemplate.of(self.reader.tokenizer).n_special
+        if room <= stride:
+            raise DistilError(
+                f"a query of {n_query} tokens leaves {max(room, 0)} tokens for a document in max_seq_length "
+                f"{max_seq_length}, and windows are to share {stride}; raise max_seq_length or lower stride"
+            )
+        settings = WindowSettings(max_seq_length, doc_stride=room - stride, max_query_length=max(1, n_query))
+        if max_seq_length > self.reader.windows.max_seq_len:
+            # Made anew, not copied: that checks that the model knows so many positions.
+            return Reader(
+                self.reader.model,
+                self.reader.tokenizer,
+                windows=settings,
+                max_answer_length=self.max_answer_length,
+                precision=self.precision,
+                device=self.reader.device,
+            )
+        reader = copy.copy(self.reader)
+        reader.windows = settings
+        return reader
+
+
+def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
+    """Haystack's reader as a `Reader`, for instance as a teacher for `ReaderTrainer`.
+
+    The weights are shared, not copied, if they are fp32: take `.copy()` of the result before training it as a student.
+
+    Args:
+        reader: A warmed-up TransformersExtractiveReader (ExtractiveReader in Haystack 2) or DistilledReader.
+        settings: `Reader`'s own. By default the device is the component's, and so is the windows' length; how far apart
+            windows start is `WindowSettings`' default, for Haystack's `stride` is an overlap.
+
+    Raises:
+        DistilError: The component holds no model, or one that is quantised or spread over several devices.
+    """
+    if isinstance(reader, DistilledReader):
+        if reader.reader is None:
+            raise DistilError("the DistilledReader has not loaded its model; call its warm_up() first")
+        model, tokenizer = reader.reader.model, reader.reader.tokenizer
+        defaults = {
+            "windows": reader.reader.windows,
+            "max_answer_length": reader.max_answer_length,
+            "precision": reader.precision,
+        }
+    else:
+        model, tokenizer = getattr(reader, "model", None), getattr(reader, "tokenizer", None)
+        if not isinstance(model, torch.nn.Module) or tokenizer is None:
+            raise DistilError(
+                f"{type(reader).__name__} holds no model and tokenizer; give a TransformersExtractiveReader or a "
+                "DistilledReader, and call its warm_up() first"
+            )
+        if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or getattr(model, "is_quantized", False):
+            raise DistilError(
+                "the component's model is quantised or spread over several devices; make the component without such "
+                "model_kwargs, or use Reader.load with the model's name"
+            )
+        defaults = {"windows": _window_settings(reader.max_seq_length, WindowSettings().max_query_length)}
+        if model.dtype != torch.float32:
+            # transformers 5 keeps the number format of the files; the component keeps its own weights as they are.
+            model = copy.deepcopy(model).float()
+    return Reader(model, tokenizer, **{"device": model.device, **defaults, **settings})
+
+
+@dataclass(frozen=True)
+class _Span:
+    document: int
+    start: int
+    end: int
+    logit: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a reader sees in some documents: spans, best first, and what turns a logit into a score."""
+
+    spans: list[_Span]
+    no_answer: float
+    log_mass: float
+
+    def score(self, logit: float) -> float:
+        return math.exp(min(0.0, logit - self.log_mass))
+
+
+def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
+    """Run the reader over all texts and put the spans of all windows into one softmax."""
+    windows = _windows(reader, query, texts)
+    position = windows.template.no_answer_position
+    best: dict[tuple[int, int, int], float] = {}
+    log_masses: list[torch.Tensor] = []
+    no_answer = math.inf
+    for selection in _selections(windows, max_batch_size):
+        for batch, starts, ends in reader.logits(windows, selection):
+            mask = batch["context_mask"]
+            no_answer = min(no_answer, float(no_answer_score(starts, ends, position).min()))
+            log_masses.append(_log_mass(starts.double(), ends.double(), mask, position))
+            mask[:, position] = False
+            scores, first, last = best_spans(starts, ends, mask, per_window, reader.max_answer_length)
+            rows = windows.__getitems__(batch["window"].tolist())
+            char_starts, char_ends, offsets = (
+                rows.lists("char_starts"),
+                rows.lists("char_ends"),
+                rows.ints("context_start"),
+            )
+            for row, document in enumerate(rows.ints("example").tolist()):
+                for score, i, j in zip(scores[row].tolist(), first[row].tolist(), last[row].tolist(), strict=True):
+                    if score == -math.inf:
+                        break
+                    start, end = int(char_starts[row][i - offsets[row]]), int(char_ends[row][j - offsets[row]])
+                    span = (document, start, end)
+                    best[span] = max(score, best.get(span, -math.inf))
+    spans = [_Span(*span, logit) for span, logit in sorted(best.items(), key=lambda item: (-item[1], item[0]))]
+    masses = torch.cat([*log_masses, torch.tensor([no_answer], dtype=torch.float64)])
+    return _Found(spans, no_answer, float(masses.logsumexp(0)))
+
+
+def _log_mass(starts: torch.Tensor, ends: torch.Tensor, mask: torch.Tensor, position: int) -> torch.Tensor:
+    """Log of the mass of all pairs of a start and an end but (no-answer, no-answer), for each window, (B,)."""
+    context = mask.clone()
+    context[:, position] = False
+    begins_in_context = log_partition(starts, context) + log_partition(ends, mask)
+    begins_in_nothing = starts[:, position] + log_partition(ends, context)
+    return torch.logaddexp(begins_in_context, begins_in_nothing)
+
+
+def _windows(reader: Reader, query: str, texts: list[str]) -> Windows:
+    rows = len(texts)
+    examples = datasets.Dataset.from_dict(
+        {
+            "id": [str(row) for row in range(rows)],
+            "question": [query] * rows,
+            "context": texts,
+            "answers": [{"text": [], "answer_start": []}] * rows,
+            "is_impossible": [False] * rows,
+            "labelled": [False] * rows,
+        }
+    )
+    types = takes_token_types(reader.model)
+    return Windows(examples, reader.tokenizer, reader.windows, token_types=types, in_memory=True)
+
+
+def _selections(windows: Windows, max_batch_size: int | None) -> Iterator[list[int]]:
+    """Windows to hand to `Reader.logits` together: all, or at most so many, those of about equal length together."""
+    longest_first = np.argsort(-windows.lengths, kind="stable").tolist()
+    size = max_batch_size or len(longest_first)
+    for first in range(0, len(longest_first), size):
+        yield longest_first[first : first + size]
+
+
+def _window_settings(max_seq_length: int, max_query_length: int) -> WindowSettings:
+    return WindowSettings(max_seq_length, max_query_length=max(1, min(max_query_length, max_seq_length // 2)))
+
+
+def _has_text(document: Document) -> bool:
+    if document.content and document.content.strip():
+        return True
+    logger.warning(
+        "Document with id %s was passed to DistilledReader. The Document doesn't contain any text and it will be ignored.",
+        document.id,
+    )
+    return False
+
+
+def _overlap(kept: ExtractedAnswer.Span, span: _Span) -> float:
+    """Characters that two spans share, as a part of the shorter one."""
+    shared = min(kept.end, span.end) - max(kept.start, span.start)
+    return max(0, shared) / min(kept.end - kept.start, span.end - span.start)
+
+
+def _page_number(document: Document, start: int) -> dict[str, Any]:
+    """The answer's meta: its page, counted from the document's by form feeds."""
+    if "page_number" not in document.meta:
+        return {}
+    page = document.meta["page_number"]
+    if not isinstance(page, int):
+        logger.warning(
+            "Document's page_number must be int but is %s. No page number will be added to the answer.", type(page)
+        )
+        return {}
+    return {"answer_page_number": page + (document.content or "")[:start].count("\f")}
+
+
+def _first(*values: Any) -> Any:
+    """The first that is not None, or None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _check_run_parameters(*, stride: int, overlap_threshold: float | None, **counts: int | None) -> None:
+    _check_at_least(1, **counts)
+    _check_at_least(0, stride=stride)
+    if overlap_threshold is not None and overlap_threshold < 0:
+        raise DistilError(f"overlap_threshold must be at least 0, or None to keep all answers, not {overlap_threshold}")
+
+
+def _check_at_least(least: int, **counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < least:
+            raise DistilError(f"{name} must be at least {least}, not {value}")

@@ -1,0 +1,584 @@
+import dataclasses
+import inspect
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.cli import app
+
+COMMANDS = ["train", "student", "distil-intermediate", "distil", "evaluate", "ask", "info", "demo"]
+TRAINING_COMMANDS = ["train", "distil-intermediate", "distil"]
+WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
+QUICK = [
+    *WINDOWS,
+    "--n-epochs",
+    "1",
+    "--no-progress",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--checkpoint-every",
+    "none",
+]
+
+
+def run(*arguments: object, **more: Any) -> Result:
+    """The command line in this process; what it did not mean to raise is raised."""
+    result = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}).invoke(
+        app, [str(argument) for argument in arguments], **more
+    )
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run_json(*arguments: object) -> dict:
+    """What a command tells scripts: one JSON object, and nothing else on stdout."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def refusal(*arguments: object, **more: Any) -> str:
+    """What a command says on stderr, on one line, when it refuses."""
+    result = run(*arguments, **more)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Any:
+    logger = logging.getLogger("haystack_distill")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers, logger.level = handlers, level
+
+
+@pytest.fixture
+def teacher_dir(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Path:
+    return tiny_reader(seed=1).save(tmp_path / "teacher")
+
+
+@pytest.fixture
+def student_dir(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Path:
+    return students.from_teacher(tiny_reader(seed=1), layers=2).save(tmp_path / "student")
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
+def test_help_names_every_training_setting(command: str) -> None:
+    text = run(command, "--help").stdout
+    for field in dataclasses.fields(TrainingSettings):
+        flag = "--" + field.name.replace("_", "-")
+        assert flag in text
+        if isinstance(field.default, bool):
+            assert "--no-" + flag[2:] in text
+    assert "--max-seq-len" in text
+    assert "--doc-stride" in text
+    assert "Passes over the windows." in text  # the docstring of TrainingSettings
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_explains_every_option(command: str) -> None:
+    import typer
+
+    text = run(command, "--help").stdout
+    assert f"haystack-distill {command}" in text.partition("Example")[2]
+    made = typer.main.get_command(app).commands[command]
+    for parameter in made.params:
+        assert parameter.help, parameter.name
+
+
+def test_help_names_the_commands() -> None:
+    text = run("--help").stdout
+    assert all(command in text for command in COMMANDS)
+
+
+def test_version() -> None:
+    from haystack_distill import __version__
+
+    assert run("--version").stdout.strip() == f"haystack-distill {__version__}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from haystack_distill.cli import app; app(['distil', '--help'], standalone_mode=False); "
+        "print('heavy:', sorted({'torch', 'transformers', 'datasets', 'numpy', 'haystack'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert "heavy: []" in done.stdout
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.environ | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
+def test_defaults_are_those_of_the_python_interface(command: str) -> None:
+    import typer
+
+    defaults = {p.name: p.default for p in typer.main.get_command(app).commands[command].params}
+    for field in dataclasses.fields(TrainingSettings):
+        assert defaults[field.name] == field.default, field.name
+    for field in dataclasses.fields(WindowSettings):
+        assert defaults[field.name] == field.default, field.name
+    for name in ("max_answer_length", "no_answer_threshold"):
+        assert defaults[name] == inspect.signature(Reader).parameters[name].default, name
+    method = {
+        "train": ReaderTrainer.train,
+        "distil-intermediate": ReaderTrainer.distil_intermediate_layers_from,
+        "distil": ReaderTrainer.distil_prediction_layer_from,
+    }[command]
+    for name, parameter in inspect.signature(method).parameters.items():
+        if parameter.default is not parameter.empty:
+            assert defaults[name] == parameter.default, name
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ask"])
+def test_defaults_are_those_of_the_reader(command: str) -> None:
+    import typer
+
+    defaults = {p.name: p.default for p in typer.main.get_command(app).commands[command].params}
+    for name in ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device"):
+        assert defaults[name] == inspect.signature(Reader).parameters[name].default, name
+
+
+# --- student ---------------------------------------------------------------------------------------------------------
+
+
+def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
+    told = run_json("student", "--teacher", teacher_dir, "--which", "1,3", "--output-dir", tmp_path / "cut")
+    assert told["arguments"] == {"layers": 2, "which": [1, 3]}
+    made = Reader.load(tmp_path / "cut", windows=WindowSettings(48, 16, 16))
+    assert made.model.config.num_hidden_layers == 2
+    assert made.n_parameters == told["parameters"] < told["teacher_parameters"]
+    teacher = Reader.load(teacher_dir, windows=WindowSettings(48, 16, 16))
+    for own, theirs in ((0, 0), (1, 2)):
+        expected = teacher.model.bert.encoder.layer[theirs].state_dict()
+        for name, weight in made.model.bert.encoder.layer[own].state_dict().items():
+            assert torch.equal(weight, expected[name])
+    record = json.loads((tmp_path / "cut" / "haystack_distill.json").read_text())
+    assert record["method"] == "student"
+    assert record["arguments"] == told["arguments"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["parameters"] == told["parameters"]
+
+
+def test_student_keeps_three_layers_unless_told(teacher_dir: Path, tmp_path: Path) -> None:
+    told = run_json("student", "--teacher", teacher_dir, "--output-dir", tmp_path / "cut")
+    assert told["arguments"] == {"layers": 3, "which": "uniform"}
+
+
+def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
+    sizes = [
+        "--hidden-size",
+        "16",
+        "--num-attention-heads",
+        "4",
+        "--intermediate-size",
+        "24",
+        "--num-hidden-layers",
+        "1",
+    ]
+    arguments = ["student", "--teacher", teacher_dir, *sizes, "--shape", "hidden_act=relu"]
+    told = run_json(*arguments, "--shape", "attention_probs_dropout_prob=0.25", "--output-dir", tmp_path / "a")
+    config = Reader.load(tmp_path / "a", windows=WindowSettings(48, 16, 16)).model.config
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (16, 4, 24)
+    assert (config.num_hidden_layers, config.hidden_act, config.attention_probs_dropout_prob) == (1, "relu", 0.25)
+    assert told["arguments"]["seed"] == 42
+    run_json(*arguments, "--shape", "attention_probs_dropout_prob=0.25", "--output-dir", tmp_path / "b")
+    run_json(*arguments, "--seed", "7", "--output-dir", tmp_path / "c")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "note.txt").write_text("mine")
+    base = ["student", "--teacher", teacher_dir]
+    assert "is not empty" in refusal(*base, "--output-dir", full)
+    assert list(full.iterdir()) == [full / "note.txt"]
+    assert run(*base, "--output-dir", full, "--overwrite").exit_code == 0
+    assert (full / "note.txt").read_text() == "mine"
+    assert (full / "model.safetensors").exists()
+    assert "is the teacher" in refusal(*base, "--output-dir", teacher_dir, "--overwrite")
+    assert "is a file" in refusal(*base, "--output-dir", full / "note.txt")
+    out = ["--output-dir", tmp_path / "out"]
+    assert "--num-hidden-layers" in refusal(*base, *out, "--layers", "2", "--hidden-size", "16")
+    assert "--seed is for" in refusal(*base, *out, "--seed", "3")
+    assert "NAME=VALUE" in refusal(*base, *out, "--shape", "hidden_act")
+    assert "has no 'hidden_sise'" in refusal(*base, *out, "--shape", "hidden_sise=3")
+    assert "1 to 4 layers, not 9" in refusal(*base, *out, "--layers", "9")
+    assert "uniform, first, last or layers like 1,3,6" in refusal(*base, *out, "--which", "middle")
+    assert not (tmp_path / "out").exists()
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_train(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = ["train", "--model", student_dir, "--data", squad_file, "--dev-data", squad_file, "--output-dir", out]
+    told = run_json(*base, *QUICK, "--learning-rate", "1e-3", "--batch-size", "4", "--dropout", "none", "--seed", "5")
+    assert told["command"] == "train"
+    assert told["steps"] >= 2
+    assert told["metrics"]["total"] == 8
+    record = json.loads((out / "haystack_distill.json").read_text())
+    wanted = {"learning_rate": 1e-3, "batch_size": 4, "dropout": None, "seed": 5, "n_epochs": 1}
+    assert {name: record["settings"][name] for name in wanted} == wanted
+    assert record["windows"] == {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16}
+    assert record["metrics"] == told["metrics"]
+    assert {"torch", "transformers"} <= set(record["versions"])
+    # The same as in Python.
+    again = Reader.load(student_dir, windows=WindowSettings(48, 16, 16), precision="fp32", device="cpu")
+    settings = TrainingSettings(
+        n_epochs=1, learning_rate=1e-3, batch_size=4, dropout=None, seed=5, progress=False, precision="fp32"
+    )
+    ReaderTrainer(again, None, settings).train(str(squad_file))
+    trained = Reader.load(out, windows=WindowSettings(48, 16, 16)).model.state_dict()
+    assert all(torch.equal(weight, trained[name]) for name, weight in again.model.state_dict().items())
+
+
+def test_every_setting_reaches_the_trainer(
+    student_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlike_defaults: dict[str, Any] = {
+        "n_epochs": 3,
+        "learning_rate": 1e-4,
+        "batch_size": 7,
+        "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0.5,
+        "warmup_proportion": 0.25,
+        "weight_decay": 0.0,
+        "seed": 3,
+        "dropout": None,
+        "precision": "fp32",
+        "evaluate_every": 5,
+        "keep_best": True,
+        "early_stopping_patience": 4,
+        "checkpoint_every": 5,
+        "keep_checkpoints": 3,
+        "resume": True,
+        "log_every": 2,
+        "tensorboard": True,
+        "progress": False,
+    }
+    assert list(unlike_defaults) == TrainingSettings.names()
+    assert all(getattr(TrainingSettings(), name) != value for name, value in unlike_defaults.items())
+    seen: list[tuple] = []
+
+    def spy(self: ReaderTrainer, data: Any, dev_data: Any = None) -> None:
+        seen.append((self, data, dev_data))
+        raise DistilError("far enough")
+
+    monkeypatch.setattr(ReaderTrainer, "train", spy)
+    arguments: list[object] = []
+    for name, value in unlike_defaults.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(flag if value else "--no-" + flag[2:])
+        else:
+            arguments += [flag, "none" if value is None else value]
+    reading = [*WINDOWS, "--max-answer-length", "9", "--no-answer-threshold", "1.5", "--device", "cpu"]
+    base = ["train", "--model", student_dir, "--data", squad_file, "--data", squad_file, "--dev-data", squad_file]
+    cache = tmp_path / "cache"
+    config = tmp_path / "run.yaml"
+    config.write_text("\n".join(f"{name}: {json.dumps(value)}" for name, value in unlike_defaults.items()))
+    for given in (arguments, ["--config", config]):
+        text = refusal(*base, "--output-dir", tmp_path / "out", *given, *reading, "--cache-dir", cache)
+        assert "far enough" in text
+        trainer, data, dev_data = seen.pop()
+        assert trainer.settings == TrainingSettings(**unlike_defaults)
+        assert trainer.student.windows == WindowSettings(48, 16, 16)
+        assert (trainer.student.max_answer_length, trainer.student.no_answer_threshold) == (9, 1.5)
+        assert trainer.cache_dir == cache
+        assert (cache / "examples").exists()
+        assert len(data) == 16
+        assert len(dev_data) == 8
+
+
+def test_distil_with_other_windows_for_a_short_teacher(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    short = WindowSettings(32, 8, 16)
+    teacher = tiny_reader(seed=1, max_position_embeddings=32, windows=short).save(tmp_path / "short")
+    student = tiny_reader(seed=2, num_hidden_layers=1).save(tmp_path / "student")
+    out = tmp_path / "out"
+    base = ["--teacher", teacher, "--student", student, "--data", squad_file, "--output-dir", out]
+    weights = ["--temperature", "2", "--distillation-loss-weight", "0.75"]
+    told = run_json("distil", *base, *QUICK, *weights)
+    assert told["metrics"] == {}
+    record = json.loads((out / "haystack_distill.json").read_text())
+    assert record["method"] == "distil_prediction_layer"
+    assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
+    assert record["windows"]["max_seq_len"] == 48
+    assert "more than the 32 positions" in refusal("distil-intermediate", *base, *QUICK)
+
+
+def test_distil_intermediate(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = ["--teacher", teacher_dir, "--student", student_dir, "--data", squad_file, "--output-dir", out]
+    weights = ["--hidden-loss-weight", "2", "--embedding-loss-weight", "0", "--attention-loss-weight", "0.5"]
+    told = run_json("distil-intermediate", *base, *QUICK, "--layer-mapping", "none,4", *weights)
+    assert told["steps"] >= 1
+    record = json.loads((out / "haystack_distill.json").read_text())
+    assert record["arguments"] == {
+        "layer_mapping": [None, 4],
+        "embedding_loss_weight": 0.0,
+        "hidden_loss_weight": 2.0,
+        "attention_loss_weight": 0.5,
+    }
+    assert "is the teacher" in refusal("distil-intermediate", *base, "--output-dir", teacher_dir)
+
+
+def test_training_refusals(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    assert "n_epochs must be a whole number" in refusal(*base, "--n-epochs", "0")
+    assert "'often' is not INTEGER or epoch or none" in refusal(*base, "--evaluate-every", "often")
+    assert "'fp64' is not one of auto, fp32" in refusal(*base, "--precision", "fp64")
+    assert "--evaluate-every is about measuring" in refusal(*base, "--evaluate-every", "5")
+    assert "--no-answer-threshold is about measuring" in refusal(*base, "--no-answer-threshold", "1")
+    assert "keep_best and early_stopping_patience need dev_data" in refusal(*base, "--keep-best")
+    assert "no such file" in refusal(*base, "--data", tmp_path / "absent.json")
+    assert "device 'gpu' cannot be used here" in refusal(*base, "--device", "gpu")
+    assert "cannot load a reader" in refusal(*base, "--model", tmp_path / "absent")
+    assert "--n-epochs" in refusal(*base, "--n-epoch", "3")
+    assert "Missing option '--data'" in refusal("train", "--model", student_dir, "--output-dir", tmp_path / "out")
+
+
+def test_on_bad_example(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    content = json.loads(squad_file.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][0]["question"] = 7
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(content))
+    base = ["evaluate", "--model", student_dir, "--data", bad, *WINDOWS]
+    assert "q0-0" in refusal(*base)
+    assert run_json(*base, "--on-bad-example", "skip")["metrics"]["total"] == 7
+    base = ["train", "--model", student_dir, "--data", bad, "--output-dir", tmp_path / "out", *QUICK]
+    assert "q0-0" in refusal(*base)
+    run_json(*base, "--on-bad-example", "skip")
+    assert json.loads((tmp_path / "out" / "haystack_distill.json").read_text())["data"]["examples"] == 7
+
+
+# --- configuration files ---------------------------------------------------------------------------------------------
+
+
+def test_config_is_a_whole_run_and_the_command_line_wins(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: {student_dir}\ndata: [{squad_file}]\noutput_dir: {tmp_path / 'out'}\n"
+        "dev_data: null\nmax_seq_len: 48\ndoc_stride: 16\nmax_query_length: 16\n"
+        "n_epochs: 1\nlearning_rate: 1e-3\ndropout: null\nevaluate_every: 3\ncheckpoint_every: null\n"
+        "progress: no\nprecision: fp32\njson: true\n"
+    )
+    text = refusal("train", "--config", config)
+    assert "--evaluate-every is about measuring" in text
+    result = run("train", "--config", config, "--seed", "9", "--learning-rate", "2e-3", "--evaluate-every", "none")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["output_dir"] == str(tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "haystack_distill.json").read_text())["settings"]
+    assert (settings["seed"], settings["learning_rate"], settings["dropout"]) == (9, 2e-3, None)
+
+
+def test_config_mistakes(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+
+    def mistake(text: str, *arguments: object) -> str:
+        config.write_text(text)
+        return refusal("distil", "--config", config, *arguments)
+
+    assert f"{config}: unknown key 'distilation_loss_weight'; did you mean 'distillation_loss_weight'?" in mistake(
+        "distilation_loss_weight: 0.5"
+    )
+    assert f"{config}: unknown key 'model'" in mistake("model: x")
+    for wrong in ("n_epochs: 2.5", "n_epochs: true", "n_epochs: many", "keep_best: perhaps", "temperature: hot"):
+        assert f"{config}: {wrong.partition(':')[0]}: " in mistake(wrong), wrong
+    assert f"{config}: distillation_loss: 'kl' is not one of kl_div, mse" in mistake("distillation_loss: kl")
+    assert f"{config}: n_epochs: a value is missing" in mistake("n_epochs:")
+    assert "Missing option '--teacher'" in mistake("n_epochs: 2")
+    assert "absent.yaml: cannot be read" in refusal("distil", "--config", tmp_path / "absent.yaml")
+
+
+def test_config_lists_of_layers(teacher_dir: Path, tmp_path: Path) -> None:
+    config = tmp_path / "student.yaml"
+    config.write_text(f"teacher: {teacher_dir}\nwhich: [2, 4]\noutput_dir: {tmp_path / 'out'}\n")
+    assert run_json("student", "--config", config)["arguments"] == {"layers": 2, "which": [2, 4]}
+
+
+# --- evaluate, ask, info, demo ---------------------------------------------------------------------------------------
+
+
+def test_evaluate(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    predictions = tmp_path / "predictions.json"
+    base = ["evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS]
+    told = run_json(*base, "--predictions", predictions)
+    reader = Reader.load(student_dir, windows=WindowSettings(48, 16, 16))
+    assert told["metrics"] == pytest.approx(reader.evaluate(str(squad_file)))
+    assert len(json.loads(predictions.read_text())) == 8
+    table = run(*base).stdout
+    assert "metrics f1" in table
+    always_silent = run_json(*base, "--no-answer-threshold", "-1e9")["metrics"]
+    assert (always_silent["NoAns_f1"], always_silent["HasAns_f1"]) == (100, 0)
+
+
+def test_ask(student_dir: Path, tmp_path: Path) -> None:
+    context = "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on."
+    file = tmp_path / "context.txt"
+    file.write_text(context, encoding="utf-8")
+    base = ["ask", "--model", student_dir, "--question", "Who wrote it?", "--top-k", "3", *WINDOWS]
+    told = run_json(*base, "--context", context)
+    expected = Reader.load(student_dir, windows=WindowSettings(48, 16, 16)).answer("Who wrote it?", context, 3)
+    assert [answer["text"] for answer in told["answers"]] == [answer.text for answer in expected]
+    assert told["answers"][0]["score"] == pytest.approx(expected[0].score)
+    assert run_json(*base, "--context-file", file) == told
+    piped = run(*base, "--context-file", "-", "--json", input=context)
+    assert json.loads(piped.stdout) == told
+    spans = run_json(*base, "--context", context, "--no-allow-no-answer")["answers"]
+    assert not any(answer["no_answer"] for answer in spans)
+    assert spans[0]["text"] in run(*base, "--context", context, "--no-allow-no-answer").stdout
+    assert "no answer" in run(*base, "--context", context, "--no-answer-threshold", "-1e9").stdout
+    assert "either --context TEXT or --context-file" in refusal(*base)
+    assert "either --context TEXT or --context-file" in refusal(*base, "--context", context, "--context-file", file)
+    assert "cannot read the context" in refusal(*base, "--context-file", tmp_path / "absent.txt")
+    assert "top_k must be at least 1" in refusal(*base, "--context", context, "--top-k", "0")
+
+
+def test_info(teacher_dir: Path, tmp_path: Path) -> None:
+    told = run_json("info", teacher_dir)
+    reader = Reader.load(teacher_dir, windows=WindowSettings(48, 16, 16))
+    assert told["architecture"] == "BertForQuestionAnswering"
+    assert told["parameters"] == reader.n_parameters
+    assert told["shape"]["num_hidden_layers"] == 4
+    assert told["weights_megabytes"] == pytest.approx((teacher_dir / "model.safetensors").stat().st_size / 1e6)
+    assert told["fast_tokenizer"]
+    assert told["run"] is None
+    assert not told["unfinished_run"]
+    run("student", "--teacher", teacher_dir, "--layers", "2", "--output-dir", tmp_path / "cut")
+    assert run_json("info", tmp_path / "cut")["run"]["arguments"] == {"layers": 2, "which": "uniform"}
+    table = run("info", tmp_path / "cut").stdout
+    assert "BertForQuestionAnswering" in table
+    assert "run arguments layers" in table
+
+
+def test_info_refusals(teacher_dir: Path, tmp_path: Path) -> None:
+    assert "holds no config.json" in refusal("info", tmp_path / "absent")
+    weights = teacher_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    assert "model.safetensors cannot be read" in refusal("info", teacher_dir)
+    weights.unlink()
+    assert "holds no weights in safetensors" in refusal("info", teacher_dir)
+    (teacher_dir / "config.json").write_text("[]")
+    assert "does not hold a JSON object" in refusal("info", teacher_dir)
+    (teacher_dir / "config.json").write_text("{")
+    assert "cannot be read" in refusal("info", teacher_dir)
+
+
+def test_demo_prints_one_object_whatever_it_says_on_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = ModuleType("haystack_distill.demo")
+
+    def run_demo(**given: Any) -> dict:
+        print("on the way")
+        return {"given": {name: str(value) for name, value in given.items()}, "ratio": float("nan")}
+
+    module.run_demo = run_demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "haystack_distill.demo", module)
+    told = run_json("demo", "--haystack", "3", "--seed", "7", "--output-dir", tmp_path)
+    assert told == {
+        "given": {"haystack": "3", "seed": "7", "output_dir": str(tmp_path), "json": "True"},
+        "ratio": None,
+    }
+    assert run("demo").stdout.strip() == "on the way"
+
+
+def test_embedded_is_loaded_by_name(
+    monkeypatch: pytest.MonkeyPatch, tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    import haystack_distill.embedded
+
+    asked: list[dict] = []
+
+    def fake(**settings: Any) -> Reader:
+        asked.append(settings)
+        return tiny_reader()
+
+    monkeypatch.setattr(haystack_distill.embedded, "embedded_teacher", fake)
+    run_json("student", "--teacher", "embedded", "--layers", "1", "--output-dir", tmp_path / "cut")
+    base = ["--question", "Who?", "--context", "Ada.", "--device", "cpu"]
+    run_json("ask", "--model", "embedded", *base, "--max-answer-length", "5")
+    assert asked[1]["max_answer_length"] == 5
+
+
+# --- how commands end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["nothing", "run.json", "checkpoint"])
+def test_interrupting_says_how_to_resume(
+    written: str, student_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupted(*_: Any) -> None:
+        checkpoint = out / "checkpoints" / "checkpoint-1"
+        if written != "nothing":
+            checkpoint.mkdir(parents=True)
+            (out / "checkpoints" / "run.json").touch()
+        if written == "checkpoint":
+            (checkpoint / "complete").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReaderTrainer, "train", interrupted)
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", out, *QUICK]
+    result = run(*base, "--json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    wanted = {
+        "nothing": "run the same command again",
+        "run.json": "with --resume starts from the beginning",
+        "checkpoint": "with --resume goes on from the last checkpoint",
+    }
+    assert wanted[written] in result.stderr
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, student_dir: Path) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Reader, "answer", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("ask", "--model", student_dir, "--question", "Who?", "--context", "Ada.", *WINDOWS)
+
+
+def test_only_the_first_process_tells(teacher_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run("info", teacher_dir, "--json").stdout == ""
+
+
+def test_as_a_process(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "haystack_distill", "train", "--model", student_dir, "--data", squad_file, *QUICK]
+    command += ["--output-dir", tmp_path / "out", "--progress", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "train"
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    command = [sys.executable, "-m", "haystack_distill", "info", tmp_path / "absent"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds no config.json" in done.stderr
+    assert "Traceback" not in done.stderr

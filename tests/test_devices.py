@@ -1,0 +1,64 @@
+"""Devices and precisions."""
+
+import pytest
+import torch
+
+from haystack_distill import DistilError
+from haystack_distill.devices import autocast, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+def test_device_auto_prefers_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert resolve_device() == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device() == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device() == CPU
+
+
+def test_a_named_device_is_taken() -> None:
+    assert resolve_device("cuda:3") == torch.device("cuda", 3)
+    assert resolve_device(CPU) == CPU
+
+
+def test_an_unknown_device_is_a_clear_error() -> None:
+    with pytest.raises(DistilError, match="gpu"):
+        resolve_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "fast_bf16", "wanted"),
+    [("cpu", True, "bf16"), ("cpu", False, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp16"), ("mps", True, "fp32")],
+)
+def test_precision_auto_is_what_the_device_does_fast(
+    device: str, fast_bf16: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast_bf16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast_bf16 or including_emulation)
+    assert resolve_precision("auto", torch.device(device)) == wanted
+
+
+def test_a_named_precision_is_taken() -> None:
+    assert resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("fp32", torch.device("cuda")) == "fp32"
+    assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
+
+
+def test_precision_errors() -> None:
+    with pytest.raises(DistilError, match="precision must be one of auto, fp32, bf16, fp16, not 'int8'"):
+        resolve_precision("int8", CPU)
+    with pytest.raises(DistilError, match="fp16 is for GPUs"):
+        resolve_precision("fp16", CPU)
+
+
+def test_autocast() -> None:
+    linear, ones = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with autocast(CPU, "bf16"):
+        assert linear(ones).dtype == torch.bfloat16
+    with autocast(CPU, "fp32"):
+        assert linear(ones).dtype == torch.float32

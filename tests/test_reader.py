@@ -1,0 +1,427 @@
+"""Reader: answers, measurements and model directories."""
+
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.metrics import read_predictions, squad_metrics
+from haystack_distill.reader import Answer, Prediction
+from haystack_distill.squad import load_examples
+
+MakeReader = Callable[..., Reader]
+
+CONTEXT = (
+    "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on. Zu\u0308rich \u2014 "
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u05e9\u05dc\u05d5\u05dd \u6771\u4eac a\u00a0b. The harbour was built in 1702 by Baak, "
+    "who came from Delft with forty masons; bees dance to tell their sisters where the flowers are."
+)
+QUESTION = "Who wrote the first program?"
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_slices_of_the_context(tiny_reader: MakeReader) -> None:
+    answers = tiny_reader().answer(QUESTION, CONTEXT, top_k=200)
+    assert len(answers) == 200
+    assert sum(answer.no_answer for answer in answers) <= 1
+    spans = [answer for answer in answers if not answer.no_answer]
+    assert all(answer.text == CONTEXT[answer.start : answer.end] != "" for answer in spans)
+    assert all(answer.text == answer.text.strip() for answer in spans)
+    assert len({(answer.start, answer.end) for answer in spans}) == len(spans)
+    assert [answer.logit for answer in spans] == sorted((answer.logit for answer in spans), reverse=True)
+    assert all(0 < answer.score < 1 for answer in answers)
+
+
+def test_answer_batch_is_answer_for_each(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    pairs = [(QUESTION, CONTEXT), ("Who came?", "Baak came."), (QUESTION, CONTEXT[90:]), ("Who came?", "Baak came.")]
+    together = reader.answer_batch(pairs, 3)
+    for pair, answers in zip(pairs, together, strict=True):
+        alone = reader.answer(*pair, 3)
+        assert [(a.text, a.start, a.end, a.no_answer) for a in answers] == [(a.text, a.start, a.end, a.no_answer) for a in alone]
+        assert [a.score for a in answers] == pytest.approx([a.score for a in alone], rel=1e-4)
+    assert reader.answer_batch([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_batch_size_changes_nothing(tiny_reader: MakeReader, batch_size: int) -> None:
+    wanted = tiny_reader().answer(QUESTION, CONTEXT, 5)
+    reader = tiny_reader()
+    reader.batch_size = batch_size
+    found = reader.answer(QUESTION, CONTEXT, 5)
+    assert [a.text for a in found] == [a.text for a in wanted]
+    assert [a.logit for a in found] == pytest.approx([a.logit for a in wanted], abs=1e-5)
+
+
+def test_windows_merge_to_what_one_big_window_says(tokenizer: BertTokenizerFast) -> None:
+    """A model without layers and positions says the same of a token in any window."""
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, num_hidden_layers=0)
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(config)
+    torch.nn.init.normal_(model.qa_outputs.weight)
+    torch.nn.init.zeros_(model.bert.embeddings.position_embeddings.weight)
+    found = []
+    for windows in (WindowSettings(512, 128, 32), WindowSettings(48, 8, 32)):
+        reader = Reader(model, tokenizer, windows=windows, max_answer_length=10, device="cpu", precision="fp32")
+        found.append(reader.predict_pairs([(QUESTION, CONTEXT)], top_k=5000)[0])
+    whole, merged = ({(a.start, a.end): a.logit for a in prediction.answers} for prediction in found)
+    assert len(whole) > 500
+    assert merged.keys() == whole.keys()
+    assert list(merged.values()) == pytest.approx(list(whole.values()), abs=1e-5)
+    assert found[0].no_answer.logit == pytest.approx(found[1].no_answer.logit, abs=1e-5)
+
+
+def test_no_answer_comes_from_the_window_that_least_believes_in_it(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    prediction = reader.predict_pairs([(QUESTION, CONTEXT)])[0]
+    encoded = reader.tokenizer(
+        QUESTION, CONTEXT, truncation="only_second", max_length=48, stride=48 - 3 - 8 - 16, return_overflowing_tokens=True
+    )
+    logits = []
+    for ids, types in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True):
+        with torch.inference_mode():
+            output = reader.model(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+        logits.append(float(output.start_logits[0, 0] + output.end_logits[0, 0]))
+    question = len(reader.tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
+    assert question == 8  # or the overlap above is another
+    assert len(logits) > 2
+    assert prediction.no_answer.logit == pytest.approx(min(logits), abs=1e-5)
+
+
+def test_an_answer_never_touches_question_or_special_tokens(tiny_reader: MakeReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = tiny_reader()
+    whole = Reader.logits
+    generator = torch.Generator().manual_seed(0)
+    best = float("-inf")
+
+    def loud(self: Reader, *arguments: Any) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """Random logits, and enormous ones wherever no answer may be."""
+        nonlocal best
+        for batch, starts, _ in whole(self, *arguments):
+            start, end = torch.randn(starts.shape, generator=generator), torch.randn(starts.shape, generator=generator)
+            outside = ~((batch["token_type_ids"] == 1) & (batch["input_ids"] != self.tokenizer.sep_token_id))
+            assert (~outside).sum() > len(outside)
+            inside = (start[:, :, None] + end[:, None, :]).masked_fill((outside[:, :, None] | outside[:, None, :]), -1e9)
+            band = torch.ones(inside.shape[1:]).triu().tril(self.max_answer_length - 1).bool()
+            best = max(best, float(inside.masked_fill(~band, -1e9).max()))
+            yield batch, start.masked_fill(outside, 1000.0), end.masked_fill(outside, 1000.0)
+
+    monkeypatch.setattr(Reader, "logits", loud)
+    for _ in range(20):
+        best = float("-inf")
+        prediction = reader.predict_pairs([(QUESTION, CONTEXT)])[0]
+        assert prediction.answers[0].logit == pytest.approx(best)
+        assert prediction.answers[0].text == CONTEXT[prediction.answers[0].start : prediction.answers[0].end]
+
+
+def test_scores_are_probabilities_of_a_window(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    reader.max_answer_length = 100
+    context = "Ada Lovelace wrote it."
+    prediction = reader.predict_pairs([("Who?", context)], top_k=1000)[0]
+    encoded = reader.tokenizer("Who?", context, return_tensors="pt", return_offsets_mapping=True)
+    offsets = encoded.pop("offset_mapping")[0].tolist()
+    with torch.inference_mode():
+        output = reader.model(**encoded)
+    allowed = torch.tensor([i == 0 or sequence == 1 for i, sequence in enumerate(encoded.sequence_ids(0))])
+    start = output.start_logits[0].masked_fill(~allowed, -torch.inf).softmax(0)
+    end = output.end_logits[0].masked_fill(~allowed, -torch.inf).softmax(0)
+    wanted = {
+        (offsets[i][0], offsets[j][1]): float(start[i] * end[j])
+        for i, j in itertools.combinations_with_replacement(allowed.nonzero().flatten().tolist()[1:], 2)
+    }
+    found = {(a.start, a.end): a.score for a in prediction.answers}
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert prediction.no_answer.score == pytest.approx(float(start[0] * end[0]), rel=1e-4)
+
+
+def test_max_answer_length_is_kept(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    reader.max_answer_length = 2
+    answers = reader.predict_pairs([(QUESTION, CONTEXT)], top_k=1000)[0].answers
+    lengths = [len(reader.tokenizer(answer.text, add_special_tokens=False)["input_ids"]) for answer in answers]
+    assert max(lengths) == 2
+    assert len(answers) > 100
+
+
+def test_no_answer_threshold(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    gap = reader.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer_gap
+    reader.no_answer_threshold = gap + 0.01
+    assert not reader.answer(QUESTION, CONTEXT)[0].no_answer
+    reader.no_answer_threshold = gap - 0.01
+    nothing = reader.answer(QUESTION, CONTEXT)[0]
+    assert nothing.no_answer
+    assert (nothing.text, nothing.start, nothing.end) == ("", 0, 0)
+    answers = reader.answer(QUESTION, CONTEXT, 5, allow_no_answer=False)
+    assert len(answers) == 5
+    assert not any(answer.no_answer for answer in answers)
+
+
+def test_no_answer_is_ranked_by_its_logit() -> None:
+    spans = [Answer("a", 0, 1, 0.5, 3.0), Answer("b", 2, 3, 0.2, 1.0)]
+    prediction = Prediction(spans, Answer("", 0, 0, 0.1, 2.0, no_answer=True))
+    texts = {threshold: [a.text for a in prediction.ranked(3, threshold)] for threshold in (-2.0, -1.0, 0.0, 1.0, 5.0)}
+    assert texts == {-2: ["", "a", "b"], -1: ["a", "", "b"], 0: ["a", "", "b"], 1: ["a", "b", ""], 5: ["a", "b", ""]}
+    assert [a.text for a in prediction.ranked(1, 0.0)] == ["a"]
+    assert [a.text for a in Prediction([], prediction.no_answer).ranked(2, 9.0)] == [""]
+
+
+def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    assert [answer.no_answer for answer in reader.answer(QUESTION, "\u200e", 3)] == [True]  # BERT drops direction marks
+    assert reader.answer(QUESTION, "\u200e", 3, allow_no_answer=False) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "top_k", "message"),
+    [("", "b", 1, "must not be empty"), ("a", " \n", 1, "must not be empty"), ("a", "b", 0, "top_k must be at least 1")],
+)
+def test_bad_questions_are_refused(tiny_reader: MakeReader, question: str, context: str, top_k: int, message: str) -> None:
+    with pytest.raises(DistilError, match=message):
+        tiny_reader().answer(question, context, top_k)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def varied_file(tmp_path: Path) -> Path:
+    """SQuAD 2.0 questions with no, one and three answers."""
+    context = "Cornelis Baak built the harbour of Lindow in 1702."
+    wanted = {"none": [], "one": ["1702"], "three": ["Baak", "Cornelis Baak", "Baak"]}
+    qas = [
+        {
+            "id": name,
+            "question": f"Who built it, {name}?",
+            "is_impossible": not texts,
+            "answers": [{"text": text, "answer_start": context.index(text)} for text in texts],
+        }
+        for name, texts in wanted.items()
+    ]
+    path = tmp_path / "varied.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    return path
+
+
+def test_evaluate_is_squad_metrics_of_the_predictions(tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    examples = load_examples(squad_file)
+    predictions = dict(zip(examples["id"], reader.predict(squad_file), strict=True))
+    gaps = {key: prediction.no_answer_gap for key, prediction in predictions.items()}
+    reader.no_answer_threshold = sorted(gaps.values())[4]  # so that some are answered and some are not
+    texts = {key: "" if gaps[key] > reader.no_answer_threshold else p.answers[0].text for key, p in predictions.items()}
+    assert 0 < sum(text == "" for text in texts.values()) < len(texts)
+    found = reader.evaluate(squad_file, predictions_path=tmp_path / "deep" / "predictions.json")
+    assert found == squad_metrics(examples, texts, gaps)
+    assert {"exact", "f1", "total", "HasAns_f1", "NoAns_f1", "best_f1"} <= found.keys()
+    assert read_predictions(tmp_path / "deep" / "predictions.json") == texts
+
+
+def test_evaluate_squad_1_always_answers(tiny_reader: MakeReader, squad_file: Path) -> None:
+    examples = load_examples(squad_file).filter(lambda row: not row["is_impossible"])
+    reader = tiny_reader()
+    reader.no_answer_threshold = -1e9  # silence wherever that is allowed
+    found = reader.evaluate(examples)
+    assert found.keys() == {"exact", "f1", "total"}
+    texts = {key: p.answers[0].text for key, p in zip(examples["id"], reader.predict(examples), strict=True)}
+    assert found == squad_metrics(examples, texts)
+
+
+def test_evaluate_with_varying_numbers_of_answers(tiny_reader: MakeReader, varied_file: Path) -> None:
+    found = tiny_reader().evaluate(varied_file)
+    assert (found["total"], found["HasAns_total"], found["NoAns_total"]) == (3, 2, 1)
+
+
+def test_predict_keeps_the_order_of_the_examples(
+    tiny_reader: MakeReader, squad_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader()
+    examples = load_examples(squad_file)
+    wanted = [reader.answer(row["question"], row["context"], allow_no_answer=False)[0].text for row in examples]
+    assert [prediction.answers[0].text for prediction in reader.predict(squad_file)] == wanted
+    monkeypatch.setattr("haystack_distill.reader._CHUNK", 3)
+    assert [prediction.answers[0].text for prediction in reader.predict(squad_file)] == wanted
+
+
+# --- directories -------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    settings = {"windows": reader.windows, "device": "cpu"}
+    directory = reader.save(tmp_path / "new" / "reader")
+    assert directory == tmp_path / "new" / "reader"
+    assert {path.suffix for path in directory.iterdir()} <= {".safetensors", ".json", ".txt"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in directory.iterdir()}
+    assert [path.name for path in directory.parent.iterdir()] == ["reader"]
+    loaded = Reader.load(directory, **settings)
+    assert loaded.answer(QUESTION, CONTEXT, 50) == reader.answer(QUESTION, CONTEXT, 50)
+    assert loaded.n_parameters == reader.n_parameters
+
+
+def test_a_saved_reader_is_a_plain_transformers_model(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "reader")
+    assert isinstance(model, BertForQuestionAnswering)
+    assert all(torch.equal(weight, reader.model.state_dict()[name]) for name, weight in model.state_dict().items())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reader")
+    assert tokenizer(QUESTION, CONTEXT)["input_ids"] == reader.tokenizer(QUESTION, CONTEXT)["input_ids"]
+
+
+def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    tiny_reader(seed=0).save(tmp_path / "reader")
+    (tmp_path / "reader" / "README.md").write_text("mine")
+    second = tiny_reader(seed=1)
+    second.save(tmp_path / "reader")
+    assert (tmp_path / "reader" / "README.md").read_text() == "mine"
+    saved = load_file(tmp_path / "reader" / "model.safetensors")
+    assert torch.equal(saved["qa_outputs.weight"], second.model.qa_outputs.weight)
+
+
+def test_a_failed_save_leaves_what_was_there(
+    tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "reader").iterdir()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(reader.tokenizer), "save_pretrained", fail)
+    torch.nn.init.ones_(reader.model.qa_outputs.bias)
+    with pytest.raises(OSError, match="disk full"):
+        reader.save(tmp_path / "reader")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "reader").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["reader"]
+
+
+def test_half_precision_files_are_loaded_in_fp32(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.model.to(torch.bfloat16)
+    reader.save(tmp_path / "reader")
+    loaded = Reader.load(tmp_path / "reader", windows=reader.windows)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert not loaded.model.training
+
+
+def test_a_tokenizer_saved_with_presets_cuts_nothing(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
+    plain = tiny_reader()
+    tokenizer.backend_tokenizer.enable_truncation(12)
+    tokenizer.backend_tokenizer.enable_padding(length=400)
+    try:
+        preset = tiny_reader()
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    assert preset.answer(QUESTION, CONTEXT, 9) == plain.answer(QUESTION, CONTEXT, 9)
+
+
+def test_a_model_without_a_head_is_loaded_with_a_warning(
+    tokenizer: BertTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        Reader.load(tmp_path / "base")
+    assert "qa_outputs.weight: they start random and must be trained" in caplog.text
+
+
+def test_copy_is_independent(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    copied = reader.copy()
+    assert copied.answer(QUESTION, CONTEXT, 5) == reader.answer(QUESTION, CONTEXT, 5)
+    before = reader.model.qa_outputs.weight.clone()
+    torch.nn.init.zeros_(copied.model.qa_outputs.weight)
+    assert torch.equal(reader.model.qa_outputs.weight, before)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def test_only_question_answering_models(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="BertForSequenceClassification is not a question answering model"):
+        Reader(BertForSequenceClassification(tiny_reader().model.config), tokenizer)
+
+
+def test_tokenizer_and_model_must_fit(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="they do not belong together"):
+        tiny_reader(vocab_size=50)
+    assert tiny_reader(vocab_size=len(tokenizer) + 7)  # embeddings padded to a round number are fine
+
+
+def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="max_seq_len 129 is more than the 128 positions that BertForQuestionAnswering"):
+        tiny_reader(windows=WindowSettings(129, 64, 32))
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=66,
+        pad_token_id=1,
+    )
+    model = RobertaForQuestionAnswering(config)
+    with pytest.raises(DistilError, match="max_seq_len 65 is more than the 64 positions"):
+        Reader(model, tokenizer, windows=WindowSettings(65, 16, 16))
+    assert Reader(model, tokenizer, windows=WindowSettings(64, 16, 16), device="cpu").answer(QUESTION, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "int8"}, "precision must be one of"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
+        ({"device": "gpu"}, "device must be"),
+        ({"max_answer_length": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "must be at least 1"),
+    ],
+)
+def test_settings_are_checked(
+    tiny_reader: MakeReader, tokenizer: BertTokenizerFast, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DistilError, match=message):
+        Reader(tiny_reader().model, tokenizer, windows=WindowSettings(64, 16, 16), **settings)
+
+
+def test_load_errors_name_the_place(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
+        Reader.load(tmp_path / "nowhere")
+    reader = tiny_reader()
+    reader.save(tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save(reader.model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(DistilError, match="cannot load a reader"):
+        Reader.load(tmp_path / "pickled")
+
+
+def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
+    reader = tiny_reader()
+    half = Reader(reader.model, tokenizer, windows=reader.windows, device="cpu", precision="bf16")
+    exact, rough = (r.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer.logit for r in (reader, half))
+    assert exact != rough
+    assert rough == pytest.approx(exact, abs=0.05)

@@ -1,0 +1,63 @@
+"""TrainingSettings refuses what cannot be."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from haystack_distill import DistilError, TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("n_epochs", [0, -1, 1.5, True]),
+        ("batch_size", [0, 2.0]),
+        ("gradient_accumulation_steps", [0]),
+        ("keep_checkpoints", [0]),
+        ("log_every", [0]),
+        ("evaluate_every", [0, "step", 0.5, True]),
+        ("checkpoint_every", [0, "never"]),
+        ("learning_rate", [0, -1e-5, float("nan")]),
+        ("max_grad_norm", [-1.0, float("nan")]),
+        ("weight_decay", [-0.1]),
+        ("warmup_proportion", [-0.1, 1.0]),
+        ("dropout", [-0.1, 1.0]),
+        ("precision", ["float32", None]),
+        ("early_stopping_patience", [0, 1.5]),
+    ],
+)
+def test_bad_values_are_named(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(DistilError, match=f"^{name} must be .*, not "):
+            TrainingSettings(**{name: value})
+
+
+def test_values_at_the_edge_are_taken() -> None:
+    TrainingSettings(max_grad_norm=0, weight_decay=0, warmup_proportion=0, dropout=None, evaluate_every=1)
+    TrainingSettings(checkpoint_every=None, evaluate_every=None, early_stopping_patience=None)
+    TrainingSettings(keep_best=True, evaluate_every=7, checkpoint_every=7, early_stopping_patience=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"early_stopping_patience": 2}, "early_stopping_patience needs keep_best=True"),
+        ({"early_stopping_patience": 2, "keep_best": True, "evaluate_every": None}, "needs keep_best=True and evaluate"),
+        ({"keep_best": True, "evaluate_every": None}, "keep_best needs evaluate_every"),
+        ({"keep_best": True, "checkpoint_every": 5}, "checkpoint_every must be what evaluate_every is"),
+        ({"keep_best": True, "evaluate_every": 5, "checkpoint_every": None}, "must be what evaluate_every is"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DistilError, match=message):
+        TrainingSettings(**settings)
+
+
+def test_names_are_the_fields() -> None:
+    assert TrainingSettings.names() == [field.name for field in fields(TrainingSettings)]
+
+
+def test_every_setting_is_documented() -> None:
+    assert TrainingSettings.__doc__
+    assert all(f"        {name}: " in TrainingSettings.__doc__ for name in TrainingSettings.names())
