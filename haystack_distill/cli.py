@@ -52,7 +52,7 @@ class _Commands(TyperGroup):
             _say(f"[bold red]Error:[/] {escape(str(error))}")
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            _say("[yellow]Interrupted.[/]")
+            _say(" ".join(["[yellow]Interrupted.[/]", *map(str, error.args)]))
             raise typer.Exit(130) from error
 
 
@@ -155,7 +155,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     def check_of(parameter: Any) -> Callable[[str], Any]:
         def check(text: str) -> Any:
             try:
-                return parameter.type.convert(text, parameter, ctx)
+                return parameter.process_value(ctx, [text] if parameter.multiple else text)
             except typer.BadParameter as error:
                 raise ValueError(error.message) from error
 
@@ -298,7 +298,7 @@ _LAYERS_LOSS = [
     _option("embedding_loss_weight", float, 1.0, "Weight of the embedding loss; 0 leaves it out.", "Distillation"),
     _option("hidden_loss_weight", float, 1.0, "Weight of the hidden-state loss; 0 leaves it out.", "Distillation"),
     _option(
-        "attention_loss_weight", float, 1.0, "Weight of the attention-score loss; 0 leaves it out.", "Distillation"
+        "attention_loss_weight", float, 0.03, "Weight of the attention-score loss; 0 leaves it out.", "Distillation"
     ),
 ]
 _ANSWERS_LOSS = [
@@ -629,6 +629,9 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
     if not given["dev_data"]:
         _require_dev_data(ctx)
     _refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
+    begun = output_dir / "checkpoints"
+    if (begun / "run.json").exists() and not settings.resume:  # before anything is loaded
+        raise DistilError(f"a run in {output_dir} did not finish: add --resume to go on with it, or remove {begun}")
     with _logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 
@@ -834,15 +837,15 @@ def _logs_on_stderr() -> Iterator[None]:
 def _says_how_to_resume(output_dir: Path) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         begun = output_dir / "checkpoints"
         if any(begun.glob("checkpoint-*/complete")):
-            _say("The same command with --resume goes on from the last checkpoint.")
+            how = "The same command with --resume goes on from the last checkpoint."
         elif (begun / "run.json").exists():
-            _say("There is no checkpoint yet: the same command with --resume starts from the beginning.")
+            how = "There is no checkpoint yet: the same command with --resume starts from the beginning."
         else:
-            _say("Training had not begun: run the same command again.")
-        raise
+            how = "Training had not begun: run the same command again."
+        raise KeyboardInterrupt(how) from interrupt
 
 
 def _tell(as_json: bool, result: dict[str, Any], title: str = "") -> None:

@@ -273,9 +273,10 @@ class WindowRows:
         return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
-def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The part of a batch that goes into the model."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+def model_inputs(batch: dict[str, torch.Tensor], *, token_types: bool = True) -> dict[str, torch.Tensor]:
+    """The part of a batch that goes into the model; False for one that takes no `token_type_ids`, should there be any."""
+    names = ("input_ids", "attention_mask", "token_type_ids") if token_types else ("input_ids", "attention_mask")
+    return {name: batch[name] for name in names if name in batch}
 
 
 def _cut(

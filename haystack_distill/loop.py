@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 
 from haystack_distill.batches import LengthGroupedBatches
 from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.features import WindowRows, Windows, model_inputs
+from haystack_distill.features import WindowRows, Windows, model_inputs, takes_token_types
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.reader import Reader
 from haystack_distill.settings import TrainingSettings
@@ -75,12 +75,13 @@ class StudentAndObjective(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
+        self.token_types = takes_token_types(student)
 
     def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, Tensor]:
         """The objective's losses by name, one value a window, unweighted: {name: (B,)}."""
         outputs = run_model(
             self.student,
-            model_inputs(batch),
+            model_inputs(batch, token_types=self.token_types),
             hidden_states=self.objective.needs_hidden_states,
             attention_layers=self.objective.attention_layers,
         )
@@ -128,7 +129,7 @@ class _LoopTrainer(Trainer):
         )
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches)]
         if settings.early_stopping_patience:
-            callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+            callbacks.append(_EarlyStopping(settings.early_stopping_patience))
         if settings.tensorboard:
             callbacks.append(_tensorboard(directory.parent / "tensorboard"))
         super().__init__(
@@ -179,7 +180,7 @@ class _LoopTrainer(Trainer):
             with torch.no_grad(), autocast(self.teacher.device, self.teacher.precision):
                 shown = run_model(
                     self.teacher.model,
-                    model_inputs(inputs),
+                    model_inputs(inputs, token_types=takes_token_types(self.teacher.model)),
                     hidden_states=self.objective.needs_hidden_states,
                     attention_layers=self.objective.teacher_attention_layers,
                 )
@@ -249,6 +250,18 @@ class _EpochOrder(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.batches.start_epoch(state.global_step // self.batches.steps)
+
+
+class _EarlyStopping(TrainerCallback):
+    """Stops after so many evaluations without a better F1, counted in the log: a resumed run knows those before it."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        scores = [line["eval_f1"] for line in state.log_history if "eval_f1" in line]
+        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+            control.should_training_stop = True
 
 
 def _arguments(
@@ -322,7 +335,8 @@ def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
     before: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         names = ["p"] if isinstance(module, nn.Dropout) else ["dropout_prob", "attention_dropout", "dropout"]
-        before += [(module, name, value) for name in names if isinstance(value := getattr(module, name, None), float)]
+        found = [(module, name, getattr(module, name, None)) for name in names]
+        before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: ALBERT's files say 0
     for module, name, _ in before:
         setattr(module, name, probability)
     try:

@@ -10,14 +10,15 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, SupportsFloat, TypeAlias
 
 import datasets
 
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.squad import written_aside
+from haystack_distill.squad_arrow import plain_rows
+from haystack_distill.store import write_aside
 
 __all__ = [
     "ExampleScore",
@@ -190,9 +191,8 @@ def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
     for id_, text in predictions.items():
         if not isinstance(id_, str) or not isinstance(text, str):
             raise DataError(f'Predictions map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as file:
-        file.write(json.dumps(dict(predictions), ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+    text = json.dumps(dict(predictions), ensure_ascii=False, indent=1) + "\n"
+    write_aside(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
 
 
 def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Gold]:
@@ -224,12 +224,7 @@ def _rows(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> Iterable[
     if not isinstance(examples, datasets.Dataset):
         return examples
     names = [name for name in ("id", "answers", "labelled") if name in examples.column_names]  # contexts are large
-    return _plain_rows(examples.select_columns(names))
-
-
-def _plain_rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    for table in dataset.with_format("arrow").iter(batch_size=1000):
-        yield from table.to_pylist()
+    return plain_rows(examples, names)
 
 
 def _version_of(golds: list[_Gold], version: Version) -> Version:

@@ -9,13 +9,16 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+
+from haystack_distill.errors import DistilError
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +49,23 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        write(Path(name))
-        os.chmod(name, 0o644)  # mkstemp makes files only their owner can read
-        os.replace(name, path)
+        write(aside)
+        os.replace(aside, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, aside and renamed."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8") and None)
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def cached_table(
@@ -86,22 +88,49 @@ def cached_table(
 
     Returns:
         The table, its notes, and whether it was taken from the cache.
+
+    Raises:
+        DistilError: The cache directory cannot be made, read or written. What `batches` raises comes through as it is.
     """
     path = cache_directory(cache_dir) / kind / f"{key}.arrow"
     side = path.with_suffix(".json")
-    known = _trusted(path, side)
+    with _blaming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = _trusted(path, side)
     if known is not None:
         return datasets.Dataset.from_file(str(path)), known["notes"], True
 
     def write(aside: Path) -> None:
-        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with _blaming(path.parent):
+            sink = pa.OSFile(str(aside), "wb")
+        with sink:
+            with _blaming(path.parent):
+                writer = pa.ipc.new_stream(sink, schema)
             for columns in batches():
-                writer.write_batch(pa.record_batch(columns, schema=schema))
+                batch = pa.record_batch(columns, schema=schema)
+                with _blaming(path.parent):
+                    writer.write_batch(batch)
+            # Not a `with`: on a full disk, closing fails as well, and would hide the first error.
+            with _blaming(path.parent):
+                writer.close()
 
     write_aside(path, write)
     kept = notes() if notes else {}
-    write_json(side, {"sha256": file_hash(path), "notes": kept})
+    with _blaming(path.parent):  # the side file comes last: a table without it is built again
+        write_json(side, {"sha256": file_hash(path), "notes": kept})
     return datasets.Dataset.from_file(str(path)), kept, False
+
+
+@contextmanager
+def _blaming(folder: Path) -> Iterator[None]:
+    """What the system refuses in here is the cache directory's fault; a full disk, most often."""
+    try:
+        yield
+    except OSError as error:
+        raise DistilError(
+            f"Cannot use the cache directory {folder} ({error}): make room there, pass another cache_dir, or set the "
+            f"environment variable {CACHE_VARIABLE}."
+        ) from error
 
 
 def _trusted(path: Path, side: Path) -> dict[str, Any] | None:

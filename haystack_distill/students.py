@@ -31,6 +31,11 @@ def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = 
     """
     total = int(teacher.model.config.num_hidden_layers)
     kept = _kept_layers(total, layers, which)
+    if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
+        raise DistilError(
+            "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single layers "
+            "cannot be kept; make the student another way (students.fresh, Reader.load)"
+        )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None) is not None:  # ModernBERT and others say per layer what it is

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from haystack_distill.errors import DistilError
-from haystack_distill.features import Windows, tokenizer_hash
+from haystack_distill.features import takes_token_types, tokenizer_hash
 from haystack_distill.loop import run_loop
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
@@ -140,7 +140,7 @@ class ReaderTrainer:
         layer_mapping: str | Sequence[int | None] = "uniform",
         embedding_loss_weight: float = 1.0,
         hidden_loss_weight: float = 1.0,
-        attention_loss_weight: float = 1.0,
+        attention_loss_weight: float = 0.03,
     ) -> RunResult:
         """Teach the student the teacher's embeddings, hidden states and attention scores (TinyBERT, arXiv 1909.10351).
 
@@ -153,7 +153,8 @@ class ReaderTrainer:
             layer_mapping: Which teacher layer each student layer learns; see `IntermediateLayersObjective`.
             embedding_loss_weight: Weight of the embedding loss; 0 leaves it out.
             hidden_loss_weight: Weight of the hidden-state loss; 0 leaves it out.
-            attention_loss_weight: Weight of the attention-score loss; 0 leaves it out.
+            attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as large
+                as the hidden-state loss.
 
         Raises:
             DistilError: Different tokenizers, or layers and heads that do not fit.
@@ -198,6 +199,8 @@ class ReaderTrainer:
         if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
             raise DistilError("none of the examples is labelled, so there is nothing to train on; distil from a teacher instead")
         windows = self.student.cut(examples, cache_dir=self.cache_dir)
+        if shown_by is not None:  # it reads the student's batches
+            windows.token_types = windows.token_types or takes_token_types(shown_by.model)
         dev_windows = None
         if dev_data is not None:
             dev_windows = self.student.cut(load_examples(dev_data, cache_dir=self.cache_dir), cache_dir=self.cache_dir)
@@ -238,6 +241,8 @@ class ReaderTrainer:
         if self.output_dir is None:
             if self.settings.resume:
                 raise DistilError("resume needs an output_dir to resume from")
+            if self.settings.tensorboard:
+                raise DistilError("tensorboard=True needs an output_dir to write to")
             return Path(tempfile.mkdtemp(prefix="haystack-distill-")), True
         begun = self.output_dir / "checkpoints" / "run.json"
         if begun.exists():

@@ -298,7 +298,9 @@ def test_every_setting_reaches_the_trainer(
         else:
             arguments += [flag, "none" if value is None else value]
     reading = [*WINDOWS, "--max-answer-length", "9", "--no-answer-threshold", "1.5", "--device", "cpu"]
-    base = ["train", "--model", student_dir, "--data", squad_file, "--data", squad_file, "--dev-data", squad_file]
+    more = tmp_path / "more.json"
+    more.write_text(squad_file.read_text().replace('"q0-', '"q1-'))
+    base = ["train", "--model", student_dir, "--data", squad_file, "--data", more, "--dev-data", squad_file]
     cache = tmp_path / "cache"
     config = tmp_path / "run.yaml"
     config.write_text("\n".join(f"{name}: {json.dumps(value)}" for name, value in unlike_defaults.items()))
@@ -310,7 +312,7 @@ def test_every_setting_reaches_the_trainer(
         assert trainer.student.windows == WindowSettings(48, 16, 16)
         assert (trainer.student.max_answer_length, trainer.student.no_answer_threshold) == (9, 1.5)
         assert trainer.cache_dir == cache
-        assert (cache / "examples").exists()
+        assert any(cache.rglob("*.arrow"))
         assert len(data) == 16
         assert len(dev_data) == 8
 
@@ -356,7 +358,9 @@ def test_training_refusals(student_dir: Path, squad_file: Path, tmp_path: Path) 
     assert "'fp64' is not one of auto, fp32" in refusal(*base, "--precision", "fp64")
     assert "--evaluate-every is about measuring" in refusal(*base, "--evaluate-every", "5")
     assert "--no-answer-threshold is about measuring" in refusal(*base, "--no-answer-threshold", "1")
-    assert "keep_best and early_stopping_patience need dev_data" in refusal(*base, "--keep-best")
+    assert "keep_best and early_stopping_patience need dev_data" in refusal(
+        *base, "--keep-best", "--checkpoint-every", "epoch"
+    )
     assert "no such file" in refusal(*base, "--data", tmp_path / "absent.json")
     assert "device 'gpu' cannot be used here" in refusal(*base, "--device", "gpu")
     assert "cannot load a reader" in refusal(*base, "--model", tmp_path / "absent")
@@ -554,6 +558,8 @@ def test_interrupting_says_how_to_resume(
         "checkpoint": "with --resume goes on from the last checkpoint",
     }
     assert wanted[written] in result.stderr
+    if written != "nothing":
+        assert "did not finish: add --resume" in refusal(*base)
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, student_dir: Path) -> None:
@@ -570,15 +576,21 @@ def test_only_the_first_process_tells(teacher_dir: Path, monkeypatch: pytest.Mon
     assert run("info", teacher_dir, "--json").stdout == ""
 
 
-def test_as_a_process(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "haystack_distill", "train", "--model", student_dir, "--data", squad_file, *QUICK]
-    command += ["--output-dir", tmp_path / "out", "--progress", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
+def test_progress_bars_stay_off_stdout(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    assert run_json(*base, "--progress", "--log-every", "1")["command"] == "train"
+
+
+def test_as_a_process(student_dir: Path, tmp_path: Path) -> None:
+    def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "haystack_distill", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
+
+    question = ["--question", "Who wrote it?", "--context", "Ada Lovelace wrote it in 1843."]
+    done = process("ask", "--model", student_dir, *question, *WINDOWS, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["command"] == "train"
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    command = [sys.executable, "-m", "haystack_distill", "info", tmp_path / "absent"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
+    assert len(json.loads(done.stdout)["answers"]) == 1
+    done = process("info", tmp_path / "absent")
     assert (done.returncode, done.stdout) == (2, "")
     assert "holds no config.json" in done.stderr
     assert "Traceback" not in done.stderr

@@ -78,10 +78,10 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(DistilError, match="absent.yaml: cannot be read"):
+    with pytest.raises(DistilError, match=r"absent\.yaml: cannot be read"):
         load_config(tmp_path / "absent.yaml", OPTIONS)
     (tmp_path / "latin.yaml").write_bytes(b"question: \xe9")
-    with pytest.raises(DistilError, match="latin.yaml: cannot be read"):
+    with pytest.raises(DistilError, match=r"latin\.yaml: cannot be read"):
         load_config(tmp_path / "latin.yaml", OPTIONS)
 
 

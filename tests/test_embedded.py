@@ -25,8 +25,8 @@ from haystack_distill.reader import Reader
 
 ADAPTER = resources.files("haystack_distill").joinpath("data/embedded_teacher/adapter.safetensors")
 CONTEXT = (
-    "Ada Lovelace wrote the first published computer program in 1843. It was meant for the Analytical Engine, a machine "
-    "that Charles Babbage designed in London."
+    "Ada Lovelace wrote the first published computer program in 1843. It was meant for the Analytical Engine, a "
+    "machine that Charles Babbage designed in London."
 )
 
 
@@ -142,9 +142,6 @@ def test_tokenizer_has_no_presets(folder, tmp_path):
         assert len(encoding["input_ids"]) > 128
         assert encoding["token_type_ids"] == [0] * 6 + [1] * (len(encoding["input_ids"]) - 6)
         assert one("Zoë")["input_ids"] == one("zoe")["input_ids"]  # uncased
-            "[CLS] who was it? [SEP] it was una",
-            "[CLS] who was it? [SEP] it was unal",
-        )
 
 
 @pytest.mark.parametrize(

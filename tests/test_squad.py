@@ -228,7 +228,7 @@ def test_a_broken_file_is_an_error_that_names_it(save, tmp_path, case, on_bad_ex
     with pytest.raises(DataError, match=message) as caught:
         read_squad(save(raw, "broken.json"), on_bad_example=on_bad_example)
     assert "broken.json" in str(caught.value)
-    assert list((tmp_path / "cache").iterdir()) == [], "nothing half-made may stay in the cache"
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [], "nothing half-made may stay"
 
 
 def test_the_byte_that_is_not_utf8_is_named_exactly(save):
@@ -265,7 +265,7 @@ def test_the_cache_is_used_and_keyed_by_content(save, tmp_path):
     path = save(squad(qa("q1", answer("Köln"))))
     (file,) = read_squad(path, cache_dir=tmp_path / "own").cache_files
     before = Path(file["filename"]).stat()
-    assert Path(file["filename"]).parent == tmp_path / "own"
+    assert Path(file["filename"]).parent == tmp_path / "own" / "examples"
     (again,) = read_squad(save(squad(qa("q1", answer("Köln"))), "copy.json"), cache_dir=tmp_path / "own").cache_files
     assert again == file
     assert Path(file["filename"]).stat().st_mtime_ns == before.st_mtime_ns
@@ -298,6 +298,32 @@ def test_a_cache_directory_that_cannot_be_made(save, tmp_path):
     path = save(squad(*GOOD))
     with pytest.raises(DistilError, match="HAYSTACK_DISTILL_CACHE"):
         read_squad(path, cache_dir=path / "below a file")
+
+
+def test_a_cache_that_cannot_be_written(save, tmp_path):
+    path = save(squad(*GOOD))
+    arrow = Path(read_squad(path).cache_files[0]["filename"])
+    arrow.unlink()
+    arrow.with_suffix(".json").unlink()
+    arrow.with_suffix(".json").mkdir()  # in the way of the side file
+    with pytest.raises(DistilError, match=r"Cannot use the cache directory .*pass another cache_dir"):
+        read_squad(path)
+    assert read_squad(path, cache_dir=tmp_path / "another")["id"][:] == ["q1", "q2", "q3", "q4"]
+
+
+@pytest.mark.parametrize("limit", [0, 1500])  # within the schema, within the rows
+def test_a_full_disk_is_named_and_leaves_nothing(save, tmp_path, limit):
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
+    path = save(squad(*GOOD))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(DistilError, match="make room there"):
+            read_squad(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert len(read_squad(path)) == 4
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status, which only Linux has")

@@ -163,6 +163,8 @@ class DistilFARMReader(FARMReader):
     - `early_stopping` takes `EarlyStopping(metric="f1", mode="max")`, and the best weights are restored.
 
     Each returns a `haystack_distill.RunResult` and saves the reader to `save_dir` as a Hugging Face model directory.
+    What these signatures have no room for (a layer mapping, weights of losses, ...) is there without them:
+    `ReaderTrainer(reader_from_farm(student))` trains the same weights.
 
     Raises:
         DistilError: An argument asks for something that is not done here; the message says what to do instead.
@@ -268,12 +270,13 @@ class _Plan:
         _refuse(not isinstance(use_amp, bool), f"use_amp must be True or False, not {use_amp!r}")
         _refuse(
             num_processes not in (None, 0, 1),
-            f"num_processes={num_processes}: data is prepared in one process, with the tokenizer's threads; leave it out",
+            f"num_processes={num_processes}: one process prepares the data, with the tokenizer's threads; leave it out",
         )
 
         accumulation, evaluate_every, checkpoint_every = (
             take(name) for name in ("grad_acc_steps", "evaluate_every", "checkpoint_every")
         )
+        _refuse(accumulation < 1, f"grad_acc_steps must be at least 1, not {accumulation!r}")
         _refuse(
             evaluate_every not in (0, 300) and not sources.has_dev,
             "evaluate_every without dev_filename or dev_split has nothing to evaluate on; give one of them",
@@ -282,8 +285,8 @@ class _Plan:
         patience = _patience(early_stopping, bool(evaluate_every) and sources.has_dev)
         _refuse(
             patience is not None and checkpoint_every not in (None, evaluate_every),
-            "with early_stopping a checkpoint is written at each evaluation; leave checkpoint_every out, or give it the "
-            "number that evaluate_every has",
+            "with early_stopping a checkpoint is written at each evaluation; leave checkpoint_every out, or give it "
+            "the number that evaluate_every has",
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
         checkpoints = Path(take("checkpoint_root_dir")) / method

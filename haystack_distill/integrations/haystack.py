@@ -1,7 +1,7 @@
 """Haystack 2 and 3: a reader component for distilled readers, and Haystack's readers as teachers.
 
-Needs `pip install "haystack-distill[haystack]"`. Haystack 1 (farm-haystack) has the same import name `haystack`; for it there
-is `haystack_distill.integrations.farm`.
+Needs `pip install "haystack-distill[haystack]"`. Haystack 1 (farm-haystack) has the same import name `haystack`; for it
+there is `haystack_distill.integrations.farm`.
 """
 
 import copy
@@ -30,8 +30,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "haystack_distill.integrations.haystack needs Haystack 2 or 3 (haystack-ai), which is not in this environment: "
-        'pip install "haystack-distill[haystack]". Haystack 1 (farm-haystack) has the same import name, so the two need an '
-        "environment each; for Haystack 1 use haystack_distill.integrations.farm"
+        'pip install "haystack-distill[haystack]". Haystack 1 (farm-haystack) has the same import name, so the two '
+        "need an environment each; for Haystack 1 use haystack_distill.integrations.farm"
     ) from error
 
 __all__ = ["DistilledReader", "reader_from_haystack"]
@@ -47,8 +47,8 @@ _LOADING = threading.Lock()
 class DistilledReader:
     """Finds answers to a query in documents with a distilled reader, or any other question answering model.
 
-    Inputs, outputs and parameters are those of `TransformersExtractiveReader` (transformers-haystack), and so is what they
-    mean, but for these differences:
+    Inputs, outputs and parameters are those of `TransformersExtractiveReader` (transformers-haystack), and so is what
+    they mean, but for these differences:
 
     - Models with segments (BERT and its kin) get their `token_type_ids`.
     - The windows of all documents are sorted by length before they are batched, so little is spent on padding. With
@@ -57,17 +57,17 @@ class DistilledReader:
     - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
     - An answer has at most `max_answer_length` tokens.
     - Scores are the model's own probabilities, so there is no `calibration_factor`. See below.
-    - A document with no text but white space is left out with a warning, like one without content. If that leaves none, there
-      are no answers, just as for an empty list.
+    - A document with no text but white space is left out with a warning, like one without content. If that leaves
+      none, there are no answers, just as for an empty list.
     - A parameter given to `run` always counts, also where it is 0.
-    - `model` has no default. Instead of `model_kwargs` there is `revision`: weights are read from safetensors, in fp32, onto one
-      device, and no code that comes with a model is ever run. `precision` says what to compute in.
+    - `model` has no default. Instead of `model_kwargs` there is `revision`: weights are read from safetensors, in fp32,
+      onto one device, and no code that comes with a model is ever run. `precision` says what to compute in.
 
-    **Scores.** All windows of all documents share one softmax, as in Clark and Gardner 2018 (https://arxiv.org/abs/1710.10723,
-    section 3.2): a document is to the query what a window is to a document, and answers are ranked by their logits, which can be
-    compared across documents. The no-answer stands in it once, with the logit of the window that believes in it
-    least. So the scores of all answers and the no-answer add up to at most 1, depend on what else is in `documents`, and for
-    one document that fits into a window are those of `Reader.answer`.
+    **Scores.** All windows of all documents share one softmax, as in Clark and Gardner 2018
+    (https://arxiv.org/abs/1710.10723): a document is to the query what a window is to a document, and answers are
+    ranked by their logits, as in the original. The no-answer stands in it once, with the logit of the window that
+    believes in it least. So the scores of all answers and the no-answer add up to at most 1, depend on what else is in
+    `documents`, and for one document that fits into a window are those of `Reader.answer`.
 
     Raises:
         DistilError: A parameter is out of its range; on `warm_up` or the first `run`, the model cannot be loaded.
@@ -110,13 +110,14 @@ class DistilledReader:
             token: For private models on the hub; resolved only when the model is loaded.
             top_k: Answers at most, the no-answer not counted.
             score_threshold: Return only answers, the no-answer included, with at least this score.
-            max_seq_length: Tokens in a window, query and special tokens included; a longer document is cut into several.
+            max_seq_length: Tokens in a window, query and special tokens included; longer documents are cut.
             stride: Tokens that two neighbouring windows of a document share.
             max_batch_size: Windows that go through the model at the same time, at most.
             answers_per_seq: Candidates that each window contributes at most; None is 20.
-            no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds one.
-            overlap_threshold: Leave out an answer that shares more than this part of its characters, or of the other's, with
-                a better one of the same document; None keeps all.
+            no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds
+                one.
+            overlap_threshold: Leave out an answer that shares more than this part of its characters, or of the other's,
+                with a better one of the same document; None keeps all.
             max_query_length: Tokens of the query that are kept.
             max_answer_length: Tokens of the longest answer.
             precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
@@ -198,8 +199,8 @@ class DistilledReader:
             model, fresh = load_model(AutoModelForQuestionAnswering, name, **hub)
         except (OSError, ValueError) as error:
             raise DistilError(
-                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors and "
-                "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors "
+                "and tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
             ) from error
         if fresh:
             logger.warning("%s holds no weights for %s: its answers are random", name, ", ".join(fresh))
@@ -231,8 +232,8 @@ class DistilledReader:
         Args:
             query: The question.
             documents: Where to look; they may have any length.
-            top_k: This and the following: see the constructor, whose value holds where None is given. (To keep overlapping
-                answers for once, give `overlap_threshold=1.0`.)
+            top_k: This and the following: see the constructor, whose value holds where None is given. (To keep
+                overlapping answers for once, give `overlap_threshold=1.0`.)
             score_threshold: See above.
             max_seq_length: See above.
             stride: See above.
@@ -242,9 +243,9 @@ class DistilledReader:
             overlap_threshold: See above.
 
         Returns:
-            `{"answers": [...]}`, best first; empty where no document has content. An answer has `query`, `data`, `score` (0
-            to 1), `document`, `document_offset` (characters of the content) and, where the document's meta has a
-            `page_number`, `meta["answer_page_number"]`. The no-answer has `query` and `score` only.
+            `{"answers": [...]}`, best first; empty where no document has content. An answer has `query`, `data`,
+            `score` (0 to 1), `document`, `document_offset` (characters of the content) and, where the document's meta
+            has a `page_number`, `meta["answer_page_number"]`. The no-answer has `query` and `score` only.
 
         Raises:
             DistilError: A parameter is out of its range, the query is empty, or leaves no room for the documents.
@@ -470,7 +471,7 @@ def _has_text(document: Document) -> bool:
     if document.content and document.content.strip():
         return True
     logger.warning(
-        "Document with id %s was passed to DistilledReader. The Document doesn't contain any text and it will be ignored.",
+        "Document with id %s was passed to DistilledReader. The Document doesn't contain any text and will be ignored.",
         document.id,
     )
     return False

@@ -1,0 +1,625 @@
+"""The component for Haystack 2 and 3."""
+
+import asyncio
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from haystack_distill import DistilError, Reader, WindowSettings
+
+try:
+    version("haystack-ai")
+    version("transformers-haystack")
+except PackageNotFoundError:
+    pytest.skip("haystack-ai and transformers-haystack are not in this environment", allow_module_level=True)
+
+import haystack
+from haystack import Document, ExtractedAnswer, Pipeline
+from haystack.components.retrievers import InMemoryBM25Retriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack.document_stores.types import DuplicatePolicy
+from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
+
+from haystack_distill.integrations import haystack as integration
+from haystack_distill.integrations.haystack import DistilledReader, reader_from_haystack
+
+CPU = ComponentDevice.from_str("cpu")
+TEXTS = [
+    "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
+    "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft with forty masons.",
+    "Bees dance to tell their sisters where the flowers are.",
+    "A glacier moves a few metres a year. The fastest one ever measured moved forty metres a day. " * 4,
+]
+QUERY = "Who built the harbour?"
+
+
+@pytest.fixture
+def reader(tiny_reader: Callable[..., Reader]) -> Reader:
+    """A random reader whose answers are not all alike: its head is far from zero."""
+    made = tiny_reader(seed=3)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(made.model.qa_outputs.weight, std=0.6)
+    return made
+
+
+@pytest.fixture
+def directory(reader: Reader, tmp_path: Path) -> str:
+    return str(reader.save(tmp_path / "student"))
+
+
+@pytest.fixture
+def documents() -> list[Document]:
+    return [Document(content=text) for text in TEXTS]
+
+
+def make(directory: str, **parameters: object) -> DistilledReader:
+    """A component with windows that fit the tiny model."""
+    return DistilledReader(directory, **{"device": CPU, "max_seq_length": 48, "stride": 8} | parameters)
+
+
+def spans(answers: list[ExtractedAnswer]) -> list[tuple]:
+    """What identifies answers, in a form that compares exactly; scores are left to approx."""
+    return [(a.document.id, a.document_offset.start, a.document_offset.end) if a.document else None for a in answers]
+
+
+def batches_seen(component: DistilledReader) -> list[dict[str, torch.Tensor]]:
+    """A list that fills with the inputs of every forward pass."""
+    seen: list[dict[str, torch.Tensor]] = []
+    component.warm_up()
+    component.reader.model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
+    return seen
+
+
+# --- what it answers -------------------------------------------------------------------------------------------------
+
+
+def test_answers_to_one_document_are_the_readers_own(directory: str, reader: Reader) -> None:
+    component = make(directory, overlap_threshold=None, answers_per_seq=2000)
+    answers = component.run(QUERY, [Document(content=TEXTS[1])], top_k=2000)["answers"]
+    expected = reader.answer(QUERY, TEXTS[1], top_k=2001)
+    assert sum(answer.no_answer for answer in expected) == 1
+    assert len(reader.tokenizer(QUERY, TEXTS[1])["input_ids"]) <= 48
+    assert [answer.data for answer in answers] == [None if answer.no_answer else answer.text for answer in expected]
+    assert [answer.score for answer in answers] == pytest.approx([answer.score for answer in expected], rel=1e-4)
+    for answer, theirs in zip(answers, expected, strict=True):
+        assert answer.query == QUERY
+        if not theirs.no_answer:
+            assert (answer.document_offset.start, answer.document_offset.end) == (theirs.start, theirs.end)
+            assert answer.document.content[theirs.start : theirs.end] == answer.data
+        else:
+            assert answer.document is None
+            assert answer.document_offset is None
+
+
+def test_long_documents_are_cut_into_windows_that_share_stride_tokens(directory: str, reader: Reader) -> None:
+    component = make(directory, overlap_threshold=None, no_answer=False)
+    seen = batches_seen(component)
+    answers = component.run(QUERY, [Document(content=TEXTS[3])], top_k=20)["answers"]
+    n_query = len(reader.tokenizer(QUERY, add_special_tokens=False)["input_ids"])
+    room = 48 - n_query - 3
+    rows = [
+        row[mask.bool()]
+        for inputs in seen
+        for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ]
+    contexts = [row[n_query + 2 : -1].tolist() for row in rows]
+    tokens = reader.tokenizer(TEXTS[3], add_special_tokens=False)["input_ids"]
+    starts = range(0, len(tokens) - 8, room - 8)  # as in TransformersExtractiveReader: neighbours share 8 tokens
+    assert len(starts) > 2
+    assert sorted(contexts) == sorted(tokens[start : start + room] for start in starts)
+
+    reader.windows = WindowSettings(48, doc_stride=room - 8, max_query_length=16)
+    expected = reader.answer(QUERY, TEXTS[3], top_k=20, allow_no_answer=False)
+    assert [(a.document_offset.start, a.document_offset.end) for a in answers] == [(a.start, a.end) for a in expected]
+    assert max(answer.document_offset.start for answer in answers) > 100  # not only the first window answers
+
+
+def test_scores_are_one_distribution_over_all_documents(directory: str, documents: list[Document]) -> None:
+    component = make(directory, overlap_threshold=None, answers_per_seq=5000, max_answer_length=48)
+    answers = component.run(QUERY, documents, top_k=100_000)["answers"]
+    scores = [answer.score for answer in answers]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score < 1 for score in scores)
+    # Spans whose end lies before their start have no answer of their own, so the sum stays below 1.
+    assert 0.3 < sum(scores) < 1
+    assert sum(answer.data is None for answer in answers) == 1
+    # Ranked by logits: each document's answers keep the order they have on their own.
+    alone = component.run(QUERY, documents[:1], top_k=100_000, no_answer=False)["answers"]
+    assert spans(alone) == [span for span in spans(answers) if span and span[0] == documents[0].id]
+
+
+def test_scores_by_hand(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    component.warm_up()
+    logits = []  # (span logits of the best answer, no-answer logit, mass of everything but the no-answer)
+    for document in documents[:2]:
+        inputs = component.reader.tokenizer(QUERY, document.content, return_tensors="pt")
+        with torch.inference_mode():
+            output = component.reader.model(**inputs)
+        context = torch.tensor([number == 1 for number in inputs.sequence_ids(0)])
+        allowed = context.clone()
+        allowed[0] = True
+        pairs = output.start_logits[0].double()[:, None] + output.end_logits[0].double()[None, :]
+        nothing = pairs[0, 0].item()
+        mass = pairs[allowed][:, allowed].exp().sum().item() - pairs[0, 0].exp().item()
+        inside = pairs[context][:, context]
+        best = max(inside[i, j].item() for i in range(len(inside)) for j in range(i, min(i + 30, len(inside))))
+        logits.append((best, nothing, mass))
+    no_answer = min(nothing for _, nothing, _ in logits)
+    total = sum(mass for _, _, mass in logits) + math.exp(no_answer)
+    answers = component.run(QUERY, documents[:2], top_k=1, max_seq_length=100)["answers"]
+    scores = {answer.data is None: answer.score for answer in answers}
+    best = max(best for best, _, _ in logits)
+    assert scores[False] == pytest.approx(math.exp(best) / total, rel=1e-4)
+    assert scores[True] == pytest.approx(math.exp(no_answer) / total, rel=1e-4)
+
+
+def test_a_sure_no_answer_comes_first_and_an_unsure_one_last(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=3)
+    component.warm_up()
+    head = component.reader.model.qa_outputs
+
+    def shift(amount: float) -> None:
+        # The no-answer position is token 0: only its logits move.
+        def hook(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+            output[:, 0] += amount
+            return output
+
+        handle = head.register_forward_hook(hook)
+        answers = component.run(QUERY, documents)["answers"]
+        handle.remove()
+        assert len(answers) == 4
+        assert [answer.data is None for answer in answers].index(True) == (0 if amount > 0 else 3)
+        score = next(answer.score for answer in answers if answer.data is None)
+        assert score > 0.99 if amount > 0 else score < 1e-6
+
+    with torch.inference_mode():
+        shift(30.0)
+        shift(-30.0)
+
+
+def test_no_answer_only_if_asked_for(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=2, no_answer=False)
+    assert None not in [answer.data for answer in component.run(QUERY, documents)["answers"]]
+    assert [answer.data for answer in component.run(QUERY, documents, no_answer=True)["answers"]].count(None) == 1
+    assert None in [answer.data for answer in make(directory).run(QUERY, documents)["answers"]]
+
+
+def test_top_k_counts_answers_without_the_no_answer(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=2)
+    assert len(component.run(QUERY, documents)["answers"]) == 3
+    assert len(component.run(QUERY, documents, top_k=5)["answers"]) == 6
+    assert len(component.run(QUERY, documents, top_k=1, no_answer=False)["answers"]) == 1
+
+
+def test_score_threshold(directory: str, documents: list[Document]) -> None:
+    everything = make(directory).run(QUERY, documents)["answers"]
+    middle = everything[len(everything) // 2].score
+    kept = make(directory, score_threshold=middle).run(QUERY, documents)["answers"]
+    assert 0 < len(kept) < len(everything)
+    assert spans(kept) == spans([answer for answer in everything if answer.score >= middle])
+    # A 0 given to `run` counts too.
+    assert len(make(directory, score_threshold=middle).run(QUERY, documents, score_threshold=0.0)["answers"]) == len(
+        everything
+    )
+
+
+def test_overlapping_answers_of_a_document_are_left_out(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=30, no_answer=False)
+
+    def shares(threshold: float) -> list[float]:
+        answers = component.run(QUERY, documents, overlap_threshold=threshold)["answers"]
+        return [
+            integration._overlap(
+                one.document_offset, integration._Span(0, two.document_offset.start, two.document_offset.end, 0.0)
+            )
+            for i, one in enumerate(answers)
+            for two in answers[:i]
+            if one.document.id == two.document.id
+        ]
+
+    assert max(shares(0.0)) == 0
+    assert 0 < max(shares(0.5)) <= 0.5
+    assert max(shares(1.0)) == 1
+    assert len(make(directory, overlap_threshold=None, top_k=30).run(QUERY, documents)["answers"]) == 31
+
+
+def test_the_same_answers_are_left_out_as_by_haystacks_reader(directory: str, documents: list[Document]) -> None:
+    everything = make(directory, overlap_threshold=None, no_answer=False, top_k=1000).run(QUERY, documents)["answers"]
+    for threshold in (0.01, 0.3, 0.7):
+        theirs = TransformersExtractiveReader(directory, device=CPU).deduplicate_by_overlap(everything, threshold)
+        ours = make(directory, overlap_threshold=threshold, no_answer=False, top_k=1000).run(QUERY, documents)[
+            "answers"
+        ]
+        assert spans(ours) == spans(theirs)
+        assert len(ours) < len(everything)
+
+
+def test_each_window_contributes_answers_per_seq_at_most(directory: str, documents: list[Document]) -> None:
+    component = make(directory, answers_per_seq=1, overlap_threshold=None, no_answer=False, top_k=1000)
+    seen = batches_seen(component)
+    answers = component.run(QUERY, documents)["answers"]
+    n_windows = sum(len(inputs["input_ids"]) for inputs in seen)
+    assert n_windows > len(documents)
+    assert len(documents) < len(answers) <= n_windows  # two windows may name the same span
+    assert {answer.document.id for answer in answers} == {document.id for document in documents}
+    assert len(component.run(QUERY, documents, answers_per_seq=4)["answers"]) > 2 * len(answers)
+
+
+def test_max_answer_length(directory: str, documents: list[Document]) -> None:
+    component = make(directory, max_answer_length=1, overlap_threshold=None, no_answer=False)
+    assert all(" " not in answer.data for answer in component.run(QUERY, documents)["answers"])
+    longer = make(directory, max_answer_length=12, overlap_threshold=None, no_answer=False)
+    assert any(" " in answer.data for answer in longer.run(QUERY, documents)["answers"])
+
+
+def test_page_numbers_as_in_haystacks_reader(directory: str, caplog: pytest.LogCaptureFixture) -> None:
+    text = f"{TEXTS[0]}\f{TEXTS[1]}"
+    component = make(directory, max_seq_length=100, top_k=50, no_answer=False, overlap_threshold=None)
+    answers = component.run(QUERY, [Document(content=text, meta={"page_number": 4})])["answers"]
+    pages = [4 + text[: answer.document_offset.start].count("\f") for answer in answers]
+    assert [answer.meta for answer in answers] == [{"answer_page_number": page} for page in pages]
+    assert set(pages) == {4, 5}
+    answers = component.run(QUERY, [Document(content=text, meta={"page_number": "4"})])["answers"]
+    assert all(answer.meta == {} for answer in answers)
+    assert "page_number must be int" in caplog.text
+
+
+# --- how it runs -----------------------------------------------------------------------------------------------------
+
+
+def test_token_type_ids_reach_the_model_and_matter(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    seen = batches_seen(component)
+    component.run(QUERY, documents)
+    for inputs in seen:
+        types, real = inputs["token_type_ids"], inputs["attention_mask"]
+        assert types.max() == 1
+        separator = component.reader.tokenizer.sep_token_id
+        first_separator = (inputs["input_ids"] == separator).int().argmax(1, keepdim=True)
+        after = (torch.arange(types.shape[1])[None] > first_separator).long()
+        assert torch.equal(types, after * real)
+
+
+def test_documents_are_batched_by_length_together(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    seen = batches_seen(component)
+    mixed = [documents[0], documents[2], documents[1]] * 3
+    component.run(QUERY, mixed, max_batch_size=3)
+    assert [len(inputs["input_ids"]) for inputs in seen] == [3, 3, 3]
+    lengths = [inputs["attention_mask"].sum(1) for inputs in seen]
+    # Three lengths, three batches: nothing is padded, whatever the order of the documents.
+    assert all(torch.equal(length, length[:1].expand(3)) for length in lengths)
+    assert [int(length[0]) for length in lengths] == sorted((int(length[0]) for length in lengths), reverse=True)
+    seen.clear()
+    component.run(QUERY, mixed)
+    assert len(seen) < 3
+    seen.clear()
+    component.run(QUERY, mixed, max_batch_size=1)
+    assert len(seen) == 9
+
+
+def test_neither_batches_nor_order_change_the_answers(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=8)
+    expected = component.run(QUERY, documents)["answers"]
+    for other in (
+        component.run(QUERY, documents[::-1])["answers"],
+        component.run(QUERY, documents, max_batch_size=1)["answers"],
+        make(directory, top_k=8, max_batch_size=2).run(QUERY, documents[2:] + documents[:2])["answers"],
+    ):
+        assert spans(other) == spans(expected)
+        assert [answer.score for answer in other] == pytest.approx([answer.score for answer in expected], rel=1e-4)
+
+
+def test_many_threads_may_run_it_at_once(
+    directory: str, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component = make(directory)
+    loads = []
+    monkeypatch.setattr(component, "_load", lambda: loads.append(1) or DistilledReader._load(component))
+    jobs = [
+        {"query": query, "documents": documents, "max_seq_length": length, "top_k": top_k}
+        for query in (QUERY, "How far does a glacier move?")
+        for length, top_k in ((32, 3), (48, 5), (100, 2))
+    ] * 2
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda job: component.run(**job)["answers"], jobs))
+    assert loads == [1]
+    alone = [make(directory).run(**job)["answers"] for job in jobs[:6]]
+    assert len({tuple(spans(answers)) for answers in alone}) == 6
+    for answers, expected in zip(together, alone * 2, strict=True):
+        assert spans(answers) == spans(expected)
+    assert component.reader.windows.max_seq_len == 48
+
+
+def test_documents_without_text_are_left_out_with_a_warning(
+    directory: str, documents: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    component = make(directory)
+    expected = spans(component.run(QUERY, documents)["answers"])
+    assert not caplog.records
+    empty = [Document(id="nothing", content=None), Document(id="blank", content=" \n")]
+    assert spans(component.run(QUERY, [empty[0], *documents, empty[1]])["answers"]) == expected
+    assert "nothing" in caplog.text
+    assert "blank" in caplog.text
+    assert component.run(QUERY, empty) == {"answers": []}
+
+
+def test_no_documents_no_answers_as_in_haystacks_reader(directory: str) -> None:
+    theirs = TransformersExtractiveReader(directory, device=CPU).run(QUERY, [])
+    assert make(directory).run(QUERY, []) == theirs == {"answers": []}
+
+
+def test_a_long_query_loses_its_end(
+    directory: str, documents: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    component = make(directory, max_query_length=5, top_k=4)
+    n_tokens = len(
+        reader_from_haystack(warm(component)).tokenizer("who built the harbour of", add_special_tokens=False)[
+            "input_ids"
+        ]
+    )
+    component.max_query_length = n_tokens
+    short = component.run("who built the harbour of", documents)["answers"]
+    assert not caplog.records
+    cut = component.run("who built the harbour of Lindow in 1702?", documents)["answers"]
+    assert spans(cut) == spans(short)
+    assert [answer.score for answer in cut] == pytest.approx([answer.score for answer in short])
+    assert "max_query_length" in caplog.text
+
+
+def warm(component: DistilledReader) -> DistilledReader:
+    component.warm_up()
+    return component
+
+
+# --- Haystack --------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_student_runs_in_haystacks_own_reader(
+    directory: str, reader: Reader, documents: list[Document]
+) -> None:
+    theirs = TransformersExtractiveReader(directory, device=CPU, max_seq_length=100, stride=8, top_k=4, no_answer=False)
+    answers = theirs.run(QUERY, documents[:3])["answers"]
+    assert len(answers) == 4
+    assert all(
+        answer.data == answer.document.content[answer.document_offset.start : answer.document_offset.end]
+        for answer in answers
+    )
+    for name, weight in reader.model.state_dict().items():
+        assert torch.equal(weight, theirs.model.state_dict()[name])
+
+
+def test_ranks_like_haystacks_reader_where_a_model_has_no_segments(
+    directory: str, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = TransformersExtractiveReader(
+        directory, device=CPU, max_seq_length=48, stride=8, top_k=30, no_answer=False, overlap_threshold=None
+    )
+    ours = make(directory, top_k=30, no_answer=False, overlap_threshold=None, max_answer_length=48)
+    monkeypatch.setattr(integration, "takes_token_types", lambda model: False)
+    expected = {}
+    for span in spans(theirs.run(QUERY, documents, top_k=60)["answers"]):
+        expected.setdefault(span)  # they name a span twice if two windows hold it
+    assert spans(ours.run(QUERY, documents)["answers"]) == list(expected)[:30]
+
+
+def pipeline_of(component: DistilledReader, documents: list[Document]) -> Pipeline:
+    store = InMemoryDocumentStore()
+    store.write_documents(documents)
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", InMemoryBM25Retriever(store, top_k=3))
+    pipeline.add_component("reader", component)
+    pipeline.connect("retriever.documents", "reader.documents")
+    return pipeline
+
+
+def test_pipeline_and_its_yaml(directory: str, documents: list[Document]) -> None:
+    pipeline = pipeline_of(make(directory, top_k=2), documents)
+    inputs = {"retriever": {"query": QUERY}, "reader": {"query": QUERY}}
+    answers = pipeline.run(inputs)["reader"]["answers"]
+    assert len(answers) == 3
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["haystack_distill"])
+    assert again.to_dict() == pipeline.to_dict()
+    assert again.get_component("reader").reader is None  # loading a pipeline loads no model
+    store = again.get_component("retriever").document_store
+    store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
+    answers_again = again.run(inputs)["reader"]["answers"]
+    assert spans(answers_again) == spans(answers)
+    assert [answer.score for answer in answers_again] == [answer.score for answer in answers]
+    assert ExtractedAnswer.from_dict(answers[0].to_dict()) == answers[0]
+
+
+@pytest.mark.skipif(
+    not hasattr(Pipeline, "run_async"), reason="this Haystack has another class for asynchronous pipelines"
+)
+def test_asynchronous_pipeline(directory: str, documents: list[Document]) -> None:
+    pipeline = pipeline_of(make(directory, top_k=2), documents)
+    inputs = {"retriever": {"query": QUERY}, "reader": {"query": QUERY}}
+    expected = spans(pipeline.run(inputs)["reader"]["answers"])
+
+    async def twice() -> list[dict]:
+        return await asyncio.gather(pipeline.run_async(inputs), pipeline.run_async(inputs))
+
+    assert [spans(result["reader"]["answers"]) for result in asyncio.run(twice())] == [expected, expected]
+
+
+def test_to_dict_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = DistilledReader("somewhere")
+    assert DistilledReader.from_dict(plain.to_dict()).to_dict() == plain.to_dict()
+    given = {
+        "model": "somewhere",
+        "device": ComponentDevice.from_str("cuda:1"),
+        "token": Secret.from_env_var("MY_TOKEN"),
+        "top_k": 3,
+        "score_threshold": 0.2,
+        "max_seq_length": 256,
+        "stride": 64,
+        "max_batch_size": 5,
+        "answers_per_seq": 7,
+        "no_answer": False,
+        "overlap_threshold": None,
+        "max_query_length": 32,
+        "max_answer_length": 9,
+        "precision": "fp32",
+        "revision": "v1",
+    }
+    monkeypatch.setenv("MY_TOKEN", "secret value")
+    written = DistilledReader(**given).to_dict()
+    assert written["type"] == "haystack_distill.integrations.haystack.DistilledReader"
+    assert set(written["init_parameters"]) == set(given)
+    assert "secret value" not in str(written)
+    before = str(written)
+    again = DistilledReader.from_dict(written)
+    assert str(written) == before  # the dictionary is not changed
+    assert again.to_dict() == written
+    for name in set(given) - {"model"}:
+        assert getattr(again, name) == given[name]
+    assert again.model_name_or_path == "somewhere"
+    with pytest.raises(ValueError, match="serialize"):
+        DistilledReader("somewhere", token=Secret.from_token("secret value")).to_dict()
+
+
+def test_parameters_are_those_of_haystacks_reader() -> None:
+    def parameters(function: Callable) -> dict[str, object]:
+        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+    assert parameters(DistilledReader.run) == parameters(TransformersExtractiveReader.run)
+    theirs, ours = parameters(TransformersExtractiveReader.__init__), parameters(DistilledReader.__init__)
+    assert set(theirs) - set(ours) == {"calibration_factor", "model_kwargs"}
+    differing = {name for name in set(theirs) & set(ours) if theirs[name] != ours[name]}
+    assert differing == {"model"}
+    sockets = [
+        (c.__haystack_input__._sockets_dict, c.__haystack_output__._sockets_dict)
+        for c in (DistilledReader("x"), TransformersExtractiveReader("x", device=CPU))
+    ]
+    for mine, original in zip(*sockets, strict=True):
+        assert {name: socket.type for name, socket in mine.items()} == {
+            name: socket.type for name, socket in original.items()
+        }
+
+
+def test_token_and_revision_are_used_only_when_the_model_is_loaded(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    component = make(directory, token=Secret.from_env_var("MY_TOKEN"), revision="v1")  # not set yet: no error
+    calls = []
+
+    def spied(function: Callable) -> Callable:
+        return lambda *args, **kwargs: calls.append(kwargs) or function(*args, **kwargs)
+
+    monkeypatch.setattr(integration, "load_model", spied(integration.load_model))
+    monkeypatch.setattr(integration.AutoTokenizer, "from_pretrained", spied(integration.AutoTokenizer.from_pretrained))
+    monkeypatch.setenv("MY_TOKEN", "secret value")
+    component.warm_up()
+    assert [(call["token"], call["revision"]) for call in calls] == [("secret value", "v1")] * 2
+    component.warm_up()
+    assert len(calls) == 2
+
+
+def test_device_and_precision_reach_the_reader(directory: str) -> None:
+    component = warm(make(directory, precision="bf16"))
+    assert component.reader.device == torch.device("cpu")
+    assert component.reader.precision == "bf16"
+    assert (
+        warm(DistilledReader(directory, device=None, max_seq_length=48)).reader.device
+        == ComponentDevice.resolve_device(None).to_torch()
+    )
+
+
+# --- reader_from_haystack --------------------------------------------------------------------------------------------
+
+
+def test_haystacks_reader_becomes_a_reader(directory: str, reader: Reader) -> None:
+    component = TransformersExtractiveReader(directory, device=CPU, max_seq_length=100)
+    component.warm_up()
+    teacher = reader_from_haystack(component)
+    assert teacher.model is component.model
+    assert teacher.windows.max_seq_len == 100
+    assert teacher.device == torch.device("cpu")
+    assert teacher.answer(QUERY, TEXTS[1], 3) == reader_from_haystack(component, windows=reader.windows).answer(
+        QUERY, TEXTS[1], 3
+    )
+    expected = reader.answer(QUERY, TEXTS[1], 3)
+    assert [(a.start, a.end) for a in teacher.answer(QUERY, TEXTS[1], 3)] == [(a.start, a.end) for a in expected]
+
+
+def test_half_precision_weights_are_copied_in_fp32(reader: Reader, tmp_path: Path) -> None:
+    reader.model.half()
+    component = TransformersExtractiveReader(str(reader.save(tmp_path / "half")), device=CPU, max_seq_length=100)
+    component.warm_up()
+    assert component.model.dtype == torch.float16
+    assert reader_from_haystack(component).model.dtype == torch.float32
+    assert component.model.dtype == torch.float16
+
+
+def test_distilled_reader_becomes_a_reader(directory: str) -> None:
+    component = warm(make(directory, max_answer_length=3))
+    teacher = reader_from_haystack(component, batch_size=2)
+    assert teacher.model is component.reader.model
+    assert (teacher.windows.max_seq_len, teacher.max_answer_length, teacher.batch_size) == (48, 3, 2)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["top_k", "max_seq_length", "max_batch_size", "answers_per_seq", "stride", "overlap_threshold"]
+)
+def test_parameters_out_of_range(directory: str, documents: list[Document], name: str) -> None:
+    with pytest.raises(DistilError, match=name):
+        make(directory, **{name: -1})
+    with pytest.raises(DistilError, match=name):
+        make(directory).run(QUERY, documents, **{name: -1})
+    if name not in ("stride", "overlap_threshold"):
+        with pytest.raises(DistilError, match=name):
+            make(directory).run(QUERY, documents, **{name: 0})
+
+
+def test_stride_0_counts(directory: str, documents: list[Document]) -> None:
+    component = make(directory, stride=20)
+    seen = batches_seen(component)
+    component.run(QUERY, documents)
+    n_windows = sum(len(inputs["input_ids"]) for inputs in seen)
+    seen.clear()
+    component.run(QUERY, documents, stride=0)
+    assert sum(len(inputs["input_ids"]) for inputs in seen) < n_windows
+
+
+def test_what_cannot_work_says_so(directory: str, documents: list[Document], tmp_path: Path) -> None:
+    component = make(directory)
+    with pytest.raises(DistilError, match="query is empty"):
+        component.run("  ", documents)
+    with pytest.raises(DistilError, match="raise max_seq_length or lower stride"):
+        component.run(QUERY, documents, stride=45)
+    with pytest.raises(DistilError, match="128 positions"):
+        component.run(QUERY, documents, max_seq_length=129)
+    with pytest.raises(DistilError, match="cannot load a reader"):
+        make(str(tmp_path / "nothing")).run(QUERY, documents)
+    with pytest.raises(DistilError, match="max_query_length"):
+        make(directory, max_query_length=0)
+    with pytest.raises(DistilError, match="one device"):
+        make(directory, device=ComponentDevice.from_multiple(haystack.utils.DeviceMap({"a": CPU._single_device})))
+    with pytest.raises(DistilError, match="warm_up"):
+        reader_from_haystack(make(directory))
+    with pytest.raises(DistilError, match="warm_up"):
+        reader_from_haystack(TransformersExtractiveReader(directory, device=CPU))
+
+
+def test_without_haystack_the_import_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # `haystack` as it is in an environment with Haystack 1: there, but without the names of Haystack 2.
+    monkeypatch.setitem(sys.modules, "haystack", ModuleType("haystack"))
+    spec = importlib.util.spec_from_file_location("without_haystack", integration.__file__)
+    with pytest.raises(ImportError, match=r'pip install "haystack-distill\[haystack\]"'):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
