@@ -65,7 +65,9 @@ def main(
     questions: int = 600,
     dev_questions: int = 500,
     runs: int = 3,
-    student: Annotated[Path | None, typer.Option(help="reader directory; by default every second teacher layer")] = None,
+    student: Annotated[
+        Path | None, typer.Option(help="reader directory; by default every second teacher layer")
+    ] = None,
     arm: Annotated[str, typer.Option(hidden=True)] = "",
     data: Annotated[str, typer.Option(hidden=True)] = "",
     output: Annotated[str, typer.Option(hidden=True)] = "",

@@ -590,13 +590,13 @@ def info(
 
 
 _DEMO = [
-    _option("haystack", int, 1, "Major version of Haystack that the student is put into."),
-    _option("seed", int, 42, "Of everything that is random."),
+    _option("haystack", int, 1, "Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai)."),
+    _option("seed", int, 42, "Of the training runs."),
     _option(
         "output_dir",
         Path | None,
         None,
-        "Keep what the demo makes. Default: a directory that goes with it.",
+        "Where the distilled reader goes. Default: demo-reader.",
         metavar="DIRECTORY",
     ),
 ]
@@ -611,6 +611,8 @@ def demo(haystack: int, seed: int, output_dir: Path | None, json: bool) -> None:
     Example:
       haystack-distill demo
     """
+    if haystack not in (1, 3):
+        raise DistilError(f"--haystack is 1 (farm-haystack) or 3 (haystack-ai), not {haystack}")
     with _logs_on_stderr() if json else contextlib.nullcontext():
         from haystack_distill.demo import run_demo
 

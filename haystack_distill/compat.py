@@ -19,15 +19,8 @@ def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedM
     return model, sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids"))
 
 
-def training_arguments(*, warmup_proportion: float, **arguments: Any) -> TrainingArguments:
-    """TrainingArguments from the arguments that mean the same in both, plus those that do not.
-
-    Args:
-        warmup_proportion: Share of the steps over which the learning rate rises.
-        arguments: Passed on.
-    """
-    # In 5.x a float below 1 is a share of all steps.
-    arguments["warmup_steps" if TRANSFORMERS_5 else "warmup_ratio"] = warmup_proportion
+def training_arguments(**arguments: Any) -> TrainingArguments:
+    """TrainingArguments that report nowhere by themselves and drive one device a process."""
     made = TrainingArguments(report_to="none", **arguments)
-    made._n_gpu = min(made.n_gpu, 1)  # one process drives one GPU; `accelerate launch` starts more processes
+    made._n_gpu = min(made.n_gpu, 1)  # `accelerate launch` starts one process a GPU
     return made

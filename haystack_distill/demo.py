@@ -29,9 +29,7 @@ PREDICTION_EPOCHS = 2
 LEARNING_RATE = 3e-4
 
 
-def run_demo(
-    haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False
-) -> dict[str, Any]:
+def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False) -> dict[str, Any]:
     """Distil on the sample, compare with a student trained on labels only, and answer questions in a pipeline.
 
     Args:

@@ -19,7 +19,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         try:
             return torch.device(device)
         except RuntimeError as error:
-            raise DistilError(f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}") from error
+            raise DistilError(
+                f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

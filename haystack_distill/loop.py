@@ -4,7 +4,6 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,9 @@ class _LoopTrainer(Trainer):
         self.teacher = teacher
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device)
-        arguments = _arguments(settings, directory, student.device, self.precision, dev_windows is not None, teacher is not None)
+        arguments = _arguments(
+            settings, directory, student.device, self.precision, dev_windows is not None, teacher is not None
+        )
         self.batches = LengthGroupedBatches(
             windows.lengths,
             settings.batch_size,
@@ -127,7 +128,9 @@ class _LoopTrainer(Trainer):
             process=arguments.process_index,
             seed=settings.seed,
         )
-        callbacks: list[TrainerCallback] = [_EpochOrder(self.batches)]
+        # Rounded down, where transformers rounds up: a run of one step would have learnt at rate 0.
+        arguments.warmup_steps = int(settings.warmup_proportion * self.batches.steps * settings.n_epochs)
+        callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastLog()]
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience))
         if settings.tensorboard:
@@ -252,6 +255,14 @@ class _EpochOrder(TrainerCallback):
         self.batches.start_epoch(state.global_step // self.batches.steps)
 
 
+class _LastLog(TrainerCallback):
+    """The last step is logged too, however few steps a run has."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class _EarlyStopping(TrainerCallback):
     """Stops after so many evaluations without a better F1, counted in the log: a resumed run knows those before it."""
 
@@ -270,7 +281,6 @@ def _arguments(
     evaluate = settings.evaluate_every if has_dev else None
     checkpoint = evaluate if settings.keep_best else settings.checkpoint_every
     return training_arguments(
-        warmup_proportion=settings.warmup_proportion,
         output_dir=str(directory),
         num_train_epochs=settings.n_epochs,
         learning_rate=settings.learning_rate,

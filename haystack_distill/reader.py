@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -23,7 +23,7 @@ from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
 
-ExampleSource = str | Path | Sequence[str | Path] | datasets.Dataset
+ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,9 @@ class Reader:
                 for row, window in enumerate(rows.indices):
                     example = int(windows.example_of[window]) - first
                     nothing[example] = min(nothing[example], (float(empty[row]), empty_probabilities[row]))
-                    found = zip(scores[row].tolist(), begin[row].tolist(), end[row].tolist(), probabilities[row], strict=True)
+                    found = zip(
+                        scores[row].tolist(), begin[row].tolist(), end[row].tolist(), probabilities[row], strict=True
+                    )
                     for score, i, j, probability in found:
                         if score == -float("inf"):
                             break

@@ -65,7 +65,9 @@ class TrainingSettings:
             _check(name, getattr(self, name), _whole(getattr(self, name)), "a whole number of at least 1")
         for name in ("evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
-            _check(name, value, value is None or value == "epoch" or _whole(value), "'epoch', a number of steps or None")
+            _check(
+                name, value, value is None or value == "epoch" or _whole(value), "'epoch', a number of steps or None"
+            )
         _check("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
         for name in ("max_grad_norm", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")

@@ -107,7 +107,9 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
         raise DistilError(f"which must be 'uniform', 'first', 'last' or a list of layers, not {which!r}")
     kept = list(which)
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
-        raise DistilError(f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}")
+        raise DistilError(
+            f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}"
+        )
     return kept
 
 

@@ -125,7 +125,9 @@ class TeacherOutputs:
         rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
         columns = [rows.lists(name) for name in ("char_starts", "char_ends", "start_logits", "end_logits")]
         nulls = rows.column("no_answer_start").to_numpy(), rows.column("no_answer_end").to_numpy()
-        edges = np.array([(first[0], past[-1]) if len(first) else (0, 0) for first, past in zip(*columns[:2], strict=True)])
+        edges = np.array(
+            [(first[0], past[-1]) if len(first) else (0, 0) for first, past in zip(*columns[:2], strict=True)]
+        )
         kept: dict[str, list[np.ndarray]] = {name: [] for name in ("starts", "start_scores", "ends", "end_scores")}
         for window, (first, past, start_logits, end_logits) in enumerate(zip(*columns, strict=True)):
             real = past > first

@@ -27,7 +27,7 @@ from haystack_distill.objectives import (
 from haystack_distill.reader import ExampleSource, Reader
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
-from haystack_distill.store import hash_of, write_json
+from haystack_distill.store import write_json
 from haystack_distill.teachers import TeacherOutputs, model_hash
 
 logger = logging.getLogger(__name__)
@@ -191,13 +191,17 @@ class ReaderTrainer:
         """One run: `told_by` speaks through cached logits, `shown_by` runs in every step."""
         began = time.monotonic()
         teacher = told_by or shown_by
-        if teacher is not None and teacher.model is self.student.model:
-            raise DistilError("teacher and student are the same model; cut or copy the student first (students, Reader.copy)")
+        if teacher is not None and _share_weights(teacher, self.student):
+            raise DistilError(
+                "teacher and student are the same model; cut or copy the student first (students, Reader.copy)"
+            )
         torch.manual_seed(self.settings.seed)  # fresh projections
         objective = make_objective()
         examples = load_examples(data, cache_dir=self.cache_dir)
         if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
-            raise DistilError("none of the examples is labelled, so there is nothing to train on; distil from a teacher instead")
+            raise DistilError(
+                "none of the examples is labelled, so there is nothing to train on; distil from a teacher instead"
+            )
         windows = self.student.cut(examples, cache_dir=self.cache_dir)
         if shown_by is not None:  # it reads the student's batches
             windows.token_types = windows.token_types or takes_token_types(shown_by.model)
@@ -221,7 +225,14 @@ class ReaderTrainer:
             if told_by is not None:
                 outputs = TeacherOutputs(told_by, examples, cache_dir=self.cache_dir, progress=self.settings.progress)
             steps, history = run_loop(
-                self.student, objective, windows, dev_windows, outputs, shown_by, self.settings, directory / "checkpoints"
+                self.student,
+                objective,
+                windows,
+                dev_windows,
+                outputs,
+                shown_by,
+                self.settings,
+                directory / "checkpoints",
             )
         finally:
             if temporary:
@@ -231,7 +242,13 @@ class ReaderTrainer:
         if temporary:
             return RunResult(steps, seconds, metrics, history)
         self.student.save(directory)
-        finished = {"status": "finished", "versions": versions(), "metrics": metrics, "steps": steps, "seconds": seconds}
+        finished = {
+            "status": "finished",
+            "versions": versions(),
+            "metrics": metrics,
+            "steps": steps,
+            "seconds": seconds,
+        }
         write_json(directory / RUN_FILE, record | finished | {"history": history})
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
         return RunResult(steps, seconds, metrics, history, directory)
@@ -257,11 +274,17 @@ class ReaderTrainer:
             if changed:
                 raise DistilError(
                     f"cannot resume the run in {self.output_dir}: its {', '.join(changed)} differ from now "
-                    f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)})"
+                    f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it as it "
+                    "was begun, or remove its directory 'checkpoints' to start again"
                 )
         else:
             write_json(begun, record)
         return self.output_dir, False
+
+
+def _share_weights(one: Reader, other: Reader) -> bool:
+    """Whether two readers stand on the same weights, even if each wraps them in a model of its own."""
+    return one.model.get_input_embeddings() is other.model.get_input_embeddings()
 
 
 def versions() -> dict[str, str]:

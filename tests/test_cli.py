@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
@@ -96,8 +97,6 @@ def test_help_names_every_training_setting(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_and_explains_every_option(command: str) -> None:
-    import typer
-
     text = run(command, "--help").stdout
     assert f"haystack-distill {command}" in text.partition("Example")[2]
     made = typer.main.get_command(app).commands[command]
@@ -132,8 +131,6 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("command", TRAINING_COMMANDS)
 def test_defaults_are_those_of_the_python_interface(command: str) -> None:
-    import typer
-
     defaults = {p.name: p.default for p in typer.main.get_command(app).commands[command].params}
     for field in dataclasses.fields(TrainingSettings):
         assert defaults[field.name] == field.default, field.name
@@ -153,8 +150,6 @@ def test_defaults_are_those_of_the_python_interface(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "ask"])
 def test_defaults_are_those_of_the_reader(command: str) -> None:
-    import typer
-
     defaults = {p.name: p.default for p in typer.main.get_command(app).commands[command].params}
     for name in ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device"):
         assert defaults[name] == inspect.signature(Reader).parameters[name].default, name
@@ -510,6 +505,7 @@ def test_demo_prints_one_object_whatever_it_says_on_the_way(monkeypatch: pytest.
         "ratio": None,
     }
     assert run("demo").stdout.strip() == "on the way"
+    assert "--haystack is 1 (farm-haystack) or 3" in refusal("demo", "--haystack", "2")
 
 
 def test_embedded_is_loaded_by_name(

@@ -1,8 +1,9 @@
 """ReaderTrainer: the same result however a run is divided, interrupted or watched."""
 
+import gc
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import (
 from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
 from haystack_distill.loop import _dropout, _LoopTrainer
 from haystack_distill.squad import load_examples
-from haystack_distill.students import fresh, from_teacher
+from haystack_distill.students import fresh
 from haystack_distill.teachers import model_hash
 
 MakeReader = Callable[..., Reader]
@@ -36,7 +37,18 @@ Method = Callable[[ReaderTrainer, Reader, Path], RunResult]
 def settings(**changed: Any) -> TrainingSettings:
     """Quick, exact, quiet."""
     quick = {"batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "progress": False, "log_every": 1}
+    if not changed.get("keep_best"):
+        quick["checkpoint_every"] = None
     return TrainingSettings(**(quick | changed))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_garbage_collection() -> Iterator[None]:
+    """Trainer collects garbage in every run; all that is imported by now need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -114,12 +126,9 @@ def test_a_seed_decides_the_weights(pair: Callable, data: Path, method: Method) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 4), (2, 8)])
-def test_accumulation_changes_nothing(
-    pair: Callable, data: Path, method: Method, batch_size: int, accumulation: int
-) -> None:
+def test_accumulation_changes_nothing(pair: Callable, data: Path, method: Method) -> None:
     found = []
-    for size, parts in ((16, 1), (batch_size, accumulation)):
+    for size, parts in ((16, 1), (4, 4)):
         student, teacher = pair()
         chosen = settings(batch_size=size, gradient_accumulation_steps=parts, learning_rate=1e-4, n_epochs=2)
         result = method(ReaderTrainer(student, settings=chosen), teacher, data)
@@ -177,7 +186,7 @@ def kill_at_loss(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     [
         (train, {"checkpoint_every": "epoch"}, 6),
         (train, {"checkpoint_every": 4, "dropout": 0.2}, 8),
-        (distil_prediction_layer, {"checkpoint_every": 3, "gradient_accumulation_steps": 2, "batch_size": 2}, 6),
+        (distil_prediction_layer, {"checkpoint_every": 3, "gradient_accumulation_steps": 2, "batch_size": 2}, 9),
         (distil_intermediate_layers, {"checkpoint_every": 2}, 8),
         (distil_intermediate_layers, {"checkpoint_every": None}, None),
     ],
@@ -260,10 +269,10 @@ def test_a_run_killed_after_its_last_step(
     with monkeypatch.context() as patch:
         patch.setattr(Reader, "evaluate_windows", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
-            ReaderTrainer(student, tmp_path / "run", settings(evaluate_every=None)).train(data, squad_file)
+            ReaderTrainer(student, tmp_path / "run", settings(evaluate_every=None, checkpoint_every="epoch")).train(data, squad_file)
     wanted = weights_of(student)
     student, _ = pair()
-    result = ReaderTrainer(student, tmp_path / "run", settings(evaluate_every=None, resume=True)).train(data, squad_file)
+    result = ReaderTrainer(student, tmp_path / "run", settings(evaluate_every=None, checkpoint_every="epoch", resume=True)).train(data, squad_file)
     assert result.steps == 12
     assert same(weights_of(student), wanted)
     assert result.metrics["total"] == 8
@@ -276,7 +285,7 @@ def killed(pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         kill_at_loss(patch, 9)
         with pytest.raises(Killed):
-            ReaderTrainer(student, tmp_path / "run", settings()).distil_intermediate_layers_from(teacher, data)
+            ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch")).distil_intermediate_layers_from(teacher, data)
     return tmp_path / "run"
 
 
@@ -375,7 +384,7 @@ def test_without_keep_best_the_last_weights_stay(pair: Callable, data: Path, mon
 def test_early_stopping_stops(pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = scripted(monkeypatch, [10.0, 30.0, 20.0, 25.0, 99.0])
     student, _ = pair()
-    chosen = settings(n_epochs=9, keep_best=True, early_stopping_patience=2)
+    chosen = settings(n_epochs=6, keep_best=True, early_stopping_patience=2)
     result = ReaderTrainer(student, tmp_path / "run", chosen).train(data, data)
     assert result.steps == 4 * 6
     assert same(weights_of(student), seen[1])
@@ -384,7 +393,7 @@ def test_early_stopping_stops(pair: Callable, data: Path, tmp_path: Path, monkey
 def test_early_stopping_remembers_its_patience_when_resumed(
     pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {"n_epochs": 9, "keep_best": True, "early_stopping_patience": 2}
+    chosen = {"n_epochs": 6, "keep_best": True, "early_stopping_patience": 2}
     seen = scripted(monkeypatch, [10.0, 30.0, 20.0])
     with monkeypatch.context() as patch:
         kill_at_loss(patch, 3 * 6 + 2)
@@ -482,7 +491,7 @@ def test_the_student_is_trained_in_place(pair: Callable, data: Path) -> None:
 
 def test_training_fits_the_data(tiny_reader: MakeReader, squad_file: Path) -> None:
     student = tiny_reader(num_hidden_layers=2)
-    result = ReaderTrainer(student, settings=settings(n_epochs=40, learning_rate=3e-3)).train(squad_file, squad_file)
+    result = ReaderTrainer(student, settings=settings(n_epochs=40, learning_rate=3e-3, evaluate_every=None)).train(squad_file, squad_file)
     losses = [line["loss_labels"] for line in result.history if "loss_labels" in line]
     assert losses[-1] < losses[0] / 5
     assert result.metrics["f1"] > 60
@@ -674,17 +683,19 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "complete").exists()
 
 
-# --- cut and taught ----------------------------------------------------------------------------------------------
+# --- families ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "albert"])
-def test_each_family_can_be_cut_and_taught(tokenizer: BertTokenizerFast, data: Path, kind: str) -> None:
+def test_each_family_can_be_taught(tokenizer: BertTokenizerFast, data: Path, kind: str) -> None:
     teacher = other_family(kind, tokenizer)
-    for student in (from_teacher(teacher, 1), fresh(teacher, hidden_size=8)):
-        chosen = settings(n_epochs=12, batch_size=8, learning_rate=3e-3)
-        result = ReaderTrainer(student, settings=chosen).distil_intermediate_layers_from(teacher, data)
-        lines = [line for line in result.history if "loss" in line]
-        assert lines[-1]["loss"] < lines[0]["loss"]
-        assert lines[-1]["loss"] == pytest.approx(
-            sum(lines[-1][f"loss_{name}"] for name in ("embedding", "hidden", "attention")), abs=2e-4
-        )
+    for parameter in teacher.model.parameters():  # else its layers are next to the identity, and nothing is to be learnt
+        torch.nn.init.normal_(parameter, std=0.2)
+    chosen = settings(n_epochs=4, batch_size=8, learning_rate=1e-2)
+    student = fresh(teacher, hidden_size=8, num_hidden_layers=1)
+    result = ReaderTrainer(student, settings=chosen).distil_intermediate_layers_from(teacher, data)
+    lines = [line for line in result.history if "loss" in line]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["loss"] == pytest.approx(
+        sum(lines[-1][f"loss_{name}"] for name in ("embedding", "hidden", "attention")), abs=2e-4
+    )

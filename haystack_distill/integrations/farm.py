@@ -428,16 +428,21 @@ def _scratch(directory: Path | None = None) -> TemporaryDirectory:
 
 def _device(reader: FARMReader, use_gpu: bool | None, devices: list | None) -> torch.device:
     """The reader's own device, unless one is asked for."""
-    if use_gpu is None and not devices:
-        return reader.inferencer.devices[0]
-    _refuse(
-        use_gpu is False and any(torch.device(device).type != "cpu" for device in devices or []),
-        f"use_gpu=False and devices={devices} contradict each other; give one of them",
-    )
-    chosen, _ = initialize_device_settings(devices=devices, use_cuda=use_gpu, multi_gpu=False)
+    chosen = reader.inferencer.devices[:1]
+    if use_gpu is not None or devices:
+        _refuse(
+            use_gpu is False and any(torch.device(device).type != "cpu" for device in devices or []),
+            f"use_gpu=False and devices={devices} contradict each other; give one of them",
+        )
+        chosen, _ = initialize_device_settings(devices=devices, use_cuda=use_gpu, multi_gpu=False)
     _refuse(
         len(chosen) > 1,
         f"one process trains on one device, not on {len(chosen)}; start one process a GPU with `accelerate launch`",
+    )
+    _refuse(
+        chosen[0].type == "cuda" and bool(chosen[0].index),
+        f"a process trains on the first GPU that it sees, not on {chosen[0]}; choose which that is with the "
+        "environment variable CUDA_VISIBLE_DEVICES",
     )
     return chosen[0]
 

@@ -278,25 +278,17 @@ class DistilledReader:
         found = _read(
             reader, query, [document.content or "" for document in documents], answers_per_seq, max_batch_size
         )
-        answers: list[ExtractedAnswer] = []
+        kept: list[_Span] = []
         for span in found.spans:
-            if len(answers) == top_k:
+            if len(kept) == top_k:
                 break
-            document = documents[span.document]
             if overlap_threshold is None or not any(
-                answer.document.id == document.id and _overlap(answer.document_offset, span) > overlap_threshold
-                for answer in answers
+                documents[other.document].id == documents[span.document].id
+                and _overlap(other, span) > overlap_threshold
+                for other in kept
             ):
-                answers.append(
-                    ExtractedAnswer(
-                        query=query,
-                        score=found.score(span.logit),
-                        data=(document.content or "")[span.start : span.end],
-                        document=document,
-                        document_offset=ExtractedAnswer.Span(span.start, span.end),
-                        meta=_page_number(document, span.start),
-                    )
-                )
+                kept.append(span)
+        answers = [_answer(query, documents[span.document], span, found.score(span.logit)) for span in kept]
         if _first(no_answer, self.no_answer):
             answers.append(ExtractedAnswer(query=query, score=found.score(found.no_answer)))
             answers.sort(key=lambda answer: -answer.score)
@@ -353,8 +345,9 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
     if isinstance(reader, DistilledReader):
         if reader.reader is None:
             raise DistilError("the DistilledReader has not loaded its model; call its warm_up() first")
-        model, tokenizer = reader.reader.model, reader.reader.tokenizer
-        defaults = {
+        model: Any = reader.reader.model
+        tokenizer: Any = reader.reader.tokenizer
+        defaults: dict[str, Any] = {
             "windows": reader.reader.windows,
             "max_answer_length": reader.max_answer_length,
             "precision": reader.precision,
@@ -477,10 +470,21 @@ def _has_text(document: Document) -> bool:
     return False
 
 
-def _overlap(kept: ExtractedAnswer.Span, span: _Span) -> float:
+def _overlap(one: _Span, other: _Span) -> float:
     """Characters that two spans share, as a part of the shorter one."""
-    shared = min(kept.end, span.end) - max(kept.start, span.start)
-    return max(0, shared) / min(kept.end - kept.start, span.end - span.start)
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return max(0, shared) / min(one.end - one.start, other.end - other.start)
+
+
+def _answer(query: str, document: Document, span: _Span, score: float) -> ExtractedAnswer:
+    return ExtractedAnswer(
+        query=query,
+        score=score,
+        data=(document.content or "")[span.start : span.end],
+        document=document,
+        document_offset=ExtractedAnswer.Span(span.start, span.end),
+        meta=_page_number(document, span.start),
+    )
 
 
 def _page_number(document: Document, start: int) -> dict[str, Any]:

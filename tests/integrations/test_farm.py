@@ -406,6 +406,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("train", {"use_amp": "O1"}, "use_amp must be True or False"),
     ("train", {"devices": ["cpu", "cpu"]}, "one process trains on one device"),
     ("train", {"devices": ["cuda:0"], "use_gpu": False}, "contradict"),
+    ("train", {"devices": ["cuda:1"]}, "CUDA_VISIBLE_DEVICES"),
     ("train", {"evaluate_every": 5}, "nothing to evaluate on"),
     ("train", {"evaluate_every": -1, "dev_split": 0.2}, "evaluate_every must be at least 1"),
     ("train", {"dev_split": 0.2, "dev_filename": "dev.json"}, "give one of them"),

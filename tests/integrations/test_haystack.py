@@ -218,13 +218,13 @@ def test_overlapping_answers_of_a_document_are_left_out(directory: str, document
     component = make(directory, top_k=30, no_answer=False)
 
     def shares(threshold: float) -> list[float]:
+        """For each pair of answers in a document, the characters they share, as a part of the shorter."""
         answers = component.run(QUERY, documents, overlap_threshold=threshold)["answers"]
+        characters = [set(range(a.document_offset.start, a.document_offset.end)) for a in answers]
         return [
-            integration._overlap(
-                one.document_offset, integration._Span(0, two.document_offset.start, two.document_offset.end, 0.0)
-            )
+            len(characters[i] & characters[j]) / min(len(characters[i]), len(characters[j]))
             for i, one in enumerate(answers)
-            for two in answers[:i]
+            for j, two in enumerate(answers[:i])
             if one.document.id == two.document.id
         ]
 
