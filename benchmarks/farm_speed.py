@@ -1,9 +1,11 @@
-"""Prediction-layer distillation, ours against farm-haystack's FARMReader: same teacher, student, questions and settings.
+"""Prediction-layer distillation, ours against farm-haystack's FARMReader: same teacher, student, questions and
+settings.
 
     .venv/farm/bin/python benchmarks/farm_speed.py --teacher DIR --train train-v1.1.json.gz --dev dev-v1.1.json.gz
 
-Each run is a process of its own with an empty cache; the arms alternate. Timed is the call that distils, reading and the
-teacher's pass included; imports and loading the two models are not. F1 is measured by the same reader for both arms.
+Each run is a process of its own with an empty cache; the arms alternate. Timed is the call that distils, reading and
+the teacher's pass included; imports and loading the two models are not. F1 is measured by the same reader for both
+arms.
 """
 
 import json

@@ -11,10 +11,10 @@ _STEPS_SORTED_TOGETHER = 50  # long enough for little padding, short enough that
 class LengthGroupedBatches(Sampler[list[int]]):
     """Batches of window indices of about equal length.
 
-    Each optimiser step gets `batch_size * accumulation * processes` windows. Their order depends on (seed, epoch) alone,
-    so a resumed run sees the batches that an uninterrupted one sees; and the windows of a step do not depend on how the
-    step is divided among accumulated batches and processes. Where a last step has too few windows to go round, a batch
-    holds a filler: index `~i`, window i with weight 0.
+    Each optimiser step gets `batch_size * accumulation * processes` windows. Their order depends on (seed, epoch)
+    alone, so a resumed run sees the batches that an uninterrupted one sees; and the windows of a step do not depend
+    on how the step is divided among accumulated batches and processes. Where a last step has too few windows to go
+    round, a batch holds a filler: index `~i`, window i with weight 0.
 
     Args:
         lengths: Tokens of each window.

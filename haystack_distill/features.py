@@ -6,6 +6,7 @@ sequence. Windows are built once, kept on disk as Arrow and read memory-mapped.
 """
 
 import inspect
+import itertools
 import json
 import logging
 import unicodedata
@@ -106,8 +107,8 @@ class PairTemplate:
         prefix = tuple(ids[: question[0]])
         if context[0] < question[0] or not prefix:
             raise DistilError(
-                f"{type(tokenizer).__name__} does not write a leading special token, the question and then the context; "
-                "such models (XLNet, T5) are not supported: use a BERT-like reader"
+                f"{type(tokenizer).__name__} does not write a leading special token, the question and then the "
+                "context; such models (XLNet, T5) are not supported: use a BERT-like reader"
             )
         cls_id = tokenizer.cls_token_id
         return cls(
@@ -137,8 +138,9 @@ def takes_token_types(model: torch.nn.Module) -> bool:
 class Windows:
     """All windows of a set of examples, memory-mapped, with batches made on demand.
 
-    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole batches
-    to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching anything.
+    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole
+    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
+    anything.
 
     Args:
         examples: Rows as `squad.load_examples` gives them.
@@ -270,11 +272,11 @@ class WindowRows:
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
         offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
-        return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [values[a:b] for a, b in itertools.pairwise(offsets)]
 
 
 def model_inputs(batch: dict[str, torch.Tensor], *, token_types: bool = True) -> dict[str, torch.Tensor]:
-    """The part of a batch that goes into the model; False for one that takes no `token_type_ids`, should there be any."""
+    """The part of a batch that goes into the model; without `token_type_ids` for a model that takes none."""
     names = ("input_ids", "attention_mask", "token_type_ids") if token_types else ("input_ids", "attention_mask")
     return {name: batch[name] for name in names if name in batch}
 
@@ -389,7 +391,7 @@ def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Ends moved over combining marks that no token covers: tokenizers that drop accents would cut "e" from its accent."""
+    """Ends moved over combining marks that no token covers: some tokenizers would cut "e" from its accent."""
     if text.isascii() or not len(ends):
         return ends
     mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))

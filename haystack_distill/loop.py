@@ -66,7 +66,7 @@ def run_loop(
 
 
 class StudentAndObjective(nn.Module):
-    """The one module that Trainer optimises, saves and wraps: the student and what its objective has to learn itself."""
+    """The one module that Trainer optimises, saves and wraps: the student and its objective's own parameters."""
 
     accepts_loss_kwargs = True  # our loss is divided by all windows of the step, so Trainer must not divide it again
 
@@ -291,7 +291,8 @@ def _arguments(
         seed=settings.seed,
         optim="adamw_torch_fused" if device.type in ("cpu", "cuda") else "adamw_torch",
         use_cpu=device.type == "cpu",
-        # bf16 needs no scaled gradients, so autocast alone does it (in compute_loss); fp16 does, and Trainer brings that.
+        # bf16 needs no scaled gradients, so autocast alone does it (in compute_loss); fp16 does, and Trainer brings
+        # that.
         fp16=precision == "fp16",
         eval_strategy=_strategy(evaluate),
         eval_steps=evaluate if isinstance(evaluate, int) else None,

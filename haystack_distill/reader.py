@@ -128,8 +128,8 @@ class Reader:
             )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             raise DistilError(
-                f"the tokenizer knows {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}; "
-                "they do not belong together"
+                f"the tokenizer knows {len(tokenizer)} tokens, the model "
+                f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
             )
         self.model = model
         self.tokenizer = _without_presets(tokenizer)
@@ -156,8 +156,8 @@ class Reader:
             model, fresh = load_model(AutoModelForQuestionAnswering, name)
         except (OSError, ValueError) as error:
             raise DistilError(
-                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors and "
-                "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors "
+                "and tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
             ) from error
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))

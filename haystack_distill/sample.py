@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def sample_path(split: str) -> Path:
-    """The SQuAD 2.0 file of the sample's "train" (643 questions) or "dev" (176 questions) split; articles do not overlap."""
+    """The sample's SQuAD 2.0 file: "train" (643 questions) or "dev" (176 questions, on other articles)."""
     if split not in ("train", "dev"):
         raise ValueError(f"the sample has the splits 'train' and 'dev', not {split!r}")
     return Path(str(files("haystack_distill") / "data" / f"sample-{split}.json"))

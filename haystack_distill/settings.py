@@ -22,8 +22,8 @@ class TrainingSettings:
         warmup_proportion: Share of the steps over which the learning rate rises.
         weight_decay: AdamW's, on weights but not on biases and layer norms.
         seed: Of the order of windows, of dropout, of fresh projections.
-        dropout: Dropout of the student while it trains; None keeps what its configuration says. A student is small and sees
-            few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of a step.
+        dropout: Dropout of the student while it trains; None keeps what its configuration says. A student is small
+            and sees few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of a step.
         precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
         evaluate_every: "epoch", a number of steps, or None for only at the end; needs dev data.
         keep_best: With dev data, end with the weights of the evaluation with the highest F1, not with the last ones.

@@ -10,7 +10,8 @@ def best_spans(
     top_k: int,
     max_answer_length: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best spans of each window: the largest start logit plus end logit, start <= end, at most max_answer_length long.
+    """The best spans of each window: the largest start logit plus end logit, start <= end, at most max_answer_length
+    long.
 
     Args:
         start_logits: (B, L).

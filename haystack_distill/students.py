@@ -22,8 +22,8 @@ def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = 
     Args:
         teacher: The reader to cut. It is not changed.
         layers: How many layers the student has.
-        which: The teacher layers (counted from 1) that are kept. "uniform" keeps every (N / layers)-th and always the last,
-            as TinyBERT maps layers (arXiv 1909.10351); "first" and "last" as they say; or a list, rising, whose
+        which: The teacher layers (counted from 1) that are kept. "uniform" keeps every (N / layers)-th and always the
+            last, as TinyBERT maps layers (arXiv 1909.10351); "first" and "last" as they say; or a list, rising, whose
             length is `layers`.
 
     Raises:
@@ -33,8 +33,8 @@ def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = 
     kept = _kept_layers(total, layers, which)
     if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
         raise DistilError(
-            "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single layers "
-            "cannot be kept; make the student another way (students.fresh, Reader.load)"
+            "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
+            "layers cannot be kept; make the student another way (students.fresh, Reader.load)"
         )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)
@@ -59,7 +59,7 @@ def fresh(teacher: Reader, *, seed: int = 42, **shape: Any) -> Reader:
     """
     config = copy.deepcopy(teacher.model.config)
     for name, value in shape.items():
-        if not hasattr(config, name):
+        if name not in config.to_dict() and name not in config.attribute_map:
             raise DistilError(f"the configuration of {config.model_type} has no {name!r}")
         setattr(config, name, value)
     if config.hidden_size % config.num_attention_heads:
@@ -115,13 +115,11 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
 
 def _layer_list(model: PreTrainedModel) -> str | None:
     """The name of the module list that holds a model's layers, or None where layers share their weights (ALBERT)."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            # ALBERT's list holds groups of shared layers, of which one may be as long as the model is deep by chance.
-            if model.config.model_type != "albert":
-                return name
     if model.config.model_type == "albert":
         return None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
     raise DistilError(
         f"cannot find the layers of {type(model).__name__}; make the student another way (students.fresh, Reader.load)"
     )

@@ -1,8 +1,8 @@
 """Frozen teachers: run once over the data, kept on disk, and spoken to in characters.
 
-What a teacher says is stored per teacher window: the character spans of its context tokens, their start and end logits in
-fp32, and the logits of its no-answer position. A student that sees the same windows gets those logits back bit for bit;
-any other student (another tokenizer, other window sizes) gets them mapped through characters.
+What a teacher says is stored per teacher window: the character spans of its context tokens, their start and end
+logits in fp32, and the logits of its no-answer position. A student that sees the same windows gets those logits back
+bit for bit; any other student (another tokenizer, other window sizes) gets them mapped through characters.
 """
 
 import functools
@@ -135,7 +135,8 @@ class TeacherOutputs:
                 ("start", first[real], start_logits[real], nulls[0][window]),
                 ("end", past[real] - 1, end_logits[real], nulls[1][window]),
             ):
-                # Distance to the nearer edge of every window that holds the character; argmax takes the earlier of equals.
+                # Distance to the nearer edge of every window that holds the character; argmax takes the earlier of
+                # equals.
                 depth = np.minimum(characters - edges[:, :1], edges[:, 1:] - 1 - characters)
                 own = depth.argmax(axis=0) == window
                 kept[f"{name}s"].append(characters[own])

@@ -106,8 +106,9 @@ class ReaderTrainer:
     ) -> RunResult:
         """Teach the student the teacher's answers (Hinton et al. 2015, arXiv 1503.02531).
 
-        The loss is `w * T^2 * distillation + (1 - w) * labels`, each the mean over start and end. The teacher runs once over
-        the data and what it says is kept on disk; it may have another tokenizer and other windows than the student.
+        The loss is `w * T^2 * distillation + (1 - w) * labels`, each the mean over start and end. The teacher runs
+        once over the data and what it says is kept on disk; it may have another tokenizer and other windows than the
+        student.
 
         Args:
             teacher: A reader that answers well. It is not changed.
@@ -153,16 +154,16 @@ class ReaderTrainer:
             layer_mapping: Which teacher layer each student layer learns; see `IntermediateLayersObjective`.
             embedding_loss_weight: Weight of the embedding loss; 0 leaves it out.
             hidden_loss_weight: Weight of the hidden-state loss; 0 leaves it out.
-            attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as large
-                as the hidden-state loss.
+            attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as
+                large as the hidden-state loss.
 
         Raises:
             DistilError: Different tokenizers, or layers and heads that do not fit.
         """
         if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
             raise DistilError(
-                "teacher and student split text differently, so their layers cannot be compared token by token; use a student "
-                "with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
+                "teacher and student split text differently, so their layers cannot be compared token by token; use a "
+                "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
             )
         arguments = {
             "layer_mapping": layer_mapping,
@@ -274,8 +275,8 @@ class ReaderTrainer:
             if changed:
                 raise DistilError(
                     f"cannot resume the run in {self.output_dir}: its {', '.join(changed)} differ from now "
-                    f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it as it "
-                    "was begun, or remove its directory 'checkpoints' to start again"
+                    f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it "
+                    "as it was begun, or remove its directory 'checkpoints' to start again"
                 )
         else:
             write_json(begun, record)

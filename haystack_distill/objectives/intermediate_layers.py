@@ -92,8 +92,8 @@ class IntermediateLayersObjective(Objective):
         layer_mapping: see `resolve_layer_mapping`.
         embedding_loss_weight: weight of "embedding", 0 or more.
         hidden_loss_weight: weight of "hidden", 0 or more.
-        attention_loss_weight: weight of "attention", 0 or more. Scores before the softmax differ by squares some thirty times
-            as large as hidden states do; at weight 1 they would be nearly all that is learnt.
+        attention_loss_weight: weight of "attention", 0 or more. Scores before the softmax differ by squares some
+            thirty times as large as hidden states do; at weight 1 they would be nearly all that is learnt.
 
     Attributes:
         layer_mapping: for each student layer a teacher layer (1 = first) or None.
