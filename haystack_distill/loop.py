@@ -217,7 +217,8 @@ class _LoopTrainer(Trainer):
         self.model.train()
         metrics = {f"eval_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
+        self.control = control
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -343,7 +344,7 @@ def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
     if probability is None:
         yield
         return
-    before: list[tuple[nn.Module, str, float]] = []
+    before: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
         names = ["p"] if isinstance(module, nn.Dropout) else ["dropout_prob", "attention_dropout", "dropout"]
         found = [(module, name, getattr(module, name, None)) for name in names]
