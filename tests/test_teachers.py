@@ -251,7 +251,7 @@ def mapped_by_hand(teacher: Reader, student: Reader, context: str) -> list[tuple
         ("bytes", (64, 20, 24), "words", (48, 16, 24)),
         ("words", (48, 16, 24), "pieces", (48, 16, 32)),
         ("pieces", (128, 64, 32), "words", (40, 7, 24)),
-        ("words", (48, 16, 24), "words", (90, 60, 24)),
+        ("words", (48, 16, 24), "words", (70, 40, 24)),
         ("words", (150, 100, 24), "words", (40, 8, 24)),
         ("bytes", (50, 9, 24), "bytes", (60, 30, 24)),
     ],
