@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
@@ -206,7 +207,10 @@ class _LoopTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._steps_in_parts:
-            logs |= {f"loss_{name}": value / self._steps_in_parts for name, value in self._parts.items()}
+            means = torch.tensor(list(self._parts.values()), device=self.args.device) / self._steps_in_parts
+            if self.args.world_size > 1:
+                means = self.accelerator.reduce(means, "mean")
+            logs |= {f"loss_{name}": mean for name, mean in zip(self._parts, means.tolist(), strict=True)}
             self._parts, self._steps_in_parts = {}, 0
         super().log(logs, start_time)
 
@@ -232,7 +236,9 @@ class _LoopTrainer(Trainer):
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         super()._save_checkpoint(*arguments, **keywords)
-        (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE).touch()
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+        if self.args.should_save:
+            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Strict, where Trainer would let missing weights pass."""
@@ -332,7 +338,7 @@ def _last_checkpoint(directory: Path) -> str | None:
     for checkpoint in directory.glob("checkpoint-*"):
         if (checkpoint / _COMPLETE).exists():
             found.append(checkpoint)
-        else:
+        elif PartialState().is_main_process:
             logger.warning("%s was not written to its end; it is removed", checkpoint)
             shutil.rmtree(checkpoint)
     return str(max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]))) if found else None

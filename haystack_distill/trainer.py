@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
@@ -220,7 +221,10 @@ class ReaderTrainer:
             "teacher": None if teacher is None else model_hash(teacher.model),
             "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
         }
-        directory, temporary = self._directory(record)
+        processes = PartialState(
+            cpu=self.student.device.type == "cpu"
+        )  # this one, or all that `accelerate launch` began
+        directory, temporary = self._directory(record, processes)
         try:
             outputs = None
             if told_by is not None:
@@ -242,26 +246,36 @@ class ReaderTrainer:
         seconds = time.monotonic() - began
         if temporary:
             return RunResult(steps, seconds, metrics, history)
+        processes.wait_for_everyone()  # until nobody needs a checkpoint any more
+        if processes.is_main_process:
+            self._finish(directory, record, RunResult(steps, seconds, metrics, history))
+        return RunResult(steps, seconds, metrics, history, directory)
+
+    def _finish(self, directory: Path, record: dict[str, Any], result: RunResult) -> None:
+        """Save the reader and the record of its run; the checkpoints have served."""
         self.student.save(directory)
         finished = {
             "status": "finished",
             "versions": versions(),
-            "metrics": metrics,
-            "steps": steps,
-            "seconds": seconds,
+            "metrics": result.metrics,
+            "steps": result.steps,
+            "seconds": result.seconds,
         }
-        write_json(directory / RUN_FILE, record | finished | {"history": history})
+        write_json(directory / RUN_FILE, record | finished | {"history": result.history})
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-        return RunResult(steps, seconds, metrics, history, directory)
 
-    def _directory(self, record: dict[str, Any]) -> tuple[Path, bool]:
+    def _directory(self, record: dict[str, Any], processes: PartialState) -> tuple[Path, bool]:
         """Where this run works, and whether that goes again when it ends."""
         if self.output_dir is None:
             if self.settings.resume:
                 raise DistilError("resume needs an output_dir to resume from")
             if self.settings.tensorboard:
                 raise DistilError("tensorboard=True needs an output_dir to write to")
+            if processes.num_processes > 1:
+                raise DistilError("several processes need an output_dir to share")
             return Path(tempfile.mkdtemp(prefix="haystack-distill-")), True
+        if not processes.is_main_process:  # the main process looks after the directory for all
+            return self.output_dir, False
         begun = self.output_dir / "checkpoints" / "run.json"
         if begun.exists():
             if not self.settings.resume:

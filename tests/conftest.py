@@ -91,7 +91,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizerFast:
     return BertTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), model_max_length=512)
 
 
-def make_tiny_reader(tokenizer: BertTokenizerFast, *, seed: int = 0, windows: WindowSettings | None = None, **shape: int) -> Reader:
+def make_tiny_reader(
+    tokenizer: BertTokenizerFast, *, seed: int = 0, windows: WindowSettings | None = None, **shape: int
+) -> Reader:
     """A random BERT reader: 4 layers, 32 wide, 2 heads, unless `shape` says otherwise."""
     config = BertConfig(
         **{

@@ -32,14 +32,22 @@ def test_an_unknown_device_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize(
     ("device", "fast_bf16", "wanted"),
-    [("cpu", True, "bf16"), ("cpu", False, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp16"), ("mps", True, "fp32")],
+    [
+        ("cpu", True, "bf16"),
+        ("cpu", False, "fp32"),
+        ("cuda", True, "bf16"),
+        ("cuda", False, "fp16"),
+        ("mps", True, "fp32"),
+    ],
 )
 def test_precision_auto_is_what_the_device_does_fast(
     device: str, fast_bf16: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast_bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast_bf16 or including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast_bf16 or including_emulation
+    )
     assert resolve_precision("auto", torch.device(device)) == wanted
 
 

@@ -61,7 +61,9 @@ def byte_level() -> Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    made.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     return made
 
 
@@ -150,7 +152,11 @@ def rows(*pairs: tuple[str, str], answers: list[Span] | None = None, labelled: b
 
 
 def cut(
-    examples: datasets.Dataset, tokenizer: Any, max_seq_len: int = 4000, doc_stride: int = 128, max_query_length: int = 64
+    examples: datasets.Dataset,
+    tokenizer: Any,
+    max_seq_len: int = 4000,
+    doc_stride: int = 128,
+    max_query_length: int = 64,
 ) -> Windows:
     settings = WindowSettings(max_seq_len, doc_stride, max_query_length)
     return Windows(examples, tokenizer, settings, token_types=True, in_memory=True)
@@ -261,7 +267,9 @@ def test_every_visible_character_belongs_to_a_token(family: PreTrainedTokenizerF
 
 def test_a_letter_keeps_its_combining_marks(family: PreTrainedTokenizerFast) -> None:
     words = ["Cafe\u0301", "re\u0301sume\u0301s", "Zu\u0308rich", "\u2764\ufe0f", "\u05e9\u05dc\u05d5\u05b9\u05dd"]
-    windows = cut(rows(*[(QUESTION, UNICODE)] * len(words), answers=[place_of(word, UNICODE) for word in words]), family)
+    windows = cut(
+        rows(*[(QUESTION, UNICODE)] * len(words), answers=[place_of(word, UNICODE) for word in words]), family
+    )
     for index, word in enumerate(words):
         row = windows.table[index]
         first, last = (row[name] - row["context_start"] for name in ("start_position", "end_position"))
@@ -297,7 +305,9 @@ def test_white_space_neither_begins_nor_ends_an_answer(family: PreTrainedTokeniz
 
 
 @pytest.mark.parametrize(("doc_stride", "steps"), [(5, 5), (12, 12), (1000, None)])
-def test_doc_stride_is_the_step_between_windows(family: PreTrainedTokenizerFast, doc_stride: int, steps: int | None) -> None:
+def test_doc_stride_is_the_step_between_windows(
+    family: PreTrainedTokenizerFast, doc_stride: int, steps: int | None
+) -> None:
     windows = cut(rows((QUESTION, PLAIN)), family, max_seq_len=64, doc_stride=doc_stride, max_query_length=40)
     whole = tokens_of(cut(rows((QUESTION, PLAIN)), family), 0)
     room = 64 - windows.table[0]["context_start"] - len(windows.template.suffix)
@@ -449,7 +459,8 @@ def test_a_tokenizer_that_ends_in_its_special_tokens_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_seq_len": 0}, {"doc_stride": 0}, {"max_query_length": -1}, {"doc_stride": 1.5}, {"doc_stride": True}]
+    "settings",
+    [{"max_seq_len": 0}, {"doc_stride": 0}, {"max_query_length": -1}, {"doc_stride": 1.5}, {"doc_stride": True}],
 )
 def test_window_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(DistilError, match=f"{next(iter(settings))} must be a whole number"):

@@ -58,7 +58,9 @@ def test_answer_batch_is_answer_for_each(tiny_reader: MakeReader) -> None:
     together = reader.answer_batch(pairs, 3)
     for pair, answers in zip(pairs, together, strict=True):
         alone = reader.answer(*pair, 3)
-        assert [(a.text, a.start, a.end, a.no_answer) for a in answers] == [(a.text, a.start, a.end, a.no_answer) for a in alone]
+        assert [(a.text, a.start, a.end, a.no_answer) for a in answers] == [
+            (a.text, a.start, a.end, a.no_answer) for a in alone
+        ]
         assert [a.score for a in answers] == pytest.approx([a.score for a in alone], rel=1e-4)
     assert reader.answer_batch([]) == []
 
@@ -108,7 +110,9 @@ def test_no_answer_comes_from_the_window_that_least_believes_in_it(tiny_reader: 
     assert prediction.no_answer.logit == pytest.approx(min(logits), abs=1e-5)
 
 
-def test_an_answer_never_touches_question_or_special_tokens(tiny_reader: MakeReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_never_touches_question_or_special_tokens(
+    tiny_reader: MakeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = tiny_reader()
     whole = Reader.logits
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +125,9 @@ def test_an_answer_never_touches_question_or_special_tokens(tiny_reader: MakeRea
             start, end = torch.randn(starts.shape, generator=generator), torch.randn(starts.shape, generator=generator)
             outside = ~((batch["token_type_ids"] == 1) & (batch["input_ids"] != self.tokenizer.sep_token_id))
             assert (~outside).sum() > len(outside)
-            inside = (start[:, :, None] + end[:, None, :]).masked_fill((outside[:, :, None] | outside[:, None, :]), -1e9)
+            inside = (start[:, :, None] + end[:, None, :]).masked_fill(
+                (outside[:, :, None] | outside[:, None, :]), -1e9
+            )
             band = torch.ones(inside.shape[1:]).triu().tril(self.max_answer_length - 1).bool()
             best = max(best, float(inside.masked_fill(~band, -1e9).max()))
             yield batch, start.masked_fill(outside, 1000.0), end.masked_fill(outside, 1000.0)
@@ -195,9 +201,15 @@ def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
 
 @pytest.mark.parametrize(
     ("question", "context", "top_k", "message"),
-    [("", "b", 1, "must not be empty"), ("a", " \n", 1, "must not be empty"), ("a", "b", 0, "top_k must be at least 1")],
+    [
+        ("", "b", 1, "must not be empty"),
+        ("a", " \n", 1, "must not be empty"),
+        ("a", "b", 0, "top_k must be at least 1"),
+    ],
 )
-def test_bad_questions_are_refused(tiny_reader: MakeReader, question: str, context: str, top_k: int, message: str) -> None:
+def test_bad_questions_are_refused(
+    tiny_reader: MakeReader, question: str, context: str, top_k: int, message: str
+) -> None:
     with pytest.raises(DistilError, match=message):
         tiny_reader().answer(question, context, top_k)
 
@@ -224,7 +236,9 @@ def varied_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_evaluate_is_squad_metrics_of_the_predictions(tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
+def test_evaluate_is_squad_metrics_of_the_predictions(
+    tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
+) -> None:
     reader = tiny_reader()
     examples = load_examples(squad_file)
     predictions = dict(zip(examples["id"], reader.predict(squad_file), strict=True))
@@ -377,7 +391,9 @@ def test_tokenizer_and_model_must_fit(tokenizer: BertTokenizerFast, tiny_reader:
 
 
 def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
-    with pytest.raises(DistilError, match="max_seq_len 129 is more than the 128 positions that BertForQuestionAnswering"):
+    with pytest.raises(
+        DistilError, match="max_seq_len 129 is more than the 128 positions that BertForQuestionAnswering"
+    ):
         tiny_reader(windows=WindowSettings(129, 64, 32))
     config = RobertaConfig(
         vocab_size=len(tokenizer),

@@ -43,7 +43,10 @@ def test_values_at_the_edge_are_taken() -> None:
     ("settings", "message"),
     [
         ({"early_stopping_patience": 2}, "early_stopping_patience needs keep_best=True"),
-        ({"early_stopping_patience": 2, "keep_best": True, "evaluate_every": None}, "needs keep_best=True and evaluate"),
+        (
+            {"early_stopping_patience": 2, "keep_best": True, "evaluate_every": None},
+            "needs keep_best=True and evaluate",
+        ),
         ({"keep_best": True, "evaluate_every": None}, "keep_best needs evaluate_every"),
         ({"keep_best": True, "checkpoint_every": 5}, "checkpoint_every must be what evaluate_every is"),
         ({"keep_best": True, "evaluate_every": 5, "checkpoint_every": None}, "must be what evaluate_every is"),

@@ -8,7 +8,9 @@ import torch
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 
 
-def by_hand(start: list[float], end: list[float], allowed: list[bool], max_answer_length: int) -> dict[tuple[int, int], float]:
+def by_hand(
+    start: list[float], end: list[float], allowed: list[bool], max_answer_length: int
+) -> dict[tuple[int, int], float]:
     """The score of every span that may be an answer, by a loop over all pairs."""
     spans = {}
     for i in range(len(start)):

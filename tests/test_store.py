@@ -47,7 +47,7 @@ def test_a_table_is_built_once(tmp_path: Path) -> None:
 
 def test_an_empty_table(tmp_path: Path) -> None:
     for cached in (False, True):
-        table, _, from_cache = cached_table("words", "none", SCHEMA, lambda: [], tmp_path)
+        table, _, from_cache = cached_table("words", "none", SCHEMA, list, tmp_path)
         assert len(table) == 0
         assert from_cache is cached
 

@@ -25,7 +25,10 @@ LAYERS = {
     "distilbert": "distilbert.transformer.layer",
     "electra": "electra.encoder.layer",
 }
-QUESTION, CONTEXT = "Who built the harbour?", "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft."
+QUESTION, CONTEXT = (
+    "Who built the harbour?",
+    "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft.",
+)
 
 
 def config_of(kind: str, vocabulary: int, layers: int = 6) -> PretrainedConfig:
@@ -150,7 +153,9 @@ def test_fresh_weights(make_teacher: Callable[..., Reader]) -> None:
     assert model_hash(one.model) == model_hash(again.model) != model_hash(other.model)
     weights, mine = teacher.model.state_dict(), one.model.state_dict()
     same = {name for name in weights if torch.equal(weights[name], mine[name])}
-    assert same == {name for name in weights if "encoder.layer" not in name}  # embeddings and head fit, layers are fresh
+    assert same == {
+        name for name in weights if "encoder.layer" not in name
+    }  # embeddings and head fit, layers are fresh
 
 
 def test_fresh_leaves_the_random_numbers_alone(make_teacher: Callable[..., Reader]) -> None:

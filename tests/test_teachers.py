@@ -24,13 +24,14 @@ from haystack_distill.teachers import TeacherOutputs, model_hash
 
 MakeReader = Callable[..., Reader]
 
-CONTEXTS = [
-    "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (they say).",
-    "Cafe\u0301 na\u00efve Zu\u0308rich \U0001f469\u200d\U0001f469\u200d\U0001f467 \u05e9\u05dc\u05d5\u05b9\u05dd \u6771\u4eac\u30bf\u30ef\u30fc "
-    "333\u00a0m \ufb01ne \u2764\ufe0f, and a glacier moves forty metres a day.",
-    "So.",
-]
-CONTEXTS[:2] = [f"{context} {context[::3]} {context}" for context in CONTEXTS[:2]]
+UNICODE = (
+    "Cafe\u0301 na\u00efve Zu\u0308rich \U0001f469\u200d\U0001f469\u200d\U0001f467 \u05e9\u05dc\u05d5\u05b9\u05dd "
+    "\u6771\u4eac\u30bf\u30ef\u30fc 333\u00a0m \ufb01ne \u2764\ufe0f, and a glacier moves forty metres a day."
+)
+PLAIN = (
+    "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (they say)."
+)
+CONTEXTS = [*(f"{context} {context[::3]} {context}" for context in (PLAIN, UNICODE)), "So."]
 MARKS = "\u0301\u0308\u05b9\ufe0f"
 QUESTION = "Who built it, and when?"
 
@@ -48,7 +49,9 @@ def byte_level() -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    made.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
