@@ -41,6 +41,8 @@ def farm(teacher: str, student: str, data: str, output: str) -> float:
     """Seconds that FARMReader takes."""
     from haystack.nodes import FARMReader
 
+    from haystack_distill.integrations.farm import reader_from_farm
+
     arguments = {"use_gpu": False, "num_processes": 0, "max_seq_len": 384, "doc_stride": 128, "progress_bar": False}
     readers = FARMReader(teacher, **arguments), FARMReader(student, **arguments)
     path = Path(data)
@@ -53,11 +55,13 @@ def farm(teacher: str, student: str, data: str, output: str) -> float:
         use_gpu=False,
         num_processes=0,
         max_seq_len=384,
-        save_dir=output,
+        save_dir=f"{output}-farm",
         **SETTINGS,
         **LOSS,
     )
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    reader_from_farm(readers[1]).save(output)  # FARM's own format is not a Hugging Face directory
+    return seconds
 
 
 def main(

@@ -192,7 +192,7 @@ def test_two_processes_do_what_one_does(pair: Callable, data: Path, tmp_path: Pa
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "two" / "haystack_distill.json").read_text())
