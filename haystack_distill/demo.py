@@ -24,10 +24,9 @@ QUESTIONS = (
     "In which caves does Roquefort mature?",
 )
 LAYERS = 3
-INTERMEDIATE_EPOCHS = 2
-PREDICTION_EPOCHS = 1
+INTERMEDIATE_EPOCHS = 3
+PREDICTION_EPOCHS = 2
 LEARNING_RATE = 3e-4
-INTERMEDIATE_LEARNING_RATE = 1e-3  # hidden states are a smoother target than answers
 
 
 def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False) -> dict[str, Any]:
@@ -49,10 +48,8 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
     start = students.from_teacher(teacher, layers=LAYERS)
 
-    def trainer(
-        student: Reader, n_epochs: int, output: Path | None = None, rate: float = LEARNING_RATE
-    ) -> ReaderTrainer:
-        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=rate, seed=seed, progress=not json)
+    def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
+        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=not json)
         return ReaderTrainer(student, output, settings)
 
     console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
@@ -60,9 +57,7 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     trainer(labels_only, INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS).train(train)
     console.print(f"[bold]2. distil the teacher's layers[/bold]: {INTERMEDIATE_EPOCHS} epochs")
     distilled = start.copy()
-    trainer(distilled, INTERMEDIATE_EPOCHS, rate=INTERMEDIATE_LEARNING_RATE).distil_intermediate_layers_from(
-        teacher, train
-    )
+    trainer(distilled, INTERMEDIATE_EPOCHS).distil_intermediate_layers_from(teacher, train)
     console.print(f"[bold]3. distil the teacher's answers[/bold]: {PREDICTION_EPOCHS} epochs")
     trainer(distilled, PREDICTION_EPOCHS, directory).distil_prediction_layer_from(
         teacher, train, temperature=2.0, distillation_loss_weight=0.8
