@@ -80,22 +80,18 @@ def main(
             student.save(output / f"{arm}-{rate}")
             write_json(done, {"arm": arm, "rate": rate, "held_out": student.evaluate(held)})
             print(done.read_text(), flush=True)
-    rows = {"teacher": {"rate": None, "dev": evaluate(reader, measured)}}
+    rows = {"teacher": {"rate": None, "dev": reader.evaluate(measured)}}
     for arm in ARMS:
         tried = [json.loads((output / f"{arm}-{rate}.json").read_text()) for rate in rates.split(",")]
         best = max(tried, key=lambda result: result["held_out"]["f1"])
         student = Reader.load(output / f"{arm}-{best['rate']}", windows=reader.windows)
-        rows[arm] = {"rate": best["rate"], "held_out": best["held_out"], "dev": evaluate(student, measured)}
+        rows[arm] = {"rate": best["rate"], "held_out": best["held_out"], "dev": student.evaluate(measured)}
     write_json(output / "results.json", {"versions": versions(), "rows": rows})
     table = Table("arm", "learning rate", "EM", "F1", "of the teacher's F1")
     for name, row in rows.items():
         share = row["dev"]["f1"] / rows["teacher"]["dev"]["f1"]
         table.add_row(name, str(row["rate"]), f"{row['dev']['exact']:.1f}", f"{row['dev']['f1']:.1f}", f"{share:.1%}")
     Console().print(table)
-
-
-def evaluate(reader: Reader, data: datasets.Dataset) -> dict[str, float]:
-    return reader.evaluate(data)
 
 
 if __name__ == "__main__":
