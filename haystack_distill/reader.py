@@ -142,9 +142,12 @@ class Reader:
         self.model.eval()
 
     @classmethod
-    def load(cls, name_or_path: str | Path, **settings: Any) -> "Reader":
+    def load(
+        cls, name_or_path: str | Path, *, token: str | None = None, revision: str | None = None, **settings: Any
+    ) -> "Reader":
         """Load a Hugging Face model directory or hub name in fp32; `settings` are the constructor's.
 
+        `token` and `revision` are the hub's: what opens a private model, and which version of it is taken.
         Only safetensors weights are read, and no code that comes with a model is ever run.
 
         Raises:
@@ -152,8 +155,8 @@ class Reader:
         """
         name = str(name_or_path)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
-            model, fresh = load_model(AutoModelForQuestionAnswering, name)
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, token=token, revision=revision)
+            model, fresh = load_model(AutoModelForQuestionAnswering, name, token=token, revision=revision)
         except (OSError, ValueError) as error:
             raise DistilError(
                 f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors "

@@ -16,9 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from haystack_distill.compat import load_model
 from haystack_distill.errors import DistilError
 from haystack_distill.features import PairTemplate, Windows, WindowSettings, takes_token_types
 from haystack_distill.reader import Reader
@@ -192,21 +190,10 @@ class DistilledReader:
                 self.reader = self.reader or self._load()
 
     def _load(self) -> Reader:
-        hub = {"token": self.token.resolve_value() if self.token else None, "revision": self.revision}
-        name = self.model_name_or_path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **hub)
-            model, fresh = load_model(AutoModelForQuestionAnswering, name, **hub)
-        except (OSError, ValueError) as error:
-            raise DistilError(
-                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors "
-                "and tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
-            ) from error
-        if fresh:
-            logger.warning("%s holds no weights for %s: its answers are random", name, ", ".join(fresh))
-        return Reader(
-            model,
-            tokenizer,
+        return Reader.load(
+            self.model_name_or_path,
+            token=self.token.resolve_value() if self.token else None,
+            revision=self.revision,
             windows=_window_settings(self.max_seq_length, self.max_query_length),
             max_answer_length=self.max_answer_length,
             precision=self.precision,

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import reader as reader_module
 
 try:
     version("haystack-ai")
@@ -519,8 +520,9 @@ def test_token_and_revision_are_used_only_when_the_model_is_loaded(
     def spied(function: Callable) -> Callable:
         return lambda *args, **kwargs: calls.append(kwargs) or function(*args, **kwargs)
 
-    monkeypatch.setattr(integration, "load_model", spied(integration.load_model))
-    monkeypatch.setattr(integration.AutoTokenizer, "from_pretrained", spied(integration.AutoTokenizer.from_pretrained))
+    monkeypatch.setattr(reader_module, "load_model", spied(reader_module.load_model))
+    tokenizers = reader_module.AutoTokenizer
+    monkeypatch.setattr(tokenizers, "from_pretrained", spied(tokenizers.from_pretrained))
     monkeypatch.setenv("MY_TOKEN", "secret value")
     component.warm_up()
     assert [(call["token"], call["revision"]) for call in calls] == [("secret value", "v1")] * 2
