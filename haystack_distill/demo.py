@@ -44,24 +44,9 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     began = time.monotonic()
     console = Console(quiet=json)
     directory = output_dir or Path("demo-reader")
-    train, dev = sample_path("train"), sample_path("dev")
+    dev = sample_path("dev")
     teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
-    start = students.from_teacher(teacher, layers=LAYERS)
-
-    def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
-        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=not json)
-        return ReaderTrainer(student, output, settings)
-
-    console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
-    labels_only = start.copy()
-    trainer(labels_only, INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS).train(train)
-    console.print(f"[bold]2. distil the teacher's layers[/bold]: {INTERMEDIATE_EPOCHS} epochs")
-    distilled = start.copy()
-    trainer(distilled, INTERMEDIATE_EPOCHS).distil_intermediate_layers_from(teacher, train)
-    console.print(f"[bold]3. distil the teacher's answers[/bold]: {PREDICTION_EPOCHS} epochs")
-    trainer(distilled, PREDICTION_EPOCHS, directory).distil_prediction_layer_from(
-        teacher, train, temperature=2.0, distillation_loss_weight=0.8
-    )
+    labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json)
     rows = [
         {"model": name, **measure(reader, dev)}
         for name, reader in (
@@ -80,6 +65,34 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     write_json(directory / "demo.json", result)
     console.print(f"{result['seconds']:.0f} s")
     return result
+
+
+def train_students(
+    teacher: Reader, seed: int, directory: Path | None, console: Console, progress: bool = True
+) -> tuple[Reader, Reader]:
+    """The same cut of `teacher` trained twice on the sample for as many steps: on labels only, and distilled.
+
+    The shape (how many epochs go to the layers, the learning rate) was chosen on articles held out of the sample's
+    training split. The distilled student is written to `directory`.
+    """
+    train = sample_path("train")
+    start = students.from_teacher(teacher, layers=LAYERS)
+
+    def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
+        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=progress)
+        return ReaderTrainer(student, output, settings)
+
+    console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
+    labels_only = start.copy()
+    trainer(labels_only, INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS).train(train)
+    console.print(f"[bold]2. distil the teacher's layers[/bold]: {INTERMEDIATE_EPOCHS} epochs")
+    distilled = start.copy()
+    trainer(distilled, INTERMEDIATE_EPOCHS).distil_intermediate_layers_from(teacher, train)
+    console.print(f"[bold]3. distil the teacher's answers[/bold]: {PREDICTION_EPOCHS} epochs")
+    trainer(distilled, PREDICTION_EPOCHS, directory).distil_prediction_layer_from(
+        teacher, train, temperature=2.0, distillation_loss_weight=0.8
+    )
+    return labels_only, distilled
 
 
 def measure(reader: Reader, data: Path) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Which device and which number format to compute in."""
 
 import contextlib
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -23,7 +24,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
                 f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
             ) from error
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        # A process of several knows its GPU by LOCAL_RANK before anything has made it the current one.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

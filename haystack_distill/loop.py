@@ -129,8 +129,14 @@ class _LoopTrainer(Trainer):
             process=arguments.process_index,
             seed=settings.seed,
         )
+        evaluate_every, steps = settings.evaluate_every, self.batches.steps * settings.n_epochs
+        if settings.keep_best and isinstance(evaluate_every, int) and evaluate_every > steps:
+            raise DistilError(
+                f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so keep_best would have "
+                "nothing to choose from; lower it, or leave keep_best out"
+            )
         # Rounded down, where transformers rounds up: a run of one step would have learnt at rate 0.
-        arguments.warmup_steps = int(settings.warmup_proportion * self.batches.steps * settings.n_epochs)
+        arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastLog()]
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience))
@@ -332,16 +338,20 @@ def _tensorboard(directory: Path) -> TrainerCallback:
     return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
 
 
+def whole_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints that were written to their end, oldest first."""
+    found = [checkpoint for checkpoint in directory.glob("checkpoint-*") if (checkpoint / _COMPLETE).exists()]
+    return sorted(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]))
+
+
 def _last_checkpoint(directory: Path) -> str | None:
     """The newest whole checkpoint; what was cut off while it was written is removed."""
-    found = []
+    whole = whole_checkpoints(directory)
     for checkpoint in directory.glob("checkpoint-*"):
-        if (checkpoint / _COMPLETE).exists():
-            found.append(checkpoint)
-        elif PartialState().is_main_process:
+        if checkpoint not in whole and PartialState().is_main_process:
             logger.warning("%s was not written to its end; it is removed", checkpoint)
             shutil.rmtree(checkpoint)
-    return str(max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]))) if found else None
+    return str(whole[-1]) if whole else None
 
 
 @contextlib.contextmanager

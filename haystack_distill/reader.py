@@ -120,7 +120,7 @@ class Reader:
         if max_answer_length < 1 or batch_size < 1:
             raise DistilError("max_answer_length and batch_size must be at least 1")
         self.windows = windows or WindowSettings()
-        positions = _position_limit(model)
+        positions = position_limit(model)
         if positions is not None and self.windows.max_seq_len > positions:
             raise DistilError(
                 f"max_seq_len {self.windows.max_seq_len} is more than the {positions} positions that "
@@ -357,7 +357,7 @@ def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def _position_limit(model: PreTrainedModel) -> int | None:
+def position_limit(model: PreTrainedModel) -> int | None:
     """Positions a model can tell apart, or None where it sets no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or limit <= 0:

@@ -18,14 +18,14 @@ from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
-from haystack_distill.loop import run_loop
+from haystack_distill.loop import run_loop, whole_checkpoints
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
     Objective,
     PredictionLayerObjective,
 )
-from haystack_distill.reader import ExampleSource, Reader
+from haystack_distill.reader import ExampleSource, Reader, position_limit
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
 from haystack_distill.store import write_json
@@ -159,12 +159,24 @@ class ReaderTrainer:
                 large as the hidden-state loss.
 
         Raises:
-            DistilError: Different tokenizers, or layers and heads that do not fit.
+            DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
+                do not fit.
         """
         if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
             raise DistilError(
                 "teacher and student split text differently, so their layers cannot be compared token by token; use a "
                 "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
+            )
+        positions = position_limit(teacher.model)
+        if positions is not None and self.student.windows.max_seq_len > positions:
+            raise DistilError(
+                f"the student's windows have {self.student.windows.max_seq_len} tokens, the teacher knows {positions} "
+                "positions; lower the student's max_seq_len"
+            )
+        if teacher.device != self.student.device:
+            raise DistilError(
+                f"teacher ({teacher.device}) and student ({self.student.device}) must be on one device, because both "
+                "run in every step; load them with the same `device`"
             )
         arguments = {
             "layer_mapping": layer_mapping,
@@ -212,18 +224,21 @@ class ReaderTrainer:
             dev_windows = self.student.cut(load_examples(dev_data, cache_dir=self.cache_dir), cache_dir=self.cache_dir)
         elif self.settings.keep_best or self.settings.early_stopping_patience:
             raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
+        processes = PartialState(
+            cpu=self.student.device.type == "cpu"
+        )  # this one, or all that `accelerate launch` began
         record = {
             "method": method,
             "arguments": {name: _plain(value) for name, value in arguments.items()},
             "settings": _settings_that_matter(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
+            "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
+            "tokenizer": tokenizer_hash(self.student.tokenizer),
             "teacher": None if teacher is None else model_hash(teacher.model),
+            "processes": processes.num_processes,
             "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
         }
-        processes = PartialState(
-            cpu=self.student.device.type == "cpu"
-        )  # this one, or all that `accelerate launch` began
         directory, temporary = self._directory(record, processes)
         try:
             outputs = None
@@ -277,7 +292,7 @@ class ReaderTrainer:
         if not processes.is_main_process:  # the main process looks after the directory for all
             return self.output_dir, False
         begun = self.output_dir / "checkpoints" / "run.json"
-        if begun.exists():
+        if begun.exists() and whole_checkpoints(begun.parent):  # else there is nothing to lose
             if not self.settings.resume:
                 raise DistilError(
                     f"{self.output_dir} holds the checkpoints of a run that did not finish; set resume=True to go on "

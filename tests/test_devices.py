@@ -12,7 +12,10 @@ CPU = torch.device("cpu")
 def test_device_auto_prefers_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert resolve_device() == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")  # one of several processes
+    assert resolve_device() == torch.device("cuda", 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_device() == torch.device("mps")

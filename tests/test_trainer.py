@@ -364,10 +364,25 @@ def test_resume_refuses_what_is_not_the_same_run(pair: Callable, data: Path, squ
         trainer().distil_intermediate_layers_from(teacher, data, hidden_loss_weight=0.5)
     with pytest.raises(DistilError, match="its method, arguments"):
         trainer().distil_prediction_layer_from(teacher, data)
+    with pytest.raises(DistilError, match="its dev_data differ"):
+        trainer().distil_intermediate_layers_from(teacher, data, squad_file)
     with torch.no_grad():
         teacher.model.qa_outputs.bias += 1
     with pytest.raises(DistilError, match="its teacher differ"):
         trainer().distil_intermediate_layers_from(teacher, data)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_has_nothing_to_lose(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 2)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings()).distil_intermediate_layers_from(teacher, data)
+    assert (tmp_path / "run" / "checkpoints" / "run.json").exists()
+    changed = ReaderTrainer(pair()[0], tmp_path / "run", settings(learning_rate=0.002))
+    assert changed.distil_intermediate_layers_from(teacher, data).steps > 0
 
 
 def test_resume_may_be_watched_differently(pair: Callable, data: Path, killed: Path) -> None:
@@ -424,6 +439,11 @@ def test_keep_best_ends_with_the_best_weights(
     assert same(weights_of(student), seen[1])
     assert same(load_file(tmp_path / "run" / "model.safetensors"), seen[1])
     assert not same(seen[1], seen[3])
+
+
+def test_keep_best_wants_an_evaluation_before_the_end(pair: Callable, data: Path) -> None:
+    with pytest.raises(DistilError, match="comes after the last of the"):
+        ReaderTrainer(pair()[0], settings=settings(keep_best=True, evaluate_every=1000)).train(data, data)
 
 
 def test_without_keep_best_the_last_weights_stay(pair: Callable, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -764,3 +784,14 @@ def test_each_family_can_be_taught(tokenizer: BertTokenizerFast, data: Path, kin
     for line in lines:
         total = 0.5 * line["loss_embedding"] + 2 * line["loss_hidden"] + 4 * line["loss_attention"]
         assert line["loss"] == pytest.approx(total, abs=2e-4)
+
+
+def test_layers_need_one_device_and_positions_for_the_students_windows(pair: Callable, data: Path) -> None:
+    student, teacher = pair()
+    student.windows = WindowSettings(max_seq_len=10_000, doc_stride=16)
+    with pytest.raises(DistilError, match=r"windows have 10000 tokens, the teacher knows \d+ positions"):
+        ReaderTrainer(student, settings=settings()).distil_intermediate_layers_from(teacher, data)
+    student, teacher = pair()
+    teacher.device = torch.device("cuda", 1)
+    with pytest.raises(DistilError, match=r"teacher \(cuda:1\) and student \(cpu\) must be on one device"):
+        ReaderTrainer(student, settings=settings()).distil_intermediate_layers_from(teacher, data)
