@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.files import write_json
 from haystack_distill.squad import load_examples
-from haystack_distill.store import write_json
 from haystack_distill.trainer import versions
 
 ARMS = ("labels", "prediction", "intermediate+prediction")

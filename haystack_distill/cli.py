@@ -470,7 +470,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
     with _logs_on_stderr():
         from haystack_distill import students
         from haystack_distill.features import WindowSettings
-        from haystack_distill.store import write_json
+        from haystack_distill.files import write_json
         from haystack_distill.teachers import model_hash
         from haystack_distill.trainer import versions
 

@@ -11,11 +11,11 @@ from rich.table import Table
 from haystack_distill import students
 from haystack_distill.embedded import embedded_teacher
 from haystack_distill.features import WindowSettings
+from haystack_distill.files import write_json
 from haystack_distill.reader import Reader
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
-from haystack_distill.store import write_json
 from haystack_distill.trainer import ReaderTrainer
 
 QUESTIONS = (

@@ -22,8 +22,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import hash_of
 from haystack_distill.squad import content_hash
-from haystack_distill.store import cached_table, hash_of
+from haystack_distill.store import cached_table
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, SupportsFloat, TypeAlias
 import datasets
 
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.files import write_aside
 from haystack_distill.squad_arrow import plain_rows
-from haystack_distill.store import write_aside
 
 __all__ = [
     "ExampleScore",

@@ -5,16 +5,19 @@ the data. Everything that reaches the rest of the package has passed the checks 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import datasets
+import pyarrow as pa
 
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.files import file_hash, hash_of, write_aside
 from haystack_distill.squad_arrow import (
     SCHEMA,
+    batches_of,
     hash_columns,
     plain_rows,
     questions_in_dataset,
@@ -23,14 +26,14 @@ from haystack_distill.squad_arrow import (
 )
 from haystack_distill.squad_intake import Intake, ReadReport, sum_of, warn_of
 from haystack_distill.squad_json import questions_in_file, write_rows
-from haystack_distill.store import cached_table, file_hash, hash_of, write_aside
+from haystack_distill.store import cached_table
 
 __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_squad_with_report", "write_squad"]
 
 PathLike: TypeAlias = str | Path
 OnBadExample: TypeAlias = Literal["error", "skip"]
 
-_FORMAT = 1  # raise it when the same input would be read differently
+_FORMAT = 2  # raise it when the same input would be read differently
 _REQUIRED_COLUMNS = ["id", "title", "context", "question", "answers"]
 _HASHED_COLUMNS = ["id", "question", "context", "answers", "is_impossible", "labelled"]
 
@@ -43,8 +46,8 @@ def read_squad(
     Rows keep the order of the files. The columns are those of SQuAD on the Hugging Face hub (`id`, `title`, `context`,
     `question`, `answers` with lists `text` and `answer_start` in Unicode code points), and `is_impossible` and
     `labelled`. A question without the key `is_impossible` (version 1.1) is answerable; a question with
-    `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable. With an empty
-    question it is plain text, to distil layers from.
+    `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable, whatever its
+    `is_impossible` says. With an empty question it is plain text, to distil layers from.
     `plausible_answers` and other extra keys are left out; a missing `title` is the empty string.
 
     An `answer_start` that does not match its text is put right when the text occurs exactly once in the context, and
@@ -234,7 +237,10 @@ def _through_cache(key: str, intake: Intake, cache_dir: PathLike | None) -> tupl
     def notes() -> dict[str, list[dict[str, object]]]:
         return {"reports": [asdict(report) for report in intake.reports]}
 
-    dataset, kept, _ = cached_table("examples", key, SCHEMA, intake.batches, cache_dir, notes)
+    def batches() -> Iterator[dict[str, pa.Array]]:
+        return batches_of(row for _, row in intake.rows())
+
+    dataset, kept, _ = cached_table("examples", key, SCHEMA, batches, cache_dir, notes)
     reports = [ReadReport(**report) for report in kept["reports"]]
     for name, report in zip(intake.names, reports, strict=True):
         warn_of(name, report)

@@ -25,10 +25,25 @@ SCHEMA = pa.schema(
         ("labelled", pa.bool_()),
     ]
 )
-ROWS_PER_BATCH = 1000
+_ROWS_PER_BATCH = 1000
+_CHARS_PER_BATCH = 8 * 2**20  # keeps a batch small when contexts are whole books
 
 
-def columns_of(rows: Sequence[Row]) -> dict[str, pa.Array]:
+def batches_of(rows: Iterable[Row]) -> Iterator[dict[str, pa.Array]]:
+    """Rows as the columns of `SCHEMA`, in batches of a bounded size."""
+    batch: list[Row] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += len(row.context) + len(row.question)
+        if len(batch) >= _ROWS_PER_BATCH or chars >= _CHARS_PER_BATCH:
+            yield _columns_of(batch)
+            batch, chars = [], 0
+    if batch:
+        yield _columns_of(batch)
+
+
+def _columns_of(rows: Sequence[Row]) -> dict[str, pa.Array]:
     """Rows as the columns of `SCHEMA`."""
     columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
     text, start = (part.type for part in SCHEMA.field("answers").type)
@@ -62,7 +77,7 @@ def plain_rows(dataset: datasets.Dataset, columns: list[str]) -> Iterator[dict[s
 
 def _tables(dataset: datasets.Dataset, columns: list[str]) -> Iterator[pa.Table]:
     """The rows in their order (selected, shuffled or not) as Arrow tables of a bounded size."""
-    yield from dataset.select_columns(columns).with_format("arrow").iter(batch_size=ROWS_PER_BATCH)
+    yield from dataset.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS_PER_BATCH)
 
 
 def require_columns(dataset: datasets.Dataset, columns: Iterable[str], remedy: str) -> None:

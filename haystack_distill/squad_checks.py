@@ -72,10 +72,8 @@ def check(question: Question) -> Row:
     labelled = _check_flag(qa.get("labelled", True), "labelled")
     if labelled or text != "":  # without question and label, a row is plain text to distil layers from
         text = _check_text(text, "question")
-    if is_impossible and not labelled:
-        raise BadExample(
-            "contradiction", "is_impossible is true although labelled is false: an unlabelled question has no label"
-        )
+    # Version 2.0 has no other word for a question without answers, so an unlabelled one may say it; it is no label.
+    is_impossible = is_impossible and labelled
     answers = _value(qa, "answers") if labelled else qa.get("answers", [])
     if not isinstance(answers, list):
         raise BadExample("wrong type", f"answers must be a list, not {kind(answers)}")

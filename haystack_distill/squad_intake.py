@@ -5,15 +5,12 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from haystack_distill.errors import DataError
-from haystack_distill.squad_arrow import ROWS_PER_BATCH, columns_of
 from haystack_distill.squad_checks import BadExample, Place, Question, Row, check, shown
 
 logger = logging.getLogger(__name__)
 
-_CHARS_PER_BATCH = 8 * 2**20  # keeps a batch small when contexts are whole books
 _IDS_IN_REPORT = 5
 
 
@@ -42,7 +39,7 @@ class ReadReport:
 
 
 class Intake:
-    """Checks the questions of sources that belong together and turns the good ones into Arrow columns.
+    """Checks the questions of sources that belong together and lets the good ones through.
 
     Args:
         sources: name and questions of each, in order.
@@ -51,24 +48,12 @@ class Intake:
 
     def __init__(self, sources: Sequence[tuple[str, Iterable[Question]]], *, skip: bool) -> None:
         self.names = [name for name, _ in sources]
-        self.reports = [ReadReport() for _ in sources]  # filled by batches()
+        self.reports = [ReadReport() for _ in sources]  # filled by rows()
         self._sources = sources
         self._skip = skip
 
-    def batches(self) -> Iterator[dict[str, Any]]:
-        """The columns of the good questions, in batches of a bounded size. Can be iterated over once."""
-        rows: list[Row] = []
-        chars = 0
-        for row in self._good_rows():
-            rows.append(row)
-            chars += len(row.context) + len(row.question)
-            if len(rows) >= ROWS_PER_BATCH or chars >= _CHARS_PER_BATCH:
-                yield columns_of(rows)
-                rows, chars = [], 0
-        if rows:
-            yield columns_of(rows)
-
-    def _good_rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[tuple[Place, Row]]:
+        """The good questions and where they stood. Can be iterated over once."""
         with closing(_Ids(self.names)) as ids:
             for source, ((name, questions), report) in enumerate(zip(self._sources, self.reports, strict=True)):
                 for question in questions:
@@ -84,7 +69,7 @@ class Intake:
                         report.repaired += 1
                         if len(report.repaired_ids) < _IDS_IN_REPORT:
                             report.repaired_ids.append(row.id)
-                    yield row
+                    yield question.place, row
                 if not report.read:
                     why = f": all were skipped ({_reasons(report)})" if report.skipped else ""
                     raise DataError(f"{name}: no questions{why}. Give a file with at least one valid question.")

@@ -5,11 +5,9 @@ under one cache directory, named by a SHA-256 of what it was made from. A side f
 table whose bytes do not match it is rebuilt.
 """
 
-import hashlib
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import datasets
 import pyarrow as pa
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import file_hash, write_aside, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,43 +28,6 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
     """The directory of all caches: `cache_dir`, else `$HAYSTACK_DISTILL_CACHE`, else `~/.cache/haystack-distill`."""
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "haystack-distill"
     return Path(chosen).expanduser()
-
-
-def hash_of(*parts: Any) -> str:
-    """SHA-256 (hex) over JSON-able parts, in order."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, aside and renamed."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def cached_table(

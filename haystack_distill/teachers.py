@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from haystack_distill.features import WindowRows, Windows
+from haystack_distill.files import hash_of
 from haystack_distill.reader import Reader
-from haystack_distill.store import cached_table, hash_of
+from haystack_distill.store import cached_table
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
+from haystack_distill.files import write_json
 from haystack_distill.loop import run_loop, whole_checkpoints
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
@@ -28,7 +29,6 @@ from haystack_distill.objectives import (
 from haystack_distill.reader import ExampleSource, Reader, position_limit
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
-from haystack_distill.store import write_json
 from haystack_distill.teachers import TeacherOutputs, model_hash
 
 logger = logging.getLogger(__name__)

@@ -137,7 +137,6 @@ BAD_QUESTIONS = {
         "answers although impossible",
     ),
     "flag not a bool": (qa("q1", answer("Köln"), is_impossible="no"), 'not the string "no"', "wrong type"),
-    "unlabelled and impossible": (qa("q1", is_impossible=True, labelled=False), "has no label", "contradiction"),
     "answer not an object": (qa("q1", "Köln"), "with text and answer_start", "wrong type"),
     "no answer_start": (qa("q1", {"text": "Köln"}), '"answer_start" is missing', "missing key"),
     "fraction": (qa("q1", answer("Köln", 18.0)), "must be an integer, not the number 18.0", "wrong type"),
@@ -178,6 +177,11 @@ def test_a_bad_context_spoils_its_questions(save, context, message):
     dataset, report = read_squad_with_report(save(content), on_bad_example="skip")
     assert dataset["id"][:] == ["q3"]
     assert (report.skipped, report.skipped_ids) == (2, ["q1", "q2"])
+
+
+def test_an_unlabelled_question_is_never_unanswerable(save):
+    dataset = read_squad(save(squad(qa("q1", is_impossible=True, labelled=False))))
+    assert (dataset[0]["is_impossible"], dataset[0]["labelled"]) == (False, False)
 
 
 def test_only_an_unlabelled_question_may_be_empty(save):

@@ -1,4 +1,4 @@
-"""Arrow tables on disk: whole or not at all, trusted only when they are what was written."""
+"""Arrow tables on disk: trusted only when they are what was written."""
 
 import json
 from collections.abc import Iterator
@@ -8,15 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from haystack_distill.store import (
-    CACHE_VARIABLE,
-    cache_directory,
-    cached_table,
-    file_hash,
-    hash_of,
-    write_aside,
-    write_json,
-)
+from haystack_distill.store import CACHE_VARIABLE, cache_directory, cached_table
 
 SCHEMA = pa.schema({"word": pa.string(), "numbers": pa.list_(pa.int32())})
 ROWS = {"word": ["a", "b", "c"], "numbers": [[1], [], [2, 3]]}
@@ -83,36 +75,6 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         cached_table("words", "k", SCHEMA, fail, tmp_path)
     assert list((tmp_path / "words").iterdir()) == []
-
-
-def test_write_aside_replaces_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file"
-    write_aside(path, lambda aside: aside.write_text("old") and None)
-
-    def fail(aside: Path) -> None:
-        aside.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_aside(path, fail)
-    assert path.read_text() == "old"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
-    assert path.stat().st_mode & 0o777 == 0o644  # others may read a shared cache
-
-
-def test_write_json_keeps_unicode_and_order(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"z": "é", "a": 1})
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "z": "é",\n  "a": 1\n}\n'
-
-
-def test_file_hash_is_sha256(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_hash_of_tells_parts_apart() -> None:
-    assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
-    assert len({hash_of("a", "b"), hash_of("b", "a"), hash_of("ab"), hash_of(["a", "b"]), hash_of("a", None)}) == 5
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
