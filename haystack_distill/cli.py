@@ -682,14 +682,14 @@ def _load(name: str, **settings: Any) -> "Reader":
 
 def _load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> "Reader":
     """A teacher with the student's windows, or with shorter ones where it does not know as many positions."""
-    from haystack_distill.reader import _position_limit
+    from haystack_distill.reader import position_limit
 
     if same_windows:
         return _load(name, **settings)
     windows: WindowSettings = settings["windows"]
     shortest = replace(windows, max_seq_len=min(windows.max_seq_len, windows.max_query_length + 5))
     teacher = _load(name, **settings | {"windows": shortest})
-    positions = _position_limit(teacher.model)
+    positions = position_limit(teacher.model)
     longest = windows.max_seq_len if positions is None else min(windows.max_seq_len, positions)
     if longest < windows.max_seq_len:
         logging.getLogger(__name__).info(

@@ -1,0 +1,258 @@
+"""Variants of one example: which texts are edited, which stay, and where the answers stand afterwards."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+from augment.lexicon import Lexicon, TagCounts
+from augment.operations import NGRAM, Edited, apply, edit_words, moved, sample_ngram
+from augment.settings import AugmentSettings
+from augment.tagging import choose_tagger, make_tagger
+from augment.words import TokenizerWords, Words, split_words
+from haystack_distill.squad_checks import Place, Question, Row, check
+
+_TRIES = 30  # for a variant that is not there yet, before a text counts as too short for more
+_TURNS = ("question", "context", "both")
+
+
+class Text(NamedTuple):
+    """A text made ready for editing: its words, and what a masked language model would put in their places."""
+
+    text: str
+    words: Words
+    candidates: list[list[str]] | None = None
+
+
+class Variant(NamedTuple):
+    """One version of a row, and how each of its texts came about; None for a text that was not edited."""
+
+    row: Row
+    question: Edited | None = None
+    context: Edited | None = None
+
+    def operations(self) -> dict[str, dict[str, int]]:
+        """How many edits of which operation, by text."""
+        found = {}
+        for name, edited in (("question", self.question), ("context", self.context)):
+            if edited is not None:
+                counts = Counter(edit.operation for edit in edited.edits)
+                if edited.shortened:
+                    counts[NGRAM] += 1
+                found[name] = dict(counts)
+        return found
+
+
+class Splitter:
+    """Splits texts into words and tags them, as settings say.
+
+    Args:
+        settings: tagger and tokenizer are taken from it.
+        tagger: what `choose_tagger` made of `settings.tagger`, where that has been asked already.
+    """
+
+    def __init__(self, settings: AugmentSettings, tagger: str | None = None) -> None:
+        self.tagger_name = tagger or choose_tagger(settings.tagger)
+        self._tagger = make_tagger(self.tagger_name)
+        self._tokenizer = TokenizerWords(settings.tokenizer) if settings.tokenizer else None
+
+    def __call__(self, text: str) -> Words:
+        """The words of a text."""
+        if self._tokenizer is not None and self._tagger is None:
+            return self._tokenizer(text)
+        return split_words(text, self._tagger)
+
+
+class Augmenter:
+    """Makes variants of examples, one example at a time.
+
+    Args:
+        settings: what is edited and how.
+        counts: how often the corpus has each word with each tag, for POS-guided replacement.
+        splitter: shared with whoever counted; by default one of its own.
+
+    Example:
+        >>> rows = [{"id": "1", "title": "", "context": "Ada Lovelace wrote the first program.",
+        ...          "question": "Who wrote the first program?",
+        ...          "answers": {"text": ["Ada Lovelace"], "answer_start": [0]}}]
+        >>> augmenter = Augmenter.of(rows, AugmentSettings(multiplication_factor=3, tagger="textblob"))
+        >>> [row["id"] for row in augmenter(rows[0])]
+        ['1', '1-aug1', '1-aug2']
+    """
+
+    def __init__(
+        self, settings: AugmentSettings, counts: TagCounts | None = None, splitter: Splitter | None = None
+    ) -> None:
+        self.settings = settings
+        self.lexicon = Lexicon(counts or TagCounts())
+        self._splitter = splitter
+        self._contextual: Any = None
+        self.mask_token = mask_token_of(settings)
+        # Without tags there is nothing to draw from: the share of such words stays as it is.
+        self._p_pos = 0.0 if settings.tagger == "none" else settings.p_pos
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]], settings: AugmentSettings | None = None) -> "Augmenter":
+        """An augmenter that draws its words from the contexts and questions of `rows`, each different text once."""
+        settings = settings or AugmentSettings()
+        splitter = Splitter(settings)
+        counts = TagCounts()
+        context = None
+        for row in rows:
+            if row["context"] != context:
+                context = row["context"]
+                counts.add(context, splitter(context))
+            counts.add(row["question"], splitter(row["question"]))
+        return cls(settings, counts, splitter)
+
+    def __call__(self, example: dict[str, Any]) -> list[dict[str, Any]]:
+        """The example and its variants, in the form of `haystack_distill.squad.load_examples`.
+
+        Fewer than `multiplication_factor` come back where its texts have too few distinct variants.
+
+        Raises:
+            BadExample: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
+        """
+        row = _row_of(example)
+        question, context = self.prepare([row.question, row.context])
+        return [_example_of(variant.row) for variant in self.variants(row, question, context)]
+
+    def prepare(self, texts: Sequence[str], splitter: Splitter | None = None) -> list[Text]:
+        """Texts with their words, tags and candidates; done once a text, however many variants are made."""
+        splitter = splitter or self._splitter
+        if splitter is None:
+            splitter = self._splitter = Splitter(self.settings)
+        words = [splitter(text) for text in texts]
+        if self.settings.model is None:
+            return [Text(*both) for both in zip(texts, words, strict=True)]
+        if self._contextual is None:
+            from augment.contextual import ContextualCandidates  # brings torch and transformers
+
+            self._contextual = ContextualCandidates(
+                self.settings.model,
+                word_possibilities=self.settings.word_possibilities,
+                glove_path=self.settings.glove_path,
+                device=self.settings.device,
+                batch_size=self.settings.batch_size,
+            )
+        candidates = self._contextual(texts, [one.spans for one in words])
+        return [Text(*each) for each in zip(texts, words, candidates, strict=True)]
+
+    def variants(self, row: Row, question: Text, context: Text) -> list[Variant]:
+        """The row itself and up to `multiplication_factor` - 1 different variants of it.
+
+        They depend on the seed and the row alone, and those of a smaller factor come first.
+        """
+        settings = self.settings
+        random = Random(f"{settings.seed}\0{row.id}")
+        every_word = range(len(question.words))
+        outside = context.words.outside(
+            [(start, start + len(text)) for text, start in zip(row.texts, row.starts, strict=True)]
+        )
+        seen = {(row.question, row.context)}
+        versions = [Variant(self._without_labels(row) if settings.drop_labels else row)]
+        for number in range(1, settings.multiplication_factor):
+            for attempt in range(_TRIES):
+                turn = settings.augment
+                if turn == "both":  # where one text cannot be varied further, the others may
+                    turn = _TURNS[(number - 1 + attempt // 10) % 3]
+                new_question = new_context = None
+                if turn != "context":
+                    new_question = self._edit(question, every_word, random, ngrams=True)
+                if turn != "question":
+                    new_context = self._edit(context, outside, random, ngrams=settings.context_ngrams)
+                texts = (
+                    new_question.text if new_question else row.question,
+                    new_context.text if new_context else row.context,
+                )
+                if texts not in seen:
+                    break
+            else:
+                break
+            seen.add(texts)
+            versions.append(Variant(self._varied(row, number, *texts, new_context), new_question, new_context))
+        return versions
+
+    def _edit(self, text: Text, editable: Sequence[int], random: Random, *, ngrams: bool) -> Edited:
+        settings = self.settings
+        edits = edit_words(
+            text.text,
+            text.words,
+            editable,
+            random,
+            p_mask=settings.p_mask,
+            p_pos=self._p_pos,
+            mask_token=self.mask_token,
+            lexicon=self.lexicon,
+            replace_probability=settings.replace_probability,
+            candidates=text.candidates,
+        )
+        kept = sample_ngram(text.words, random, settings.p_ng, settings.longest_ngram) if ngrams else None
+        return apply(text.text, edits, kept)
+
+    def _varied(self, row: Row, number: int, question: str, context: str, edited: Edited | None) -> Row:
+        texts, starts, labelled = row.texts, row.starts, row.labelled
+        if edited is not None and texts:
+            places = moved(starts, [len(text) for text in texts], edited)
+            alive = [(text, place) for text, place in zip(texts, places, strict=True) if place is not None]
+            texts, starts = [text for text, _ in alive], [place for _, place in alive]
+            # Cut off with its n-gram, the answer is unknown, which is not the same as there being none.
+            labelled = labelled and bool(texts)
+        varied = row._replace(
+            id=f"{row.id}-aug{number}",
+            question=question,
+            context=context,
+            texts=texts,
+            starts=starts,
+            labelled=labelled,
+        )
+        return self._without_labels(varied) if self.settings.drop_labels else varied
+
+    @staticmethod
+    def _without_labels(row: Row) -> Row:
+        return row._replace(texts=[], starts=[], is_impossible=False, labelled=False)
+
+
+def augmented(examples: Iterable[dict[str, Any]], settings: AugmentSettings | None = None) -> Iterator[dict[str, Any]]:
+    """The examples and their variants one by one: for `datasets.Dataset.from_generator`, or to train on as they come.
+
+    Args:
+        examples: can be iterated over twice, such as a `datasets.Dataset`: once to count words, once to make variants.
+        settings: what is edited and how.
+    """
+    augmenter = Augmenter.of(examples, settings)
+    for example in examples:
+        yield from augmenter(example)
+
+
+def mask_token_of(settings: AugmentSettings) -> str:
+    """What a masked word becomes: the settings' word for it, else the tokenizer's, else BERT's."""
+    if settings.mask_token:
+        return settings.mask_token
+    return TokenizerWords(settings.tokenizer).mask_token if settings.tokenizer else "[MASK]"
+
+
+def _row_of(example: dict[str, Any]) -> Row:
+    answers = example["answers"]
+    pairs = zip(answers["text"], answers["answer_start"], strict=True)
+    qa = {
+        "id": example["id"],
+        "question": example["question"],
+        "answers": [{"text": text, "answer_start": start} for text, start in pairs],
+        "is_impossible": example.get("is_impossible", not answers["text"] and example.get("labelled", True)),
+        "labelled": example.get("labelled", True),
+    }
+    title = example.get("title") or ""
+    return check(Question(Place("example", 0), title, {"context": example["context"]}, qa))
+
+
+def _example_of(row: Row) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "title": row.title,
+        "context": row.context,
+        "question": row.question,
+        "answers": {"text": row.texts, "answer_start": row.starts},
+        "is_impossible": row.is_impossible,
+        "labelled": row.labelled,
+    }

@@ -1,0 +1,256 @@
+"""What a masked language model would put in the place of each word (TinyBERT, arXiv 1909.10351, algorithm 1).
+
+TinyBERT masks one word a forward pass. Here each pass hides every seventh word, about the share that such models were
+trained with, so a text takes seven passes however long it is; the passes of all texts are sorted by length and share
+batches; and only the hidden places are multiplied with the vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from augment.words import Span
+from haystack_distill.devices import resolve_device
+from haystack_distill.errors import DataError, DistilError
+
+_EVERY = 7  # 1/7 of the words is hidden at a time
+_LONGEST = 256  # tokens a pass: longer texts are cut into pieces
+_VECTORS = 100_000  # of a GloVe file, which begins with the most frequent words
+_CONTINUES = "##"
+_BEGINS = ("\u0120", "\u2581")  # byte-level and SentencePiece tokenizers mark the beginning of a word
+
+
+class _Pass(NamedTuple):
+    ids: list[int]
+    places: list[int]  # of the mask tokens in `ids`
+    words: list[tuple[int, int]]  # which text, which word
+
+
+class ContextualCandidates:
+    """Candidates for each word of a text: the model's for words of one piece, an embedding's neighbours for others.
+
+    Args:
+        model: a masked language model with a fast tokenizer; a directory or hub name.
+        word_possibilities: how many candidates a word gets at most.
+        glove_path: vectors in GloVe's text form (a word and its numbers a line), for words of several pieces. Without
+            it a word is the mean of the model's input embeddings of its pieces.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: sequences a forward pass.
+
+    Raises:
+        DistilError: no such model, or one without a mask token or a fast tokenizer.
+        DataError: a GloVe file that is not one.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        word_possibilities: int = 20,
+        glove_path: str | None = None,
+        device: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, use_fast=True)
+            self._model = AutoModelForMaskedLM.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise DistilError(
+                f"cannot load a masked language model from {model!r} ({error}). Give a directory with config.json, "
+                "model.safetensors and tokenizer.json, or a name that the hub (or, offline, its local cache) has"
+            ) from error
+        if not self._tokenizer.is_fast or self._tokenizer.mask_token_id is None:
+            raise DistilError(f"{model!r} needs a fast tokenizer with a mask token to be used for replacements")
+        self._device = resolve_device(device)
+        self._model.to(self._device).eval()
+        self._possibilities = word_possibilities
+        self._batch_size = batch_size
+        tokenizer = self._tokenizer
+        self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
+        self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
+        self._surfaces = _whole_words(tokenizer)
+        ids = torch.tensor(sorted(self._surfaces), device=self._device)
+        rows = self._model.get_output_embeddings().weight.shape[0]
+        self._allowed = torch.full((rows,), -torch.inf, device=self._device)
+        self._allowed[ids] = 0.0
+        vectors = _glove(Path(glove_path)) if glove_path else self._own_vectors(ids)
+        self._neighbours = _Neighbours(*vectors, count=2 * word_possibilities + 10)
+
+    def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:
+        """Candidates by text and word, the likeliest first; an empty list where there are none.
+
+        Args:
+            texts: the texts.
+            spans: where the words of each stand.
+        """
+        found: list[list[list[str]]] = [[[] for _ in words] for words in spans]
+        passes: list[_Pass] = []
+        for number, (text, words) in enumerate(zip(texts, spans, strict=True)):
+            passes += self._passes(number, text, words, found[number])
+        passes.sort(key=lambda one: len(one.ids))
+        for first in range(0, len(passes), self._batch_size):
+            batch = passes[first : first + self._batch_size]
+            guesses = self._guess(batch)
+            for text_number, word in (place for one in batch for place in one.words):
+                start, end = spans[text_number][word]
+                found[text_number][word] = self._choices(texts[text_number][start:end], next(guesses))
+        return found
+
+    def _passes(self, number: int, text: str, words: Sequence[Span], found: list[list[str]]) -> Iterable[_Pass]:
+        """The sequences to run for a text. Words of several pieces get their candidates at once."""
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, pieces = encoding["input_ids"], _pieces_of(words, encoding["offset_mapping"])
+        single = {}
+        for word, places in enumerate(pieces):
+            own = tuple(ids[place] for place in places)
+            if len(own) == 1 and own[0] != self._tokenizer.unk_token_id:
+                single[places[0]] = word
+            elif own:
+                start, end = words[word]
+                choices = self._neighbours(text[start:end], own if self._tokenizer.unk_token_id not in own else ())
+                found[word] = self._choices(text[start:end], choices)
+        limit = min(_LONGEST, getattr(self._model.config, "max_position_embeddings", _LONGEST) or _LONGEST) - 4
+        for begin in range(0, len(ids), limit):
+            piece = ids[begin : begin + limit]
+            places = [place for place in sorted(single) if begin <= place < begin + len(piece)]
+            for turn in range(min(_EVERY, len(places))):
+                hidden = places[turn::_EVERY]
+                masked = list(piece)
+                for place in hidden:
+                    masked[place - begin] = self._tokenizer.mask_token_id
+                yield _Pass(
+                    [*self._first, *masked, *self._last],
+                    [place - begin + len(self._first) for place in hidden],
+                    [(number, single[place]) for place in hidden],
+                )
+
+    @torch.inference_mode()
+    def _guess(self, batch: list[_Pass]) -> Iterator[list[str]]:
+        longest = max(len(one.ids) for one in batch)
+        shape = (len(batch), longest)
+        ids = torch.full(shape, self._tokenizer.pad_token_id or 0)
+        seen, hidden = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+        for row, one in enumerate(batch):
+            ids[row, : len(one.ids)] = torch.tensor(one.ids)
+            seen[row, : len(one.ids)] = 1
+            hidden[row, one.places] = True
+        hidden = hidden.to(self._device)
+
+        def hidden_only(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][hidden], *inputs[1:])
+
+        hook = self._model.get_output_embeddings().register_forward_pre_hook(hidden_only)
+        try:
+            logits = self._model(input_ids=ids.to(self._device), attention_mask=seen.to(self._device)).logits
+        finally:
+            hook.remove()
+        # One more than asked for: the word itself may be among them.
+        best = (logits + self._allowed).topk(min(self._possibilities + 1, len(self._surfaces))).indices.tolist()
+        return iter([[self._surfaces[id_] for id_ in row] for row in best])
+
+    def _choices(self, word: str, guesses: Iterable[str]) -> list[str]:
+        """Guesses in the case of the word, without the word itself."""
+        cased = dict.fromkeys(_in_case_of(word, guess) for guess in guesses)
+        return [guess for guess in cased if guess.lower() != word.lower()][: self._possibilities]
+
+    def _own_vectors(self, ids: Tensor) -> tuple[list[str], np.ndarray, Any]:
+        table = self._model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        return (
+            [self._surfaces[id_] for id_ in ids.tolist()],
+            table[ids.cpu().numpy()],
+            lambda pieces: table[list(pieces)].mean(0),
+        )
+
+
+class _Neighbours:
+    """The nearest words by cosine."""
+
+    def __init__(self, words: list[str], vectors: np.ndarray, vector_of: Any = None, *, count: int) -> None:
+        self._count = count  # more than are asked for: some differ from the word in case alone
+        self._words = words
+        self._index = {word: row for row, word in enumerate(words)}
+        self._vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        self._vector_of = vector_of
+        self._nearest = lru_cache(maxsize=50_000)(self._find)
+
+    def __call__(self, word: str, pieces: tuple[int, ...]) -> list[str]:
+        return self._nearest(word.lower(), pieces)
+
+    def _find(self, word: str, pieces: tuple[int, ...]) -> list[str]:
+        if self._vector_of is not None and pieces:
+            vector = self._vector_of(pieces)
+        elif self._vector_of is None and word in self._index:
+            vector = self._vectors[self._index[word]]
+        else:
+            return []
+        likeness = self._vectors @ vector
+        count = min(self._count, len(likeness))
+        best = np.argpartition(-likeness, count - 1)[:count]
+        return [self._words[row] for row in best[np.argsort(-likeness[best], kind="stable")]]
+
+
+def _pieces_of(words: Sequence[Span], offsets: Sequence[Span]) -> list[list[int]]:
+    """The tokens that make up each word; none where a token reaches beyond it."""
+    pieces: list[list[int]] = [[] for _ in words]
+    word = 0
+    for place, (start, end) in enumerate(offsets):
+        while word < len(words) and words[word][1] <= start:
+            word += 1
+        if word < len(words) and words[word][0] <= start < end <= words[word][1]:
+            pieces[word].append(place)
+    return pieces
+
+
+def _whole_words(tokenizer: Any) -> dict[int, str]:
+    """Ids and surfaces of the tokens that are words by themselves."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_ids)
+    begins = next((mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)), None)
+    found = {}
+    for token, id_ in vocabulary.items():
+        if id_ in special or token.startswith(_CONTINUES) or (begins and not token.startswith(begins)):
+            continue
+        surface = tokenizer.convert_tokens_to_string([token]).strip() if begins else token
+        if surface.isalnum():
+            found[id_] = surface
+    return found
+
+
+def _in_case_of(word: str, guess: str) -> str:
+    if len(word) > 1 and word.isupper():
+        return guess.upper()
+    return guess[:1].upper() + guess[1:] if word[:1].isupper() else guess
+
+
+def _glove(path: Path) -> tuple[list[str], np.ndarray]:
+    words: list[str] = []
+    vectors: list[np.ndarray] = []
+    try:
+        with open(path.expanduser(), encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if number == _VECTORS:
+                    break
+                word, *numbers = line.rstrip().split(" ")
+                vector = np.array(numbers, dtype=np.float32)
+                if not numbers or (vectors and len(vector) != len(vectors[0])):
+                    raise ValueError(f"{len(numbers)} numbers")
+                words.append(word)
+                vectors.append(vector)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}); glove_path must be a GloVe file"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{path}, line {len(words) + 1}: not a word and its vector ({error}); glove_path must be a file in GloVe's "
+            "text form"
+        ) from error
+    if not words:
+        raise DataError(f"{path}: the file is empty; glove_path must be a file in GloVe's text form")
+    return words, np.stack(vectors)

@@ -1,0 +1,83 @@
+"""What augmenting does, to look at: originals beside variants, and a table of what was done."""
+
+import itertools
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Shown
+
+from augment.augmenter import Augmenter, Splitter
+from augment.job import Tally
+from augment.lexicon import TagCounts
+from augment.operations import CONTEXTUAL, MASK, NGRAM, OPERATIONS, REPLACE, Edited
+from augment.settings import AugmentSettings
+from haystack_distill.squad_intake import Intake
+from haystack_distill.squad_json import questions_in_file
+
+_COLOURS = {MASK: "bold magenta", REPLACE: "bold green", CONTEXTUAL: "bold cyan"}
+_ROWS_COUNTED = 500  # enough words to draw from for a look
+
+
+def preview(path: Path, settings: AugmentSettings, rows: int, console: Console) -> None:
+    """Print the first rows of a file beside a few variants of each, edits in colour. Nothing is written.
+
+    Words are drawn from the first 500 questions and their contexts, not from the whole file.
+    """
+    intake = Intake([(str(path), questions_in_file(path))], skip=False)
+    found = [row for _, row in itertools.islice(intake.rows(), max(_ROWS_COUNTED, rows))]
+    splitter = Splitter(settings)
+    counts = TagCounts()
+    for text in dict.fromkeys(text for row in found for text in (row.context, row.question)):
+        counts.add(text, splitter(text))
+    augmenter = Augmenter(settings, counts, splitter)
+    for row in found[:rows]:
+        question, context = augmenter.prepare([row.question, row.context])
+        table = Table("", "question", "context", title=row.id, show_lines=True, title_justify="left")
+        table.add_row("original", Shown(row.question), _with_answers(row.context, row.texts, row.starts))
+        for variant in augmenter.variants(row, question, context)[1:6]:
+            table.add_row(
+                variant.row.id.removeprefix(row.id),
+                _coloured(row.question, variant.question),
+                _coloured(row.context, variant.context),
+            )
+        console.print(table)
+    console.print(Shown("  ").join(Shown(name, style=style) for name, style in _COLOURS.items()))
+
+
+def _with_answers(context: str, texts: list[str], starts: list[int]) -> Shown:
+    shown = Shown(context)
+    for text, start in zip(texts, starts, strict=True):
+        shown.stylize("underline", start, start + len(text))
+    return shown
+
+
+def _coloured(original: str, edited: Edited | None) -> Shown:
+    if edited is None:
+        return Shown("unchanged", style="dim")
+    begin, stop = edited.kept
+    shown = Shown("… " if edited.shortened else "")
+    done = begin
+    for edit in edited.edits:
+        shown.append(original[done : edit.start])
+        shown.append(edit.text, style=_COLOURS[edit.operation])
+        done = edit.end
+    return shown.append(original[done:stop])
+
+
+def summary(output: Path, tally: Tally, tagger: str, seconds: float, factor: int) -> Table:
+    """A table of what was done."""
+    table = Table(title=str(output), title_justify="left", show_header=False)
+    table.add_row("rows in", f"{tally.rows_in:,}")
+    table.add_row("rows out", f"{tally.rows_out:,}")
+    table.add_row("rows a second", f"{tally.rows_out / max(seconds, 1e-9):,.0f}")
+    variants = max(tally.rows_out - tally.rows_in, 1)
+    for operation in OPERATIONS:
+        unit = "share of variants" if operation == NGRAM else "edits a variant"
+        if tally.edits[operation]:
+            table.add_row(f"{operation}: {unit}", f"{tally.edits[operation] / variants:.2f}")
+    for name in ("question", "context"):
+        table.add_row(f"variants with an edited {name}", f"{tally.edited_rows[name] / variants:.1%}")
+    table.add_row("distinct share of what was asked for", f"{tally.rows_out / max(tally.rows_in * factor, 1):.1%}")
+    table.add_row("tagger", tagger)
+    return table

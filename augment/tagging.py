@@ -1,0 +1,81 @@
+"""Part-of-speech taggers: NLTK's perceptron where its data can be had, TextBlob's pattern tagger where not."""
+
+import logging
+import socket
+
+from augment.words import Tagger
+from haystack_distill.errors import DistilError
+
+logger = logging.getLogger(__name__)
+
+TAGGERS = ("auto", "nltk", "textblob", "none")
+_DATA = "averaged_perceptron_tagger_eng"
+_SECONDS_TO_WAIT = 10.0
+
+
+def choose_tagger(name: str = "auto") -> str:
+    """The tagger that `name` means here: "nltk", "textblob" or "none".
+
+    "auto" is NLTK's averaged perceptron (English) where its data is present or can be downloaded,
+    and TextBlob's `PatternTagger`, which needs no data, otherwise; which one it is goes to the log.
+
+    Raises:
+        DistilError: an unknown name, or "nltk" although its data can be neither found nor downloaded.
+    """
+    if name not in TAGGERS:
+        raise DistilError(f"tagger must be one of {', '.join(TAGGERS)}, not {name!r}")
+    if name in ("textblob", "none"):
+        return name
+    if _nltk_has_data():
+        logger.info("tagging words with NLTK's perceptron tagger")
+        return "nltk"
+    if name == "nltk":
+        raise DistilError(
+            f"NLTK's tagger needs its data {_DATA!r}, which is not where NLTK looks (NLTK_DATA) and could not be "
+            f"downloaded: run `python -m nltk.downloader {_DATA}` where there is a network, or choose the "
+            "tagger 'textblob'"
+        )
+    logger.warning(
+        "tagging words with TextBlob's PatternTagger: the data of NLTK's better tagger (%s) is not here and could not "
+        "be downloaded",
+        _DATA,
+    )
+    return "textblob"
+
+
+def make_tagger(name: str) -> Tagger | None:
+    """The function behind a name that `choose_tagger` returned; None for "none"."""
+    if name == "none":
+        return None
+    if name == "nltk":
+        from nltk.tag import PerceptronTagger
+
+        perceptron = PerceptronTagger()
+        return lambda tokens: [tag for _, tag in perceptron.tag(tokens)]
+    from textblob.en import parser
+
+    return lambda tokens: [tag for _, tag in parser.find_tags(tokens)]
+
+
+def _nltk_has_data() -> bool:
+    import nltk
+
+    if _found():
+        return True
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS_TO_WAIT)  # NLTK waits for ever where a firewall swallows what it asks
+    try:
+        nltk.download(_DATA, quiet=True)
+    finally:
+        socket.setdefaulttimeout(before)
+    return _found()
+
+
+def _found() -> bool:
+    import nltk
+
+    try:
+        nltk.data.find(f"taggers/{_DATA}/")
+    except LookupError:
+        return False
+    return True
