@@ -10,7 +10,8 @@ from augment.operations import NGRAM, Edited, apply, edit_words, moved, sample_n
 from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger, make_tagger
 from augment.words import TokenizerWords, Words, split_words
-from haystack_distill.squad_checks import Place, Question, Row, check
+from haystack_distill.errors import DataError, DistilError
+from haystack_distill.squad_checks import BadExample, Place, Question, Row, check
 
 _TRIES = 30  # for a variant that is not there yet, before a text counts as too short for more
 _TURNS = ("question", "context", "both")
@@ -93,7 +94,10 @@ class Augmenter:
 
     @classmethod
     def of(cls, rows: Iterable[dict[str, Any]], settings: AugmentSettings | None = None) -> "Augmenter":
-        """An augmenter that draws its words from the contexts and questions of `rows`, each different text once."""
+        """An augmenter that draws its words from the contexts and questions of `rows`.
+
+        A context that several rows in succession share counts once.
+        """
         settings = settings or AugmentSettings()
         splitter = Splitter(settings)
         counts = TagCounts()
@@ -111,7 +115,7 @@ class Augmenter:
         Fewer than `multiplication_factor` come back where its texts have too few distinct variants.
 
         Raises:
-            BadExample: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
+            DataError: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
         """
         row = _row_of(example)
         question, context = self.prepare([row.question, row.context])
@@ -219,7 +223,12 @@ def augmented(examples: Iterable[dict[str, Any]], settings: AugmentSettings | No
     Args:
         examples: can be iterated over twice, such as a `datasets.Dataset`: once to count words, once to make variants.
         settings: what is edited and how.
+
+    Raises:
+        DistilError: an iterator, which can be iterated over only once.
     """
+    if iter(examples) is examples:
+        raise DistilError("the examples can be iterated over only once, but words are counted first: give a list")
     augmenter = Augmenter.of(examples, settings)
     for example in examples:
         yield from augmenter(example)
@@ -243,7 +252,10 @@ def _row_of(example: dict[str, Any]) -> Row:
         "labelled": example.get("labelled", True),
     }
     title = example.get("title") or ""
-    return check(Question(Place("example", 0), title, {"context": example["context"]}, qa))
+    try:
+        return check(Question(Place("example", 0), title, {"context": example["context"]}, qa))
+    except BadExample as bad:
+        raise DataError(f"question {example['id']!r}: {bad}") from None
 
 
 def _example_of(row: Row) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -213,14 +214,20 @@ class Processes:
                 yield function(*call)
             return
         waiting: set[Future] = set()
-        for call in calls:
-            waiting.add(self._pool.submit(function, *call))
-            if len(waiting) > self._number:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        for future in waiting:
-            yield future.result()
+        try:
+            for call in calls:
+                waiting.add(self._pool.submit(function, *call))
+                if len(waiting) > self._number:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            for future in waiting:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DistilError(
+                "one of the processes was killed, perhaps because memory ran out; the same call with fewer processes "
+                "goes on from here"
+            ) from error
 
 
 # What a process works with; made once in each, because a tagger and a lexicon take long.

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from augment.augmenter import Augmenter, augmented
 from augment.settings import AugmentSettings
-from haystack_distill import DistilError
+from haystack_distill import DataError, DistilError
 from haystack_distill.squad import load_examples
-from haystack_distill.squad_checks import BadExample
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on."
 
@@ -118,7 +117,7 @@ def test_without_a_tagger_words_are_masked_but_not_replaced() -> None:
 
 
 def test_a_wrong_answer_is_refused() -> None:
-    with pytest.raises(BadExample, match="does not occur in the context"):
+    with pytest.raises(DataError, match=r"question 'q1'.*does not occur in the context"):
         make()(example(answers={"text": ["Grace Hopper"], "answer_start": [0]}))
 
 
@@ -128,6 +127,8 @@ def test_examples_come_as_they_are_made_and_pass_the_reader() -> None:
     made = datasets.Dataset.from_generator(lambda: augmented(source, chosen))
     assert load_examples(made)["id"][:4] == ["q1", "q1-aug1", "q1-aug2", "q1-aug3"]
     assert len(made) == 8
+    with pytest.raises(DistilError, match="iterated over only once"):
+        next(augmented(iter([example()]), chosen))
 
 
 @given(
