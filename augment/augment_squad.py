@@ -3,12 +3,14 @@
 python -m augment.augment_squad --squad_path train.json --output_path augmented.json --multiplication_factor 20
 """
 
+import inspect
 import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +20,13 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from augment.job import Job, OnProgress, Processes, Tally, blaming
+from augment.augmenter import mask_token_of
+from augment.job import BadInput, Job, OnProgress, alone, blaming
 from augment.lexicon import TagCounts
+from augment.processes import Processes
+from augment.report import AugmentReport
 from augment.settings import AugmentSettings
-from augment.shards import merge_shards, parse_shard
+from augment.shards import merge_shards, parse_shard, require_readable
 from augment.show import preview, summary
 from augment.tagging import choose_tagger
 from haystack_distill.errors import DataError, DistilError
@@ -30,31 +35,12 @@ from haystack_distill.files import file_hash, write_json
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class AugmentReport:
-    """What `augment_squad` did.
-
-    Attributes:
-        output: the file that was written.
-        tally: rows in and out, and edits by operation.
-        tagger: which tagger it was.
-        seconds: how long it took; a resumed run counts from where it went on.
-        resumed: whether it went on with an interrupted run.
-    """
-
-    output: Path
-    tally: Tally
-    tagger: str
-    seconds: float
-    resumed: bool
-
-
 def augment_squad(
     squad_path: str | Path,
     output_path: str | Path,
     glove_path: str | Path | None = None,
-    model: str | None = None,
-    tokenizer: str | None = None,
+    model: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     multiplication_factor: int = AugmentSettings.multiplication_factor,
     word_possibilities: int = AugmentSettings.word_possibilities,
     replace_probability: float = AugmentSettings.replace_probability,
@@ -82,8 +68,9 @@ def augment_squad(
     """Write a SQuAD-format file with `multiplication_factor` versions of each row, the original first.
 
     Answers keep correct offsets: words of an answer are never edited. Ids are those of the originals with `-aug1`,
-    `-aug2`, ... behind them. The output is whole or not there; a run that was interrupted left a hidden directory
-    beside it, with which the same call goes on. The output depends on the input, the settings and the tagger alone.
+    `-aug2`, ... behind them. Keys that are not SQuAD's (and `plausible_answers`) are left out. The output is whole or
+    not there; a run that was interrupted left a hidden directory beside it, with which the same call goes on. The
+    output depends on the input, the settings and the tagger alone.
 
     The first ten parameters are those of Haystack 1's function of this name, but that `model` is None by default (no
     contextual replacement) and that `tokenizer` only tells the mask token and, without a tagger, what a word is.
@@ -122,40 +109,27 @@ def augment_squad(
         DistilError: a value that cannot be, an output that cannot be written, or a tagger that is not here.
     """
     given = locals()
-    settings = AugmentSettings(
-        **{field.name: given[field.name] for field in fields(AugmentSettings) if field.name != "glove_path"},
-        glove_path=None if glove_path is None else str(glove_path),
-    )
+    named: dict[str, Any] = {
+        name: None if given[name] is None else str(given[name]) for name in ("glove_path", "model", "tokenizer")
+    }
+    rest = {field.name: given[field.name] for field in fields(AugmentSettings) if field.name not in named}
+    settings = AugmentSettings(**named, **rest | {"device": str(device)})
     began = time.monotonic()
-    source, output = Path(squad_path).expanduser(), Path(output_path).expanduser()
-    _require_source(source)
-    _require_output(output, source, overwrite)
-    if num_processes < 1:
-        raise DistilError(f"num_processes must be at least 1, not {num_processes}")
-    if on_bad_example not in ("error", "skip"):
-        raise DistilError(f'on_bad_example must be "error" or "skip", not {on_bad_example!r}')
+    source, output = _checked(squad_path, output_path, overwrite, num_processes, on_bad_example)
     if shard is not None and statistics is None:
         raise DistilError(
             "a shard needs the statistics of the whole file, or its words would be drawn from its own articles alone: "
             "make them once (--statistics_only, or make_statistics) and pass them to every shard"
         )
-    counts = chosen = None
-    if statistics is not None:
-        counts, chosen = _read_statistics(Path(statistics), source, settings)
-    chosen = choose_tagger(chosen or settings.tagger)
-    work = output.with_name(f".{output.name}.work")
-    job = Job(source, settings, chosen, work, parse_shard(shard) if shard else (1, 1), on_bad_example)
-    with blaming(output.parent):
-        resumed = job.begin(counts)
-        try:
-            with Processes(job, num_processes) as processes:
-                found = job.read(processes, on_progress or _silent)
-                tally = job.write(counts or found, processes, on_progress or _silent)
-        except DataError:  # nothing of a bad input is worth going on with
-            shutil.rmtree(work)
-            raise
+    counts, told = (None, settings.tagger) if statistics is None else _read_statistics(statistics, source, settings)
+    settings = replace(settings, tagger=choose_tagger(told))
+    mask_token_of(settings)  # a tokenizer that is not there is better known before the work than in it
+    part = parse_shard(shard) if shard else None
+    with _job_at(output, source, settings, part, on_bad_example, counts) as (job, resumed):
+        with Processes(num_processes, settings, job.work) as processes:
+            found = job.read(processes, on_progress or _silent)
+            tally = job.write(found, processes, on_progress or _silent)
         job.join(output)
-        shutil.rmtree(work)
     if tally.short:
         logger.warning(
             "%d of %d rows have too few distinct variants; %d rows were written instead of %d",
@@ -164,7 +138,7 @@ def augment_squad(
             tally.rows_out,
             tally.rows_in * settings.multiplication_factor,
         )
-    return AugmentReport(output, tally, chosen, time.monotonic() - began, resumed)
+    return AugmentReport(output, tally, settings.tagger, time.monotonic() - began, resumed)
 
 
 def make_statistics(
@@ -188,27 +162,48 @@ def make_statistics(
         overwrite: as for `augment_squad`.
         on_progress: as for `augment_squad`.
     """
-    source, output = Path(squad_path).expanduser(), Path(output_path).expanduser()
-    _require_source(source)
-    _require_output(output, source, overwrite)
-    chosen = choose_tagger(tagger)
+    source, output = _checked(squad_path, output_path, overwrite, num_processes, on_bad_example)
+    settings = AugmentSettings(tagger=choose_tagger(tagger))
+    with _job_at(output, source, settings, None, on_bad_example, None) as (job, _):
+        with Processes(num_processes, settings, job.work) as processes:
+            counts = job.read(processes, on_progress or _silent)
+        content = {"tagger": settings.tagger, "input": file_hash(source), "counts": counts.as_json()}
+        write_json(output, content)
+
+
+@contextmanager
+def _job_at(
+    output: Path,
+    source: Path,
+    settings: AugmentSettings,
+    shard: tuple[int, int] | None,
+    on_bad_example: str,
+    statistics: TagCounts | None,
+) -> Iterator[tuple[Job, bool]]:
+    """A job that works beside its output, and whether it goes on with an interrupted one.
+
+    Its working directory goes when the job is done, and when there is nothing in it worth going on with.
+    """
     work = output.with_name(f".{output.name}.work")
-    job = Job(source, AugmentSettings(tagger=tagger), chosen, work, (1, 1), on_bad_example)
-    with blaming(output.parent):
-        job.begin(None)
+    job = Job(source, settings, work, shard, on_bad_example, statistics)
+    with blaming(work), alone(work):
+        resumed = job.begin()
         try:
-            with Processes(job, num_processes) as processes:
-                counts = job.read(processes, on_progress or _silent)
-        except DataError:
+            yield job, resumed
+        except BadInput as bad:
             shutil.rmtree(work)
+            raise bad.error from None
+        except DistilError:
+            if not resumed:
+                shutil.rmtree(work)
             raise
-        write_json(output, {"tagger": chosen, "input": file_hash(source), "counts": counts.as_json()})
         shutil.rmtree(work)
 
 
-def _read_statistics(path: Path, source: Path, settings: AugmentSettings) -> tuple[TagCounts, str]:
+def _read_statistics(given: str | Path, source: Path, settings: AugmentSettings) -> tuple[TagCounts, str]:
+    path = Path(given).expanduser()
     try:
-        content = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); make it with --statistics_only") from error
     if not isinstance(content, dict) or not isinstance(content.get("tagger"), str):
@@ -223,20 +218,34 @@ def _read_statistics(path: Path, source: Path, settings: AugmentSettings) -> tup
     return TagCounts.from_json(content.get("counts"), str(path)), content["tagger"]
 
 
-def _require_source(source: Path) -> None:
-    if not source.is_file():
-        what = "is a directory: give the SQuAD-format file in it" if source.is_dir() else "no such file"
-        raise DataError(f"{source}: {what}")
+def _checked(
+    squad_path: str | Path, output_path: str | Path, overwrite: bool, num_processes: int, on_bad_example: str
+) -> tuple[Path, Path]:
+    """Input and output as paths, after what can be known to be wrong before the work begins."""
+    source, output = Path(squad_path).expanduser(), Path(output_path).expanduser()
+    require_readable(source)
+    _require_output(output, [source], overwrite)
+    if num_processes < 1:
+        raise DistilError(f"num_processes must be at least 1, not {num_processes}")
+    if on_bad_example not in ("error", "skip"):
+        raise DistilError(f'on_bad_example must be "error" or "skip", not {on_bad_example!r}')
+    return source, output
 
 
-def _require_output(output: Path, source: Path, overwrite: bool) -> None:
-    if not output.parent.is_dir():
-        raise DistilError(f"the directory {output.parent} does not exist: make it, or choose another output_path")
-    if output.exists():
-        if output.samefile(source):
+def _require_output(output: Path, sources: Sequence[Path], overwrite: bool) -> None:
+    try:
+        if not output.parent.is_dir():
+            raise DistilError(f"the directory {output.parent} does not exist: make it, or choose another output_path")
+        if not output.exists():
+            return
+        if any(output.samefile(source) for source in sources):
             raise DistilError(f"{output} is the input: choose another output_path")
         if output.is_dir() or not overwrite:
             raise DistilError(f"{output} exists: choose another output_path, or pass overwrite to replace a file")
+    except OSError as error:
+        raise DistilError(
+            f"{output}: cannot be written ({error.strerror or error}): choose another output_path"
+        ) from error
 
 
 def _silent(stage: str, rows: int, total: int | None) -> None:
@@ -321,7 +330,8 @@ def _script(
     ] = None,
     device: Annotated[str, _option("where --model runs", "device", rich_help_panel=_HOW)] = _S.device,
     batch_size: Annotated[
-        int, _option("texts a forward pass of --model", "batch_size", rich_help_panel=_HOW)
+        int,
+        _option("sequences a forward pass of --model; a text takes about seven", "batch_size", rich_help_panel=_HOW),
     ] = _S.batch_size,
     seed: Annotated[int, _option("of all random numbers", "seed", rich_help_panel=_HOW)] = _S.seed,
     num_processes: Annotated[int, _option("processes", "num_processes", rich_help_panel=_RUN)] = 1,
@@ -333,7 +343,10 @@ def _script(
         bool, _option("say in each row what was done to it", "provenance", rich_help_panel=_RUN)
     ] = _S.provenance,
     preview_rows: Annotated[
-        int, _option("print so many rows beside variants of them, and write nothing", "preview", rich_help_panel=_RUN)
+        int,
+        _option(
+            "print so many rows beside variants of them, and write nothing", "preview", min=0, rich_help_panel=_RUN
+        ),
     ] = 0,
     shard: Annotated[
         str | None, _option("i/n: only every n-th article; needs --statistics", "shard", rich_help_panel=_MORE)
@@ -368,31 +381,62 @@ def _script(
 
 
 def _run(given: dict[str, Any], console: Console) -> None:
-    output, merge, rows = given["output_path"], given.pop("merge"), given.pop("preview_rows")
-    only = given.pop("statistics_only")
-    if output is None and not rows:
+    modes = {"merge": given.pop("merge"), "preview": given.pop("preview_rows")}
+    modes["statistics_only"] = given.pop("statistics_only")
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1:
+        raise DistilError(f"--{' and --'.join(chosen)} do not go together")
+    mode = chosen[0] if chosen else "multiply"
+    _require_used(given, mode)
+    if mode != "preview" and given["output_path"] is None:
         raise DistilError("--output_path is missing: where shall it go?")
-    if merge:
-        _require_output(output, merge[0], given["overwrite"])
-        with blaming(output.parent):
-            merge_shards(merge, output)
-        return
-    if given["squad_path"] is None:
+    if mode != "merge" and given["squad_path"] is None:
         raise DistilError("--squad_path is missing: which file shall be multiplied?")
-    if rows:
+    if mode == "merge":
+        _merge(modes["merge"], given["output_path"], given["overwrite"])
+        return
+    if mode == "preview":
         names = {field.name for field in fields(AugmentSettings)}
-        settings = AugmentSettings(**{name: value for name, value in given.items() if name in names})
-        preview(given["squad_path"], settings, rows, Console())
+        told: dict[str, Any] = {name: given[name] for name in names if name in given}
+        if told["glove_path"] is not None:
+            told["glove_path"] = str(told["glove_path"])
+        settings = AugmentSettings(**told)
+        require_readable(given["squad_path"])
+        preview(given["squad_path"], settings, modes["preview"], Console(), skip=given["on_bad_example"] == "skip")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
         watch = _Bars(bars)
-        if only:
-            names = {"squad_path", "output_path", "tagger", "num_processes", "on_bad_example", "overwrite"}
-            make_statistics(**{name: given[name] for name in names}, on_progress=watch)
+        if mode == "statistics_only":
+            make_statistics(**{name: given[name] for name in _USED[mode]}, on_progress=watch)
             return
         report = augment_squad(**given, on_progress=watch)
-    Console().print(summary(report.output, report.tally, report.tagger, report.seconds, given["multiplication_factor"]))
+    Console().print(summary(report, given["multiplication_factor"]))
+
+
+# Which options each way of using the script takes; others would be accepted and ignored.
+_USED = {
+    "merge": {"output_path", "overwrite"},
+    "statistics_only": {"squad_path", "output_path", "tagger", "num_processes", "on_bad_example", "overwrite"},
+    "preview": {field.name for field in fields(AugmentSettings)} | {"squad_path", "on_bad_example"},
+}
+
+
+def _require_used(given: dict[str, Any], mode: str) -> None:
+    if mode == "multiply":
+        return
+    defaults = {name: parameter.default for name, parameter in inspect.signature(_script).parameters.items()}
+    extra = [name for name, value in given.items() if name not in _USED[mode] and value != defaults[name]]
+    if extra:
+        raise DistilError(f"--{', --'.join(extra)} mean nothing with --{mode}: leave them out")
+
+
+def _merge(shards: list[Path], output: Path, overwrite: bool) -> None:
+    for path in shards:
+        require_readable(path)
+    _require_output(output, shards, overwrite)
+    with blaming(output.parent):
+        merge_shards(shards, output)
 
 
 class _Bars:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from math import ceil
 from random import Random
 from typing import Any, NamedTuple
 
@@ -13,7 +15,8 @@ from augment.words import TokenizerWords, Words, split_words
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.squad_checks import BadExample, Place, Question, Row, check
 
-_TRIES = 30  # for a variant that is not there yet, before a text counts as too short for more
+_TRIES = 200  # texts that differ from the original are drawn so often before there seems to be no further variant
+_MOST_TRIES = 2000
 _TURNS = ("question", "context", "both")
 
 
@@ -49,12 +52,10 @@ class Splitter:
 
     Args:
         settings: tagger and tokenizer are taken from it.
-        tagger: what `choose_tagger` made of `settings.tagger`, where that has been asked already.
     """
 
-    def __init__(self, settings: AugmentSettings, tagger: str | None = None) -> None:
-        self.tagger_name = tagger or choose_tagger(settings.tagger)
-        self._tagger = make_tagger(self.tagger_name)
+    def __init__(self, settings: AugmentSettings) -> None:
+        self._tagger = make_tagger(choose_tagger(settings.tagger))
         self._tokenizer = TokenizerWords(settings.tokenizer) if settings.tokenizer else None
 
     def __call__(self, text: str) -> Words:
@@ -70,7 +71,7 @@ class Augmenter:
     Args:
         settings: what is edited and how.
         counts: how often the corpus has each word with each tag, for POS-guided replacement.
-        splitter: shared with whoever counted; by default one of its own.
+        splitter: of whoever counted, so that it need not be made again.
 
     Example:
         >>> rows = [{"id": "1", "title": "", "context": "Ada Lovelace wrote the first program.",
@@ -112,21 +113,26 @@ class Augmenter:
     def __call__(self, example: dict[str, Any]) -> list[dict[str, Any]]:
         """The example and its variants, in the form of `haystack_distill.squad.load_examples`.
 
-        Fewer than `multiplication_factor` come back where its texts have too few distinct variants.
+        Fewer than `multiplication_factor` come back where its texts have too few distinct variants. With `provenance`
+        each has the key `augmentation`: the id of the original, and by text how many edits of which operation.
 
         Raises:
             DataError: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
         """
-        row = _row_of(example)
+        row = _row_of(example, self.settings.multiplication_factor)
         question, context = self.prepare([row.question, row.context])
-        return [_example_of(variant.row) for variant in self.variants(row, question, context)]
+        made = []
+        for variant in self.variants(row, question, context):
+            made.append(_example_of(variant.row))
+            if self.settings.provenance:
+                made[-1]["augmentation"] = {"of": row.id, **variant.operations()}
+        return made
 
-    def prepare(self, texts: Sequence[str], splitter: Splitter | None = None) -> list[Text]:
+    def prepare(self, texts: Sequence[str]) -> list[Text]:
         """Texts with their words, tags and candidates; done once a text, however many variants are made."""
-        splitter = splitter or self._splitter
-        if splitter is None:
-            splitter = self._splitter = Splitter(self.settings)
-        words = [splitter(text) for text in texts]
+        if self._splitter is None:
+            self._splitter = Splitter(self.settings)
+        words = [self._splitter(text) for text in texts]
         if self.settings.model is None:
             return [Text(*both) for both in zip(texts, words, strict=True)]
         if self._contextual is None:
@@ -142,10 +148,11 @@ class Augmenter:
         candidates = self._contextual(texts, [one.spans for one in words])
         return [Text(*each) for each in zip(texts, words, candidates, strict=True)]
 
-    def variants(self, row: Row, question: Text, context: Text) -> list[Variant]:
-        """The row itself and up to `multiplication_factor` - 1 different variants of it.
+    def variants(self, row: Row, question: Text, context: Text) -> Iterator[Variant]:
+        """The row itself and up to `multiplication_factor` - 1 different variants of it, one by one.
 
-        They depend on the seed and the row alone, and those of a smaller factor come first.
+        They depend on the seed and the row alone, and those of a smaller factor come first. The probabilities hold for
+        what is drawn; what was there already is then dropped, so short texts are edited more often than asked.
         """
         settings = self.settings
         random = Random(f"{settings.seed}\0{row.id}")
@@ -153,13 +160,15 @@ class Augmenter:
         outside = context.words.outside(
             [(start, start + len(text)) for text, start in zip(row.texts, row.starts, strict=True)]
         )
+        same = (
+            self._chance_of_none(question, every_word, settings.p_ng),
+            self._chance_of_none(context, outside, settings.p_ng if settings.context_ngrams else 0.0),
+        )
+        tries = {"question": _tries(same[0]), "context": _tries(same[1]), "both": _tries(same[0] * same[1])}
         seen = {(row.question, row.context)}
-        versions = [Variant(self._without_labels(row) if settings.drop_labels else row)]
-        for number in range(1, settings.multiplication_factor):
-            for attempt in range(_TRIES):
-                turn = settings.augment
-                if turn == "both":  # where one text cannot be varied further, the others may
-                    turn = _TURNS[(number - 1 + attempt // 10) % 3]
+
+        def draw(turn: str) -> Variant | None:
+            for _ in range(tries[turn]):
                 new_question = new_context = None
                 if turn != "context":
                     new_question = self._edit(question, every_word, random, ngrams=True)
@@ -170,12 +179,29 @@ class Augmenter:
                     new_context.text if new_context else row.context,
                 )
                 if texts not in seen:
-                    break
-            else:
-                break
-            seen.add(texts)
-            versions.append(Variant(self._varied(row, number, *texts, new_context), new_question, new_context))
-        return versions
+                    seen.add(texts)
+                    return Variant(
+                        self._varied(row, len(seen) - 1, *texts, new_context),
+                        new_question if texts[0] != row.question else None,
+                        new_context if texts[1] != row.context else None,
+                    )
+            return None
+
+        yield Variant(self._without_labels(row) if settings.drop_labels else row)
+        for number in range(settings.multiplication_factor - 1):
+            turns = [settings.augment]
+            if settings.augment == "both":  # where one text cannot be varied further, the others may
+                turns = [_TURNS[(number + later) % 3] for later in range(3)]
+            variant = next((found for found in map(draw, turns) if found is not None), None)
+            if variant is None:
+                return
+            yield variant
+
+    def _chance_of_none(self, text: Text, editable: Sequence[int], p_ng: float) -> float:
+        """How likely it is that a draw leaves a text as it is."""
+        settings = self.settings
+        share = settings.p_mask + self._p_pos + (settings.replace_probability if text.candidates is not None else 0.0)
+        return max(1 - share, 0.0) ** len(editable) * (1 - p_ng if len(text.words) else 1.0)
 
     def _edit(self, text: Text, editable: Sequence[int], random: Random, *, ngrams: bool) -> Edited:
         settings = self.settings
@@ -241,21 +267,45 @@ def mask_token_of(settings: AugmentSettings) -> str:
     return TokenizerWords(settings.tokenizer).mask_token if settings.tokenizer else "[MASK]"
 
 
-def _row_of(example: dict[str, Any]) -> Row:
-    answers = example["answers"]
-    pairs = zip(answers["text"], answers["answer_start"], strict=True)
+def require_free_id(id_: str, factor: int) -> None:
+    """Check that an id is not one that a variant of another row may get.
+
+    Raises:
+        BadExample: it is.
+    """
+    base, dash, number = id_.rpartition("-aug")
+    if base and dash and number.isdecimal() and 1 <= int(number) < factor:
+        raise BadExample(
+            "id of a variant",
+            f'the id is one that augmenting gives to a variant of "{base}": augment the file that this one was made '
+            "from, or rename the question",
+        )
+
+
+def _tries(same: float) -> int:
+    """So many that about `_TRIES` of them differ from the original."""
+    return 0 if same >= 1 else min(_MOST_TRIES, ceil(_TRIES / (1 - same)))
+
+
+def _row_of(example: dict[str, Any], factor: int) -> Row:
+    answers = example.get("answers") or {"text": [], "answer_start": []}
     qa = {
-        "id": example["id"],
-        "question": example["question"],
-        "answers": [{"text": text, "answer_start": start} for text, start in pairs],
+        "id": example.get("id"),
+        "question": example.get("question"),
+        "answers": [
+            {"text": text, "answer_start": start}
+            for text, start in zip_longest(answers["text"], answers["answer_start"])
+        ],
         "is_impossible": example.get("is_impossible", not answers["text"] and example.get("labelled", True)),
         "labelled": example.get("labelled", True),
     }
-    title = example.get("title") or ""
+    place = Place("example", 0)
     try:
-        return check(Question(Place("example", 0), title, {"context": example["context"]}, qa))
+        row = check(Question(place, example.get("title") or "", {"context": example.get("context")}, qa))
+        require_free_id(row.id, factor)
     except BadExample as bad:
-        raise DataError(f"question {example['id']!r}: {bad}") from None
+        raise DataError(f"question {example.get('id')!r}: {bad}") from None
+    return row
 
 
 def _example_of(row: Row) -> dict[str, Any]:

@@ -60,13 +60,15 @@ class ContextualCandidates:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, use_fast=True)
             self._model = AutoModelForMaskedLM.from_pretrained(model)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # each library below raises its own
             raise DistilError(
                 f"cannot load a masked language model from {model!r} ({error}). Give a directory with config.json, "
                 "model.safetensors and tokenizer.json, or a name that the hub (or, offline, its local cache) has"
             ) from error
         if not self._tokenizer.is_fast or self._tokenizer.mask_token_id is None:
             raise DistilError(f"{model!r} needs a fast tokenizer with a mask token to be used for replacements")
+        if self._model.get_output_embeddings() is None:
+            raise DistilError(f"{model!r} has no output layer over its vocabulary; it cannot say what a word could be")
         self._device = resolve_device(device)
         self._model.to(self._device).eval()
         self._possibilities = word_possibilities
@@ -105,7 +107,7 @@ class ContextualCandidates:
     def _passes(self, number: int, text: str, words: Sequence[Span], found: list[list[str]]) -> Iterable[_Pass]:
         """The sequences to run for a text. Words of several pieces get their candidates at once."""
         encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, pieces = encoding["input_ids"], _pieces_of(words, encoding["offset_mapping"])
+        ids, pieces = encoding["input_ids"], _pieces_of(text, words, encoding["offset_mapping"])
         single = {}
         for word, places in enumerate(pieces):
             own = tuple(ids[place] for place in places)
@@ -150,6 +152,8 @@ class ContextualCandidates:
             logits = self._model(input_ids=ids.to(self._device), attention_mask=seen.to(self._device)).logits
         finally:
             hook.remove()
+        if logits.dim() == 3:  # a model that uses its output layer's weights without calling it
+            logits = logits[hidden]
         # One more than asked for: the word itself may be among them.
         best = (logits + self._allowed).topk(min(self._possibilities + 1, len(self._surfaces))).indices.tolist()
         return iter([[self._surfaces[id_] for id_ in row] for row in best])
@@ -195,11 +199,13 @@ class _Neighbours:
         return [self._words[row] for row in best[np.argsort(-likeness[best], kind="stable")]]
 
 
-def _pieces_of(words: Sequence[Span], offsets: Sequence[Span]) -> list[list[int]]:
+def _pieces_of(text: str, words: Sequence[Span], offsets: Sequence[Span]) -> list[list[int]]:
     """The tokens that make up each word; none where a token reaches beyond it."""
     pieces: list[list[int]] = [[] for _ in words]
     word = 0
     for place, (start, end) in enumerate(offsets):
+        while start < end and text[start].isspace():  # some tokenizers count the space before a word
+            start += 1
         while word < len(words) and words[word][1] <= start:
             word += 1
         if word < len(words) and words[word][0] <= start < end <= words[word][1]:
@@ -211,7 +217,9 @@ def _whole_words(tokenizer: Any) -> dict[int, str]:
     """Ids and surfaces of the tokens that are words by themselves."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     special = set(tokenizer.all_special_ids)
-    begins = next((mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)), None)
+    pieces = any(token.startswith(_CONTINUES) for token in vocabulary)
+    marks = [mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)]
+    begins = marks[0] if marks and not pieces else None
     found = {}
     for token, id_ in vocabulary.items():
         if id_ in special or token.startswith(_CONTINUES) or (begins and not token.startswith(begins)):
@@ -236,7 +244,8 @@ def _glove(path: Path) -> tuple[list[str], np.ndarray]:
             for number, line in enumerate(file):
                 if number == _VECTORS:
                     break
-                word, *numbers = line.rstrip().split(" ")
+                # The word may hold spaces; how many numbers there are, the first line says.
+                word, *numbers = line.rstrip().rsplit(" ", len(vectors[0]) if vectors else -1)
                 vector = np.array(numbers, dtype=np.float32)
                 if not numbers or (vectors and len(vector) != len(vectors[0])):
                     raise ValueError(f"{len(numbers)} numbers")

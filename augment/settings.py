@@ -28,11 +28,12 @@ class AugmentSettings:
         model: a masked language model, a directory or hub name; None leaves contextual replacement out.
         glove_path: vectors in GloVe's text form, for words of several pieces; None takes the model's own embeddings.
         device: where the model runs: "auto", "cpu", "cuda", ...
-        batch_size: texts a forward pass of the model.
+        batch_size: sequences a forward pass of the model; a text takes about seven.
         mask_token: what a masked word becomes; None takes it from `tokenizer`, or "[MASK]" without one.
         tokenizer: a directory with tokenizer.json or a hub name. With tagger "none" it also says what a word is.
         tagger: "auto", "nltk", "textblob", or "none", which leaves POS-guided replacement out.
-        drop_labels: leave all answers out and mark each row `is_impossible` and unlabelled, for distillation only.
+        drop_labels: leave all answers out and mark each row as unlabelled (in a file also `is_impossible`, as
+            Haystack 1 did), for distillation only.
         provenance: say in each row what was done to it.
         seed: of all random numbers.
 

@@ -3,14 +3,17 @@
 import gzip
 import json
 import re
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from augment.job import write_squad_file
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.files import write_aside
 
 _BLOCK = 2**20
+_HEADER = 2**12
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -29,45 +32,74 @@ def merge_shards(shards: list[Path], output: Path) -> None:
     """Join all shards of a job, given in any order, to the file that one machine would have written.
 
     Raises:
-        DataError: a file is not a shard, one is missing, or one is there twice.
+        DataError: a file is not a shard or is damaged, one is missing, or is there twice, or is of another job.
     """
-    with ExitStack() as files:
-        opened: dict[int, IO[bytes]] = {}
-        number = None
-        for path in shards:
-            if not path.is_file():
-                raise DataError(f"{path}: no such file")
-            opener: Any = gzip.open if path.name.endswith(".gz") else open
-            file: IO[bytes] = files.enter_context(opener(path, "rb"))
-            shard = _shard_of(path, file.readline(_BLOCK))
-            if shard[0] in opened:
-                raise DataError(f"{path}: shard {shard[0]}/{shard[1]} was given twice")
-            if number not in (None, shard[1]):
-                raise DataError(f"{path}: shard {shard[0]}/{shard[1]} is of another job: there are shards of {number}")
-            number = shard[1]
-            opened[shard[0]] = file
-        missing = [str(i) for i in range(1, (number or 0) + 1) if i not in opened]
-        if missing:
-            raise DataError(f"shard {', '.join(missing)} of {number} is missing: give all of them")
-
-        def fill(target: IO[bytes]) -> None:
-            target.write(b'{"version":"v2.0","data":[')
-            in_turn = [opened[i] for i in sorted(opened)]
-            copied = 0
-            while _copy_article(in_turn[copied % len(in_turn)], target, b",\n" if copied else b"\n"):
-                copied += 1
-            if any(file.readline(_BLOCK) not in (b"]}\n", b"") for file in in_turn):
-                raise DataError("the shards do not fit together: they are not all of one input")
-            target.write(b"\n]}\n")
-
-        write_squad_file(output, fill)
-
-
-def _shard_of(path: Path, line: bytes) -> tuple[int, int]:
     try:
-        return parse_shard(json.loads(line.decode("utf-8").strip() + "]}")["shard"])
-    except (ValueError, KeyError) as error:
+        with ExitStack() as files:
+            in_turn = _opened(shards, files)
+
+            def fill(target: IO[bytes]) -> None:
+                target.write(b'{"version":"v2.0","data":[')
+                copied = 0
+                while _copy_article(in_turn[copied % len(in_turn)], target, b",\n" if copied else b"\n"):
+                    copied += 1
+                if any(file.readline(_BLOCK) not in (b"]}\n", b"") for file in in_turn):
+                    raise DataError("the shards do not fit together: they are not all of one input")
+                target.write(b"\n]}\n")
+
+            write_aside(output, lambda aside: write_squad_file(aside, fill, packed=output.name.endswith(".gz")))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"a packed shard is damaged ({error}): make it again") from error
+
+
+def _opened(shards: list[Path], files: ExitStack) -> list[IO[bytes]]:
+    """The shards in their order, each read up to its first article."""
+    opened: dict[int, IO[bytes]] = {}
+    first: dict[str, Any] = {}
+    for path in shards:
+        require_readable(path)
+        opener: Any = gzip.open if path.name.endswith(".gz") else open
+        file: IO[bytes] = files.enter_context(opener(path, "rb"))
+        header = _header_of(path, file.readline(_HEADER))
+        number, of = parse_shard(header["shard"])
+        first = first or {"of": of, "job": header["job"]}
+        if first != {"of": of, "job": header["job"]}:
+            raise DataError(
+                f"{path}: a shard of another job than {shards[0]}: of another input, or with other settings"
+            )
+        if number in opened:
+            raise DataError(f"{path}: shard {number}/{of} was given twice")
+        opened[number] = file
+    missing = [str(number) for number in range(1, first["of"] + 1) if number not in opened]
+    if missing:
+        raise DataError(f"shard {', '.join(missing)} of {first['of']} is missing: give all of them")
+    return [opened[number] for number in sorted(opened)]
+
+
+def _header_of(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(line.decode("utf-8").strip() + "]}")
+        parse_shard(header["shard"])
+        return {"shard": header["shard"], "job": header["job"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a shard; make one with --shard i/n") from error
+
+
+def require_readable(path: Path) -> None:
+    """Check that a file is there and can be read.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a directory: give the file in it")
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _copy_article(source: IO[bytes], target: IO[bytes], separator: bytes) -> bool:

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text as Shown
 
 from augment.augmenter import Augmenter, Splitter
-from augment.job import Tally
 from augment.lexicon import TagCounts
 from augment.operations import CONTEXTUAL, MASK, NGRAM, OPERATIONS, REPLACE, Edited
+from augment.report import AugmentReport
 from augment.settings import AugmentSettings
 from haystack_distill.squad_intake import Intake
 from haystack_distill.squad_json import questions_in_file
@@ -19,12 +19,13 @@ _COLOURS = {MASK: "bold magenta", REPLACE: "bold green", CONTEXTUAL: "bold cyan"
 _ROWS_COUNTED = 500  # enough words to draw from for a look
 
 
-def preview(path: Path, settings: AugmentSettings, rows: int, console: Console) -> None:
+def preview(path: Path, settings: AugmentSettings, rows: int, console: Console, *, skip: bool = False) -> None:
     """Print the first rows of a file beside a few variants of each, edits in colour. Nothing is written.
 
-    Words are drawn from the first 500 questions and their contexts, not from the whole file.
+    Words are drawn from the first 500 questions and their contexts, not from the whole file. `skip` leaves bad
+    questions out.
     """
-    intake = Intake([(str(path), questions_in_file(path))], skip=False)
+    intake = Intake([(str(path), questions_in_file(path))], skip=skip)
     found = [row for _, row in itertools.islice(intake.rows(), max(_ROWS_COUNTED, rows))]
     splitter = Splitter(settings)
     counts = TagCounts()
@@ -33,9 +34,9 @@ def preview(path: Path, settings: AugmentSettings, rows: int, console: Console) 
     augmenter = Augmenter(settings, counts, splitter)
     for row in found[:rows]:
         question, context = augmenter.prepare([row.question, row.context])
-        table = Table("", "question", "context", title=row.id, show_lines=True, title_justify="left")
+        table = Table("", "question", "context", title=Shown(row.id), show_lines=True, title_justify="left")
         table.add_row("original", Shown(row.question), _with_answers(row.context, row.texts, row.starts))
-        for variant in augmenter.variants(row, question, context)[1:6]:
+        for variant in itertools.islice(augmenter.variants(row, question, context), 1, 6):
             table.add_row(
                 variant.row.id.removeprefix(row.id),
                 _coloured(row.question, variant.question),
@@ -65,12 +66,14 @@ def _coloured(original: str, edited: Edited | None) -> Shown:
     return shown.append(original[done:stop])
 
 
-def summary(output: Path, tally: Tally, tagger: str, seconds: float, factor: int) -> Table:
+def summary(report: AugmentReport, factor: int) -> Table:
     """A table of what was done."""
-    table = Table(title=str(output), title_justify="left", show_header=False)
+    tally = report.tally
+    table = Table(title=Shown(str(report.output)), title_justify="left", show_header=False)
     table.add_row("rows in", f"{tally.rows_in:,}")
     table.add_row("rows out", f"{tally.rows_out:,}")
-    table.add_row("rows a second", f"{tally.rows_out / max(seconds, 1e-9):,.0f}")
+    if not report.resumed:  # else some of them were made before
+        table.add_row("rows a second", f"{tally.rows_out / max(report.seconds, 1e-9):,.0f}")
     variants = max(tally.rows_out - tally.rows_in, 1)
     for operation in OPERATIONS:
         unit = "share of variants" if operation == NGRAM else "edits a variant"
@@ -79,5 +82,5 @@ def summary(output: Path, tally: Tally, tagger: str, seconds: float, factor: int
     for name in ("question", "context"):
         table.add_row(f"variants with an edited {name}", f"{tally.edited_rows[name] / variants:.1%}")
     table.add_row("distinct share of what was asked for", f"{tally.rows_out / max(tally.rows_in * factor, 1):.1%}")
-    table.add_row("tagger", tagger)
+    table.add_row("tagger", report.tagger)
     return table

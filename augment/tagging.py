@@ -27,7 +27,8 @@ def choose_tagger(name: str = "auto") -> str:
     if name in ("textblob", "none"):
         return name
     if _nltk_has_data():
-        logger.info("tagging words with NLTK's perceptron tagger")
+        if name == "auto":
+            logger.info("tagging words with NLTK's perceptron tagger")
         return "nltk"
     if name == "nltk":
         raise DistilError(
@@ -66,6 +67,8 @@ def _nltk_has_data() -> bool:
     socket.setdefaulttimeout(_SECONDS_TO_WAIT)  # NLTK waits for ever where a firewall swallows what it asks
     try:
         nltk.download(_DATA, quiet=True)
+    except OSError as error:
+        logger.debug("NLTK's data cannot be downloaded: %s", error)
     finally:
         socket.setdefaulttimeout(before)
     return _found()

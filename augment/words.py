@@ -1,16 +1,14 @@
 """Texts as words with character offsets: what the operations edit, and what a tagger reads."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import regex
 
 from haystack_distill.errors import DistilError
-
-if TYPE_CHECKING:
-    pass
 
 Span: TypeAlias = tuple[int, int]  # first character, one past the last
 Tagger: TypeAlias = Callable[[list[str]], list[str]]  # the tokens of a text -> their part-of-speech tags
@@ -19,6 +17,7 @@ UNTAGGED = ""
 
 # Scripts that write no spaces between words: as BERT does with Chinese, each letter stands for itself.
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_NO_SPACES = regex.compile(f"[{_SPACELESS}]")
 _LETTER = rf"[[\p{{L}}\p{{N}}]--[{_SPACELESS}]]"
 _TOKENS = regex.compile(
     rf"""(?V1)
@@ -128,11 +127,20 @@ class TokenizerWords:
                 start += 1
             if start == end:
                 continue
-            same = word is not None and word == last and spans and not regex.search(f"[{_SPACELESS}]", text[start:end])
-            if same:
+            apart = _NO_SPACES.search(text, spans[-1][0] if spans else start, end)
+            if word is not None and word == last and spans and not apart:
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
             elif not spans or start >= spans[-1][1]:
                 spans.append((start, end))
             last = word
-        spans = [(start, end) for start, end in spans if any(character.isalnum() for character in text[start:end])]
+        spans = [span for span in (_trimmed(text, *span) for span in spans) if span[0] < span[1]]
         return Words(spans, [UNTAGGED] * len(spans))
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    """A span without the punctuation at its ends; an empty one where it is all that there is."""
+    while start < end and not text[start].isalnum():
+        start += 1
+    while start < end and not (text[end - 1].isalnum() or unicodedata.category(text[end - 1])[0] == "M"):
+        end -= 1
+    return start, end

@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -44,13 +44,21 @@ class Intake:
     Args:
         sources: name and questions of each, in order.
         skip: drop and count bad questions; otherwise the first one is a DataError.
+        also: a further check of each row, which raises BadExample.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, Iterable[Question]]], *, skip: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[tuple[str, Iterable[Question]]],
+        *,
+        skip: bool,
+        also: Callable[[Row], None] | None = None,
+    ) -> None:
         self.names = [name for name, _ in sources]
         self.reports = [ReadReport() for _ in sources]  # filled by rows()
         self._sources = sources
         self._skip = skip
+        self._also = also
 
     def rows(self) -> Iterator[tuple[Place, Row]]:
         """The good questions and where they stood. Can be iterated over once."""
@@ -59,6 +67,8 @@ class Intake:
                 for question in questions:
                     try:
                         row = check(question)
+                        if self._also is not None:
+                            self._also(row)
                         ids.require_new(row.id, source, question.place)
                     except BadExample as bad:
                         self._reject(question, bad, report)

@@ -16,6 +16,7 @@ from haystack_distill.errors import DataError
 from haystack_distill.squad_checks import Place, Question, kind
 
 _BLOCK = 2**20
+_QUESTION = b'"question"'
 
 
 def questions_in_file(path: Path) -> Iterator[Question]:
@@ -35,6 +36,17 @@ def questions_in_file(path: Path) -> Iterator[Question]:
             qas = _list_in(paragraph, "qas", place)
             for position, qa in enumerate(qas):
                 yield Question(Place(str(path), index, title, number, position), title, paragraph, qa)
+
+
+def count_of_questions(path: Path) -> int:
+    """About how many questions a file has, counted without parsing it: to show how far reading it is."""
+    count, rest = 0, b""
+    with _open(path) as file:
+        while block := file.read(_BLOCK):
+            block = rest + block
+            count += block.count(_QUESTION)
+            rest = block[-len(_QUESTION) + 1 :]
+    return count
 
 
 def _list_in(item: dict[str, Any], key: str, place: Place) -> list[Any]:

@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from augment import job as job_module
-from augment.augment_squad import AugmentReport, augment_squad, main, make_statistics
+from augment.augment_squad import augment_squad, main, make_statistics
+from augment.job import alone
+from augment.report import AugmentReport
 from augment.shards import merge_shards, parse_shard
-from haystack_distill import DataError, DistilError
+from haystack_distill import DataError, DistilError, files
 from haystack_distill.squad import read_squad
 
 FACTOR = 5
@@ -129,7 +131,7 @@ class Killed(BaseException):
 @pytest.fixture
 def dies_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the job die at the n-th file that it writes."""
-    real = job_module.write_aside
+    real = files.write_aside
 
     def after(number: int) -> None:
         written = iter(range(number))
@@ -139,26 +141,26 @@ def dies_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise Killed
             real(path, write)
 
-        for module in ("augment.job", "augment.articles", "haystack_distill.files"):
+        for module in ("augment.worker", "augment.articles", "haystack_distill.files"):
             monkeypatch.setattr(f"{module}.write_aside", write_aside)
 
     return after
 
 
-@pytest.mark.parametrize("files", [0, 1, 3, 6, 7, 8, 9, 12, 19, 20])
+@pytest.mark.parametrize("written", [0, 1, 3, 6, 7, 8, 9, 12, 19, 20])
 def test_an_interrupted_run_goes_on(
-    source: Path, tmp_path: Path, dies_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, files: int
+    source: Path, tmp_path: Path, dies_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     multiply(source, tmp_path / "whole.json")
     with monkeypatch.context() as patch:
-        dies_after(files)
+        dies_after(written)
         with pytest.raises(Killed):
             multiply(source, tmp_path / "out.json")
         patch.undo()
     monkeypatch.undo()
     assert not (tmp_path / "out.json").exists()
     report = multiply(source, tmp_path / "out.json")
-    assert report.resumed == (files > 0)  # the plan is the first file
+    assert report.resumed == (written > 0)  # the plan is the first file
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert report.tally.rows_out == 24 * FACTOR
     assert left_in(tmp_path) == ["out.json", "whole.json"]
@@ -195,8 +197,10 @@ def test_a_bad_question_is_named_and_nothing_is_left(source: Path, tmp_path: Pat
 
 def test_ids_that_augmenting_gives_are_refused(source: Path, tmp_path: Path) -> None:
     multiply(source, tmp_path / "out.json")
-    with pytest.raises(DataError, match=r'variants of "0-0-0" could not be told.*augment the file'):
+    with pytest.raises(DataError, match=r'gives to a variant of "0-0-0": augment the file'):
         multiply(tmp_path / "out.json", tmp_path / "twice.json")
+    again = multiply(tmp_path / "out.json", tmp_path / "twice.json", on_bad_example="skip")
+    assert again.tally.rows_in == 24
 
 
 def test_too_few_variants_are_reported(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,6 +270,71 @@ def test_a_full_disk_is_a_clear_error_and_the_work_is_kept(
     assert multiply(source, tmp_path / "out.json").resumed
 
 
+def test_a_run_killed_while_joining_leaves_nothing_once_it_has_gone_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", dies)
+        with pytest.raises(Killed):
+            multiply(source, tmp_path / "out.json")
+    assert multiply(source, tmp_path / "out.json").resumed
+    assert left_in(tmp_path) == ["out.json"]
+
+
+def test_two_runs_never_write_the_same_output(source: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / ".out.json.work"), pytest.raises(DistilError, match="another run is writing the same output"):
+        multiply(source, tmp_path / "out.json")
+    multiply(source, tmp_path / "out.json")
+
+
+def test_processes_end_with_the_one_that_started_them(source: Path, tmp_path: Path) -> None:
+    content = json.loads(source.read_text())
+    article = content["data"][2]
+    content["data"] = []
+    for number in range(3000):
+        copy = json.loads(json.dumps(article))
+        for paragraph in copy["paragraphs"]:
+            for qa in paragraph["qas"]:
+                qa["id"] += f"-{number}"
+        content["data"].append(copy)
+    source.write_text(json.dumps(content))
+    arguments = ["--squad_path", str(source), "--output_path", str(tmp_path / "out.json"), "--tagger", "textblob"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "augment.augment_squad", *arguments, "--num_processes", "2"]
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    articles = tmp_path / ".out.json.work" / "articles"
+    deadline = time.monotonic() + 120
+    while not (articles.exists() and len(list(articles.iterdir())) > 20):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    time.sleep(1)
+    before = sum(1 for _ in articles.iterdir())
+    time.sleep(1.5)
+    assert sum(1 for _ in articles.iterdir()) == before < 3000
+
+
+def test_a_tokenizer_that_is_not_there_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match="cannot load a tokenizer"):
+        multiply(source, tmp_path / "out.json", tokenizer=tmp_path / "nowhere")
+    with pytest.raises(DistilError, match="cannot load a masked language model"):
+        multiply(source, tmp_path / "out.json", model=tmp_path / "nowhere", p_mask=0)
+    assert left_in(tmp_path) == []
+
+
+def test_statistics_are_checked_as_the_rest(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match="num_processes must be at least 1"):
+        make_statistics(source, tmp_path / "stats.json", num_processes=0)
+    with pytest.raises(DistilError, match="on_bad_example must be"):
+        make_statistics(source, tmp_path / "stats.json", on_bad_example="nonsense")
+    assert left_in(tmp_path) == []
+
+
 def test_shards_and_statistics_that_do_not_fit(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="a shard needs the statistics of the whole file"):
         multiply(source, tmp_path / "out.json", shard="1/2")
@@ -304,6 +373,14 @@ def test_merging_wants_every_shard_once(source: Path, tmp_path: Path) -> None:
     two.write_bytes(text.replace(b'"2/2"', b'"2/3"'))
     with pytest.raises(DataError, match="of another job"):
         merge_shards([one, two], tmp_path / "out.json")
+    two.unlink()
+    multiply(source, two, tagger="auto", shard="2/2", statistics=stats, seed=7)
+    with pytest.raises(DataError, match="of another job"):
+        merge_shards([one, two], tmp_path / "out.json")
+    packed = tmp_path / "2.json.gz"
+    packed.write_bytes(gzip.compress(text)[:-20])
+    with pytest.raises(DataError, match="a packed shard is damaged"):
+        merge_shards([one, packed], tmp_path / "out.json")
     two.write_bytes(text[:-40])
     with pytest.raises(DataError, match="cut off"):
         merge_shards([one, two], tmp_path / "out.json")
@@ -311,6 +388,9 @@ def test_merging_wants_every_shard_once(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not fit together"):
         merge_shards([one, two], tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+    multiply(source, tmp_path / "single.json", tagger="auto", shard="1/1", statistics=stats)
+    merge_shards([tmp_path / "single.json"], tmp_path / "out.json")
+    assert len(read_squad(tmp_path / "out.json")) == 24 * FACTOR
 
 
 # --- the script ------------------------------------------------------------------------------------------------------
@@ -372,6 +452,9 @@ def test_the_script_shows_variants_and_writes_nothing(script: Callable[..., tupl
         (["--augment", "all"], "augment must be one of"),
         (["--shard", "1/2"], "needs the statistics"),
         (["--no_such_option"], "No such option"),
+        (["--statistics_only", "--drop_labels"], "--drop_labels mean nothing with --statistics_only"),
+        (["--preview", 2, "--shard", "1/2"], "mean nothing with --preview"),
+        (["--preview", 2, "--statistics_only"], "do not go together"),
     ],
 )
 def test_the_script_explains_what_is_wrong(
@@ -382,6 +465,25 @@ def test_the_script_explains_what_is_wrong(
     assert message in said
     assert "Traceback" not in said
     assert left_in(tmp_path) == []
+
+
+def test_merging_never_touches_a_shard(script: Callable[..., tuple[int, str]], source: Path, tmp_path: Path) -> None:
+    make_statistics(source, tmp_path / "stats.json", tagger="textblob")
+    shards = [tmp_path / "1.json", tmp_path / "2.json"]
+    for number, path in enumerate(shards, 1):
+        multiply(source, path, tagger="auto", shard=f"{number}/2", statistics=tmp_path / "stats.json")
+    merge = ["--merge", shards[0], "--merge", shards[1], "--overwrite"]
+    code, said = script(*merge, squad_path=None, output="2.json")
+    assert (code, "is the input" in said) == (2, True)
+    code, said = script("--merge", tmp_path / "3.json", "--overwrite", squad_path=None, output="2.json")
+    assert (code, "no such file" in said) == (2, True)
+
+
+def test_the_preview_shows_ids_as_they_are(script: Callable[..., tuple[int, str]], source: Path) -> None:
+    source.write_text(source.read_text().replace("0-0-0", "q[/b]"))
+    code, said = script("--preview", 1, "--tagger", "textblob", output=None)
+    assert code == 0
+    assert "q[/b]" in said
 
 
 def test_the_script_wants_its_paths(script: Callable[..., tuple[int, str]]) -> None:

@@ -81,6 +81,25 @@ def test_too_few_variants_end_the_list() -> None:
     assert len(make(p_mask=0, p_pos=0, p_ng=0)(example())) == 1
 
 
+@pytest.mark.parametrize(
+    "rare", [{"p_mask": 0.02, "p_ng": 0}, {"p_mask": 0, "p_ng": 0.02}, {"p_mask": 0.004, "p_ng": 0}]
+)
+def test_rare_edits_are_drawn_until_there_are_enough(rare: dict[str, float]) -> None:
+    rows = make(augment="context" if rare["p_mask"] == 0.004 else "question", p_pos=0, **rare)(example())
+    assert len(rows) == 13
+
+
+def test_what_was_not_changed_counts_as_not_edited() -> None:
+    augmenter = make(augment="both", p_mask=0.03, p_pos=0, p_ng=0, multiplication_factor=30, provenance=True)
+    for row in augmenter(example())[1:]:
+        done = row["augmentation"]
+        assert done["of"] == "q1"
+        assert ("question" in done) == (row["question"] != example()["question"])
+        assert ("context" in done) == (row["context"] != CONTEXT)
+        assert done.get("context", {}).get("mask", 0) == row["context"].count("[MASK]")
+        assert done.get("question", {}).get("mask", 0) == row["question"].count("[MASK]")
+
+
 def test_an_unanswerable_question_stays_so_and_an_unlabelled_one_too() -> None:
     nothing = {"text": [], "answer_start": []}
     rows = make()(example(answers=nothing, is_impossible=True))
@@ -114,6 +133,26 @@ def test_without_a_tagger_words_are_masked_but_not_replaced() -> None:
     known = set(CONTEXT.replace(",", " ").replace(".", " ").split()) | {"[MASK]"}
     assert {word for row in rows for word in row["context"].replace(",", " ").replace(".", " ").split()} <= known
     assert any("[MASK]" in row["context"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"id": "q1-aug3"}, 'variant of "q1"'),
+        ({"id": None}, "id must be a string"),
+        ({"context": None}, "context must be a string"),
+        ({"answers": {"text": ["Ada", "Lovelace"], "answer_start": [0]}}, "answer_start must be an integer"),
+        ({"answers": None, "is_impossible": False}, "an answerable question without answers"),
+    ],
+)
+def test_what_is_no_example_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make()(example(**changed))
+
+
+def test_other_ids_may_look_like_those_of_variants() -> None:
+    assert make()(example(id="12-aug2019"))[1]["id"] == "12-aug2019-aug1"
+    assert make()(example(id="-aug1"))[0]["id"] == "-aug1"
 
 
 def test_a_wrong_answer_is_refused() -> None:
