@@ -27,24 +27,28 @@ ARMS = ("labels", "prediction", "intermediate+prediction")
 
 
 def train_arm(arm: str, teacher: Reader, data: datasets.Dataset, rate: float, epochs: int, seed: int) -> Reader:
-    """One arm at one learning rate; two thirds of the epochs go to the intermediate layers where there are any."""
+    """One arm at one learning rate; two thirds of the epochs go to the intermediate layers where there are any.
+
+    The rate is then that of the layers, and the answers are taught at `ANSWER_RATE`.
+    """
     student = students.from_teacher(teacher, layers=3)
     first = 2 * epochs // 3 if arm == "intermediate+prediction" else 0
 
-    def trainer(n_epochs: int) -> ReaderTrainer:
-        return ReaderTrainer(student, None, TrainingSettings(n_epochs=n_epochs, learning_rate=rate, seed=seed))
+    def trainer(n_epochs: int, learning_rate: float) -> ReaderTrainer:
+        return ReaderTrainer(student, None, TrainingSettings(n_epochs=n_epochs, learning_rate=learning_rate, seed=seed))
 
     if first:
-        trainer(first).distil_intermediate_layers_from(teacher, data)
+        trainer(first, rate).distil_intermediate_layers_from(teacher, data)
     if arm == "labels":
-        trainer(epochs).train(data)
+        trainer(epochs, rate).train(data)
     else:
-        trainer(epochs - first).distil_prediction_layer_from(
+        trainer(epochs - first, ANSWER_RATE if first else rate).distil_prediction_layer_from(
             teacher, data, temperature=TEMPERATURE, distillation_loss_weight=WEIGHT
         )
     return student
 
 
+ANSWER_RATE = 3e-4
 TEMPERATURE = 2.0
 WEIGHT = 0.8
 
@@ -58,7 +62,8 @@ def main(
     held_out: int = 500,
     dev_questions: int = 2000,
     epochs: int = 3,
-    rates: str = "1e-4,3e-4",
+    rates: Annotated[str, typer.Option(help="learning rates of labels and of the prediction layer")] = "1e-4,3e-4",
+    layer_rates: Annotated[str, typer.Option(help="learning rates of the intermediate layers")] = "3e-4,1e-3",
     seed: int = 42,
     max_seq_len: int = 256,
     doc_stride: int = 128,
@@ -71,8 +76,9 @@ def main(
     held = load_examples(everything.select(order[questions : questions + held_out].tolist()))
     measured = load_examples(load_examples(dev).select(range(dev_questions)))
     output.mkdir(parents=True, exist_ok=True)
+    rates_of = {arm: (layer_rates if arm == "intermediate+prediction" else rates).split(",") for arm in ARMS}
     for arm in ARMS:
-        for rate in rates.split(","):
+        for rate in rates_of[arm]:
             done = output / f"{arm}-{rate}.json"
             if done.exists():
                 continue
@@ -82,7 +88,7 @@ def main(
             print(done.read_text(), flush=True)
     rows = {"teacher": {"rate": None, "dev": reader.evaluate(measured)}}
     for arm in ARMS:
-        tried = [json.loads((output / f"{arm}-{rate}.json").read_text()) for rate in rates.split(",")]
+        tried = [json.loads((output / f"{arm}-{rate}.json").read_text()) for rate in rates_of[arm]]
         best = max(tried, key=lambda result: result["held_out"]["f1"])
         student = Reader.load(output / f"{arm}-{best['rate']}", windows=reader.windows)
         rows[arm] = {"rate": best["rate"], "held_out": best["held_out"], "dev": student.evaluate(measured)}
