@@ -6,7 +6,6 @@ The parts are then joined aside and renamed. What a part holds depends on the se
 alone, so neither the number of processes nor where a run was interrupted shows in the output.
 """
 
-import gzip
 import itertools
 import json
 import logging
@@ -29,12 +28,13 @@ from haystack_distill.errors import DataError, DistilError
 from haystack_distill.files import file_hash, hash_of, write_json
 from haystack_distill.squad_checks import Row
 from haystack_distill.squad_intake import Intake, warn_of
-from haystack_distill.squad_json import count_of_questions, questions_in_file
+from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # raise it when the same input and settings would give another output
 _BLOCK = 2**20
+PACKING = 6  # of an output; the highest level takes several times as long on gigabytes
 _PLACES = ("model", "tokenizer", "glove_path")  # settings that name files, which another machine keeps elsewhere
 
 OnProgress = Callable[[str, int, int | None], None]  # stage, rows done since the last call, rows in all
@@ -148,7 +148,7 @@ class Job:
             file.write(b"\n]}\n")
 
         joined = self.work / "joined"  # in there it goes with the rest if this is interrupted
-        write_squad_file(joined, fill, packed=output.name.endswith(".gz"))
+        write_packed(joined, fill, packed=output.name.endswith(".gz"), level=PACKING)
         os.replace(joined, output)
 
     def _articles(self, intake: Intake, progress: OnProgress) -> Iterator[tuple[str, str, list[Row]]]:
@@ -163,16 +163,6 @@ class Job:
                     yield f"{position:08d}-{len(rows)}", rows[0].title, rows
         except DataError as error:
             raise BadInput(error) from error
-
-
-def write_squad_file(path: Path, fill: Callable[[IO[bytes]], None], *, packed: bool) -> None:
-    """Let `fill` write a file, packed or not; the same content gives the same bytes."""
-    with open(path, "wb") as raw:
-        if packed:  # no name and no time in the header
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as file:
-                fill(file)  # type: ignore[arg-type]  # all of IO that is needed
-        else:
-            fill(raw)
 
 
 @contextmanager

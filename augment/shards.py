@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from augment.job import write_squad_file
+from augment.job import PACKING
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.files import write_aside
+from haystack_distill.squad_json import write_packed
 
 _BLOCK = 2**20
 _HEADER = 2**12
@@ -47,7 +48,8 @@ def merge_shards(shards: list[Path], output: Path) -> None:
                     raise DataError("the shards do not fit together: they are not all of one input")
                 target.write(b"\n]}\n")
 
-            write_aside(output, lambda aside: write_squad_file(aside, fill, packed=output.name.endswith(".gz")))
+            packed = output.name.endswith(".gz")
+            write_aside(output, lambda aside: write_packed(aside, fill, packed=packed, level=PACKING))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"a packed shard is damaged ({error}): make it again") from error
 

@@ -5,7 +5,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,12 +132,17 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path, *, version: str, packed: bool) -> None:
     """Write rows as one file, gzip if `packed`; the same rows give the same bytes."""
+    write_packed(path, lambda file: _write_json(rows, file, version), packed=packed)
+
+
+def write_packed(path: Path, fill: Callable[[Any], None], *, packed: bool, level: int = 9) -> None:
+    """Let `fill` write a file, gzip at `level` if `packed`; the same content gives the same bytes."""
     with open(path, "wb") as raw:
         if packed:  # no name and no time in the header
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-                _write_json(rows, file, version)
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=level) as file:
+                fill(file)
         else:
-            _write_json(rows, raw, version)
+            fill(raw)
 
 
 def _write_json(rows: Iterable[dict[str, Any]], file: BinaryIO | gzip.GzipFile, version: str) -> None:
