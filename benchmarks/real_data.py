@@ -20,8 +20,8 @@ from rich.table import Table
 
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.files import write_json
+from haystack_distill.runs import versions
 from haystack_distill.squad import load_examples
-from haystack_distill.trainer import versions
 
 ARMS = ("labels", "prediction", "intermediate+prediction")
 

@@ -8,8 +8,9 @@ from haystack_distill.errors import DataError, DistilError
 if TYPE_CHECKING:
     from haystack_distill.features import WindowSettings
     from haystack_distill.reader import Answer, Reader
+    from haystack_distill.runs import RunResult
     from haystack_distill.settings import TrainingSettings
-    from haystack_distill.trainer import ReaderTrainer, RunResult
+    from haystack_distill.trainer import ReaderTrainer
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,7 @@ _MODULES = {
     "Answer": "reader",
     "Reader": "reader",
     "ReaderTrainer": "trainer",
-    "RunResult": "trainer",
+    "RunResult": "runs",
     "TrainingSettings": "settings",
     "WindowSettings": "features",
 }

@@ -1,5 +1,6 @@
-"""The order in which windows are trained on: grouped by length, and a function of (seed, epoch) alone."""
+"""The order in which windows are trained on, as a function of (seed, epoch) alone, and how processes share it."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,39 +9,25 @@ from torch.utils.data import Sampler
 _STEPS_SORTED_TOGETHER = 50  # long enough for little padding, short enough that each epoch mixes differently
 
 
-class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches of window indices of about equal length.
+class StepBatches(Sampler[list[int]]):
+    """Batches of window indices, this process's share of each optimiser step.
 
-    Each optimiser step gets `batch_size * accumulation * processes` windows. Their order depends on (seed, epoch)
-    alone, so a resumed run sees the batches that an uninterrupted one sees; and the windows of a step do not depend
-    on how the step is divided among accumulated batches and processes. Where a last step has too few windows to go
-    round, a batch holds a filler: index `~i`, window i with weight 0.
+    A step gets `batch_size * accumulation * processes` windows, and which ones does not depend on how the step is
+    divided among accumulated batches and processes. Where a step has too few windows to go round, a batch holds a
+    filler: index `~i`, window i with weight 0.
 
     Args:
-        lengths: Tokens of each window.
         batch_size: Windows a forward pass.
         accumulation: Forward passes an optimiser step, per process.
         processes: Processes that share each step.
         process: Which of them this one is.
-        seed: Seed of the order.
     """
 
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        batch_size: int,
-        *,
-        accumulation: int = 1,
-        processes: int = 1,
-        process: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.lengths = lengths
+    def __init__(self, batch_size: int, *, accumulation: int = 1, processes: int = 1, process: int = 0) -> None:
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.processes = processes
         self.process = process
-        self.seed = seed
         self.epoch = 0
 
     @property
@@ -49,9 +36,13 @@ class LengthGroupedBatches(Sampler[list[int]]):
         return self.batch_size * self.accumulation * self.processes
 
     @property
+    @abstractmethod
     def steps(self) -> int:
         """Optimiser steps an epoch."""
-        return -(-len(self.lengths) // self.step_size)
+
+    @abstractmethod
+    def windows_of_steps(self) -> Iterator[np.ndarray]:
+        """The windows of each step of the chosen epoch, in order."""
 
     def start_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is iterated next."""
@@ -61,6 +52,54 @@ class LengthGroupedBatches(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
+        for windows in self.windows_of_steps():
+            parts = np.array_split(windows, self.accumulation * self.processes)
+            for part in parts[self.process :: self.processes]:
+                yield part.tolist() if len(part) else [~int(windows[0])]
+
+
+class InOrderBatches(StepBatches):
+    """Windows 0, 1, 2, ... in their order, for so many steps: for data that comes as a stream."""
+
+    def __init__(self, n_steps: int, batch_size: int, **sharing: int) -> None:
+        super().__init__(batch_size, **sharing)
+        self.n_steps = n_steps
+
+    @property
+    def steps(self) -> int:
+        """All steps are one epoch."""
+        return self.n_steps
+
+    def windows_of_steps(self) -> Iterator[np.ndarray]:
+        """The next `step_size` windows, step after step."""
+        for step in range(self.n_steps):
+            yield np.arange(step * self.step_size, (step + 1) * self.step_size)
+
+
+class LengthGroupedBatches(StepBatches):
+    """Batches of windows of about equal length.
+
+    Their order depends on (seed, epoch) alone, so a resumed run sees the batches that an uninterrupted one sees.
+
+    Args:
+        lengths: Tokens of each window.
+        batch_size: Windows a forward pass.
+        seed: Seed of the order.
+        sharing: See `StepBatches`.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int = 0, **sharing: int) -> None:
+        super().__init__(batch_size, **sharing)
+        self.lengths = lengths
+        self.seed = seed
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps an epoch."""
+        return -(-len(self.lengths) // self.step_size)
+
+    def windows_of_steps(self) -> Iterator[np.ndarray]:
+        """The windows of each step: of about equal length within a step, in random order over the steps."""
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
         together = self.step_size * _STEPS_SORTED_TOGETHER
@@ -70,6 +109,4 @@ class LengthGroupedBatches(Sampler[list[int]]):
             group = group[np.argsort(self.lengths[group], kind="stable")]
             steps += [group[i : i + self.step_size] for i in range(0, len(group), self.step_size)]
         for step in random.permutation(len(steps)):
-            parts = np.array_split(steps[step], self.accumulation * self.processes)
-            for part in parts[self.process :: self.processes]:
-                yield part.tolist() if len(part) else [~int(steps[step][0])]
+            yield steps[step]

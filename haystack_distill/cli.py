@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from haystack_distill.features import WindowSettings
     from haystack_distill.reader import Reader
-    from haystack_distill.trainer import RunResult
+    from haystack_distill.runs import RunResult
 
 EMBEDDED = "embedded"
 RUN_FILE = "haystack_distill.json"
@@ -471,8 +471,8 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         from haystack_distill import students
         from haystack_distill.features import WindowSettings
         from haystack_distill.files import write_json
+        from haystack_distill.runs import versions
         from haystack_distill.teachers import model_hash
-        from haystack_distill.trainer import versions
 
         # The smallest windows fit any teacher; none are cut.
         source = _load(teacher, windows=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu")

@@ -21,6 +21,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from haystack_distill.batches import LengthGroupedBatches, StepBatches
 from haystack_distill.errors import DistilError
 from haystack_distill.files import hash_of
 from haystack_distill.squad import content_hash
@@ -203,11 +204,19 @@ class Windows:
     def __getitem__(self, index: int) -> "WindowRows":
         return self.__getitems__([index])
 
+    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
+        """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
+        return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
+
     def windows_of_examples(self, first: int, stop: int) -> range:
         """The (contiguous) windows of the examples first..stop-1."""
         return range(
             int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
         )
+
+    def describe(self, windows: Iterable[int]) -> str:
+        """What to call these windows where something is wrong with them."""
+        return f"the questions {', '.join(self.example_ids(windows))}"
 
     def example_ids(self, windows: Iterable[int]) -> list[str]:
         """The ids of the examples that these windows belong to, in order, each once."""

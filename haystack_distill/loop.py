@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 
-from haystack_distill.batches import LengthGroupedBatches
+from haystack_distill.batches import StepBatches
 from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.features import WindowRows, Windows, model_inputs, takes_token_types
+from haystack_distill.features import model_inputs, takes_token_types
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
-from haystack_distill.reader import Reader
 from haystack_distill.settings import TrainingSettings
-from haystack_distill.teachers import TeacherOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +28,52 @@ _WEIGHTS = "model.safetensors"
 _COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
 
 
+class Runnable(Protocol):
+    """A model with where and how it runs: a `Reader` or a `LanguageModel`."""
+
+    model: PreTrainedModel
+    device: torch.device
+    precision: str
+
+
+class TrainingData(Protocol):
+    """What the loop trains on: `features.Windows` or `corpus.TextWindows`."""
+
+    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
+        """The order of the windows."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """The rows of some windows; `~i` is window i with weight 0."""
+
+    def collate(self, rows: Any) -> dict[str, Tensor]:
+        """Rows -> a batch, with `weight` (B,) and `window` (B,) in it."""
+
+    def describe(self, windows: Iterable[int]) -> str:
+        """What to call windows where something is wrong with them."""
+
+
 def run_loop(
-    student: Reader,
+    student: Runnable,
     objective: Objective,
-    windows: Windows,
-    dev_windows: Windows | None,
-    outputs: TeacherOutputs | None,
-    teacher: Reader | None,
+    data: TrainingData,
     settings: TrainingSettings,
     directory: Path,
+    *,
+    told: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    teacher: Runnable | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> tuple[int, list[dict[str, float]]]:
     """Train the student's model in place.
 
     Args:
-        student: The reader that learns.
-        objective: What it is taught.
-        windows: The student's windows of the training examples.
-        dev_windows: Its windows of the examples to measure on.
-        outputs: What a teacher said of the training examples, for prediction-layer distillation.
-        teacher: A reader that runs in every step, for intermediate-layer distillation.
+        student: Who learns.
+        objective: What is taught.
+        data: What is trained on.
         settings: See `TrainingSettings`.
         directory: For checkpoints.
+        told: What a teacher said of a batch, as tensors to add to it, for prediction-layer distillation.
+        teacher: Runs in every step, for intermediate-layer and general distillation.
+        evaluate: Measures the student as it is now; None where there is nothing to measure on.
 
     Returns:
         The number of optimiser steps, and the log.
@@ -59,7 +82,7 @@ def run_loop(
     student.model.to(student.device)
     resumed_from = _last_checkpoint(directory) if settings.resume else None
     with _dropout(student.model, settings.dropout):
-        trainer = _LoopTrainer(student, objective, windows, dev_windows, outputs, teacher, settings, directory)
+        trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
         trainer.train(resume_from_checkpoint=resumed_from)
     student.model.eval()
     student.model.to(student.device)
@@ -88,48 +111,33 @@ class StudentAndObjective(nn.Module):
         return self.objective(outputs, batch, teacher)
 
 
-class _Collator:
-    """Rows of windows -> a batch, with what the teacher said of them."""
-
-    def __init__(self, windows: Windows, outputs: TeacherOutputs | None) -> None:
-        self.windows = windows
-        self.outputs = outputs
-
-    def __call__(self, rows: WindowRows) -> dict[str, Tensor]:
-        batch = self.windows.collate(rows)
-        return batch if self.outputs is None else batch | self.outputs.targets(self.windows, batch)
-
-
 class _LoopTrainer(Trainer):
     def __init__(
         self,
-        student: Reader,
+        student: Runnable,
         objective: Objective,
-        windows: Windows,
-        dev_windows: Windows | None,
-        outputs: TeacherOutputs | None,
-        teacher: Reader | None,
+        data: TrainingData,
+        told: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
+        teacher: Runnable | None,
+        evaluate: Callable[[], dict[str, float]] | None,
         settings: TrainingSettings,
         directory: Path,
     ) -> None:
-        self.reader = student
-        self.windows = windows
-        self.dev_windows = dev_windows
+        self.data = data
         self.teacher = teacher
+        self.measure = evaluate
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device)
-        arguments = _arguments(
-            settings, directory, student.device, self.precision, dev_windows is not None, teacher is not None
-        )
-        self.batches = LengthGroupedBatches(
-            windows.lengths,
+        has_dev = evaluate is not None
+        arguments = _arguments(settings, directory, student.device, self.precision, has_dev, teacher is not None)
+        self.batches = data.batches(
             settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,
             processes=arguments.world_size,
             process=arguments.process_index,
             seed=settings.seed,
         )
-        evaluate_every, steps = settings.evaluate_every, self.batches.steps * settings.n_epochs
+        evaluate_every, steps = settings.evaluate_every, settings.max_steps or self.batches.steps * settings.n_epochs
         if settings.keep_best and isinstance(evaluate_every, int) and evaluate_every > steps:
             raise DistilError(
                 f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so keep_best would have "
@@ -145,9 +153,9 @@ class _LoopTrainer(Trainer):
         super().__init__(
             model=StudentAndObjective(student.model, objective).to(student.device),
             args=arguments,
-            train_dataset=windows,
-            eval_dataset=dev_windows,
-            data_collator=_Collator(windows, outputs),
+            train_dataset=data,
+            eval_dataset=data if has_dev else None,  # Trainer wants one; `evaluate` has its own
+            data_collator=data.collate if told is None else lambda rows: (batch := data.collate(rows)) | told(batch),
             callbacks=callbacks,
         )
         self._parts: dict[str, float] = {}
@@ -156,7 +164,7 @@ class _LoopTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by Accelerate: the batches are divided among processes already, and the order is ours to resume.
         return DataLoader(
-            self.windows,  # type: ignore[arg-type]
+            self.data,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.device.type == "cuda",
@@ -201,11 +209,10 @@ class _LoopTrainer(Trainer):
         parts = {name: (loss * share).sum() for name, loss in losses.items()}
         total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
         if not torch.isfinite(total):
-            ids = ", ".join(self.windows.example_ids(inputs["window"].tolist()))
+            found = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
             raise DistilError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1} "
-                f"({', '.join(f'{name} {part.item():.4g}' for name, part in parts.items())}) on the questions {ids}; "
-                "lower learning_rate or set precision='fp32'"
+                f"the loss is {total.item()} at step {self.state.global_step + 1} ({found}) on "
+                f"{self.data.describe(inputs['window'].tolist())}; lower learning_rate or set precision='fp32'"
             )
         for name, part in parts.items():
             self._parts[name] = self._parts.get(name, 0.0) + part.item()
@@ -222,8 +229,8 @@ class _LoopTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """SQuAD metrics of the student as it is now."""
-        assert self.dev_windows is not None
-        measured = self.reader.evaluate_windows(self.dev_windows)
+        assert self.measure is not None
+        measured = self.measure()
         self.model.train()
         metrics = {f"eval_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
@@ -261,7 +268,7 @@ class _LoopTrainer(Trainer):
 class _EpochOrder(TrainerCallback):
     """Tells the batches which epoch begins, also after resuming."""
 
-    def __init__(self, batches: LengthGroupedBatches) -> None:
+    def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -296,6 +303,7 @@ def _arguments(
     return training_arguments(
         output_dir=str(directory),
         num_train_epochs=settings.n_epochs,
+        max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,

@@ -15,6 +15,7 @@ class TrainingSettings:
 
     Args:
         n_epochs: Passes over the windows.
+        max_steps: Train for so many optimiser steps, whatever `n_epochs` says; None leaves it to the epochs.
         learning_rate: Peak of AdamW's learning rate; it falls to 0 linearly.
         batch_size: Windows a forward pass, per process.
         gradient_accumulation_steps: Forward passes an optimiser step. 4 times 4 gives what 16 gives.
@@ -41,6 +42,7 @@ class TrainingSettings:
     """
 
     n_epochs: int = 2
+    max_steps: int | None = None
     learning_rate: float = 5e-5
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
@@ -68,6 +70,7 @@ class TrainingSettings:
             _check(
                 name, value, value is None or value == "epoch" or _whole(value), "'epoch', a number of steps or None"
             )
+        _check("max_steps", self.max_steps, self.max_steps is None or _whole(self.max_steps), "at least 1, or None")
         _check("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
         for name in ("max_grad_norm", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")

@@ -1,25 +1,18 @@
 """ReaderTrainer: a student learns from labels, from a teacher's answers, or from a teacher's layers."""
 
-import json
-import logging
-import shutil
-import tempfile
+import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import transformers
 from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
-from haystack_distill.files import write_json
-from haystack_distill.loop import run_loop, whole_checkpoints
+from haystack_distill.loop import run_loop
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
@@ -27,32 +20,10 @@ from haystack_distill.objectives import (
     PredictionLayerObjective,
 )
 from haystack_distill.reader import ExampleSource, Reader, position_limit
+from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_that_matter
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
 from haystack_distill.teachers import TeacherOutputs, model_hash
-
-logger = logging.getLogger(__name__)
-
-RUN_FILE = "haystack_distill.json"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a run.
-
-    Attributes:
-        steps: Optimiser steps.
-        seconds: From reading the data to the end, teacher included.
-        metrics: SQuAD metrics of the finished student on the dev data; empty without dev data.
-        history: The log, one dictionary an entry: losses by part, learning rate, evaluations.
-        directory: Where the student was saved, or None.
-    """
-
-    steps: int
-    seconds: float
-    metrics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    directory: Path | None = None
 
 
 class ReaderTrainer:
@@ -229,8 +200,8 @@ class ReaderTrainer:
         )  # this one, or all that `accelerate launch` began
         record = {
             "method": method,
-            "arguments": {name: _plain(value) for name, value in arguments.items()},
-            "settings": _settings_that_matter(self.settings),
+            "arguments": recorded(arguments),
+            "settings": settings_that_matter(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
@@ -239,104 +210,27 @@ class ReaderTrainer:
             "processes": processes.num_processes,
             "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
         }
-        directory, temporary = self._directory(record, processes)
-        try:
-            outputs = None
+        with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+            told = None
             if told_by is not None:
                 outputs = TeacherOutputs(told_by, examples, cache_dir=self.cache_dir, progress=self.settings.progress)
+                told = functools.partial(outputs.targets, windows)
+            evaluate = None if dev_windows is None else functools.partial(self.student.evaluate_windows, dev_windows)
             steps, history = run_loop(
                 self.student,
                 objective,
                 windows,
-                dev_windows,
-                outputs,
-                shown_by,
                 self.settings,
-                directory / "checkpoints",
+                directory.checkpoints,
+                told=told,
+                teacher=shown_by,
+                evaluate=evaluate,
             )
-        finally:
-            if temporary:
-                shutil.rmtree(directory)
-        metrics = self.student.evaluate_windows(dev_windows) if dev_windows is not None else {}
-        seconds = time.monotonic() - began
-        if temporary:
-            return RunResult(steps, seconds, metrics, history)
-        processes.wait_for_everyone()  # until nobody needs a checkpoint any more
-        if processes.is_main_process:
-            self._finish(directory, record, RunResult(steps, seconds, metrics, history))
-        return RunResult(steps, seconds, metrics, history, directory)
-
-    def _finish(self, directory: Path, record: dict[str, Any], result: RunResult) -> None:
-        """Save the reader and the record of its run; the checkpoints have served."""
-        self.student.save(directory)
-        finished = {
-            "status": "finished",
-            "versions": versions(),
-            "metrics": result.metrics,
-            "steps": result.steps,
-            "seconds": result.seconds,
-        }
-        write_json(directory / RUN_FILE, record | finished | {"history": result.history})
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-
-    def _directory(self, record: dict[str, Any], processes: PartialState) -> tuple[Path, bool]:
-        """Where this run works, and whether that goes again when it ends."""
-        if self.output_dir is None:
-            if self.settings.resume:
-                raise DistilError("resume needs an output_dir to resume from")
-            if self.settings.tensorboard:
-                raise DistilError("tensorboard=True needs an output_dir to write to")
-            if processes.num_processes > 1:
-                raise DistilError("several processes need an output_dir to share")
-            return Path(tempfile.mkdtemp(prefix="haystack-distill-")), True
-        if not processes.is_main_process:  # the main process looks after the directory for all
-            return self.output_dir, False
-        begun = self.output_dir / "checkpoints" / "run.json"
-        if begun.exists() and whole_checkpoints(begun.parent):  # else there is nothing to lose
-            if not self.settings.resume:
-                raise DistilError(
-                    f"{self.output_dir} holds the checkpoints of a run that did not finish; set resume=True to go on "
-                    "with it, or remove its directory 'checkpoints' to start again"
-                )
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            here = json.loads(json.dumps(record))
-            changed = [name for name in here if here[name] != before.get(name)]
-            if changed:
-                raise DistilError(
-                    f"cannot resume the run in {self.output_dir}: its {', '.join(changed)} differ from now "
-                    f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it "
-                    "as it was begun, or remove its directory 'checkpoints' to start again"
-                )
-        else:
-            write_json(begun, record)
-        return self.output_dir, False
+            metrics = evaluate() if evaluate is not None else {}
+            result = RunResult(steps, time.monotonic() - began, metrics, history)
+            return directory.finish(result, self.student.save)
 
 
 def _share_weights(one: Reader, other: Reader) -> bool:
     """Whether two readers stand on the same weights, even if each wraps them in a model of its own."""
     return one.model.get_input_embeddings() is other.model.get_input_embeddings()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    try:
-        own = version("haystack-distill")
-    except PackageNotFoundError:
-        own = "not installed"
-    return {
-        "haystack-distill": own,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "datasets": datasets.__version__,
-    }
-
-
-def _settings_that_matter(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings that decide the weights; how a run is shown or kept may change when it is resumed."""
-    shown = ("resume", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
-    return {name: value for name, value in asdict(settings).items() if name not in shown}
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; a function by its name."""
-    return getattr(value, "__qualname__", repr(value)) if callable(value) else value

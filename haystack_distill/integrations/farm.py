@@ -41,10 +41,11 @@ from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import file_hash, hash_of
 from haystack_distill.reader import Reader
+from haystack_distill.runs import RUN_FILE, RunResult
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
 from haystack_distill.store import cached_table
-from haystack_distill.trainer import RUN_FILE, ReaderTrainer, RunResult
+from haystack_distill.trainer import ReaderTrainer
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
 
