@@ -214,6 +214,12 @@ class Windows:
             int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
         )
 
+    def place_of(self, window: int) -> None:
+        """Any window is found at once, so there is nothing to remember."""
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Nothing to do: any window is found at once."""
+
     def describe(self, windows: Iterable[int]) -> str:
         """What to call these windows where something is wrong with them."""
         return f"the questions {', '.join(self.example_ids(windows))}"

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,3 +46,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, aside and renamed."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def save_pretrained(directory: str | Path, *parts: Any) -> Path:
+    """Let each part `save_pretrained` into a directory beside `directory`, then move all files there.
+
+    Files of the same names that are there already are replaced, others stay.
+    """
+    target = Path(directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        for part in parts:
+            part.save_pretrained(aside)
+        target.mkdir(exist_ok=True)
+        for file in aside.iterdir():
+            file.replace(target / file.name)
+    finally:
+        shutil.rmtree(aside)
+    return target

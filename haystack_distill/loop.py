@@ -1,6 +1,7 @@
 """The training loop is transformers' Trainer; here is what it is given, and the few things it does otherwise."""
 
 import contextlib
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,12 +20,14 @@ from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
+from haystack_distill.files import write_json
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
+_PLACE = "place.json"  # where in a stream the next window is
 _COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
 
 
@@ -47,6 +50,12 @@ class TrainingData(Protocol):
 
     def collate(self, rows: Any) -> dict[str, Tensor]:
         """Rows -> a batch, with `weight` (B,) and `window` (B,) in it."""
+
+    def place_of(self, window: int) -> dict[str, Any] | None:
+        """What `go_to` needs to find a window again without reading all before it; None where nothing is needed."""
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Go to where `place_of` was asked."""
 
     def describe(self, windows: Iterable[int]) -> str:
         """What to call windows where something is wrong with them."""
@@ -249,12 +258,18 @@ class _LoopTrainer(Trainer):
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         super()._save_checkpoint(*arguments, **keywords)
+        place = self.data.place_of(self.state.global_step * self.batches.step_size)
+        if self.args.should_save and place is not None:
+            write_json(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _PLACE, place)
         self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
         if self.args.should_save:
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Strict, where Trainer would let missing weights pass."""
+        place = Path(resume_from_checkpoint) / _PLACE
+        if place.exists():
+            self.data.go_to(json.loads(place.read_text(encoding="utf-8")))
         target = self.accelerator.unwrap_model(model if model is not None else self.model)
         try:
             safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / _WEIGHTS), strict=True)

@@ -3,8 +3,6 @@
 import copy
 import inspect
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from haystack_distill.compat import load_model
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import Windows, WindowSettings, model_inputs, takes_token_types
+from haystack_distill.files import save_pretrained
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -321,24 +320,13 @@ class Reader:
 
         Everything is written aside first; files of the same names that are there already are replaced, others stay.
         """
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            self.model.save_pretrained(aside)
-            self.tokenizer.save_pretrained(aside)
-            target.mkdir(exist_ok=True)
-            for file in aside.iterdir():
-                file.replace(target / file.name)
-        finally:
-            shutil.rmtree(aside)
-        return target
+        return save_pretrained(directory, self.model, self.tokenizer)
 
-    def copy(self) -> "Reader":
-        """An independent reader with the same weights and settings."""
+    def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
+        """A reader with another model, maybe another tokenizer, and this one's settings."""
         return Reader(
-            copy.deepcopy(self.model),
-            self.tokenizer,
+            model,
+            tokenizer or self.tokenizer,
             windows=self.windows,
             max_answer_length=self.max_answer_length,
             no_answer_threshold=self.no_answer_threshold,
@@ -346,6 +334,10 @@ class Reader:
             precision=self.precision,
             device=self.device,
         )
+
+    def copy(self) -> "Reader":
+        """An independent reader with the same weights and settings."""
+        return self.with_model(copy.deepcopy(self.model))
 
 
 def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""Making a student: cut from a teacher, or a fresh smaller model of the teacher's family.
+"""Making a student: cut from a teacher, a fresh smaller model of its family, or on top of a general student.
 
 A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
 """
@@ -6,21 +6,24 @@ A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
 import copy
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.language_model import LanguageModel
 from haystack_distill.reader import Reader
 
+AnyModel = TypeVar("AnyModel", Reader, LanguageModel)
 
-def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = "uniform") -> Reader:
-    """A student with some of the teacher's layers; embeddings and question answering head are carried over.
+
+def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = "uniform") -> AnyModel:
+    """A student with some of the teacher's layers; embeddings and head are carried over.
 
     Args:
-        teacher: The reader to cut. It is not changed.
+        teacher: The reader or language model to cut. It is not changed.
         layers: How many layers the student has.
         which: The teacher layers (counted from 1) that are kept. "uniform" keeps every (N / layers)-th and always the
             last, as TinyBERT maps layers (arXiv 1909.10351); "first" and "last" as they say; or a list, rising, whose
@@ -40,16 +43,16 @@ def from_teacher(teacher: Reader, layers: int = 3, which: str | Sequence[int] = 
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None) is not None:  # ModernBERT and others say per layer what it is
         config.layer_types = [teacher.model.config.layer_types[layer - 1] for layer in kept]
-    student = AutoModelForQuestionAnswering.from_config(config)
+    student = _blank(teacher.model, config)
     _copy_weights(teacher.model, student, kept)
-    return _reader_like(teacher, student)
+    return teacher.with_model(student)
 
 
-def fresh(teacher: Reader, *, seed: int = 42, **shape: Any) -> Reader:
+def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     """A student of the teacher's family with a smaller shape and random weights, except where weights fit.
 
     Args:
-        teacher: The reader whose configuration and tokenizer are taken. It is not changed.
+        teacher: The reader or language model whose configuration and tokenizer are taken. It is not changed.
         seed: Seed of the random weights.
         shape: Changed configuration values, named as in the model's configuration: `num_hidden_layers`, `hidden_size`,
             `num_attention_heads`, `intermediate_size`, ...
@@ -68,7 +71,7 @@ def fresh(teacher: Reader, *, seed: int = 42, **shape: Any) -> Reader:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = AutoModelForQuestionAnswering.from_config(config)
+        student = _blank(teacher.model, config)
     own = student.state_dict()
     carried = {
         name: weight
@@ -77,20 +80,40 @@ def fresh(teacher: Reader, *, seed: int = 42, **shape: Any) -> Reader:
     }
     # Layers of the same shape are as random as the rest: a layer only makes sense on top of those it grew up with.
     student.load_state_dict(carried, strict=False)
-    return _reader_like(teacher, student)
+    return teacher.with_model(student)
 
 
-def _reader_like(teacher: Reader, model: PreTrainedModel) -> Reader:
-    return Reader(
-        model,
-        teacher.tokenizer,
-        windows=teacher.windows,
-        max_answer_length=teacher.max_answer_length,
-        no_answer_threshold=teacher.no_answer_threshold,
-        batch_size=teacher.batch_size,
-        precision=teacher.precision,
-        device=teacher.device,
-    )
+def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
+    """A reader on top of a student that knows the language: its encoder, and the teacher's head where it fits.
+
+    Args:
+        student: What general distillation left. It is not changed.
+        teacher: The reader whose settings and, where the widths agree, question answering head are taken.
+
+    Raises:
+        DistilError: The student lacks weights that a reader of its kind needs.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a head that does not fit starts the same every time
+        model = AutoModelForQuestionAnswering.from_config(copy.deepcopy(student.model.config))
+    missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
+    if missing:
+        raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")
+    inside = f"{model.base_model_prefix}."
+    own = model.state_dict()
+    head = {
+        name: weight
+        for name, weight in teacher.model.state_dict().items()
+        if not name.startswith(inside) and name in own and own[name].shape == weight.shape
+    }
+    model.load_state_dict(head, strict=False)
+    return teacher.with_model(model, student.tokenizer)
+
+
+def _blank(like: PreTrainedModel, config: Any) -> PreTrainedModel:
+    """A model of the same class with another configuration, and with a pooling layer only where that has one."""
+    without = {"add_pooling_layer": False} if getattr(like, "pooler", like) is None else {}
+    return type(like)(config, **without)
 
 
 def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from haystack_distill.objectives.intermediate_layers import IntermediateLayersObjective, resolve_layer_mapping
 from haystack_distill.objectives.labels import LabelObjective
+from haystack_distill.objectives.language_model import LanguageModelObjective
 from haystack_distill.objectives.objective import Objective
 from haystack_distill.objectives.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.prediction_layer import PredictionLayerObjective
@@ -9,6 +10,7 @@ from haystack_distill.objectives.prediction_layer import PredictionLayerObjectiv
 __all__ = [
     "IntermediateLayersObjective",
     "LabelObjective",
+    "LanguageModelObjective",
     "ModelOutputs",
     "Objective",
     "PredictionLayerObjective",

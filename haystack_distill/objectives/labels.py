@@ -18,6 +18,8 @@ def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:
         student: the student's outputs.
         batch: attention_mask (B, L), start_positions, end_positions, labelled (B,).
     """
+    assert student.start_logits is not None
+    assert student.end_logits is not None
     mask = batch["attention_mask"].bool()
     unlabelled = ~batch["labelled"].bool()
     # Whatever stands where there is no label must not be looked up.

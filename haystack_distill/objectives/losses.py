@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from haystack_distill.errors import DistilError
 
@@ -111,6 +112,69 @@ def attention_score_loss(student: Tensor, teacher: Tensor, attention_mask: Tenso
     pairs = (valid.unsqueeze(1) & valid.unsqueeze(2)).unsqueeze(1)
     difference = (student.float() - teacher.detach().float()).masked_fill(~pairs, 0.0)
     return difference.square().sum(dim=(1, 2, 3)) / (pairs.sum(dim=(1, 2, 3)) * student.shape[1])
+
+
+def soft_target_loss(
+    student_logits: Tensor, teacher_logits: Tensor, attention_mask: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)) over the vocabulary, mean over tokens, without the factor T^2.
+
+    DistilBERT's distillation loss (Sanh et al. 2019, arXiv 1910.01108).
+
+    Args:
+        student_logits: (B, L, V).
+        teacher_logits: (B, L, V).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+        temperature: T > 0; higher is softer.
+
+    Returns:
+        The mean divergence of each window in nats, (B,).
+
+    Raises:
+        DistilError: the shapes differ.
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=2)
+    student = (student_logits.float() / temperature).log_softmax(dim=2)
+    return _mean_over_tokens((teacher.exp() * (teacher - student)).sum(dim=2), attention_mask)
+
+
+def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the words that were masked (BERT, Devlin et al. 2019, arXiv 1810.04805).
+
+    Args:
+        logits: (B, L, V).
+        labels: the word that stood there, or -100 where nothing is to be guessed, (B, L).
+
+    Returns:
+        The mean over the masked words of each window in nats, (B,); 0 for a window without any.
+    """
+    loss = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    return loss.sum(dim=1) / (labels != -100).sum(dim=1).clamp(min=1)
+
+
+def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """1 - cosine between student's and teacher's hidden state, mean over tokens (DistilBERT, arXiv 1910.01108).
+
+    Args:
+        student: (B, L, H).
+        teacher: (B, L, H).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window, (B,), from 0 (same direction) to 2 (opposite).
+
+    Raises:
+        DistilError: the shapes differ.
+    """
+    _require_same_shape(student, teacher)
+    return _mean_over_tokens(1 - cosine_similarity(student.float(), teacher.detach().float(), dim=2), attention_mask)
+
+
+def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, L) values to their mean over the tokens that are no padding, (B,)."""
+    valid = attention_mask.bool()
+    return values.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1)
 
 
 def _log_softmax(logits: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Running a question answering model and collecting its logits, hidden states and attention scores."""
+"""Running a model and collecting its logits, hidden states and attention scores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from haystack_distill.errors import DistilError
 
 @dataclass
 class ModelOutputs:
-    """What a question answering model says about a batch of windows.
+    """What a model says about a batch of windows.
 
     Attributes:
-        start_logits: shape (B, L), logits of the answer's first token.
-        end_logits: shape (B, L), logits of the answer's last token.
+        start_logits: shape (B, L), logits of the answer's first token; None for a model without such a head.
+        end_logits: shape (B, L), logits of the answer's last token; as `start_logits`.
+        token_logits: shape (B, L, V), logits of a masked language model over its vocabulary, or None.
         hidden_states: one more than there are layers, each (B, L, H). Index 0 is what the first layer is given, indices
             1..N what the layers return. For ALBERT and ELECTRA, whose word embeddings may be narrower than the encoder,
             index 0 is the embedding after its projection to the encoder's width H.
@@ -28,8 +29,9 @@ class ModelOutputs:
             padding mask: (B, heads, L, L), float32.
     """
 
-    start_logits: Tensor
-    end_logits: Tensor
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    token_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attention_scores: dict[int, Tensor] | None = None
 
@@ -95,13 +97,13 @@ def run_model(
     hidden_states: bool = False,
     attention_layers: Sequence[int] = (),
 ) -> ModelOutputs:
-    """Run a question answering model with its own (fast) attention kernel.
+    """Run a model with its own (fast) attention kernel.
 
     Fast kernels never hold the attention scores, so the requested ones are computed here from the queries and keys,
     which forward hooks pick up. The hooks are gone when this returns or raises. Gradients flow through the scores.
 
     Args:
-        model: a model with start_logits and end_logits.
+        model: a question answering model, a masked language model or an encoder.
         inputs: the tensors the model is called with: input_ids, attention_mask, maybe token_type_ids, each (B, L).
         hidden_states: whether to return the hidden states.
         attention_layers: the layers, counted from 1, whose attention scores to return.
@@ -137,8 +139,9 @@ def run_model(
         scores[number] = _scores(captured[query][repetition], captured[key][repetition], head_size)
 
     return ModelOutputs(
-        start_logits=outputs.start_logits,
-        end_logits=outputs.end_logits,
+        start_logits=getattr(outputs, "start_logits", None),
+        end_logits=getattr(outputs, "end_logits", None),
+        token_logits=getattr(outputs, "logits", None),
         hidden_states=_hidden_states(model, outputs) if hidden_states else None,
         attention_scores=scores if projections else None,
     )

@@ -84,7 +84,10 @@ class PredictionLayerObjective(Objective):
         end = self._distillation(student.end_logits, batch["teacher_end_logits"], batch)
         return {"distillation": (start + end) / 2, "labels": label_loss(student, batch)}
 
-    def _distillation(self, student_logits: Tensor, teacher_logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def _distillation(
+        self, student_logits: Tensor | None, teacher_logits: Tensor, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        assert student_logits is not None
         tokens, context = batch["attention_mask"].bool(), batch["context_mask"].bool()
         if self.distillation_loss == "kl_div":
             return kl_div_loss(student_logits, teacher_logits, tokens, context, self.temperature)

@@ -8,10 +8,13 @@ import torch
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.losses import (
     attention_score_loss,
+    cosine_loss,
     hard_label_loss,
     hidden_state_loss,
     kl_div_loss,
+    masked_word_loss,
     mse_logits_loss,
+    soft_target_loss,
 )
 
 INF = float("inf")
@@ -178,3 +181,59 @@ def test_shapes_that_would_broadcast_are_an_error(loss, shape):
     student = random(*shape(2, 6))
     with pytest.raises(DistilError, match="different shapes"):
         loss(student, student[:1], torch.ones(2, 6, dtype=torch.bool))
+
+
+# --- language models -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_soft_targets_by_hand(temperature):
+    # At temperature T the logits T log x are the probabilities x. Two tokens, a vocabulary of two; the third is padding.
+    teacher = torch.log(torch.tensor([[[3.0, 1.0], [1.0, 1.0], [9.0, 1.0]]])) * temperature
+    student = torch.log(torch.tensor([[[1.0, 1.0], [1.0, 1.0], [1.0, 9.0]]])) * temperature
+    loss = soft_target_loss(student, teacher, bools([1, 1, 0]), temperature)
+    expected = (3 / 4 * math.log(3 / 2) + 1 / 4 * math.log(1 / 2)) / 2
+    torch.testing.assert_close(loss, torch.tensor([expected]))
+
+
+def test_masked_words_by_hand():
+    logits = torch.log(torch.tensor([[[1.0, 3.0], [1.0, 1.0], [5.0, 1.0]], [[1.0, 1.0]] * 3]))
+    labels = torch.tensor([[1, -100, 1], [-100, -100, -100]])
+    loss = masked_word_loss(logits, labels)
+    torch.testing.assert_close(loss, torch.tensor([-(math.log(3 / 4) + math.log(1 / 6)) / 2, 0.0]))
+
+
+def test_cosine_by_hand():
+    student = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
+    teacher = torch.tensor([[[3.0, 0.0], [5.0, 0.0], [-1.0, -1.0]]])
+    torch.testing.assert_close(cosine_loss(student, teacher, bools([1, 1, 0])), torch.tensor([0.5]))
+    torch.testing.assert_close(cosine_loss(student, teacher, bools([1, 1, 1])), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("loss", [soft_target_loss, cosine_loss])
+def test_language_losses_are_zero_at_identity_and_blind_to_padding(loss):
+    one, other = random(2, 3, 5), random(2, 3, 5, seed=1)
+    mask = bools([1, 1, 1], [1, 1, 0])
+    torch.testing.assert_close(loss(one, one, mask), torch.zeros(2), atol=1e-6, rtol=0)
+    assert (loss(one, other, mask) > 0.01).all()
+    changed = one.clone()
+    changed[1, 2] += 7
+    torch.testing.assert_close(loss(one, other, mask), loss(changed, other, mask))
+    with pytest.raises(DistilError, match="different shapes"):
+        loss(one, other[:, :, :4], mask)
+
+
+@pytest.mark.parametrize("loss", [soft_target_loss, cosine_loss])
+def test_language_losses_move_the_student_alone(loss):
+    student, teacher = random(1, 3, 5).requires_grad_(), random(1, 3, 5, seed=1).requires_grad_()
+    loss(student, teacher, bools([1, 1, 0])).sum().backward()
+    assert teacher.grad is None
+    assert student.grad[0, :2].ne(0).any()
+    assert student.grad[0, 2].eq(0).all()
+
+
+def test_masked_words_move_their_own_logits_alone():
+    logits = random(1, 3, 5).requires_grad_()
+    masked_word_loss(logits, torch.tensor([[-100, 2, -100]])).sum().backward()
+    assert logits.grad[0, [0, 2]].eq(0).all()
+    assert logits.grad[0, 1, 2] < 0

@@ -1,0 +1,365 @@
+"""Text for general distillation: read as a stream, cut into windows, shuffled in a buffer, resumed where it was."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from haystack_distill.batches import InOrderBatches, StepBatches
+from haystack_distill.errors import DataError, DistilError
+
+CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
+
+# What `datasets` calls the format of a file, by the end of its name.
+_FORMATS = {".txt": "text", ".txt.gz": "text", ".jsonl": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
+_ROWS_AT_A_TIME = 100  # few, because a row may be a book
+_NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
+_CHUNKS_REMEMBERED = 4  # a step's windows, those of the last checkpoint and what is read ahead lie within
+
+
+class Corpus:
+    """Text as a stream of documents, never in memory whole.
+
+    Args:
+        source: A file or several of one kind, a directory of such files, the name of a data set on the Hugging Face
+            hub, or a `datasets.IterableDataset`. Files are plain text (.txt; an empty line ends a document), JSON lines
+            (.jsonl) or Parquet (.parquet); text and JSON lines may be packed with gzip (.gz).
+        text_column: Which column holds the text; plain text files have no columns.
+        split: Which split of a data set on the hub.
+        config: Which configuration of a data set on the hub, such as "20231101.en".
+
+    Attributes:
+        identity: What a run records of the corpus: names and sizes of the files, or the data set's name.
+
+    Raises:
+        DataError: There is nothing to read, or files of different kinds.
+    """
+
+    def __init__(
+        self, source: CorpusSource, *, text_column: str = "text", split: str = "train", config: str | None = None
+    ) -> None:
+        self.by_line = False
+        self.column = text_column
+        if isinstance(source, datasets.IterableDataset):
+            self.dataset, self.identity = source, "an IterableDataset"
+        elif isinstance(source, str) and not Path(source).expanduser().exists() and _kind_of(Path(source)) is None:
+            self.dataset, self.identity = _from_hub(source, config, split), f"{source} {config or ''} {split}"
+        else:
+            files = _files_of([source] if isinstance(source, (str, Path)) else source)
+            kind = _common_kind(files)
+            if kind == "text":
+                self.by_line, self.column = True, "text"
+            names = [str(file) for file in files]
+            self.dataset = datasets.load_dataset(kind, data_files=names, split="train", streaming=True)
+            self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
+
+    def read(self, state: dict[str, Any] | None = None) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """The texts from where a state was taken, or from the start; with each batch of them the state behind it.
+
+        In plain text files a text is a line, and an empty one ends a document; elsewhere it is a document.
+
+        Raises:
+            DataError: There is no such column, or something that cannot be read.
+        """
+        rows = copy.copy(self.dataset)  # a state once loaded would stay with the data set
+        if state is not None:
+            rows.load_state_dict(state)
+        batches = rows.iter(batch_size=_ROWS_AT_A_TIME)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+                raise DataError(f"the corpus {self.identity} cannot be read: {error}") from error
+            if self.column not in batch:
+                raise DataError(
+                    f"the corpus {self.identity} has no column {self.column!r}; it has {', '.join(batch)}. Say which "
+                    "one holds the text (text_column)"
+                )
+            yield [text or "" for text in batch[self.column]], rows.state_dict()
+
+
+def _from_hub(name: str, config: str | None, split: str) -> datasets.IterableDataset:
+    try:
+        return datasets.load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
+        raise DataError(
+            f"{name!r} is neither a file or directory here nor a data set that the hub gives "
+            f"({type(error).__name__}: {error}). Files end in {', '.join(_FORMATS)}"
+        ) from error
+
+
+def _kind_of(path: Path) -> str | None:
+    """The format of a file by its name, None where it is none of ours."""
+    return next((kind for end, kind in _FORMATS.items() if path.name.endswith(end)), None)
+
+
+def _files_of(sources: Iterable[str | Path]) -> list[Path]:
+    """Files as they are given, directories as the files of a known kind in and under them, by name."""
+    files = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
+            if not inside:
+                raise DataError(f"{path} holds no file that ends in {', '.join(_FORMATS)}")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path}: no such file or directory")
+    if not files:
+        raise DataError("no corpus: give at least one file")
+    return files
+
+
+def _common_kind(files: Sequence[Path]) -> str:
+    kinds = {file: _kind_of(file) for file in files}
+    for file, kind in kinds.items():
+        if kind is None:
+            raise DataError(f"{file}: not a kind of text that is known; names end in {', '.join(_FORMATS)}")
+        if kind != kinds[files[0]]:
+            raise DataError(f"{files[0]} and {file} are of different kinds; a corpus is of one kind")
+    return str(kinds[files[0]])
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text becomes windows.
+
+    Args:
+        max_seq_len: Tokens of a window, special tokens included. Every window is full.
+        mask_probability: Share of the tokens that are to be guessed; of those 80 % are masked, 10 % replaced by a
+            random token, 10 % left (BERT, arXiv 1810.04805). They are drawn anew in each pass. 0 masks nothing.
+        buffer_windows: Windows that are shuffled together; also what is read before the first step.
+
+    Raises:
+        DistilError: A value that cannot be.
+    """
+
+    max_seq_len: int = 128
+    mask_probability: float = 0.15
+    buffer_windows: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.max_seq_len < 8:
+            raise DistilError(f"max_seq_len must be at least 8, not {self.max_seq_len}")
+        if not 0 <= self.mask_probability < 1:
+            raise DistilError(f"mask_probability must be from 0 to below 1, not {self.mask_probability}")
+        if self.buffer_windows < 1:
+            raise DistilError(f"buffer_windows must be at least 1, not {self.buffer_windows}")
+
+
+class TextRows(NamedTuple):
+    """Some windows: their numbers, and their tokens without special ones (n, body length)."""
+
+    indices: np.ndarray
+    tokens: np.ndarray
+
+
+class _Bookmark(NamedTuple):
+    """Where a chunk begins: the corpus' state, and the tokens that were read but belong to this chunk."""
+
+    state: dict[str, Any] | None
+    left_over: list[int]
+
+
+class TextWindows:
+    """A corpus as full windows of tokens, numbered from 0 without end: after its last text the corpus begins again.
+
+    Documents follow each other with a separator between them. Chunks of `buffer_windows` windows are shuffled by
+    (seed, number of the chunk), and the next chunk is read while one is trained on. What stands in window i depends on
+    corpus, tokenizer, settings and seed alone, so processes agree without a word between them; each tokenizes the
+    whole stream. It is a map-style data set for `torch.utils.data.DataLoader` that is quick where the windows are asked
+    for about in their order.
+
+    Args:
+        corpus: The text.
+        tokenizer: A fast tokenizer.
+        settings: See `TextSettings`.
+        n_steps: How many optimiser steps the windows are to last.
+        seed: Of the order and of the masks.
+        token_types: Whether batches carry `token_type_ids`.
+
+    Raises:
+        DistilError: Tokens are to be masked and the tokenizer has no mask token, or it has no separator.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TextSettings,
+        *,
+        n_steps: int,
+        seed: int,
+        token_types: bool,
+    ) -> None:
+        if settings.mask_probability and tokenizer.mask_token_id is None:
+            raise DistilError("the tokenizer has no mask token; set mask_probability=0")
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.n_steps = n_steps
+        self.seed = seed
+        self.token_types = token_types
+        self.prefix, self.suffix = _special_tokens_around(tokenizer)
+        if not self.suffix:
+            raise DistilError("the tokenizer puts no separator behind a text, so documents cannot be told apart")
+        self.body = settings.max_seq_len - len(self.prefix) - len(self.suffix)
+        # Not the special ones: a random token that ends the text would be no text.
+        self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        self._bookmarks: OrderedDict[int, _Bookmark] = OrderedDict({0: _Bookmark(None, [])})
+        self._held: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._ahead: tuple[int, Iterator[tuple[np.ndarray, _Bookmark]], Future] | None = None
+        self._thread = ThreadPoolExecutor(1, "corpus")
+
+    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
+        """The windows in their order, for `n_steps` steps; they are shuffled already."""
+        return InOrderBatches(self.n_steps, batch_size, **sharing)
+
+    def __getitems__(self, indices: Sequence[int]) -> TextRows:
+        size = self.settings.buffer_windows
+        tokens = np.stack([self._chunk(index // size)[index % size] for index in indices])
+        return TextRows(np.array(indices, dtype=np.int64), tokens)
+
+    def describe(self, windows: Iterable[int]) -> str:
+        """What to call these windows where something is wrong with them."""
+        return f"the windows {', '.join(map(str, windows))} of the corpus"
+
+    def collate(self, rows: TextRows) -> dict[str, torch.Tensor]:
+        """A batch of B windows, L tokens long.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids` (B, L) int64; `labels`
+            (B, L) int64: the token that stood there, or -100 where nothing is to be guessed; `weight` (B,) float32;
+            `window` (B,) int64.
+        """
+        length = self.settings.max_seq_len
+        inputs = np.empty((len(rows.indices), length), dtype=np.int64)
+        labels = np.full_like(inputs, _NOT_GUESSED)
+        body = slice(len(self.prefix), length - len(self.suffix))
+        inputs[:, : body.start], inputs[:, body.stop :] = self.prefix, self.suffix
+        for row, (index, tokens) in enumerate(zip(rows.indices, rows.tokens, strict=True)):
+            inputs[row, body], labels[row, body] = self._masked(int(index), tokens)
+        batch = {"input_ids": torch.from_numpy(inputs), "attention_mask": torch.ones_like(torch.from_numpy(inputs))}
+        if self.token_types:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        return batch | {
+            "labels": torch.from_numpy(labels),
+            "weight": torch.ones(len(inputs)),
+            "window": torch.from_numpy(rows.indices),
+        }
+
+    def place_of(self, window: int) -> dict[str, Any]:
+        """What `go_to` needs to find a window again that is about to be asked for; it can be written as JSON."""
+        number = max(known for known in self._bookmarks if known <= window // self.settings.buffer_windows)
+        return {"chunk": number, **self._bookmarks[number]._asdict()}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Go to where `place_of` was asked, so that nothing before it is read."""
+        self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"])
+
+    def _masked(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens with some hidden, and those tokens as labels."""
+        random = np.random.default_rng([self.seed, 1, index])
+        guessed = random.random(len(tokens)) < self.settings.mask_probability
+        guessed &= tokens != self.suffix[0]
+        how = random.random(len(tokens))
+        hidden = np.where(guessed & (how < 0.8), self.tokenizer.mask_token_id or 0, tokens)
+        swapped = guessed & (how >= 0.9)
+        hidden[swapped] = random.choice(self._words, int(swapped.sum()))
+        return hidden, np.where(guessed, tokens, _NOT_GUESSED)
+
+    def _chunk(self, number: int) -> np.ndarray:
+        """The windows of a chunk, shuffled: (buffer_windows, body). The one behind it is begun in the background."""
+        if number in self._held:
+            return self._held[number]
+        if self._ahead is None or self._ahead[0] > number:
+            first = max((known for known in self._bookmarks if known <= number), default=0)
+            chunks = self._chunks(self._bookmarks.get(first, _Bookmark(None, [])))
+            self._ahead = (first, chunks, self._thread.submit(next, chunks))
+        while number not in self._held:
+            reached, chunks, future = self._ahead
+            windows, behind = future.result()
+            self._ahead = (reached + 1, chunks, self._thread.submit(next, chunks))
+            self._bookmarks[reached + 1] = behind
+            order = np.random.default_rng([self.seed, 0, reached]).permutation(len(windows))
+            self._held[reached] = windows[order]
+            while len(self._held) > _CHUNKS_REMEMBERED:
+                self._held.popitem(last=False)
+            while len(self._bookmarks) > _CHUNKS_REMEMBERED + 1:
+                self._bookmarks.popitem(last=False)
+        return self._held[number]
+
+    def _chunks(self, bookmark: _Bookmark) -> Iterator[tuple[np.ndarray, _Bookmark]]:
+        """Chunks in the order of the corpus from a bookmark on, and with each the bookmark of the one behind it."""
+        wanted = self.settings.buffer_windows * self.body
+        pieces = [np.array(bookmark.left_over, dtype=np.int32)]
+        have = len(pieces[0])
+        state = bookmark.state
+        while True:
+            before = have
+            from_the_start = state is None
+            for texts, here in self.corpus.read(state):
+                pieces.append(self._tokens_of(texts))
+                have += len(pieces[-1])
+                if have >= wanted:
+                    tokens = np.concatenate(pieces)
+                    for first in range(0, have - wanted + 1, wanted):
+                        left = tokens[first + wanted :]
+                        yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here, left.tolist())
+                    pieces, have = [left], len(left)
+                    before = -1  # something came
+            if from_the_start and have == before:
+                raise DataError(f"the corpus {self.corpus.identity} holds no text")
+            state = None
+
+    def _tokens_of(self, texts: list[str]) -> np.ndarray:
+        """The tokens of some texts, with a separator behind each document."""
+        documents = _joined(texts) if self.corpus.by_line else [(text, True) for text in texts if text.strip()]
+        if not documents:
+            return np.zeros(0, dtype=np.int32)
+        encoded = self.tokenizer(
+            [text for text, _ in documents],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # that a document is longer than the model's positions is as it should be
+        )["input_ids"]
+        ids: list[int] = []
+        for tokens, (_, ends) in zip(encoded, documents, strict=True):
+            ids += tokens
+            if ends:
+                ids.append(self.suffix[0])
+        return np.array(ids, dtype=np.int32)
+
+
+def _joined(lines: Iterable[str]) -> list[tuple[str, bool]]:
+    """Lines as texts, each with whether its document ends behind it: at an empty line."""
+    found: list[tuple[str, bool]] = []
+    text: list[str] = []
+    for line in lines:
+        if line.strip():
+            text.append(line)
+        elif text:
+            found.append((" ".join(text), True))
+            text = []
+    return [*found, (" ".join(text), False)] if text else found
+
+
+def _special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and behind a single text."""
+    encoding = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = encoding["input_ids"], encoding["special_tokens_mask"]
+    inside = [place for place, special in enumerate(mask) if not special]
+    return ids[: inside[0]], ids[inside[-1] + 1 :]

@@ -1,0 +1,162 @@
+"""GeneralTrainer: learns, leaves the teacher alone, resumes to the same weights, says what does not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from haystack_distill import DistilError, RunResult, TrainingSettings, students
+from haystack_distill.corpus import Corpus, TextSettings
+from haystack_distill.general import GeneralTrainer
+from haystack_distill.language_model import LanguageModel
+from haystack_distill.loop import _LoopTrainer
+from haystack_distill.teachers import model_hash
+
+Method = Callable[..., RunResult]
+METHODS = [GeneralTrainer.distil_layers_from, GeneralTrainer.distil_predictions_from]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = [
+        "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
+        "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft with forty masons.",
+        "",
+        "Bees dance to tell their sisters where the flowers are; Karl von Frisch described it in 1927.",
+    ]
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(lines * 30))
+    return path
+
+
+@pytest.fixture
+def teacher(tokenizer: BertTokenizerFast) -> LanguageModel:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    model = BertForMaskedLM(BertConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=64))
+    return LanguageModel(model, tokenizer, device="cpu")
+
+
+def settings(**changed: Any) -> TrainingSettings:
+    quick = {"max_steps": 12, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32", "progress": False}
+    return TrainingSettings(**quick | {"log_every": 1, "checkpoint_every": None} | changed)
+
+
+TEXT = TextSettings(max_seq_len=24, buffer_windows=16)
+
+
+def run(
+    method: Method, student: LanguageModel, teacher: LanguageModel, corpus: Any, output: Any = None, **changed: Any
+):
+    return method(GeneralTrainer(student, output, settings(**changed), TEXT), teacher, corpus)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: LanguageModel, corpus: Path) -> None:
+    student = students.from_teacher(teacher, layers=2)
+    before = model_hash(teacher.model)
+    result = run(method, student, teacher, Corpus(corpus), max_steps=40, learning_rate=3e-3)
+    parts = {
+        GeneralTrainer.distil_layers_from: ["attention", "embedding", "hidden"],
+        GeneralTrainer.distil_predictions_from: ["cosine", "masked_words", "soft_targets"],
+    }[method]
+    logged = [line for line in result.history if "loss" in line]
+    assert sorted(name[5:] for name in logged[0] if name.startswith("loss_")) == parts
+    assert sum(line["loss"] for line in logged[-5:]) < sum(line["loss"] for line in logged[:5])
+    assert result.steps == 40
+    assert model_hash(teacher.model) == before
+    head = student.model.get_output_embeddings().weight
+    assert head is student.model.get_input_embeddings().weight  # still tied
+
+
+def test_narrower_students_have_projections_in_the_checkpoint(
+    teacher: LanguageModel, corpus: Path, tmp_path: Path
+) -> None:
+    student = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
+    result = run(GeneralTrainer.distil_layers_from, student, teacher, corpus, tmp_path / "out", max_steps=40)
+    losses = [line["loss_hidden"] for line in result.history if "loss_hidden" in line]
+    assert losses[-1] < losses[0]
+    saved = LanguageModel.load(tmp_path / "out", device="cpu")
+    assert saved.model.state_dict().keys() == student.model.state_dict().keys()
+    assert all(
+        torch.equal(weight, student.model.state_dict()[name]) for name, weight in saved.model.state_dict().items()
+    )
+    record = json.loads((tmp_path / "out" / "haystack_distill.json").read_text())
+    assert record["method"] == "distil_layers"
+    assert record["corpus"].startswith("corpus.txt (")
+    assert record["text"] == {"max_seq_len": 24, "mask_probability": 0.15, "buffer_windows": 16}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_resumes_to_the_same_weights(
+    method: Method, teacher: LanguageModel, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"checkpoint_every": 3, "dropout": 0.1}
+    whole = students.from_teacher(teacher, layers=2)
+    untouched = run(method, whole, teacher, corpus, tmp_path / "whole", **chosen)
+    compute, passes = _LoopTrainer.compute_loss, []
+
+    def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Any:
+        passes.append(self.state.global_step)
+        if len(passes) == 11:
+            raise Killed
+        return compute(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", dying)
+    with pytest.raises(Killed):
+        run(method, students.from_teacher(teacher, layers=2), teacher, corpus, tmp_path / "cut", **chosen)
+    passes.clear()
+    reads = []
+    read = Corpus.read
+    monkeypatch.setattr(Corpus, "read", lambda self, state=None: reads.append(state) or read(self, state))
+    student = students.from_teacher(teacher, layers=2)
+    resumed = run(method, student, teacher, corpus, tmp_path / "cut", resume=True, **chosen)
+    assert passes[0] == 9
+    assert reads[0] is not None  # the corpus was taken up where it was, not read again
+    assert model_hash(student.model) == model_hash(whole.model)
+    assert resumed.steps == untouched.steps == 12
+    assert [line["loss"] for line in resumed.history if "loss" in line] == [
+        line["loss"] for line in untouched.history if "loss" in line
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulated_batches_are_one_batch(method: Method, teacher: LanguageModel, corpus: Path) -> None:
+    histories = []
+    for batch_size, parts in ((8, 1), (2, 4)):
+        student = students.from_teacher(teacher, layers=2)
+        chosen = {"max_steps": 4, "batch_size": batch_size, "gradient_accumulation_steps": parts}
+        histories.append(run(method, student, teacher, corpus, learning_rate=1e-5, **chosen).history)
+    one, other = ([line["loss"] for line in history if "loss" in line] for history in histories)
+    assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Callable) -> None:
+    student = students.from_teacher(teacher, layers=2)
+    layers, predictions = METHODS
+    encoder = LanguageModel.of(tiny_reader())
+    for changed, says in (
+        ({"max_steps": None}, "set max_steps"),
+        ({"keep_best": True, "checkpoint_every": "epoch"}, "need data to choose by"),
+    ):
+        with pytest.raises(DistilError, match=says):
+            run(layers, student, teacher, corpus, **changed)
+    with pytest.raises(DistilError, match="same model"):
+        run(layers, teacher, teacher, corpus)
+    with pytest.raises(DistilError, match=r"the teacher is an encoder without a head.*distil_layers_from"):
+        run(predictions, student, encoder, corpus)
+    with pytest.raises(DistilError, match="the student is an encoder without a head"):
+        run(predictions, encoder, teacher, corpus)
+    with pytest.raises(DistilError, match="64 positions; lower max_seq_len"):
+        GeneralTrainer(student, None, settings(), TextSettings(max_seq_len=65)).distil_layers_from(teacher, corpus)
+    without = TextSettings(max_seq_len=24, mask_probability=0)
+    with pytest.raises(DistilError, match="no masked words"):
+        GeneralTrainer(student, None, settings(), without).distil_predictions_from(teacher, corpus)
