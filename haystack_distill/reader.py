@@ -223,11 +223,12 @@ class Reader:
         """Spans and no-answer of every example of a file, data set or list of files, in order."""
         return self.predict_windows(self.cut(load_examples(source)), top_k)
 
-    def predict_windows(self, windows: Windows, top_k: int = 1) -> Iterator[Prediction]:
-        """Spans and no-answer of every example that `windows` were cut from, in order."""
+    def predict_windows(self, windows: Windows, top_k: int = 1, examples: range | None = None) -> Iterator[Prediction]:
+        """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order."""
         position = windows.template.no_answer_position
-        for first in range(0, len(windows.examples), _CHUNK):
-            stop = min(first + _CHUNK, len(windows.examples))
+        examples = range(len(windows.examples)) if examples is None else examples
+        for first in range(examples.start, examples.stop, _CHUNK):
+            stop = min(first + _CHUNK, examples.stop)
             contexts = windows.examples[first:stop]["context"]
             spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in contexts]
             nothing = [(float("inf"), 0.0)] * len(contexts)
@@ -299,14 +300,21 @@ class Reader:
 
     def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
-        examples = windows.examples
-        ids = examples["id"]
+        predictions = list(self.predict_windows(windows))
+        return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
+
+    def metrics_of(
+        self,
+        examples: datasets.Dataset,
+        predictions: Sequence[Prediction],
+        *,
+        predictions_path: str | Path | None = None,
+    ) -> dict[str, float]:
+        """`evaluate` where the reader has been asked already: `predictions` are what it said of each example."""
         answerable_only = not any(examples["is_impossible"])
-        texts: dict[str, str] = {}
-        gaps: dict[str, float] = {}
-        for key, prediction in zip(ids, self.predict_windows(windows), strict=True):
-            texts[key] = prediction.answers[0].text if prediction.answers else ""
-            gaps[key] = prediction.no_answer_gap
+        found = dict(zip(examples["id"], predictions, strict=True))
+        texts = {key: one.answers[0].text if one.answers else "" for key, one in found.items()}
+        gaps = {key: one.no_answer_gap for key, one in found.items()}
         threshold = None if answerable_only else self.no_answer_threshold
         if predictions_path is not None:
             silent = {key for key, gap in gaps.items() if threshold is not None and gap > threshold}

@@ -83,6 +83,19 @@ def cached_table(
     return datasets.Dataset.from_file(str(path)), kept, False
 
 
+def is_cached(kind: str, key: str, cache_dir: str | Path | None = None) -> bool:
+    """Whether the table `kind`/`key` is there and whole."""
+    path = cache_directory(cache_dir) / kind / f"{key}.arrow"
+    return _trusted(path, path.with_suffix(".json")) is not None
+
+
+def drop_cached(kind: str, key: str, cache_dir: str | Path | None = None) -> None:
+    """Remove the table `kind`/`key`, if it is there."""
+    path = cache_directory(cache_dir) / kind / f"{key}.arrow"
+    path.with_suffix(".json").unlink(missing_ok=True)  # first: without it, the table counts for nothing
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _blaming(folder: Path) -> Iterator[None]:
     """What the system refuses in here is the cache directory's fault; a full disk, most often."""

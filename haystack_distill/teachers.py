@@ -8,7 +8,7 @@ bit for bit; any other student (another tokenizer, other window sizes) gets them
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from haystack_distill.features import WindowRows, Windows
 from haystack_distill.files import hash_of
 from haystack_distill.reader import Reader
-from haystack_distill.store import cached_table
+from haystack_distill.store import cached_table, drop_cached, is_cached
+from haystack_distill.together import share_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class TeacherOutputs:
         examples: Rows as `squad.load_examples` gives them.
         cache_dir: See `store.cache_directory`.
         progress: Whether to show a bar while the teacher runs.
+        processes: The processes of a run, if there are several: each runs the teacher over its share.
     """
 
     def __init__(
@@ -72,12 +75,20 @@ class TeacherOutputs:
         *,
         cache_dir: str | Path | None = None,
         progress: bool = True,
+        processes: PartialState | None = None,
     ) -> None:
         self.windows = teacher.cut(examples, cache_dir=cache_dir)
         self.key = hash_of(_FORMAT, model_hash(teacher.model), self.windows.key, teacher.precision)
-        self.table, _, self.from_cache = cached_table(
-            "teachers", self.key, _SCHEMA, lambda: _run(teacher, self.windows, progress), cache_dir
-        )
+
+        def run(share: range) -> Iterator[dict[str, Any]]:
+            return _run(teacher, self.windows, share, progress)
+
+        everything = range(len(self.windows))
+        if processes is None or processes.num_processes == 1:
+            made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
+        else:
+            made = _run_together(self.key, run, len(everything), processes, cache_dir)
+        self.table, _, self.from_cache = made
         self._arrow = self.table.with_format("arrow")
         self._said_of = functools.lru_cache(maxsize=64)(self._say)
 
@@ -172,12 +183,46 @@ def _on_tokens(said: _Said, first: np.ndarray, past: np.ndarray) -> tuple[np.nda
     return start_target, end_target
 
 
-def _run(teacher: Reader, windows: Windows, progress: bool) -> Iterator[dict[str, Any]]:
-    """The teacher over all windows, in order, a record batch at a time."""
+def _run_together(
+    key: str,
+    run: Callable[[range], Iterator[dict[str, Any]]],
+    n_windows: int,
+    processes: PartialState,
+    cache_dir: str | Path | None,
+) -> tuple[datasets.Dataset, dict[str, Any], bool]:
+    """The table of a teacher's outputs: each process makes a part, the main process puts them together."""
+
+    def part_key(process: int) -> str:
+        return f"{key}-part-{process}-of-{processes.num_processes}"
+
+    processes.wait_for_everyone()
+    there = is_cached("teachers", key, cache_dir)
+    processes.wait_for_everyone()  # nobody begins before all have looked
+    if not there:
+        own = share_of(n_windows, processes)
+        cached_table("teachers", part_key(processes.process_index), _SCHEMA, lambda: run(own), cache_dir)
+        processes.wait_for_everyone()
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for process in range(processes.num_processes):
+            part, _, _ = cached_table("teachers", part_key(process), _SCHEMA, lambda: iter(()), cache_dir)
+            for table in part.with_format("arrow").iter(batch_size=_WINDOWS_PER_BATCH):
+                yield {name: table[name].combine_chunks() for name in _SCHEMA.names}
+
+    with processes.main_process_first():
+        made = cached_table("teachers", key, _SCHEMA, parts, cache_dir)
+    if processes.is_main_process and not there:
+        for process in range(processes.num_processes):
+            drop_cached("teachers", part_key(process), cache_dir)
+    return *made[:2], there
+
+
+def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Iterator[dict[str, Any]]:
+    """The teacher over a share of the windows, in order, a record batch at a time."""
     position = windows.template.no_answer_position
-    with tqdm(total=len(windows), desc="teacher", unit="window", disable=not progress) as bar:
-        for first in range(0, len(windows), _WINDOWS_PER_BATCH):
-            selection = range(first, min(first + _WINDOWS_PER_BATCH, len(windows)))
+    with tqdm(total=len(share), desc="teacher", unit="window", disable=not progress) as bar:
+        for first in range(share.start, share.stop, _WINDOWS_PER_BATCH):
+            selection = range(first, min(first + _WINDOWS_PER_BATCH, share.stop))
             rows = windows.__getitems__(list(selection))
             char_starts, char_ends = rows.lists("char_starts"), rows.lists("char_ends")
             offsets = rows.ints("context_start")

@@ -24,6 +24,7 @@ from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_th
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
 from haystack_distill.teachers import TeacherOutputs, model_hash
+from haystack_distill.together import evaluate_together
 
 
 class ReaderTrainer:
@@ -182,22 +183,24 @@ class ReaderTrainer:
             )
         torch.manual_seed(self.settings.seed)  # fresh projections
         objective = make_objective()
-        examples = load_examples(data, cache_dir=self.cache_dir)
+        processes = PartialState(
+            cpu=self.student.device.type == "cpu"
+        )  # this one, or all that `accelerate launch` began
+        with processes.main_process_first():  # the others find what it has read and cut in the cache
+            examples = load_examples(data, cache_dir=self.cache_dir)
+            windows = self.student.cut(examples, cache_dir=self.cache_dir)
+            dev_windows = None
+            if dev_data is not None:
+                dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
+                dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
             raise DistilError(
                 "none of the examples is labelled, so there is nothing to train on; distil from a teacher instead"
             )
-        windows = self.student.cut(examples, cache_dir=self.cache_dir)
         if shown_by is not None:  # it reads the student's batches
             windows.token_types = windows.token_types or takes_token_types(shown_by.model)
-        dev_windows = None
-        if dev_data is not None:
-            dev_windows = self.student.cut(load_examples(dev_data, cache_dir=self.cache_dir), cache_dir=self.cache_dir)
-        elif self.settings.keep_best or self.settings.early_stopping_patience:
+        if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):
             raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
-        processes = PartialState(
-            cpu=self.student.device.type == "cpu"
-        )  # this one, or all that `accelerate launch` began
         record = {
             "method": method,
             "arguments": recorded(arguments),
@@ -213,9 +216,17 @@ class ReaderTrainer:
         with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
             told = None
             if told_by is not None:
-                outputs = TeacherOutputs(told_by, examples, cache_dir=self.cache_dir, progress=self.settings.progress)
+                outputs = TeacherOutputs(
+                    told_by,
+                    examples,
+                    cache_dir=self.cache_dir,
+                    progress=self.settings.progress,
+                    processes=processes,
+                )
                 told = functools.partial(outputs.targets, windows)
-            evaluate = None if dev_windows is None else functools.partial(self.student.evaluate_windows, dev_windows)
+            evaluate = None
+            if dev_windows is not None:
+                evaluate = functools.partial(evaluate_together, self.student, dev_windows, processes)
             steps, history = run_loop(
                 self.student,
                 objective,

@@ -1,0 +1,249 @@
+"""The recipe: all three steps, done once; stopped anywhere, it ends where an unstopped one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
+from haystack_distill.general import GeneralTrainer
+from haystack_distill.recipe import run_recipe
+from haystack_distill.recipe_file import load_recipe
+from haystack_distill.recipe_plan import plan_recipe
+
+TEXT = [
+    "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
+    "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft with forty masons.",
+]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def write(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe of three small steps, changed as asked, and returns its path."""
+    tiny_reader(num_attention_heads=2).save(tmp_path / "teacher")
+    (tmp_path / "corpus.txt").write_text("\n\n".join(TEXT * 20))
+    quick = {"batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2}
+
+    def recipe(name: str = "out", **changed: Any) -> Path:
+        content = {
+            "teacher": str(tmp_path / "teacher"),
+            "data": str(squad_file),
+            "dev_data": str(squad_file),
+            "output_dir": str(tmp_path / name),
+            "cache_dir": str(tmp_path / f"{name}-cache"),
+            "device": "cpu",
+            "precision": "fp32",
+            "max_seq_len": 48,
+            "doc_stride": 16,
+            "max_query_length": 16,
+            "student": {"layers": 2},
+            "general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 5, "max_seq_len": 24, **quick}
+            | {"buffer_windows": 16},
+            "layers": {"n_epochs": 1, "multiplication_factor": 3, "tagger": "textblob", **quick},
+            "answers": {"n_epochs": 2, **quick},
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content | changed))
+        return path
+
+    return recipe
+
+
+def run(path: Path) -> Any:
+    return run_recipe(load_recipe(path), progress=False)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path) -> None:
+    result = run(write(labels_only=True))
+    assert result.directory == tmp_path / "out" / "reader"
+    # 8 questions times 3 in batches of 4, then 8 questions twice; labels only as often as all of them.
+    windows = dict(result.steps)
+    assert list(windows) == ["1-general", "2-layers", "3-answers", "labels-only"]
+    assert windows["1-general"] == 5
+    assert windows["labels-only"] == sum(windows.values()) / 2
+    student = Reader.load(result.directory, windows=WindowSettings(48, 16, 16), device="cpu")
+    assert student.model.config.num_hidden_layers == 2
+    assert set(result.metrics) == {"teacher", "student", "labels only"}
+    assert result.metrics["student"]["total"] == 8
+    files = {path.name for path in result.directory.iterdir()}
+    assert {"README.md", "report.html", "report.json", "model.safetensors", "tokenizer.json"} <= files
+    card = (result.directory / "README.md").read_text()
+    assert "distilled from" in card
+    assert str(tmp_path) not in card
+    assert not list((tmp_path / "out").rglob("checkpoints"))
+    assert same(weights(result.directory), weights(tmp_path / "out" / "3-answers"))
+    augmented = json.loads((tmp_path / "out" / "2-layers" / "haystack_distill.json").read_text())["data"]["examples"]
+    assert 8 < augmented <= 24
+
+
+def test_a_finished_recipe_is_not_done_again(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write()
+    first = run(path)
+    for trainer in (ReaderTrainer, GeneralTrainer):
+        monkeypatch.setattr(trainer, "_run", None)
+    assert run(path) == first
+    # Measuring anew and a step more are no reason to do the steps before it again either.
+    changed = yaml.safe_load(path.read_text())
+    changed["labels_only"] = True
+    path.write_text(yaml.safe_dump(changed))
+    with pytest.raises(TypeError, match="not callable"):  # labels only is what is left to do
+        run(path)
+
+
+def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> None:
+    result = run(write(general=None, layers=None, dev_data=None))
+    assert list(result.steps) == ["3-answers"]
+    assert result.metrics == {}
+    assert not (result.directory / "report.html").exists()
+    assert (result.directory / "README.md").exists()
+
+
+def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
+    run(write(layers=None, answers={"max_steps": 1}, dev_data=None))
+    made = tmp_path / "out" / "1-general"
+    for start, head in ((made, "carried over"), (tmp_path / "out" / "reader", "its own")):
+        name = head.replace(" ", "-")
+        settings = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
+        path = write(name, general=None, answers=None, layers=settings, student={"start_from": str(start)})
+        result = run(path)
+        got, wanted = weights(result.directory), weights(start)
+        for key, weight in wanted.items():
+            assert torch.equal(got.get(key, got.get(f"bert.{key}")), weight), key
+        source = tmp_path / "teacher" if start == made else start
+        assert torch.equal(got["qa_outputs.weight"], weights(source)["qa_outputs.weight"])
+
+
+def test_a_narrower_student(write: Callable[..., Path]) -> None:
+    result = run(write(student={"hidden_size": 16, "num_hidden_layers": 2}))
+    assert (
+        Reader.load(result.directory, windows=WindowSettings(48, 16, 16), device="cpu").model.config.hidden_size == 16
+    )
+
+
+def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: Path) -> None:
+    quick = {"n_epochs": 1, "batch_size": 4}
+    run(write(general=None, layers=quick, dev_data=None))
+    path = write(general=None, layers=quick | {"learning_rate": 2e-4}, dev_data=None)
+    with pytest.raises(
+        DistilError, match=r"2-layers was begun otherwise \(2-layers.learning_rate: then 0.0003, now 0.0002\)"
+    ):
+        run(path)
+    path = write(general=None, layers=quick, dev_data=None, seed=3)
+    with pytest.raises(DistilError, match=r"seed: then 42, now 3"):
+        run(path)
+
+
+def test_predictions_need_a_masked_language_model(write: Callable[..., Path], tmp_path: Path) -> None:
+    corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "objective": "predictions", "max_seq_len": 24}
+    with pytest.raises(DistilError, match=r"general: .*name one as general.teacher"):
+        run(write(general=corpus))
+
+
+def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(labels_only=True)
+    plan = {step.name: step for step in plan_recipe(load_recipe(path))}
+    assert not (tmp_path / "out").exists()
+    result = run(path)
+    assert list(plan) == list(result.steps)
+    assert plan["1-general"].steps == result.steps["1-general"]
+    assert plan["3-answers"].steps == result.steps["3-answers"]
+    assert plan["2-layers"].steps >= result.steps["2-layers"]  # some questions have too few variants
+    assert plan["2-layers"].examples == 24
+    assert all(step.seconds >= 0 for step in plan.values())
+    assert plan["3-answers"].cache_megabytes > 0
+
+
+# --- killed and resumed --------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NLTK_DATA": "nowhere"}
+
+
+def command(path: Path) -> list[str]:
+    return [sys.executable, "-m", "haystack_distill", "recipe", "--config", str(path), "--no-progress", "--json"]
+
+
+def left_over(directory: Path) -> list[str]:
+    """What only a run in progress should have: temporary files and checkpoints."""
+    found = [*directory.rglob("*.tmp"), *directory.rglob(".*"), *directory.rglob("checkpoints")]
+    return sorted(str(path.relative_to(directory)) for path in found)
+
+
+def test_killed_at_random_moments_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
+    whole = run(write("whole"))
+    path, moments = write("killed"), random.Random(5)
+    began = time.monotonic()
+    subprocess.run(command(write("timed")), env=environment(), check=True, capture_output=True, timeout=300)
+    alone = time.monotonic() - began
+    kills = 0
+    while kills < 4:
+        process = subprocess.Popen(command(path), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            process.wait(timeout=alone * moments.uniform(0.45, 0.95))
+            break  # it came to its end
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    done = subprocess.run(command(path), env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert kills > 0
+    told = json.loads(done.stdout)
+    assert told["steps"] == whole.steps
+    assert told["metrics"] == whole.metrics
+    for name in ("1-general", "2-layers", "3-answers", "reader"):
+        assert same(weights(tmp_path / "killed" / name), weights(tmp_path / "whole" / name)), name
+    assert left_over(tmp_path / "killed") == []
+    assert left_over(tmp_path / "killed-cache") == []
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
+def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:
+    small = {"batch_size": 2, "learning_rate": 5e-5}
+    general = yaml.safe_load(write().read_text())["general"]
+    layers = {"n_epochs": 1, "multiplication_factor": 2, "tagger": "textblob"}
+    two = write("two", general=general | small, layers=layers | small, answers={"n_epochs": 1} | small)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, *command(two)[1:]], env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    twice = {"batch_size": 4}
+    one = write(
+        "one",
+        general=general | small | twice,
+        layers=layers | small | twice,
+        answers={"n_epochs": 1} | small | twice,
+    )
+    alone = run(one)
+    assert json.loads(done.stdout)["steps"] == alone.steps
+    for name in alone.steps:
+        histories = []
+        for directory in ("one", "two"):
+            record = json.loads((tmp_path / directory / name / "haystack_distill.json").read_text())
+            histories.append([line["loss"] for line in record["history"] if "loss" in line])
+        assert histories[0] == pytest.approx(histories[1], rel=1e-4), name
+    assert json.loads(done.stdout)["metrics"]["teacher"] == alone.metrics["teacher"]
+    assert left_over(tmp_path / "two") == left_over(tmp_path / "two-cache") == []
+    assert not list((tmp_path / "two-cache").rglob("*part*"))
