@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+RUN_FILE = "haystack_distill.json"  # what a run writes beside its model: what it was made from, and what came of it
+
 
 def hash_of(*parts: Any) -> str:
     """SHA-256 (hex) over JSON-able parts, in order."""

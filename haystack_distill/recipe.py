@@ -25,14 +25,14 @@ from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import hash_of, write_json
+from haystack_distill.files import RUN_FILE, hash_of, write_json
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.measurements import Measurements, measure_reader
 from haystack_distill.reader import Reader
 from haystack_distill.recipe_file import GeneralStep, LayersStep, Recipe, Training, layers_losses
 from haystack_distill.report import write_report
-from haystack_distill.runs import RUN_FILE, versions
+from haystack_distill.runs import versions
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
 from haystack_distill.squad_arrow import SCHEMA, batches_of

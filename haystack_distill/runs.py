@@ -15,11 +15,9 @@ import transformers
 from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import write_json
+from haystack_distill.files import RUN_FILE, write_json
 from haystack_distill.loop import whole_checkpoints
 from haystack_distill.settings import TrainingSettings
-
-RUN_FILE = "haystack_distill.json"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,19 @@ from typer.testing import CliRunner, Result
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.cli import app
 
-COMMANDS = ["train", "student", "distil-intermediate", "distil", "evaluate", "ask", "info", "demo"]
+COMMANDS = [
+    "train",
+    "student",
+    "distil-intermediate",
+    "distil",
+    "evaluate",
+    "ask",
+    "info",
+    "demo",
+    "recipe",
+    "report",
+    "push",
+]
 TRAINING_COMMANDS = ["train", "distil-intermediate", "distil"]
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
 QUICK = [
@@ -257,6 +270,7 @@ def test_every_setting_reaches_the_trainer(
 ) -> None:
     unlike_defaults: dict[str, Any] = {
         "n_epochs": 3,
+        "max_steps": 9,
         "learning_rate": 1e-4,
         "batch_size": 7,
         "gradient_accumulation_steps": 2,
@@ -488,6 +502,70 @@ def test_info_refusals(teacher_dir: Path, tmp_path: Path) -> None:
     assert "does not hold a JSON object" in refusal("info", teacher_dir)
     (teacher_dir / "config.json").write_text("{")
     assert "cannot be read" in refusal("info", teacher_dir)
+
+
+# --- recipe, report, push ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe_file(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> Path:
+    """A recipe of one short step."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"teacher: {teacher_dir}\ndata: {squad_file}\ndev_data: {squad_file}\noutput_dir: {tmp_path / 'out'}\n"
+        "device: cpu\nprecision: fp32\nmax_seq_len: 48\ndoc_stride: 16\nmax_query_length: 16\n"
+        "student: {layers: 2}\nlayers: none\nanswers: {max_steps: 2, batch_size: 4}\n"
+    )
+    return path
+
+
+def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
+    plan = run_json("recipe", "--config", recipe_file, "--dry-run")
+    assert [step["name"] for step in plan["plan"]] == ["3-answers"]
+    assert plan["plan"][0]["steps"] == 2
+    assert not (tmp_path / "out").exists()
+    shown = run("recipe", "--config", recipe_file, "--dry-run").stdout
+    assert "3-answers" in shown
+    assert "optimiser steps" in shown
+    told = run_json("recipe", "--config", recipe_file, "--no-progress")
+    assert told["steps"] == {"3-answers": 2}
+    assert Path(told["directory"]) == tmp_path / "out" / "reader"
+    assert "student" in told["metrics"]
+    shutil.copytree(told["directory"], tmp_path / "again")
+    page = run_json("report", told["directory"], tmp_path / "again", "--output", tmp_path / "both")
+    assert Path(page["page"]) == tmp_path / "both" / "report.html"
+
+
+def test_recipe_init_writes_what_recipe_reads(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    assert run("recipe", "init", "--output", path).exit_code == 0
+    assert "deepset/roberta-base-squad2" in refusal("recipe", "--config", path)  # offline, the teacher is missing
+    assert "exists" in refusal("recipe", "init", "--output", path)
+    path.write_text("mine")
+    assert run("recipe", "init", "--output", path, "--overwrite").exit_code == 0
+    assert "mine" not in path.read_text()
+
+
+def test_recipe_refusals(recipe_file: Path, tmp_path: Path) -> None:
+    assert "recipe init" in refusal("recipe")
+    assert "--push-to-hub" in refusal("recipe", "--config", recipe_file, "--private")
+    assert "leave out one" in refusal("recipe", "--config", recipe_file, "--dry-run", "--push-to-hub", "me/it")
+    recipe_file.write_text(recipe_file.read_text().replace("teacher:", "techer:"))
+    assert "did you mean 'teacher'" in refusal("recipe", "--config", recipe_file)
+    assert "report.json" in refusal("report", tmp_path, recipe_file.parent / "other")
+    assert "not a reader's directory" in refusal("push", tmp_path, "me/it")
+
+
+def test_a_finished_recipe_is_uploaded(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from haystack_distill import card
+
+    sent = []
+    monkeypatch.setattr(card, "push_to_hub", lambda *given, **named: sent.append((given, named)) or "https://hub/me/it")
+    told = run_json("recipe", "--config", recipe_file, "--no-progress", "--push-to-hub", "me/it", "--private")
+    assert told["repository"] == "https://hub/me/it"
+    assert sent == [((tmp_path / "out" / "reader", "me/it"), {"private": True})]
+    assert run("push", tmp_path / "out" / "reader", "me/it").stdout == "https://hub/me/it\n"
+    assert sent[1][1] == {"private": None}
 
 
 def test_demo_prints_one_object_whatever_it_says_on_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ except ImportError as error:
 
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
-from haystack_distill.files import file_hash, hash_of
+from haystack_distill.files import RUN_FILE, file_hash, hash_of
 from haystack_distill.reader import Reader
-from haystack_distill.runs import RUN_FILE, RunResult
+from haystack_distill.runs import RunResult
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
 from haystack_distill.store import cached_table
