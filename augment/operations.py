@@ -6,6 +6,7 @@ contextual replacement is TinyBERT's (Jiao et al. 2020, arXiv 1909.10351, algori
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
@@ -126,10 +127,8 @@ def moved(starts: Sequence[int], lengths: Sequence[int], edited: Edited) -> list
         edited: what `apply` gave.
     """
     begin, stop = edited.kept
-    ends = [edit.end for edit in edited.edits]
-    grown = [0]
-    for edit in edited.edits:
-        grown.append(grown[-1] + len(edit.text) - (edit.end - edit.start))
+    ends = [end for _, end, _, _ in edited.edits]
+    grown = list(accumulate([len(new) - end + start for start, end, new, _ in edited.edits], initial=0))
     return [
         start - begin + grown[bisect_right(ends, start)] if begin <= start and start + length <= stop else None
         for start, length in zip(starts, lengths, strict=True)

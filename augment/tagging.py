@@ -2,6 +2,9 @@
 
 import logging
 import socket
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from augment.words import Tagger
 from haystack_distill.errors import DistilError
@@ -52,10 +55,36 @@ def make_tagger(name: str) -> Tagger | None:
         from nltk.tag import PerceptronTagger
 
         perceptron = PerceptronTagger()
+        perceptron.model = _ArrayPerceptron(perceptron.model.weights, perceptron.classes)
         return lambda tokens: [tag for _, tag in perceptron.tag(tokens)]
     from textblob.en import parser
 
     return lambda tokens: [tag for _, tag in parser.find_tags(tokens)]
+
+
+class _ArrayPerceptron:
+    """NLTK's averaged perceptron with its weights in an array: the same tags, several times as fast.
+
+    Tagging is most of the time it takes to make a file ready, and NLTK adds up weights label by label in Python.
+
+    Args:
+        weights: feature -> tag -> weight, as NLTK keeps them.
+        classes: all tags.
+    """
+
+    def __init__(self, weights: Mapping[str, Mapping[str, float]], classes: Iterable[str]) -> None:
+        self._tags = sorted(classes, reverse=True)  # of equals NLTK takes the last by the alphabet, argmax the first
+        column = {tag: number for number, tag in enumerate(self._tags)}
+        self._row = {feature: number for number, feature in enumerate(weights)}
+        self._weights = np.zeros((len(weights), len(self._tags)))
+        for row, by_tag in enumerate(weights.values()):
+            for tag, weight in by_tag.items():
+                self._weights[row, column[tag]] = weight
+
+    def predict(self, features: Mapping[str, int], return_conf: bool = False) -> tuple[str, None]:
+        """The tag with the highest sum of weights; NLTK's interface, without its confidence."""
+        rows = [self._row[feature] for feature in features if feature in self._row]
+        return self._tags[int(self._weights[rows].sum(axis=0).argmax())], None
 
 
 def _nltk_has_data() -> bool:

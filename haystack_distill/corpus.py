@@ -3,14 +3,17 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
@@ -178,9 +181,9 @@ class TextWindows:
 
     Documents follow each other with a separator between them. Chunks of `buffer_windows` windows are shuffled by
     (seed, number of the chunk), and the next chunk is read while one is trained on. What stands in window i depends on
-    corpus, tokenizer, settings and seed alone, so processes agree without a word between them; each tokenizes the
-    whole stream. It is a map-style data set for `torch.utils.data.DataLoader` that is quick where the windows are asked
-    for about in their order.
+    corpus, tokenizer, settings and seed alone, not on the number of processes: all of them read the whole corpus, share
+    out the work of tokenizing it and tell each other the tokens. It is a map-style data set for
+    `torch.utils.data.DataLoader` that is quick where the windows are asked for about in their order.
 
     Args:
         corpus: The text.
@@ -189,6 +192,7 @@ class TextWindows:
         n_steps: How many optimiser steps the windows are to last.
         seed: Of the order and of the masks.
         token_types: Whether batches carry `token_type_ids`.
+        processes: The processes of a run, if there are several.
 
     Raises:
         DistilError: Tokens are to be masked and the tokenizer has no mask token, or it has no separator.
@@ -203,6 +207,7 @@ class TextWindows:
         n_steps: int,
         seed: int,
         token_types: bool,
+        processes: PartialState | None = None,
     ) -> None:
         if settings.mask_probability and tokenizer.mask_token_id is None:
             raise DistilError("the tokenizer has no mask token; set mask_probability=0")
@@ -220,8 +225,12 @@ class TextWindows:
         self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self._bookmarks: OrderedDict[int, _Bookmark] = OrderedDict({0: _Bookmark(None, [])})
         self._held: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._ahead: tuple[int, Iterator[tuple[np.ndarray, _Bookmark]], Future] | None = None
-        self._thread = ThreadPoolExecutor(1, "corpus")
+        self._reading: Queue[tuple[np.ndarray, _Bookmark] | Exception] | None = None
+        self._next = 0  # the chunk that comes out of the queue next
+        self._n_processes = 1 if processes is None else processes.num_processes
+        self._process = 0 if processes is None else processes.process_index
+        # A group of its own: reading goes on in the background while the training talks over the other one.
+        self._group = torch.distributed.new_group(backend="gloo") if self._n_processes > 1 else None
 
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
         """The windows in their order, for `n_steps` steps; they are shuffled already."""
@@ -281,25 +290,41 @@ class TextWindows:
         return hidden, np.where(guessed, tokens, _NOT_GUESSED)
 
     def _chunk(self, number: int) -> np.ndarray:
-        """The windows of a chunk, shuffled: (buffer_windows, body). The one behind it is begun in the background."""
+        """The windows of a chunk, shuffled: (buffer_windows, body)."""
         if number in self._held:
             return self._held[number]
-        if self._ahead is None or self._ahead[0] > number:
-            first = max((known for known in self._bookmarks if known <= number), default=0)
-            chunks = self._chunks(self._bookmarks.get(first, _Bookmark(None, [])))
-            self._ahead = (first, chunks, self._thread.submit(next, chunks))
+        if self._reading is None or self._next > number:
+            self._next = max((known for known in self._bookmarks if known <= number), default=0)
+            self._reading = self._begin_reading(self._bookmarks.get(self._next, _Bookmark(None, [])))
         while number not in self._held:
-            reached, chunks, future = self._ahead
-            windows, behind = future.result()
-            self._ahead = (reached + 1, chunks, self._thread.submit(next, chunks))
-            self._bookmarks[reached + 1] = behind
-            order = np.random.default_rng([self.seed, 0, reached]).permutation(len(windows))
-            self._held[reached] = windows[order]
+            found = self._reading.get()
+            if isinstance(found, Exception):
+                raise found
+            windows, behind = found
+            order = np.random.default_rng([self.seed, 0, self._next]).permutation(len(windows))
+            self._held[self._next] = windows[order]
+            self._next += 1
+            self._bookmarks[self._next] = behind
             while len(self._held) > _CHUNKS_REMEMBERED:
                 self._held.popitem(last=False)
             while len(self._bookmarks) > _CHUNKS_REMEMBERED + 1:
                 self._bookmarks.popitem(last=False)
         return self._held[number]
+
+    def _begin_reading(self, bookmark: _Bookmark) -> "Queue[tuple[np.ndarray, _Bookmark] | Exception]":
+        """Chunks from a bookmark on, each made while the one before it is trained on."""
+        chunks: Queue[tuple[np.ndarray, _Bookmark] | Exception] = Queue(maxsize=1)
+
+        def read() -> None:
+            try:
+                for chunk in self._chunks(bookmark):
+                    chunks.put(chunk)
+            except Exception as error:  # whatever it is, it is raised where the chunk is asked for
+                chunks.put(error)
+
+        # A daemon: when the training is over, nobody waits for the chunk after the last.
+        Thread(target=read, name="corpus", daemon=True).start()
+        return chunks
 
     def _chunks(self, bookmark: _Bookmark) -> Iterator[tuple[np.ndarray, _Bookmark]]:
         """Chunks in the order of the corpus from a bookmark on, and with each the bookmark of the one behind it."""
@@ -310,9 +335,9 @@ class TextWindows:
         while True:
             before = have
             from_the_start = state is None
-            for texts, here in self.corpus.read(state):
-                pieces.append(self._tokens_of(texts))
-                have += len(pieces[-1])
+            for tokens, here in self._read_tokens(state):
+                pieces.append(tokens)
+                have += len(tokens)
                 if have >= wanted:
                     tokens = np.concatenate(pieces)
                     for first in range(0, have - wanted + 1, wanted):
@@ -323,6 +348,17 @@ class TextWindows:
             if from_the_start and have == before:
                 raise DataError(f"the corpus {self.corpus.identity} holds no text")
             state = None
+
+    def _read_tokens(self, state: dict[str, Any] | None) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """The corpus' tokens from a state on, and with each piece the state behind it."""
+        batches = self.corpus.read(state)
+        while group := list(islice(batches, self._n_processes)):
+            mine = self._tokens_of(group[self._process][0] if self._process < len(group) else [])
+            pieces = [mine]
+            if self._group is not None:
+                pieces = [mine] * self._n_processes
+                torch.distributed.all_gather_object(pieces, mine, group=self._group)
+            yield np.concatenate(pieces), group[-1][1]
 
     def _tokens_of(self, texts: list[str]) -> np.ndarray:
         """The tokens of some texts, with a separator behind each document."""

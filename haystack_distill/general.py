@@ -135,6 +135,7 @@ class GeneralTrainer:
         began = time.monotonic()
         steps = self._check(teacher)
         source = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
+        processes = PartialState(cpu=self.student.device.type == "cpu")
         torch.manual_seed(self.settings.seed)  # fresh projections
         objective = make_objective(self.student.model.config, teacher.model.config, **arguments)
         windows = TextWindows(
@@ -144,8 +145,8 @@ class GeneralTrainer:
             n_steps=steps,
             seed=self.settings.seed,
             token_types=takes_token_types(self.student.model) or takes_token_types(teacher.model),
+            processes=processes,
         )
-        processes = PartialState(cpu=self.student.device.type == "cpu")
         record = {
             "method": method,
             "arguments": recorded(arguments),

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import RUN_FILE, hash_of, write_json
+from haystack_distill.files import RUN_FILE, hash_of, write_aside, write_json
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.measurements import Measurements, measure_reader
@@ -33,11 +34,12 @@ from haystack_distill.reader import Reader
 from haystack_distill.recipe_file import GeneralStep, LayersStep, Recipe, Training, layers_losses
 from haystack_distill.report import write_report
 from haystack_distill.runs import versions
+from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
-from haystack_distill.squad_arrow import SCHEMA, batches_of
+from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
-from haystack_distill.store import cached_table
+from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
 from haystack_distill.trainer import ReaderTrainer
 
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 GENERAL, LAYERS, ANSWERS, LABELS_ONLY, READER = "1-general", "2-layers", "3-answers", "labels-only", "reader"
 RESULT_FILE = "recipe.json"
+SAMPLE = "sample"  # as the name of data: the one that comes with this package
+_PARTS: dict[str, Any] = {"train": "train", "validation": "dev"}  # of the sample, by the hub's names of splits
 _ROLES = ("teacher", "distilled", "labels")  # of the readers, in the order in which they are measured
 _STEP_FILE = "step.json"  # what a step is made from, written before it begins
 _AUGMENTED_FORMAT = 1  # raise it when the same data would be augmented differently
@@ -97,7 +101,25 @@ class Ingredients:
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
         """Examples of files or of a data set on the hub."""
+        if data == [SAMPLE]:
+            return load_examples(sample_path(_PARTS[split]), cache_dir=self.recipe.cache_dir)
         return load_examples(data[0] if len(data) == 1 else data, split=split, cache_dir=self.recipe.cache_dir)
+
+    def corpus(self, step: GeneralStep, scratch: Path) -> Corpus:
+        """The text of step 1; where it is the contexts of the data, they are written to a file in `scratch`."""
+        if step.corpus:
+            source = step.corpus[0] if len(step.corpus) == 1 else step.corpus
+            return Corpus(source, text_column=step.text_column, split=step.corpus_split, config=step.corpus_config)
+        path = scratch / f"contexts-{content_hash(self.examples)[:16]}.jsonl"
+
+        def write(aside: Path) -> None:
+            with open(aside, "w", encoding="utf-8") as file:
+                for context, _ in groupby(plain_rows(self.examples, ["context"]), lambda row: row["context"]):
+                    file.write(json.dumps({"text": context}, ensure_ascii=False) + "\n")
+
+        if not path.exists():
+            write_aside(path, write)
+        return Corpus(path)
 
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
         """Student and teacher of step 1."""
@@ -174,7 +196,6 @@ class _Cook:
             "precision": have.teacher.precision,
         }
         student = self._general(have, recipe.general) if recipe.general else have.first_student()
-        start = student.copy()
         if recipe.layers:
             with self.processes.main_process_first():
                 data = have.layers_data(recipe.layers)
@@ -203,12 +224,12 @@ class _Cook:
             )
         readers = {"teacher": have.teacher, "student": student}
         if recipe.labels_only:
-            readers["labels only"] = self._labels_only(have, start)
+            readers["labels only"] = self._labels_only(have)
         return self._finish(readers, have)
 
     def _general(self, have: Ingredients, step: GeneralStep) -> Reader:
-        source = step.corpus[0] if len(step.corpus) == 1 else step.corpus
-        corpus = Corpus(source, text_column=step.text_column, split=step.corpus_split, config=step.corpus_config)
+        with self.processes.main_process_first():
+            corpus = have.corpus(step, cache_directory(self.recipe.cache_dir) / "corpora")
         directory = self._begin(GENERAL, step, corpus.identity)
         where = {name: have.reading[name] for name in ("device", "precision")}
         if not self._is_finished(directory):
@@ -237,13 +258,14 @@ class _Cook:
         # Also where it was trained just now: what a stopped recipe goes on with is what an unstopped one has.
         return Reader.load(directory, **self.reading)
 
-    def _labels_only(self, have: Ingredients, start: Reader) -> Reader:
-        """The student as it was before questions came, trained on labels for as many steps as all steps together."""
+    def _labels_only(self, have: Ingredients) -> Reader:
+        """The student as it was made, trained on labels alone for as many steps as all steps together."""
         steps = sum(record["steps"] for record in self.done.values())
         like = self.recipe.answers or self.recipe.layers or Training()
         own = {name: getattr(like, name) for name in Training.__dataclass_fields__}
         training = Training(**own | {"max_steps": steps})
-        return self._step(LABELS_ONLY, training, start, have.examples, lambda trainer: trainer.train(have.examples))
+        student = have.first_student()
+        return self._step(LABELS_ONLY, training, student, have.examples, lambda trainer: trainer.train(have.examples))
 
     def _settings(self, step: Training) -> TrainingSettings:
         return step.settings(
@@ -285,13 +307,16 @@ class _Cook:
         recipe = self.recipe
         target = self.output / READER
         result_file = self.output / RESULT_FILE
-        record = json.loads(json.dumps(self.record))
+        dev = None
+        if recipe.dev_data:
+            with self.processes.main_process_first():
+                dev = have.load(recipe.dev_data, "validation")
+        shown = {"dev_data": None if dev is None else content_hash(dev), "card": [recipe.license, recipe.language]}
+        record = json.loads(json.dumps(self.record | shown))
         known = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
         if known.get("record") != record:
-            dev, measured = None, []
-            if recipe.dev_data:
-                with self.processes.main_process_first():
-                    dev = have.load(recipe.dev_data, "validation")
+            measured = []
+            if dev is not None:
                 for (name, reader), role in zip(readers.items(), _ROLES, strict=False):
                     common = {"processes": self.processes, "cache_dir": recipe.cache_dir}
                     measured.append(measure_reader(reader, dev, name, role=role, **common))  # type: ignore[arg-type]

@@ -93,7 +93,8 @@ class GeneralStep(LayersLoss, Training):
     """Step 1: the student learns the language on plain text.
 
     Attributes:
-        corpus: Files, directories or a data set on the hub; see `Corpus`.
+        corpus: Files, directories or a data set on the hub; see `Corpus`. Without one the contexts of the recipe's data
+            are taken.
         text_column: Which column holds the text.
         corpus_split: Which split of a data set on the hub.
         corpus_config: Which configuration of a data set on the hub.
@@ -126,8 +127,6 @@ class GeneralStep(LayersLoss, Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.corpus:
-            raise DistilError("a corpus is missing: name files, a directory or a data set on the hub")
         if self.max_steps is None or self.n_epochs != Training.n_epochs:
             raise DistilError("a corpus is a stream without an end: say max_steps, not n_epochs")
         others = _TRIPLE_LOSS if self.objective == "layers" else [part.name for part in fields(LayersLoss)]
@@ -210,7 +209,7 @@ class Recipe:
 
     Attributes:
         teacher: The reader to learn from: a directory, a hub name or "embedded".
-        data: Training data: SQuAD-format files or a data set on the hub.
+        data: Training data: SQuAD-format files, a data set on the hub, or "sample", the small one of this package.
         output_dir: Where everything goes; the finished reader is in `reader` in it.
         dev_data: What teacher and student are measured on at the end; never trained on.
         student: How the student is made.
@@ -348,8 +347,8 @@ EXAMPLE = """\
 # What stands behind a # is the default; take it away to change it.
 
 teacher: deepset/roberta-base-squad2  # a reader: directory, hub name, or 'embedded', the small one of this package
-data: train.json                      # SQuAD-format JSON, plain or .gz, several as a list, or a data set on the hub
-dev_data: dev.json                    # what teacher and student are measured on; never trained on
+data: train.json                      # SQuAD-format JSON (.gz too, or a list), a data set on the hub, or 'sample'
+dev_data: dev.json                    # likewise: what teacher and student are measured on; never trained on
 output_dir: distilled                 # the finished reader will be in distilled/reader, with a report and a model card
 # labels_only: false                  # true: also train the student on labels alone for as many steps, to compare
 # seed: 42
@@ -372,7 +371,8 @@ student:
 # Step 1, general distillation: the student learns the language from plain text. Leave it out for a student that
 # is cut from its teacher; a fresh one needs it. (TinyBERT, arXiv 1909.10351; DistilBERT, arXiv 1910.01108)
 # general:
-#   corpus: texts/                    # .txt, .jsonl or .parquet files, a directory, or a data set on the hub
+#   corpus: texts/                    # .txt, .jsonl or .parquet files, a directory, or a data set on the hub;
+#                                     # without one, the contexts of the data
 #   teacher: FacebookAI/roberta-base  # a language model; without one, the encoder of the teacher above
 #   objective: layers                 # or predictions: DistilBERT's triple loss
 #   max_steps: 10000

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from haystack_distill import students
-from haystack_distill.corpus import Corpus, TextSettings
+from haystack_distill.corpus import TextSettings
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.reader import Reader
 from haystack_distill.recipe import ANSWERS, GENERAL, LABELS_ONLY, LAYERS, Ingredients
@@ -57,8 +57,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
         if recipe.general:
             step = recipe.general
             student, teacher = have.general_pair(step)
-            source = step.corpus[0] if len(step.corpus) == 1 else step.corpus
-            corpus = Corpus(source, text_column=step.text_column, split=step.corpus_split, config=step.corpus_config)
+            corpus = have.corpus(step, Path(scratch))
             # A small buffer: what is timed is a step, not how long the first one waits.
             buffer = min(step.buffer_windows, _LONG * step.batch_size * step.gradient_accumulation_steps)
             text = TextSettings(step.max_seq_len, step.mask_probability, buffer)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
 from haystack_distill.general import GeneralTrainer
-from haystack_distill.recipe import run_recipe
+from haystack_distill.recipe import Ingredients, run_recipe
 from haystack_distill.recipe_file import load_recipe
 from haystack_distill.recipe_plan import plan_recipe
 
@@ -133,6 +133,23 @@ def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_pat
             assert torch.equal(got.get(key, got.get(f"bert.{key}")), weight), key
         source = tmp_path / "teacher" if start == made else start
         assert torch.equal(got["qa_outputs.weight"], weights(source)["qa_outputs.weight"])
+
+
+def test_without_a_corpus_the_contexts_are_the_text(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(general={"max_steps": 1, "max_seq_len": 24, "batch_size": 2, "buffer_windows": 4})
+    have = Ingredients(load_recipe(path))
+    step = load_recipe(path).general
+    assert step is not None
+    texts = [text for part, _ in have.corpus(step, tmp_path / "scratch").read() for text in part]
+    assert texts == list(dict.fromkeys(have.examples["context"]))
+    result = run(path)
+    assert result.steps["1-general"] == 1
+
+
+def test_the_sample_is_data_by_name(write: Callable[..., Path]) -> None:
+    have = Ingredients(load_recipe(write(data="sample")))
+    assert len(have.examples) == 643
+    assert len(have.load(["sample"], "validation")) == 176
 
 
 def test_a_narrower_student(write: Callable[..., Path]) -> None:

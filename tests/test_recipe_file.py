@@ -108,7 +108,6 @@ labels_only: true
         (LEAST + "layers: none\nanswers: none", "every step is left out"),
         (LEAST + "answers: {distillation_loss: kl}", "answers: distillation_loss: 'kl' is not one of kl_div, mse"),
         (LEAST + "answers: {temperature:}", "answers: temperature: a value is missing"),
-        (LEAST + "general: {max_steps: 5}", "general: a corpus is missing"),
         (LEAST + "general: {corpus: c, n_epochs: 3}", "general: .*say max_steps, not n_epochs"),
         (LEAST + "general: {corpus: c, max_steps: none}", "general: .*say max_steps, not n_epochs"),
         (LEAST + "general: {corpus: c, temperature: 3}", "temperature means nothing to the objective 'layers'"),

@@ -73,3 +73,19 @@ def test_nltk_tags_where_its_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
     tagger = make_tagger("nltk")
     assert tagger is not None
     assert tagger(["The", "old", "man", "sleeps", "."]) == ["DT", "JJ", "NN", "VBZ", "."]
+
+
+def test_the_array_perceptron_predicts_what_nltks_does() -> None:
+    import random
+
+    from nltk.tag.perceptron import AveragedPerceptron
+
+    draw, tags = random.Random(0), ["DT", "JJ", "NN", "VBZ"]
+    # Halves add up exactly, and often to the same sum: ties are told apart as NLTK does.
+    weights = {f"f{n}": {tag: draw.choice([-1.0, -0.5, 0.5, 1.0]) for tag in draw.sample(tags, 3)} for n in range(30)}
+    theirs = AveragedPerceptron(weights)
+    theirs.classes = set(tags)
+    ours = tagging._ArrayPerceptron(weights, set(tags))
+    for _ in range(500):
+        features = dict.fromkeys(draw.sample([*weights, "unknown", "other"], draw.randint(0, 9)), 1)
+        assert ours.predict(features) == theirs.predict(features)

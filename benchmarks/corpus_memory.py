@@ -1,0 +1,74 @@
+"""Step 1 on a text file of 1 GB: peak memory of the process, and the time to the first optimiser step.
+
+    python benchmarks/corpus_memory.py --squad train-v1.1.json.gz [--gigabytes 1]
+
+The text is the contexts of a SQuAD file, again and again. Memory is the process' high-water mark, PyTorch, teacher and
+student (6 and 3 layers of all-MiniLM-L6-v2) included. Also measured: how many tokens a second one core reads.
+"""
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from haystack_distill import TrainingSettings, students
+from haystack_distill.corpus import Corpus, TextSettings, TextWindows
+from haystack_distill.embedded import embedded_teacher
+from haystack_distill.general import GeneralTrainer
+from haystack_distill.language_model import LanguageModel
+from haystack_distill.loop import _LoopTrainer
+from haystack_distill.squad import load_examples
+
+
+def main(
+    squad: Annotated[Path, typer.Option(help="SQuAD file to take contexts from")],
+    gigabytes: Annotated[float, typer.Option(help="size of the text")] = 1.0,
+    steps: Annotated[int, typer.Option(help="optimiser steps to make")] = 20,
+) -> None:
+    """Write the text, train on it for some steps, and print what it took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "corpus.txt"
+        text = "\n\n".join(dict.fromkeys(load_examples(squad)["context"])) + "\n\n"
+        with open(path, "w", encoding="utf-8") as file:
+            while file.tell() < gigabytes * 1e9:
+                file.write(text)
+        del text
+        teacher = LanguageModel.of(embedded_teacher())
+        student = students.from_teacher(teacher, layers=3)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        marks: list[float] = []
+        compute = _LoopTrainer.training_step
+
+        def marked(self: _LoopTrainer, *arguments: object, **keywords: object) -> object:
+            found = compute(self, *arguments, **keywords)  # type: ignore[arg-type]
+            marks.append(time.monotonic())
+            return found
+
+        _LoopTrainer.training_step = marked  # type: ignore[method-assign, assignment]
+        settings = TrainingSettings(max_steps=steps, batch_size=32, checkpoint_every=None, progress=False)
+        began = time.monotonic()
+        GeneralTrainer(student, None, settings).distil_layers_from(teacher, path)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(f"text: {path.stat().st_size / 1e9:.2f} GB; first step after {marks[0] - began:.1f} s")
+        print(f"peak memory: {peak:,.0f} MB, of which {before:,.0f} MB before the run")
+        chosen = TextSettings()
+        windows = TextWindows(Corpus(path), teacher.tokenizer, chosen, n_steps=1, seed=0, token_types=False)
+        began, tokens = time.monotonic(), 0
+        for pieces, _ in windows._read_tokens(None):
+            tokens += len(pieces)
+            if time.monotonic() - began > 20:
+                break
+        print(f"reading and tokenizing: {tokens / (time.monotonic() - began):,.0f} tokens a second")
+        began, characters = time.monotonic(), 0
+        for texts, _ in Corpus(path).read():
+            characters += sum(map(len, texts))
+            if time.monotonic() - began > 10:
+                break
+        print(f"reading alone: {characters / 1e6 / (time.monotonic() - began):,.0f} MB of text a second")
+
+
+if __name__ == "__main__":
+    typer.run(main)

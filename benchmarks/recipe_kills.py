@@ -1,0 +1,99 @@
+"""kill -9 at random moments: a small recipe, killed and resumed so many times, against the same one left alone.
+
+    python benchmarks/recipe_kills.py [--kills 20]
+
+The recipe is that of a tiny random reader, so that steps, checkpoints and files are what takes its time.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+import yaml
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForQuestionAnswering
+
+from haystack_distill import Reader, WindowSettings
+from haystack_distill.embedded import base_model_directory, base_tokenizer
+from haystack_distill.sample import sample_path
+from haystack_distill.squad import load_examples, write_squad
+
+MODELS = ("1-general", "2-layers", "3-answers", "reader")
+
+
+def write_recipe(folder: Path, name: str) -> Path:
+    """A recipe of three short steps on 200 questions of the sample, with a cache of its own."""
+    quick = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 5}
+    content = {
+        "teacher": str(folder / "teacher"),
+        "data": str(folder / "train.json"),
+        "dev_data": str(folder / "train.json"),
+        "output_dir": str(folder / name),
+        "cache_dir": str(folder / f"{name}-cache"),
+        "device": "cpu",
+        "precision": "fp32",
+        "max_seq_len": 128,
+        "student": {"layers": 2},
+        "general": {"max_steps": 40, "max_seq_len": 64, "buffer_windows": 64, **quick},
+        "layers": {"n_epochs": 1, "multiplication_factor": 2, "tagger": "textblob", **quick},
+        "answers": {"n_epochs": 2, **quick},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def main(
+    kills: Annotated[int, typer.Option(help="how many times to kill it")] = 20, seed: Annotated[int, typer.Option()] = 1
+) -> None:
+    """Run the recipe twice, once killed again and again, and compare every model and what is left on disk."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        torch.manual_seed(0)
+        tokenizer = base_tokenizer(base_model_directory())
+        shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 128}
+        model = BertForQuestionAnswering(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **shape))
+        Reader(model, tokenizer, windows=WindowSettings(128, 64, 32), device="cpu").save(folder / "teacher")
+        write_squad(load_examples(sample_path("train")).select(range(200)), folder / "train.json")
+
+        def start(path: Path) -> subprocess.Popen:
+            command = [sys.executable, "-m", "haystack_distill", "recipe", "--config", str(path), "--no-progress"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        began = time.monotonic()
+        assert start(write_recipe(folder, "whole")).wait() == 0
+        alone = time.monotonic() - began
+        moments, path, done = random.Random(seed), write_recipe(folder, "killed"), 0
+        while done < kills:
+            process = start(path)
+            try:
+                # Enough to get beyond what is done before: imports take half of a short run.
+                process.wait(timeout=alone * moments.uniform(0.3, 0.8))
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                done += 1
+        assert start(path).wait() == 0
+        for name in MODELS:
+            one, other = (load_file(folder / run / name / "model.safetensors") for run in ("whole", "killed"))
+            equal = one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+            print(f"{name}: {'identical' if equal else 'DIFFERENT'}")
+        left = []
+        for directory in (folder / "killed", folder / "killed-cache"):
+            left += [*directory.rglob("*.tmp"), *directory.rglob(".*"), *directory.rglob("checkpoints")]
+        print(json.dumps({"kills": done, "seconds alone": round(alone, 1), "left over": [str(path) for path in left]}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
