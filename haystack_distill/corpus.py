@@ -2,9 +2,9 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -24,6 +24,7 @@ CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableD
 # What `datasets` calls the format of a file, by the end of its name.
 _FORMATS = {".txt": "text", ".txt.gz": "text", ".jsonl": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
 _ROWS_AT_A_TIME = 100  # few, because a row may be a book
+_LINES_AT_A_TIME = 1000
 _NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
 _CHUNKS_REMEMBERED = 4  # a step's windows, those of the last checkpoint and what is read ahead lie within
 
@@ -64,31 +65,44 @@ class Corpus:
             self.dataset = datasets.load_dataset(kind, data_files=names, split="train", streaming=True)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
 
-    def read(self, state: dict[str, Any] | None = None) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """The texts from where a state was taken, or from the start; with each batch of them the state behind it.
+    def read(
+        self, state: dict[str, Any] | None = None, *, process: int = 0, processes: int = 1
+    ) -> Iterator[tuple[list[str], Callable[[], dict[str, Any]]]]:
+        """The texts from where a state was taken, or from the start, and with each batch of them a function.
+
+        Called before the next batch is asked for, it gives the state behind this one.
 
         In plain text files a text is a line, and an empty one ends a document; elsewhere it is a document.
+
+        Args:
+            state: What such a function gave; the batch behind it is the first.
+            process: Which of `processes` this one is: batches that are another's turn come without their texts, which
+                is most of the time it takes to read them.
+            processes: How many take turns.
 
         Raises:
             DataError: There is no such column, or something that cannot be read.
         """
-        rows = copy.copy(self.dataset)  # a state once loaded would stay with the data set
+        rows = copy.copy(self.dataset).with_format("arrow")  # a copy: a state once loaded would stay with the data set
         if state is not None:
             rows.load_state_dict(state)
-        batches = rows.iter(batch_size=_ROWS_AT_A_TIME)
-        while True:
+        batches = rows.iter(batch_size=_LINES_AT_A_TIME if self.by_line else _ROWS_AT_A_TIME)
+        for number in count():
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
                 raise DataError(f"the corpus {self.identity} cannot be read: {error}") from error
-            if self.column not in batch:
+            if self.column not in batch.column_names:
+                there = ", ".join(batch.column_names)
                 raise DataError(
-                    f"the corpus {self.identity} has no column {self.column!r}; it has {', '.join(batch)}. Say which "
-                    "one holds the text (text_column)"
+                    f"the corpus {self.identity} has no column {self.column!r}; it has {there}. Say which one holds "
+                    "the text (text_column)"
                 )
-            yield [text or "" for text in batch[self.column]], rows.state_dict()
+            mine = number % processes == process
+            texts = batch[self.column].to_pylist() if mine else []
+            yield [text or "" for text in texts], rows.state_dict
 
 
 def _from_hub(name: str, config: str | None, split: str) -> datasets.IterableDataset:
@@ -342,16 +356,16 @@ class TextWindows:
                     tokens = np.concatenate(pieces)
                     for first in range(0, have - wanted + 1, wanted):
                         left = tokens[first + wanted :]
-                        yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here, left.tolist())
+                        yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here(), left.tolist())
                     pieces, have = [left], len(left)
                     before = -1  # something came
             if from_the_start and have == before:
                 raise DataError(f"the corpus {self.corpus.identity} holds no text")
             state = None
 
-    def _read_tokens(self, state: dict[str, Any] | None) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        """The corpus' tokens from a state on, and with each piece the state behind it."""
-        batches = self.corpus.read(state)
+    def _read_tokens(self, state: dict[str, Any] | None) -> Iterator[tuple[np.ndarray, Callable[[], dict[str, Any]]]]:
+        """The corpus' tokens from a state on, and with each piece what gives the state behind it."""
+        batches = self.corpus.read(state, process=self._process, processes=self._n_processes)
         while group := list(islice(batches, self._n_processes)):
             mine = self._tokens_of(group[self._process][0] if self._process < len(group) else [])
             pieces = [mine]

@@ -104,6 +104,16 @@ def test_what_cannot_be_a_corpus(
         Corpus([])
 
 
+def test_processes_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(f"line {number}" for number in range(2345)))
+    corpus = Corpus(tmp_path / "a.txt")
+    whole = [texts for texts, _ in corpus.read()]
+    turns = [[texts for texts, _ in corpus.read(process=process, processes=3)] for process in range(3)]
+    assert len(whole) == 3
+    for number, texts in enumerate(whole):
+        assert [part[number] for part in turns] == [texts if number % 3 == process else [] for process in range(3)]
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"text": "good"}\n{"text": ')
     with pytest.raises(DataError, match=r"broken.jsonl.*cannot be read"):
@@ -162,7 +172,7 @@ def test_going_on_from_a_place(make: MakeWindows, window: int) -> None:
     resumed = make()
     read = []
     original = resumed.corpus.read
-    resumed.corpus.read = lambda state=None: read.append(state) or original(state)  # type: ignore[method-assign, func-returns-value]
+    resumed.corpus.read = lambda state=None, **turns: read.append(state) or original(state, **turns)  # type: ignore[method-assign, func-returns-value]
     resumed.go_to(place)
     for index in range(window, window + 70):
         assert np.array_equal(whole.__getitems__([index]).tokens, resumed.__getitems__([index]).tokens)

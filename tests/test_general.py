@@ -116,7 +116,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     passes.clear()
     reads = []
     read = Corpus.read
-    monkeypatch.setattr(Corpus, "read", lambda self, state=None: reads.append(state) or read(self, state))
+    monkeypatch.setattr(
+        Corpus, "read", lambda self, state=None, **turns: reads.append(state) or read(self, state, **turns)
+    )
     student = students.from_teacher(teacher, layers=2)
     resumed = run(method, student, teacher, corpus, tmp_path / "cut", resume=True, **chosen)
     assert passes[0] == 9
