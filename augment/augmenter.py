@@ -120,7 +120,7 @@ class Augmenter:
             DataError: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
         """
         row = _row_of(example, self.settings.multiplication_factor)
-        question, context = self.prepare([row.question, row.context])
+        question, context = self.prepare([row.question], [row.context])
         made = []
         for variant in self.variants(row, question, context):
             made.append(_example_of(variant.row))
@@ -128,8 +128,12 @@ class Augmenter:
                 made[-1]["augmentation"] = {"of": row.id, **variant.operations()}
         return made
 
-    def prepare(self, texts: Sequence[str]) -> list[Text]:
-        """Texts with their words, tags and candidates; done once a text, however many variants are made."""
+    def prepare(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Text]:
+        """Questions, then contexts, with their words, tags and candidates.
+
+        It is done once a text, however many variants are made; a text that is not to be edited needs no candidates.
+        """
+        texts = [*questions, *contexts]
         if self._splitter is None:
             self._splitter = Splitter(self.settings)
         words = [self._splitter(text) for text in texts]
@@ -145,8 +149,15 @@ class Augmenter:
                 device=self.settings.device,
                 batch_size=self.settings.batch_size,
             )
-        candidates = self._contextual(texts, [one.spans for one in words])
-        return [Text(*each) for each in zip(texts, words, candidates, strict=True)]
+        made = [Text(*both) for both in zip(texts, words, strict=True)]
+        edits = [self.settings.augment != "context"] * len(questions) + [self.settings.augment != "question"] * len(
+            contexts
+        )
+        edited = [number for number, is_edited in enumerate(edits) if is_edited]
+        candidates = self._contextual([texts[number] for number in edited], [words[number].spans for number in edited])
+        for number, of_text in zip(edited, candidates, strict=True):
+            made[number] = made[number]._replace(candidates=of_text)
+        return made
 
     def variants(self, row: Row, question: Text, context: Text) -> Iterator[Variant]:
         """The row itself and up to `multiplication_factor` - 1 different variants of it, one by one.

@@ -33,7 +33,7 @@ def preview(path: Path, settings: AugmentSettings, rows: int, console: Console, 
         counts.add(text, splitter(text))
     augmenter = Augmenter(settings, counts, splitter)
     for row in found[:rows]:
-        question, context = augmenter.prepare([row.question, row.context])
+        question, context = augmenter.prepare([row.question], [row.context])
         table = Table("", "question", "context", title=Shown(row.id), show_lines=True, title_justify="left")
         table.add_row("original", Shown(row.question), _with_answers(row.context, row.texts, row.starts))
         for variant in itertools.islice(augmenter.variants(row, question, context), 1, 6):

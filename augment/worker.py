@@ -52,10 +52,10 @@ class Worker:
         if self._reader is None:
             self._reader = Augmenter(self._settings)
         paragraphs = [(context, list(group)) for context, group in itertools.groupby(rows, key=lambda row: row.context)]
-        texts = [text for context, group in paragraphs for text in (context, *(row.question for row in group))]
-        ready = iter(self._reader.prepare(texts))
+        ready = self._reader.prepare([row.question for row in rows], [context for context, _ in paragraphs])
+        questions, contexts = iter(ready[: len(rows)]), iter(ready[len(rows) :])
         return Article(
-            title, [Paragraph(next(ready), [(row, next(ready)) for row in group]) for _, group in paragraphs]
+            title, [Paragraph(next(contexts), [(row, next(questions)) for row in group]) for _, group in paragraphs]
         )
 
     def write_part(self, name: str) -> Tally:

@@ -208,19 +208,13 @@ class _Cook:
                 lambda trainer: trainer.distil_intermediate_layers_from(have.teacher, data, **losses),
             )
         if recipe.answers:
-            answers = recipe.answers
+            answers = recipe.answers.losses()
             student = self._step(
                 ANSWERS,
-                answers,
+                recipe.answers,
                 student,
                 have.examples,
-                lambda trainer: trainer.distil_prediction_layer_from(
-                    have.teacher,
-                    have.examples,
-                    temperature=answers.temperature if answers.distillation_loss == "kl_div" else 1.0,
-                    distillation_loss_weight=answers.distillation_loss_weight,
-                    distillation_loss=answers.distillation_loss,
-                ),
+                lambda trainer: trainer.distil_prediction_layer_from(have.teacher, have.examples, **answers),
             )
         readers = {"teacher": have.teacher, "student": student}
         if recipe.labels_only:
@@ -274,7 +268,8 @@ class _Cook:
 
     def _begin(self, name: str, step: Training, data: str) -> Path:
         """The directory of a step, after a check that nothing else was begun there."""
-        self.record = {**self.record, name: {**asdict(step), "data": data}}
+        told = {key: value for key, value in asdict(step).items() if key != "checkpoint_every"}  # decides no weight
+        self.record = {**self.record, name: {**told, "data": data}}
         record = json.loads(json.dumps(self.record))
         directory = self.output / name
         begun = directory / _STEP_FILE

@@ -202,6 +202,20 @@ class AnswersStep(Training):
     distillation_loss_weight: float = 0.8
     distillation_loss: Literal["kl_div", "mse"] = "kl_div"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = AnswersStep.__dataclass_fields__["temperature"].default
+        if self.distillation_loss == "mse" and self.temperature != default:
+            raise DistilError("mse compares the logits as they are, so temperature means nothing: leave it out")
+
+    def losses(self) -> dict[str, Any]:
+        """The arguments of `ReaderTrainer.distil_prediction_layer_from`."""
+        return {
+            "temperature": self.temperature if self.distillation_loss == "kl_div" else 1.0,
+            "distillation_loss_weight": self.distillation_loss_weight,
+            "distillation_loss": self.distillation_loss,
+        }
+
 
 @dataclass(frozen=True)
 class Recipe:

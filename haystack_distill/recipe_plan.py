@@ -117,7 +117,9 @@ def _plan_answers(have: Ingredients, reader: Reader, sample: datasets.Dataset, s
     seconds = _seconds_a_step(
         have.recipe,
         step,
-        lambda settings: _trainer(reader, settings, scratch).distil_prediction_layer_from(have.teacher, sample),
+        lambda settings: _trainer(reader, settings, scratch).distil_prediction_layer_from(
+            have.teacher, sample, **step.losses()
+        ),
     )
     n_steps = _steps(step, len(windows))
     said = _megabytes(outputs.table) / len(outputs.windows) * len(windows)

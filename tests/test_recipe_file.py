@@ -107,6 +107,7 @@ labels_only: true
         (LEAST + "layers: 5", "layers: must be a section"),
         (LEAST + "layers: none\nanswers: none", "every step is left out"),
         (LEAST + "answers: {distillation_loss: kl}", "answers: distillation_loss: 'kl' is not one of kl_div, mse"),
+        (LEAST + "answers: {distillation_loss: mse, temperature: 3}", "answers: mse compares the logits as they are"),
         (LEAST + "answers: {temperature:}", "answers: temperature: a value is missing"),
         (LEAST + "general: {corpus: c, n_epochs: 3}", "general: .*say max_steps, not n_epochs"),
         (LEAST + "general: {corpus: c, max_steps: none}", "general: .*say max_steps, not n_epochs"),

@@ -218,3 +218,12 @@ def test_an_augmenter_replaces_by_candidates(directory: Path) -> None:
 
 def test_a_word_that_the_tokenizer_does_not_know_has_no_vector(directory: Path) -> None:
     assert ContextualCandidates(str(directory), device="cpu")(["zyzzy"], [[(0, 5)]]) == [[[]]]
+
+
+@pytest.mark.parametrize(
+    ("augment", "asked"), [("question", (True, False)), ("context", (False, True)), ("both", (True, True))]
+)
+def test_only_texts_that_are_edited_are_asked_for(directory: Path, augment: str, asked: tuple[bool, bool]) -> None:
+    chosen = AugmentSettings(model=str(directory), device="cpu", tagger="none", p_pos=0, augment=augment)
+    made = Augmenter(chosen).prepare(["Who wrote the program?"], [TEXT])
+    assert tuple(text.candidates is not None for text in made) == asked
