@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from math import ceil
 from random import Random
@@ -57,9 +58,13 @@ class Splitter:
     def __init__(self, settings: AugmentSettings) -> None:
         self._tagger = make_tagger(choose_tagger(settings.tagger))
         self._tokenizer = TokenizerWords(settings.tokenizer) if settings.tokenizer else None
+        self._split = lru_cache(maxsize=64)(self._split_anew)  # rows in succession share their context
 
     def __call__(self, text: str) -> Words:
         """The words of a text."""
+        return self._split(text)
+
+    def _split_anew(self, text: str) -> Words:
         if self._tokenizer is not None and self._tagger is None:
             return self._tokenizer(text)
         return split_words(text, self._tagger)
