@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from haystack_distill.batches import StepBatches
 from haystack_distill.compat import training_arguments
@@ -167,6 +167,7 @@ class _LoopTrainer(Trainer):
             data_collator=data.collate if told is None else lambda rows: (batch := data.collate(rows)) | told(batch),
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)  # without bars Trainer would print every line of the log
         self._parts: dict[str, float] = {}
         self._steps_in_parts = 0
 

@@ -396,7 +396,7 @@ student:
 
 # Step 2, intermediate layers: the student learns what happens inside the teacher.
 layers:
-  # multiplication_factor: 1          # versions of each question, augmented on the fly (Tang et al. 2019)
+  # multiplication_factor: 1          # versions of each question, made before training (Tang et al. 2019)
   # augment: both                     # edit question, context or both
   # data: augmented.json              # or a file that augment_squad made
   n_epochs: 2                         # most of the epochs belong here
