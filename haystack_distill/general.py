@@ -13,7 +13,7 @@ from haystack_distill.corpus import Corpus, CorpusSource, TextSettings, TextWind
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
 from haystack_distill.language_model import LanguageModel
-from haystack_distill.loop import run_loop
+from haystack_distill.loop import require_one_device, require_own_weights, run_loop
 from haystack_distill.objectives import IntermediateLayersObjective, LanguageModelObjective, Objective
 from haystack_distill.reader import position_limit
 from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_that_matter
@@ -174,18 +174,13 @@ class GeneralTrainer:
             raise DistilError(
                 "keep_best and early_stopping_patience need data to choose by; a corpus is not measured on"
             )
-        if teacher.model.get_input_embeddings() is self.student.model.get_input_embeddings():
-            raise DistilError("teacher and student are the same model; cut or copy the student first")
+        require_own_weights(self.student, teacher)
         if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
             raise DistilError(
                 "teacher and student split text differently, so they cannot be compared token by token; use a student "
                 "with the teacher's tokenizer"
             )
-        if teacher.device != self.student.device:
-            raise DistilError(
-                f"teacher ({teacher.device}) and student ({self.student.device}) must be on one device, because both "
-                "run in every step; load them with the same `device`"
-            )
+        require_one_device(self.student, teacher)
         for who, model in (("teacher", teacher.model), ("student", self.student.model)):
             positions = position_limit(model)
             if positions is not None and self.text.max_seq_len > positions:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_model
+from haystack_distill.compat import load_with_tokenizer
 from haystack_distill.devices import resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.files import save_pretrained
@@ -59,14 +59,9 @@ class LanguageModel:
             DistilError: Nothing there, or not a model and a fast tokenizer.
         """
         name = str(name_or_path)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, token=token, revision=revision)
-            model, fresh = load_model(AutoModelForMaskedLM, name, token=token, revision=revision)
-        except (OSError, ValueError) as error:
-            raise DistilError(
-                f"cannot load a language model from {name!r}: {error}. Give a directory with config.json, "
-                "model.safetensors and tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
-            ) from error
+        model, tokenizer, fresh = load_with_tokenizer(
+            AutoModelForMaskedLM, name, "language model", token=token, revision=revision
+        )
         inside = f"{model.base_model_prefix}."
         missing = [weight for weight in fresh if weight.startswith(inside)]
         if missing:

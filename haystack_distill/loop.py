@@ -39,6 +39,29 @@ class Runnable(Protocol):
     precision: str
 
 
+def require_own_weights(student: Runnable, teacher: Runnable) -> None:
+    """Check that two models do not stand on the same weights, even if each wraps them in a model of its own.
+
+    Raises:
+        DistilError: They do.
+    """
+    if teacher.model.get_input_embeddings() is student.model.get_input_embeddings():
+        raise DistilError("teacher and student are the same model; cut or copy the student first (students, copy)")
+
+
+def require_one_device(student: Runnable, teacher: Runnable) -> None:
+    """Check that two models that run in every step are on one device.
+
+    Raises:
+        DistilError: They are not.
+    """
+    if teacher.device != student.device:
+        raise DistilError(
+            f"teacher ({teacher.device}) and student ({student.device}) must be on one device, because both run in "
+            "every step; load them with the same `device`"
+        )
+
+
 class TrainingData(Protocol):
     """What the loop trains on: `features.Windows` or `corpus.TextWindows`."""
 

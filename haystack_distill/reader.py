@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_model
+from haystack_distill.compat import load_with_tokenizer
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import Windows, WindowSettings, model_inputs, takes_token_types
@@ -153,14 +153,9 @@ class Reader:
             DistilError: Nothing there, or not a model and a fast tokenizer.
         """
         name = str(name_or_path)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, token=token, revision=revision)
-            model, fresh = load_model(AutoModelForQuestionAnswering, name, token=token, revision=revision)
-        except (OSError, ValueError) as error:
-            raise DistilError(
-                f"cannot load a reader from {name!r}: {error}. Give a directory with config.json, model.safetensors "
-                "and tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
-            ) from error
+        model, tokenizer, fresh = load_with_tokenizer(
+            AutoModelForQuestionAnswering, name, "reader", token=token, revision=revision
+        )
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
         return cls(model, tokenizer, **settings)

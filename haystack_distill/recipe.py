@@ -85,6 +85,19 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
     return _Cook(recipe, progress).run()
 
 
+def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
+    """Run step 1 with a trainer that is made for it."""
+    run = trainer.distil_layers_from if step.objective == "layers" else trainer.distil_predictions_from
+    return run(teacher, corpus, **step.losses())
+
+
+def labels_training(recipe: Recipe, steps: int) -> Training:
+    """How a student is trained on labels alone, to compare with: as in step 3 (else step 2), for so many steps."""
+    like = recipe.answers or recipe.layers or Training()
+    own = {name: getattr(like, name) for name in Training.__dataclass_fields__}
+    return Training(**own | {"max_steps": steps})
+
+
 class Ingredients:
     """What a recipe works with: the teacher, the data and the first student, loaded when they are asked for."""
 
@@ -96,6 +109,7 @@ class Ingredients:
             "device": resolve_device(recipe.device),
             "precision": recipe.precision,
         }
+        self.where = {name: self.reading[name] for name in ("device", "precision")}
         self.teacher = named_reader(recipe.teacher, **self.reading)
         self.examples = self.load(recipe.data, "train")
 
@@ -123,8 +137,8 @@ class Ingredients:
 
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
         """Student and teacher of step 1."""
-        where = {name: self.reading[name] for name in ("device", "precision")}
-        teacher = LanguageModel.of(self.teacher) if step.teacher is None else LanguageModel.load(step.teacher, **where)
+        named = step.teacher
+        teacher = LanguageModel.of(self.teacher) if named is None else LanguageModel.load(named, **self.where)
         if step.objective == "predictions" and not teacher.has_head:
             raise DistilError(
                 "general: the objective 'predictions' needs a masked language model to learn from: name one as "
@@ -132,7 +146,7 @@ class Ingredients:
             )
         shape = self.recipe.student
         if shape.start_from is not None:
-            return LanguageModel.load(shape.start_from, **where), teacher
+            return LanguageModel.load(shape.start_from, **self.where), teacher
         return self._made_from(teacher), teacher
 
     def first_student(self) -> Reader:
@@ -142,7 +156,7 @@ class Ingredients:
             return self._made_from(self.teacher)
         if _is_reader(start):
             return Reader.load(start, **self.reading)
-        return students.from_language_model(LanguageModel.load(start, device=self.reading["device"]), self.teacher)
+        return students.from_language_model(LanguageModel.load(start, **self.where), self.teacher)
 
     def _made_from(self, teacher: students.AnyModel) -> students.AnyModel:
         shape = self.recipe.student
@@ -225,17 +239,12 @@ class _Cook:
         with self.processes.main_process_first():
             corpus = have.corpus(step, cache_directory(self.recipe.cache_dir) / "corpora")
         directory = self._begin(GENERAL, step, corpus.identity)
-        where = {name: have.reading[name] for name in ("device", "precision")}
         if not self._is_finished(directory):
-            student, teacher = have.general_pair(step)
             text = TextSettings(step.max_seq_len, step.mask_probability, step.buffer_windows)
-            trainer = GeneralTrainer(student, directory, self._settings(step), text)
-            if step.objective == "layers":
-                trainer.distil_layers_from(teacher, corpus, **step.losses())
-            else:
-                trainer.distil_predictions_from(teacher, corpus, **step.losses())
+            student, teacher = have.general_pair(step)
+            distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
-        return students.from_language_model(LanguageModel.load(directory, **where), have.teacher)
+        return students.from_language_model(LanguageModel.load(directory, **have.where), have.teacher)
 
     def _step(
         self,
@@ -255,9 +264,7 @@ class _Cook:
     def _labels_only(self, have: Ingredients) -> Reader:
         """The student as it was made, trained on labels alone for as many steps as all steps together."""
         steps = sum(record["steps"] for record in self.done.values())
-        like = self.recipe.answers or self.recipe.layers or Training()
-        own = {name: getattr(like, name) for name in Training.__dataclass_fields__}
-        training = Training(**own | {"max_steps": steps})
+        training = labels_training(self.recipe, steps)
         student = have.first_student()
         return self._step(LABELS_ONLY, training, student, have.examples, lambda trainer: trainer.train(have.examples))
 

@@ -1,6 +1,6 @@
 """The recipe as data: a YAML file, checked when it is loaded, with what is wrong about it said by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -129,17 +129,24 @@ class GeneralStep(LayersLoss, Training):
         super().__post_init__()
         if self.max_steps is None or self.n_epochs != Training.n_epochs:
             raise DistilError("a corpus is a stream without an end: say max_steps, not n_epochs")
+        if not self.corpus:
+            _refuse_unused(self, ("text_column", "corpus_split", "corpus_config"), "without a corpus")
         others = _TRIPLE_LOSS if self.objective == "layers" else [part.name for part in fields(LayersLoss)]
-        defaults = {part.name: part.default for part in fields(self)}
-        unused = [name for name in others if getattr(self, name) != defaults[name]]
-        if unused:
-            raise DistilError(f"{', '.join(unused)} means nothing to the objective {self.objective!r}")
+        _refuse_unused(self, others, f"to the objective {self.objective!r}")
 
     def losses(self) -> dict[str, Any]:
         """The arguments of the objective."""
         if self.objective == "layers":
             return layers_losses(self)
         return {name: getattr(self, name) for name in _TRIPLE_LOSS}
+
+
+def _refuse_unused(step: Any, names: Iterable[str], why: str) -> None:
+    """An error where one of the fields that mean nothing here differs from its default."""
+    defaults = {part.name: part.default for part in fields(step)}
+    unused = [name for name in names if getattr(step, name) != defaults[name]]
+    if unused:
+        raise DistilError(f"{', '.join(unused)} means nothing {why}")
 
 
 _TRIPLE_LOSS = ("temperature", "soft_target_weight", "masked_word_weight", "cosine_weight")
@@ -178,6 +185,8 @@ class LayersStep(LayersLoss, Training):
         self.augmentation(seed=0)
         if self.data is not None and self.multiplication_factor != 1:
             raise DistilError("data of its own is taken as it is: leave multiplication_factor out, or data")
+        if self.multiplication_factor == 1:
+            _refuse_unused(self, ("augment", "p_mask", "p_pos", "p_ng", "tagger"), "with a multiplication_factor of 1")
 
     def augmentation(self, seed: int, mask_token: str | None = None) -> AugmentSettings:
         """How the data is multiplied."""
@@ -204,9 +213,8 @@ class AnswersStep(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        default = AnswersStep.__dataclass_fields__["temperature"].default
-        if self.distillation_loss == "mse" and self.temperature != default:
-            raise DistilError("mse compares the logits as they are, so temperature means nothing: leave it out")
+        if self.distillation_loss == "mse":
+            _refuse_unused(self, ("temperature",), "to mse, which compares the logits as they are")
 
     def losses(self) -> dict[str, Any]:
         """The arguments of `ReaderTrainer.distil_prediction_layer_from`."""
@@ -400,7 +408,7 @@ layers:
   # augment: both                     # edit question, context or both
   # data: augmented.json              # or a file that augment_squad made
   n_epochs: 2                         # most of the epochs belong here
-  # learning_rate: {layers_rate:g}
+  # learning_rate: 3e-4
   # layer_mapping: uniform            # or last, skip, or a list
   # attention_loss_weight: 0.03       # 0 where student and teacher differ in their number of heads
 
@@ -413,4 +421,4 @@ answers:
 
 # Each step also takes max_steps, batch_size, gradient_accumulation_steps, warmup_proportion, weight_decay,
 # max_grad_norm, dropout, checkpoint_every. To leave a step out, write `layers: none`.
-""".replace("{layers_rate:g}", f"{LayersStep.learning_rate:g}")
+"""

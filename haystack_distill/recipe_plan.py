@@ -12,7 +12,7 @@ from haystack_distill import students
 from haystack_distill.corpus import TextSettings
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.reader import Reader
-from haystack_distill.recipe import ANSWERS, GENERAL, LABELS_ONLY, LAYERS, Ingredients
+from haystack_distill.recipe import ANSWERS, GENERAL, LABELS_ONLY, LAYERS, Ingredients, distil_general, labels_training
 from haystack_distill.recipe_file import Recipe, Training, layers_losses
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
@@ -63,9 +63,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
             text = TextSettings(step.max_seq_len, step.mask_probability, buffer)
 
             def general(settings: TrainingSettings) -> object:
-                trainer = GeneralTrainer(student.copy(), None, settings, text)
-                run = trainer.distil_layers_from if step.objective == "layers" else trainer.distil_predictions_from
-                return run(teacher, corpus, **step.losses())
+                return distil_general(step, GeneralTrainer(student.copy(), None, settings, text), teacher, corpus)
 
             n_steps = step.max_steps or 0
             windows = n_steps * step.batch_size * step.gradient_accumulation_steps
@@ -79,9 +77,11 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
         if recipe.answers:
             plan.append(_plan_answers(have, reader, sample, scratch))
         if recipe.labels_only:
-            like = recipe.answers or recipe.layers or Training()
             total = sum(step.steps for step in plan)
-            seconds = _seconds_a_step(recipe, like, lambda settings: _trainer(reader, settings, scratch).train(sample))
+            training = labels_training(recipe, total)
+            seconds = _seconds_a_step(
+                recipe, training, lambda settings: _trainer(reader, settings, scratch).train(sample)
+            )
             windows = len(reader.cut(have.examples, cache_dir=recipe.cache_dir))
             plan.append(PlannedStep(LABELS_ONLY, len(have.examples), windows, total, total * seconds, 0))
     return plan

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
-from haystack_distill.loop import run_loop
+from haystack_distill.loop import require_one_device, require_own_weights, run_loop
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
@@ -145,11 +145,7 @@ class ReaderTrainer:
                 f"the student's windows have {self.student.windows.max_seq_len} tokens, the teacher knows {positions} "
                 "positions; lower the student's max_seq_len"
             )
-        if teacher.device != self.student.device:
-            raise DistilError(
-                f"teacher ({teacher.device}) and student ({self.student.device}) must be on one device, because both "
-                "run in every step; load them with the same `device`"
-            )
+        require_one_device(self.student, teacher)
         arguments = {
             "layer_mapping": layer_mapping,
             "embedding_loss_weight": embedding_loss_weight,
@@ -177,15 +173,12 @@ class ReaderTrainer:
         """One run: `told_by` speaks through cached logits, `shown_by` runs in every step."""
         began = time.monotonic()
         teacher = told_by or shown_by
-        if teacher is not None and _share_weights(teacher, self.student):
-            raise DistilError(
-                "teacher and student are the same model; cut or copy the student first (students, Reader.copy)"
-            )
+        if teacher is not None:
+            require_own_weights(self.student, teacher)
         torch.manual_seed(self.settings.seed)  # fresh projections
         objective = make_objective()
-        processes = PartialState(
-            cpu=self.student.device.type == "cpu"
-        )  # this one, or all that `accelerate launch` began
+        # This process, or all that `accelerate launch` began.
+        processes = PartialState(cpu=self.student.device.type == "cpu")
         with processes.main_process_first():  # the others find what it has read and cut in the cache
             examples = load_examples(data, cache_dir=self.cache_dir)
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
@@ -240,8 +233,3 @@ class ReaderTrainer:
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
-
-
-def _share_weights(one: Reader, other: Reader) -> bool:
-    """Whether two readers stand on the same weights, even if each wraps them in a model of its own."""
-    return one.model.get_input_embeddings() is other.model.get_input_embeddings()
