@@ -5,12 +5,10 @@ Nothing heavy is imported before a command runs, so that help is quick.
 """
 
 import contextlib
-import json as json_module
 import logging
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +18,16 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from haystack_distill import __version__, cli_recipe
+from haystack_distill import __version__, cli_recipe, cli_serving
+from haystack_distill.cli_inputs import (
+    examples_of,
+    load_reader,
+    load_teacher,
+    named_values,
+    reader_settings,
+    refuse_to_overwrite,
+    text_of,
+)
 from haystack_distill.cli_options import (
     ANSWERS_LOSS,
     ASKING,
@@ -35,6 +42,7 @@ from haystack_distill.cli_options import (
     MAKING,
     MODEL,
     OUTPUT_DIR,
+    RUNNING,
     SIZES,
     STUDENT,
     TEACHER,
@@ -50,10 +58,6 @@ from haystack_distill.inspection import describe
 from haystack_distill.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    import datasets
-
-    from haystack_distill.features import WindowSettings
-    from haystack_distill.reader import Reader
     from haystack_distill.runs import RunResult
 
 app = typer.Typer(
@@ -66,6 +70,9 @@ app = typer.Typer(
 app.add_typer(cli_recipe.RECIPE, name="recipe")
 app.command()(cli_recipe.report)
 app.command()(cli_recipe.push)
+app.command()(cli_serving.export)
+app.command()(cli_serving.prune)
+app.command()(cli_serving.suggest)
 
 
 def main() -> None:
@@ -177,7 +184,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
     """
     layers, which, seed = given["layers"], given["which"], given["seed"]
     changed = {size.name: given[size.name] for size in SIZES if given[size.name] is not None}
-    changed |= _named_values(given["shape"] or [])
+    changed |= named_values(given["shape"] or [])
     if changed and (layers is not None or which is not None):
         raise DistilError(
             "--layers and --which cut layers from the teacher, the other sizes make a fresh student: give the one "
@@ -185,7 +192,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         )
     if seed is not None and not changed:
         raise DistilError("--seed is for the random weights of a fresh student; one cut from a teacher has none")
-    _refuse_to_overwrite(output_dir, teacher, given["overwrite"])
+    refuse_to_overwrite(output_dir, teacher, given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
         from haystack_distill.features import WindowSettings
@@ -194,7 +201,9 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         from haystack_distill.teachers import model_hash
 
         # The smallest windows fit any teacher; none are cut.
-        source = _load(teacher, windows=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu")
+        source = load_reader(
+            teacher, windows=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
+        )
         arguments: dict[str, Any]
         if changed:
             arguments = changed | {"seed": 42 if seed is None else seed}
@@ -233,7 +242,7 @@ _PREDICTIONS = option(
 
 
 @app.command()
-@with_options([MODEL, TEST_DATA, _PREDICTIONS], INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+@with_options([MODEL, TEST_DATA, _PREDICTIONS], RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any) -> None:
     """Measure a reader: SQuAD exact match and F1, in per cent.
 
@@ -246,8 +255,8 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
     """
     with logs_on_stderr():
         began = time.monotonic()
-        examples = _examples(data, "validation", given)
-        reader = _load(model, **_reader_settings(given))
+        examples = examples_of(data, "validation", given)
+        reader = load_reader(model, **reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         metrics = reader.evaluate_windows(windows, predictions_path=predictions)
     told = {
@@ -263,7 +272,7 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
 
 
 @app.command()
-@with_options([MODEL], ASKING, INFERENCE, [CONFIG, JSON])
+@with_options([MODEL], ASKING, RUNNING, INFERENCE, [CONFIG, JSON])
 def ask(model: str, question: str, context: str | None, context_file: str | None, **given: Any) -> None:
     """Ask a reader a question.
 
@@ -276,9 +285,9 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
     """
     if (context is None) == (context_file is None):
         raise DistilError("give the text to look in once: either --context TEXT or --context-file FILE")
-    text = context if context is not None else _text_of(str(context_file))
+    text = context if context is not None else text_of(str(context_file))
     with logs_on_stderr():
-        reader = _load(model, **_reader_settings(given))
+        reader = load_reader(model, **reader_settings(given))
         answers = reader.answer(question, text, given["top_k"], allow_no_answer=given["allow_no_answer"])
     if given["json"]:
         found = [asdict(answer) for answer in answers]
@@ -349,20 +358,20 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
     output_dir: Path = given["output_dir"]
     if not given["dev_data"]:
         _require_dev_data(ctx)
-    _refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
+    refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
     begun = output_dir / "checkpoints"
     if (begun / "run.json").exists() and not settings.resume:  # before anything is loaded
         raise DistilError(f"a run in {output_dir} did not finish: add --resume to go on with it, or remove {begun}")
     with logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 
-        examples = _examples(given["data"], "train", given)
-        dev_examples = _examples(given["dev_data"], "validation", given) if given["dev_data"] else None
-        reading = _reader_settings(given)
-        learner = _load(given["student"] if "student" in given else given["model"], **reading)
+        examples = examples_of(given["data"], "train", given)
+        dev_examples = examples_of(given["dev_data"], "validation", given) if given["dev_data"] else None
+        reading = reader_settings(given)
+        learner = load_reader(given["student"] if "student" in given else given["model"], **reading)
         teacher = None
         if "teacher" in given:
-            teacher = _load_teacher(given["teacher"], reading, same_windows=ctx.command.name == "distil-intermediate")
+            teacher = load_teacher(given["teacher"], reading, same_windows=ctx.command.name == "distil-intermediate")
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with says_how_to_resume(output_dir):
             result = run(trainer, teacher, examples, dev_examples)
@@ -385,89 +394,3 @@ def _require_dev_data(ctx: typer.Context) -> None:
             raise DistilError(
                 f"--{name.replace('_', '-')} is about measuring the student: give --dev-data too, or leave it out"
             )
-
-
-def _load(name: str, **settings: Any) -> "Reader":
-    """A reader by directory, hub name or the word "embedded"."""
-    from haystack_distill.embedded import named_reader
-
-    _require_device(settings["device"])
-    return named_reader(name, **settings)
-
-
-def _load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> "Reader":
-    """A teacher with the student's windows, or with shorter ones where it does not know as many positions."""
-    from haystack_distill.reader import position_limit
-
-    if same_windows:
-        return _load(name, **settings)
-    windows: WindowSettings = settings["windows"]
-    shortest = replace(windows, max_seq_len=min(windows.max_seq_len, windows.max_query_length + 5))
-    teacher = _load(name, **settings | {"windows": shortest})
-    positions = position_limit(teacher.model)
-    longest = windows.max_seq_len if positions is None else min(windows.max_seq_len, positions)
-    if longest < windows.max_seq_len:
-        logging.getLogger(__name__).info(
-            "the teacher sees windows of %s tokens, all that it has positions for", longest
-        )
-    teacher.windows = replace(windows, max_seq_len=longest)
-    return teacher
-
-
-def _require_device(device: str) -> None:
-    import torch
-
-    if device == "auto":
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def _reader_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's settings of `Reader` out of a command's options."""
-    from haystack_distill.features import WindowSettings
-
-    windows = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
-    names = ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device")
-    return {"windows": windows} | {name: given[name] for name in names}
-
-
-def _examples(data: Sequence[str], split: str, given: dict[str, Any]) -> "datasets.Dataset":
-    from haystack_distill.squad import load_examples
-
-    source = data[0] if len(data) == 1 else list(data)
-    return load_examples(source, split=split, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
-
-
-def _refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) -> None:
-    if output_dir.exists() and not output_dir.is_dir():
-        raise DistilError(f"{output_dir} is a file: choose another --output-dir")
-    if teacher is not None and output_dir.exists() and Path(teacher).exists() and output_dir.samefile(teacher):
-        raise DistilError(f"{output_dir} is the teacher, which must not be written over: choose another --output-dir")
-    if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
-        raise DistilError(
-            f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
-        )
-
-
-def _named_values(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE, with numbers, true, false and null as in JSON and all else as text."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not (name and equals and text):
-            raise DistilError(f"--shape {pair!r}: write it as NAME=VALUE, like embedding_size=64")
-        try:
-            values[name] = json_module.loads(text)
-        except json_module.JSONDecodeError:
-            values[name] = text
-    return values
-
-
-def _text_of(file: str) -> str:
-    try:
-        return sys.stdin.read() if file == "-" else Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DistilError(f"cannot read the context from {file}: {error}") from error

@@ -168,6 +168,18 @@ CONFIG = option(
 )
 JSON = option("json", bool, False, "Print one JSON object on stdout instead of a table.", "Run", flags="--json")
 
+RUNNING = [
+    option(
+        "backend",
+        str,
+        "torch",
+        "What runs the model: the two onnx ones, faster on the processor, need a reader that `export` wrote.",
+        "Reading",
+        **one_of("torch", "onnx", "onnx-int8"),
+    ),
+    option("num_threads", int | None, None, "Processor threads of a forward pass. Default: all.", "Reading"),
+]
+
 # The defaults are those of WindowSettings and Reader, whose modules import torch; a test compares them.
 _READING = [
     option("max_seq_len", int, 384, "Tokens of a window at most, question included.", "Reading"),

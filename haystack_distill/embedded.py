@@ -80,15 +80,24 @@ def embedded_teacher(**reader_kwargs: Any) -> Reader:
     return Reader(model, base_tokenizer(folder), **reader_kwargs)
 
 
-def named_reader(name: str, **settings: Any) -> Reader:
-    """A reader by directory, hub name or the word "embedded"; `settings` are the constructor's.
+def named_reader(name: str, *, backend: str = "torch", num_threads: int | None = None, **settings: Any) -> Reader:
+    """A reader by directory, hub name or the word "embedded"; the arguments are those of `Reader.load`.
 
     Raises:
-        DistilError: there is no such reader.
+        DistilError: there is no such reader, or it was not exported.
     """
     from haystack_distill.reader import Reader
 
-    return embedded_teacher(**settings) if name == EMBEDDED else Reader.load(name, **settings)
+    if name != EMBEDDED:
+        return Reader.load(name, backend=backend, num_threads=num_threads, **settings)
+    if backend != "torch":
+        raise DistilError(
+            "the embedded teacher has no files of its own: `haystack-distill export --model embedded --output-dir "
+            "DIRECTORY` writes them, then name that directory"
+        )
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    return embedded_teacher(**settings)
 
 
 def load_adapter(path: Path) -> dict[str, torch.Tensor]:

@@ -137,97 +137,51 @@ def takes_token_types(model: torch.nn.Module) -> bool:
     return "token_type_ids" in inspect.signature(model.forward).parameters and bool(types and types > 1)
 
 
-class Windows:
-    """All windows of a set of examples, memory-mapped, with batches made on demand.
-
-    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole
-    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
-    anything.
+class AnyWindows:
+    """Windows that are cut already, and the padded batches that are made of them.
 
     Args:
-        examples: Rows as `squad.load_examples` gives them.
         tokenizer: A fast tokenizer.
-        settings: How to cut.
+        settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
-        cache_dir: See `store.cache_directory`.
-        in_memory: Keep the windows in memory and write nothing: for a few questions at a time.
     """
 
+    lengths: np.ndarray  # tokens of each window
+    example_of: np.ndarray  # row of the example that each window was cut from, rising
+    n_examples: int
+
     def __init__(
-        self,
-        examples: datasets.Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: WindowSettings | None = None,
-        *,
-        token_types: bool,
-        cache_dir: str | Path | None = None,
-        in_memory: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None, *, token_types: bool
     ) -> None:
-        self.examples = examples
         self.settings = settings or WindowSettings()
         self.template = PairTemplate.of(tokenizer)
         self.pad_token_id = tokenizer.pad_token_id or 0
         self.token_types = token_types
 
-        def batches() -> Iterator[dict[str, Any]]:
-            columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
-            for first in range(0, len(examples), _ROWS_PER_BATCH):
-                rows = examples[first : first + _ROWS_PER_BATCH]
-                for window in _cut(rows, first, tokenizer, self.template, self.settings):
-                    for name, value in window.items():
-                        columns[name].append(value)
-                yield columns
-                columns = {name: [] for name in _SCHEMA.names}
+    def take(self, windows: np.ndarray) -> pa.Table:
+        """Some windows as an Arrow table, in the order asked for."""
+        raise NotImplementedError
 
-        if in_memory:
-            self.key = ""
-            table = pa.Table.from_batches([pa.record_batch(columns, schema=_SCHEMA) for columns in batches()], _SCHEMA)
-            self.table = datasets.Dataset(table)
-        else:
-            self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
-            self.table, _, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir)
-        self._arrow = self.table.with_format("arrow")
-        self.lengths: np.ndarray = self._column("length")
-        self.example_of: np.ndarray = self._column("example")
-
-    def _column(self, name: str) -> np.ndarray:
-        return self.table.data.column(name).to_numpy()
+    def contexts(self, first: int, stop: int) -> list[str]:
+        """The contexts of the examples first..stop-1."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.lengths)
 
     def __getitems__(self, indices: Sequence[int]) -> "WindowRows":
         weights = np.array([0.0 if index < 0 else 1.0 for index in indices], dtype=np.float32)
         real = np.array([~index if index < 0 else index for index in indices], dtype=np.int64)
-        return WindowRows(real, weights, self._arrow[real.tolist()])
+        return WindowRows(real, weights, self.take(real))
 
     def __getitem__(self, index: int) -> "WindowRows":
         return self.__getitems__([index])
-
-    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
-        """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
-        return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
 
     def windows_of_examples(self, first: int, stop: int) -> range:
         """The (contiguous) windows of the examples first..stop-1."""
         return range(
             int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
         )
-
-    def place_of(self, window: int) -> None:
-        """Any window is found at once, so there is nothing to remember."""
-
-    def go_to(self, place: dict[str, Any]) -> None:
-        """Nothing to do: any window is found at once."""
-
-    def describe(self, windows: Iterable[int]) -> str:
-        """What to call these windows where something is wrong with them."""
-        return f"the questions {', '.join(self.example_ids(windows))}"
-
-    def example_ids(self, windows: Iterable[int]) -> list[str]:
-        """The ids of the examples that these windows belong to, in order, each once."""
-        rows = dict.fromkeys(int(self.example_of[window]) for window in windows)
-        return [self.examples[row]["id"] for row in rows]
 
     def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
         """A padded batch of B windows, L tokens long.
@@ -266,6 +220,122 @@ class Windows:
             "weight": torch.from_numpy(rows.weights),
             "window": torch.from_numpy(rows.indices),
         }
+
+
+class PairWindows(AnyWindows):
+    """The windows of a few (question, context) pairs, in memory: what a reader looks at while it serves.
+
+    Args:
+        pairs: Questions and contexts.
+        tokenizer: A fast tokenizer.
+        settings: How to cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings | None = None,
+        *,
+        token_types: bool,
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        self._contexts = [context for _, context in pairs]
+        nothing: dict[str, list] = {"text": [], "answer_start": []}
+        rows: dict[str, list] = {
+            "question": [question for question, _ in pairs],
+            "context": self._contexts,
+            "answers": [nothing] * len(pairs),
+            "labelled": [False] * len(pairs),
+        }
+        columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+        for window in _cut(rows, 0, tokenizer, self.template, self.settings):
+            for name, value in window.items():
+                columns[name].append(value)
+        self._table = pa.table(columns, schema=_SCHEMA)
+        self.lengths = np.array(columns["length"])
+        self.example_of = np.array(columns["example"])
+        self.n_examples = len(pairs)
+
+    def take(self, windows: np.ndarray) -> pa.Table:
+        return self._table.take(windows)
+
+    def contexts(self, first: int, stop: int) -> list[str]:
+        return self._contexts[first:stop]
+
+
+class Windows(AnyWindows):
+    """All windows of a set of examples, memory-mapped, with batches made on demand.
+
+    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole
+    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
+    anything.
+
+    Args:
+        examples: Rows as `squad.load_examples` gives them.
+        tokenizer: A fast tokenizer.
+        settings: How to cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+        cache_dir: See `store.cache_directory`.
+    """
+
+    def __init__(
+        self,
+        examples: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings | None = None,
+        *,
+        token_types: bool,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        self.examples = examples
+        self.n_examples = len(examples)
+
+        def batches() -> Iterator[dict[str, Any]]:
+            columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+            for first in range(0, len(examples), _ROWS_PER_BATCH):
+                rows = examples[first : first + _ROWS_PER_BATCH]
+                for window in _cut(rows, first, tokenizer, self.template, self.settings):
+                    for name, value in window.items():
+                        columns[name].append(value)
+                yield columns
+                columns = {name: [] for name in _SCHEMA.names}
+
+        self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
+        self.table, _, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir)
+        self._arrow = self.table.with_format("arrow")
+        self.lengths = self._column("length")
+        self.example_of = self._column("example")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.table.data.column(name).to_numpy()
+
+    def take(self, windows: np.ndarray) -> pa.Table:
+        return self._arrow[windows.tolist()]
+
+    def contexts(self, first: int, stop: int) -> list[str]:
+        return self.examples[first:stop]["context"]
+
+    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
+        """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
+        return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
+
+    def place_of(self, window: int) -> None:
+        """Any window is found at once, so there is nothing to remember."""
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Nothing to do: any window is found at once."""
+
+    def describe(self, windows: Iterable[int]) -> str:
+        """What to call these windows where something is wrong with them."""
+        return f"the questions {', '.join(self.example_ids(windows))}"
+
+    def example_ids(self, windows: Iterable[int]) -> list[str]:
+        """The ids of the examples that these windows belong to, in order, each once."""
+        rows = dict.fromkeys(int(self.example_of[window]) for window in windows)
+        return [self.examples[row]["id"] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -314,7 +384,7 @@ def _cut(
             first + row,
             question_ids[: settings.max_query_length],
             (ids, starts, ends),
-            {name: rows[name][row] for name in ("answers", "is_impossible", "labelled")},
+            {name: rows[name][row] for name in ("answers", "labelled")},
             template,
             settings,
         )

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -133,15 +133,15 @@ def measure_reader(
     chosen = {key: _said(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
     said = {key: text for key, (text, _) in chosen.items()}
     by_example = example_scores(examples, said)
-    milliseconds, timed = _milliseconds(reader, examples, timed_questions)
+    pairs = evenly(examples, timed_questions)
     return Measurements(
         name=name,
         role=role,
         parameters=reader.n_parameters,
         megabytes=sum(weight.numel() * weight.element_size() for weight in reader.model.parameters()) / 1e6,
         metrics=metrics,
-        milliseconds=milliseconds,
-        timed_questions=timed,
+        milliseconds=milliseconds_a_question(reader, pairs),
+        timed_questions=len(pairs),
         device=_device(reader),
         data=data,
         examples=tuple(ExampleResult(key, *chosen[key], *by_example[key]) for key in ids),
@@ -157,17 +157,21 @@ def _said(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
     return answer.text, answer.score
 
 
-def _milliseconds(reader: Reader, examples: datasets.Dataset, wanted: int) -> tuple[float, int]:
-    """The median time for one question asked alone, and over how many."""
-    timed = min(wanted, len(examples))
-    rows = examples.select([row * len(examples) // timed for row in range(timed)])
-    pairs = list(zip(rows["question"], rows["context"], strict=True))
+def milliseconds_a_question(reader: Reader, pairs: Sequence[tuple[str, str]]) -> float:
+    """The median time for one (question, context) pair asked alone, after a warm-up."""
     seconds = []
     for pair in [*pairs[:_WARM_UP], *pairs]:
         began = time.perf_counter()
         reader.predict_pairs([pair])  # ends with the logits on the CPU, so an accelerator has finished, too
         seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds[-timed:]), timed
+    return 1000 * statistics.median(seconds[-len(pairs) :])
+
+
+def evenly(examples: datasets.Dataset, wanted: int) -> list[tuple[str, str]]:
+    """Question and context of at most so many examples, spread evenly."""
+    chosen = min(wanted, len(examples))
+    rows = examples.select([row * len(examples) // chosen for row in range(chosen)])
+    return list(zip(rows["question"], rows["context"], strict=True))
 
 
 def _device(reader: Reader) -> str:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_with_tokenizer
+from haystack_distill.compat import load_shape, load_with_tokenizer
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.features import Windows, WindowSettings, model_inputs, takes_token_types
+from haystack_distill.exported import FOLDER, ExportedModel, check_backend, find_exported
+from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
 from haystack_distill.files import save_pretrained
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
@@ -89,9 +91,11 @@ class Reader:
         batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches.
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `devices.resolve_precision`.
         device: "auto", "cpu", "cuda", ...
+        exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
 
     Raises:
-        DistilError: The model is not for question answering, or tokenizer and model do not fit.
+        DistilError: The model is not for question answering, or tokenizer and model do not fit, or an exported model
+            is asked to run elsewhere than on the processor.
 
     Example:
         >>> reader = Reader.load("deepset/tinyroberta-squad2")  # doctest: +SKIP
@@ -110,6 +114,7 @@ class Reader:
         batch_size: int = 16,
         precision: str = "auto",
         device: str | torch.device = "auto",
+        exported: ExportedModel | None = None,
     ) -> None:
         if "start_positions" not in inspect.signature(model.forward).parameters:
             raise DistilError(
@@ -135,27 +140,57 @@ class Reader:
         self.max_answer_length = max_answer_length
         self.no_answer_threshold = no_answer_threshold
         self.batch_size = batch_size
-        self.device = resolve_device(device)
+        self.exported = exported
+        self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
         self.precision = resolve_precision(precision, self.device)
-        self.model.to(self.device)
         self.model.eval()
+        if exported is None:
+            self.model.to(self.device)
+        elif self.device.type != "cpu" or precision not in ("auto", "fp32"):
+            raise DistilError(
+                "an exported reader runs on the processor and in the number format that it was exported in; leave "
+                "device and precision out, or use backend='torch'"
+            )
 
     @classmethod
     def load(
-        cls, name_or_path: str | Path, *, token: str | None = None, revision: str | None = None, **settings: Any
+        cls,
+        name_or_path: str | Path,
+        *,
+        backend: str = "torch",
+        num_threads: int | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        **settings: Any,
     ) -> "Reader":
-        """Load a Hugging Face model directory or hub name in fp32; `settings` are the constructor's.
+        """Load a Hugging Face model directory or hub name in fp32.
 
-        `token` and `revision` are the hub's: what opens a private model, and which version of it is taken.
         Only safetensors weights are read, and no code that comes with a model is ever run.
 
+        Args:
+            name_or_path: What `save` wrote, or a name on the hub.
+            backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
+                (`export.export_reader`). Such a reader answers and is measured, but cannot learn or be saved.
+            num_threads: Processor threads that a forward pass may use. With "torch" this is a setting of the whole
+                process.
+            token: What opens a private model on the hub.
+            revision: Branch, tag or commit of a model on the hub.
+            settings: The constructor's.
+
         Raises:
-            DistilError: Nothing there, or not a model and a fast tokenizer.
+            DistilError: Nothing there, or not a model and a fast tokenizer, or it was not exported.
         """
-        name = str(name_or_path)
-        model, tokenizer, fresh = load_with_tokenizer(
-            AutoModelForQuestionAnswering, name, "reader", token=token, revision=revision
-        )
+        name, hub = str(name_or_path), {"token": token, "revision": revision}
+        check_backend(backend)
+        if num_threads is not None and num_threads < 1:
+            raise DistilError(f"num_threads must be at least 1, not {num_threads}")
+        if backend != "torch":
+            model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
+            exported = ExportedModel(find_exported(name, backend, **hub), num_threads)
+            return cls(model, tokenizer, exported=exported, **settings)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        model, tokenizer, fresh = load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
         return cls(model, tokenizer, **settings)
@@ -170,6 +205,10 @@ class Reader:
         return Windows(
             examples, self.tokenizer, self.windows, token_types=takes_token_types(self.model), cache_dir=cache_dir
         )
+
+    def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
+        """The windows of (question, context) pairs as this reader sees them, in memory."""
+        return PairWindows(pairs, self.tokenizer, self.windows, token_types=takes_token_types(self.model))
 
     def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
         """The best answers to a question, best first.
@@ -200,31 +239,21 @@ class Reader:
         """Spans and no-answer of each (question, context) pair, in order; nothing is written to disk."""
         if not pairs:
             return []
-        examples = datasets.Dataset.from_dict(
-            {
-                "id": [str(row) for row in range(len(pairs))],
-                "question": [question for question, _ in pairs],
-                "context": [context for _, context in pairs],
-                "answers": [{"text": [], "answer_start": []}] * len(pairs),
-                "is_impossible": [False] * len(pairs),
-                "labelled": [False] * len(pairs),
-            }
-        )
-        types = takes_token_types(self.model)
-        windows = Windows(examples, self.tokenizer, self.windows, token_types=types, in_memory=True)
-        return list(self.predict_windows(windows, top_k))
+        return list(self.predict_windows(self.cut_pairs(pairs), top_k))
 
     def predict(self, source: ExampleSource, top_k: int = 1) -> Iterator[Prediction]:
         """Spans and no-answer of every example of a file, data set or list of files, in order."""
         return self.predict_windows(self.cut(load_examples(source)), top_k)
 
-    def predict_windows(self, windows: Windows, top_k: int = 1, examples: range | None = None) -> Iterator[Prediction]:
+    def predict_windows(
+        self, windows: AnyWindows, top_k: int = 1, examples: range | None = None
+    ) -> Iterator[Prediction]:
         """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order."""
         position = windows.template.no_answer_position
-        examples = range(len(windows.examples)) if examples is None else examples
+        examples = range(windows.n_examples) if examples is None else examples
         for first in range(examples.start, examples.stop, _CHUNK):
             stop = min(first + _CHUNK, examples.stop)
-            contexts = windows.examples[first:stop]["context"]
+            contexts = windows.contexts(first, stop)
             spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in contexts]
             nothing = [(float("inf"), 0.0)] * len(contexts)
             for batch, starts, ends in self.logits(windows, windows.windows_of_examples(first, stop)):
@@ -258,7 +287,7 @@ class Reader:
                 )
 
     def logits(
-        self, windows: Windows, selection: Sequence[int] | range
+        self, windows: AnyWindows, selection: Sequence[int] | range
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
         """Forward passes over some windows, longest first, in batches of about equal numbers of tokens.
 
@@ -269,14 +298,21 @@ class Reader:
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
         budget = self.batch_size * self.windows.max_seq_len
         first = 0
-        self.model.eval()
+        if self.exported is None:
+            self.model.eval()
         while first < len(ordered):
             size = max(1, budget // int(windows.lengths[ordered[first]]))
             batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                output = self.model(**{name: tensor.to(self.device) for name, tensor in model_inputs(batch).items()})
-            yield batch, output.start_logits.float().cpu(), output.end_logits.float().cpu()
+            yield batch, *self.forward(model_inputs(batch))
             first += size
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start and end logits (B, L) of a padded batch, float32 on the CPU, without gradients."""
+        if self.exported is not None:
+            return self.exported(inputs)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+        return output.start_logits.float().cpu(), output.end_logits.float().cpu()
 
     def evaluate(self, source: ExampleSource, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """SQuAD exact match and F1 on a file or data set, in per cent.
@@ -321,12 +357,27 @@ class Reader:
     def save(self, directory: str | Path) -> Path:
         """Write a plain Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
 
-        Everything is written aside first; files of the same names that are there already are replaced, others stay.
+        Everything is written aside first; files of the same names that are there already are replaced, others stay,
+        but for what was exported from the weights that are replaced.
+
+        Raises:
+            DistilError: The reader is an exported one.
         """
+        self.require_weights()
+        shutil.rmtree(Path(directory) / FOLDER, ignore_errors=True)
         return save_pretrained(directory, self.model, self.tokenizer)
+
+    def require_weights(self) -> None:
+        """Raise a DistilError if this is an exported reader."""
+        if self.exported is not None:
+            raise DistilError(
+                f"{self.exported.path} can answer, but not be trained, copied or saved: load the reader with "
+                "backend='torch'"
+            )
 
     def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
         """A reader with another model, maybe another tokenizer, and this one's settings."""
+        self.require_weights()
         return Reader(
             model,
             tokenizer or self.tokenizer,
@@ -340,6 +391,7 @@ class Reader:
 
     def copy(self) -> "Reader":
         """An independent reader with the same weights and settings."""
+        self.require_weights()
         return self.with_model(copy.deepcopy(self.model))
 
 

@@ -126,8 +126,8 @@ class RunDirectory:
         return replace(result, directory=self.path)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what a result depends on, and of the packages named."""
     try:
         own = version("haystack-distill")
     except PackageNotFoundError:
@@ -137,6 +137,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "datasets": datasets.__version__,
+        **{name: version(name) for name in more},
     }
 
 

@@ -1,4 +1,5 @@
-"""Making a student: cut from a teacher, a fresh smaller model of its family, or on top of a general student.
+"""Making a student: cut from a teacher, a fresh smaller model of its family, on top of a general student, or with a
+smaller vocabulary.
 
 A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
 """
@@ -15,6 +16,9 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 from haystack_distill.errors import DistilError
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.reader import Reader
+from haystack_distill.vocabulary import prune_vocabulary
+
+__all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
 
 AnyModel = TypeVar("AnyModel", Reader, LanguageModel)
 
@@ -32,6 +36,7 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
     Raises:
         DistilError: More layers than the teacher has, or a list that does not fit.
     """
+    _require_weights(teacher)
     total = int(teacher.model.config.num_hidden_layers)
     kept = _kept_layers(total, layers, which)
     if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
@@ -60,6 +65,7 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     Raises:
         DistilError: A name that the configuration does not have, or a width that the heads do not divide.
     """
+    _require_weights(teacher)
     config = copy.deepcopy(teacher.model.config)
     for name, value in shape.items():
         if name not in config.to_dict() and name not in config.attribute_map:
@@ -93,6 +99,7 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     Raises:
         DistilError: The student lacks weights that a reader of its kind needs.
     """
+    _require_weights(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a head that does not fit starts the same every time
         model = AutoModelForQuestionAnswering.from_config(copy.deepcopy(student.model.config))
@@ -108,6 +115,11 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     }
     model.load_state_dict(head, strict=False)
     return teacher.with_model(model, student.tokenizer)
+
+
+def _require_weights(model: AnyModel) -> None:
+    if isinstance(model, Reader):
+        model.require_weights()
 
 
 def _blank(like: PreTrainedModel, config: Any) -> PreTrainedModel:

@@ -173,7 +173,9 @@ class ReaderTrainer:
         """One run: `told_by` speaks through cached logits, `shown_by` runs in every step."""
         began = time.monotonic()
         teacher = told_by or shown_by
+        self.student.require_weights()
         if teacher is not None:
+            teacher.require_weights()
             require_own_weights(self.student, teacher)
         torch.manual_seed(self.settings.seed)  # fresh projections
         objective = make_objective()

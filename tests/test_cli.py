@@ -31,6 +31,9 @@ COMMANDS = [
     "recipe",
     "report",
     "push",
+    "export",
+    "prune",
+    "suggest",
 ]
 TRAINING_COMMANDS = ["train", "distil-intermediate", "distil"]
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
@@ -668,3 +671,78 @@ def test_as_a_process(student_dir: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "holds no config.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- export, prune, suggest ------------------------------------------------------------------------------------------
+
+
+def test_export_and_its_backends(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "reader"
+    shutil.copytree(student_dir, directory)
+    told = run_json("export", "--model", directory, "--data", squad_file, *WINDOWS)
+    assert set(told["backends"]) == {"torch", "onnx", "onnx-int8"}
+    assert told["backends"]["onnx"]["metrics"] == pytest.approx(told["backends"]["torch"]["metrics"])
+    assert (directory / "onnx" / "model_int8.onnx").exists()
+    asked = ["ask", "--question", "Who wrote it?", "--context", "Ada Lovelace wrote it.", *WINDOWS]
+    by_torch, by_onnx = (
+        run_json(*asked, "--model", directory, "--backend", backend, "--num-threads", 1)["answers"][0]
+        for backend in ("torch", "onnx")
+    )
+    assert by_onnx["text"] == by_torch["text"]
+    assert by_onnx["score"] == pytest.approx(by_torch["score"], abs=1e-4)
+    metrics = run_json("evaluate", "--model", directory, "--backend", "onnx", "--data", squad_file, *WINDOWS)["metrics"]
+    assert metrics == pytest.approx(told["backends"]["onnx"]["metrics"])
+
+
+def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", *WINDOWS]
+    told = run_json(*base, "--int8", "static", "--calibration-data", squad_file, "--no-per-channel")
+    assert set(told["backends"]) == {"torch", "onnx", "onnx-int8"}
+    assert Reader.load(tmp_path / "there", backend="onnx-int8", windows=WindowSettings(48, 16, 16))
+    assert not (student_dir / "onnx").exists()
+    assert set(run_json(*base, "--int8", "none")["backends"]) == {"torch", "onnx"}
+    record = json.loads((tmp_path / "there" / "onnx" / "export.json").read_text())
+    assert record["settings"]["int8"] == "none"
+
+
+def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
+    for arguments, message in (
+        (["export", "--model", "embedded"], "give --output-dir"),
+        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "needs calibration data"),
+        (["export", "--model", student_dir, "--int8", "half"], "is not one of"),
+        (["ask", "--model", "embedded", "--backend", "onnx", "--question", "q", "--context", "c"], "export --model"),
+        (
+            ["ask", "--model", student_dir, "--backend", "onnx", "--question", "q", "--context", "c"],
+            "no onnx/model.onnx",
+        ),
+        (["evaluate", "--model", student_dir, "--data", squad_file, "--num-threads", "0"], "num_threads must be"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, arguments
+        assert message in " ".join(result.stderr.split()), arguments
+
+
+def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Ada Lovelace wrote it.\n\nThe harbour of Lindow.\n", encoding="utf-8")
+    base = ["prune", "--model", student_dir, "--output-dir", tmp_path / "pruned", *WINDOWS]
+    told = run_json(*base, "--corpus", squad_file, "--data", squad_file)
+    assert told["tokens"] <= told["tokens_before"]
+    assert told["metrics"] == pytest.approx(told["metrics_before"])  # nothing that is asked for was lost
+    assert len(Reader.load(tmp_path / "pruned", windows=WindowSettings(48, 16, 16)).tokenizer) == told["tokens"]
+    assert run(*base, "--corpus", squad_file).exit_code == 2  # not empty
+    fewer = run_json(*base, "--corpus", tmp_path / "texts.txt", "--overwrite")
+    assert fewer["tokens"] < told["tokens"]
+    assert "metrics" not in fewer
+
+
+def test_suggest(student_dir: Path, squad_file: Path) -> None:
+    base = ["suggest", "--teacher", student_dir, "--data", squad_file, "--questions", 2, *WINDOWS]
+    told = run_json(*base, "--budget", "100 MB")
+    assert told["suggested"] == told["candidates"][0]
+    shown = run(*base, "--budget", "10000 ms/question")
+    assert "this one" in shown.stdout
+    assert "haystack-distill student --teacher" in shown.stdout
+    nothing = run(*base, "--budget", "0.001 MB")
+    assert nothing.exit_code == 2
+    assert "no student of" in nothing.stderr
+    assert run(*base, "--budget", "cheap").exit_code == 2

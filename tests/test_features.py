@@ -22,7 +22,7 @@ from transformers import (
 from transformers import AutoModelForQuestionAnswering as Auto
 
 from haystack_distill import DistilError, WindowSettings
-from haystack_distill.features import PairTemplate, Windows, takes_token_types, tokenizer_hash
+from haystack_distill.features import PairTemplate, PairWindows, Windows, takes_token_types, tokenizer_hash
 from haystack_distill.squad import read_squad
 
 PLAIN = "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (so they say)."
@@ -159,7 +159,7 @@ def cut(
     max_query_length: int = 64,
 ) -> Windows:
     settings = WindowSettings(max_seq_len, doc_stride, max_query_length)
-    return Windows(examples, tokenizer, settings, token_types=True, in_memory=True)
+    return Windows(examples, tokenizer, settings, token_types=True)
 
 
 def tokens_of(windows: Windows, window: int) -> tuple[list[int], list[tuple[int, int]]]:
@@ -429,7 +429,7 @@ SHAPE = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attent
 )
 def test_token_types_go_to_models_that_tell_them_apart(config: Any, takes: bool, bert: PreTrainedTokenizerFast) -> None:
     assert takes_token_types(Auto.from_config(config)) is takes
-    windows = Windows(rows(("who", "so")), bert, token_types=takes, in_memory=True)
+    windows = Windows(rows(("who", "so")), bert, token_types=takes)
     assert ("token_type_ids" in windows.collate(windows[0])) is takes
 
 
@@ -522,12 +522,20 @@ def test_windows_are_cut_once(
             make(**changed)
 
 
-def test_windows_in_memory_are_those_on_disk(tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path) -> None:
+def test_windows_of_pairs_are_those_on_disk(tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path) -> None:
     examples = read_squad(squad_file)
-    settings = WindowSettings(48, 16, 16)
+    settings = WindowSettings(24, 8, 10)
     kept = Windows(examples, tokenizer, settings, token_types=True, cache_dir=tmp_path / "kept")
-    loose = Windows(examples, tokenizer, settings, token_types=True, in_memory=True)
-    assert kept.table.to_list() == loose.table.to_list()
+    pairs = list(zip(examples["question"], examples["context"], strict=True))
+    loose = PairWindows(pairs, tokenizer, settings, token_types=True)
+    assert len(loose) == len(kept) > loose.n_examples == kept.n_examples == 8
+    assert loose.contexts(2, 5) == kept.contexts(2, 5)
+    assert loose.windows_of_examples(2, 5) == kept.windows_of_examples(2, 5)
+    labels = ("start_position", "end_position", "labelled")
+    chosen = np.array([5, 0, len(kept) - 1])
+    of_pairs, on_disk = (table.take(chosen).drop_columns(labels).to_pylist() for table in (loose, kept))
+    assert of_pairs == on_disk
+    assert not loose.collate(loose[0])["labelled"].any()
 
 
 def test_windows_do_not_depend_on_how_many_rows_are_cut_at_once(

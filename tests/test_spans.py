@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from haystack_distill.spans import best_spans, log_partition, no_answer_score
+from haystack_distill.spans import best_spans, log_partition, no_answer_score, separate_spans
 
 
 def by_hand(
@@ -45,6 +45,26 @@ def test_no_more_spans_than_there_are() -> None:
     scores, first, last = best_spans(logits, logits, torch.ones(2, 4, dtype=torch.bool), 99, 2)
     assert scores.shape == first.shape == last.shape == (2, 8)
     assert (scores > -math.inf).sum(dim=1).tolist() == [7, 7]  # 4 spans of one token and 3 of two
+
+
+@pytest.mark.parametrize("apart", [-1, 0, 2])
+@pytest.mark.parametrize("top_k", [1, 4, 30])
+def test_separate_spans_are_those_of_a_greedy_choice(top_k: int, apart: int) -> None:
+    generator = torch.Generator().manual_seed(10 * top_k + apart)
+    start, end = torch.randn(5, 12, generator=generator), torch.randn(5, 12, generator=generator)
+    mask = torch.rand(5, 12, generator=generator) < 0.7
+    mask[3] = False
+    scores, first, last = separate_spans(start, end, mask, top_k, apart)
+    for row in range(5):
+        spans = by_hand(start[row].tolist(), end[row].tolist(), mask[row].tolist(), 12)
+        wanted: list[tuple[int, int]] = []
+        for i, j in sorted(spans, key=lambda span: -spans[span]):
+            near = any(abs(i - other) <= apart or abs(j - until) <= apart for other, until in wanted)
+            if len(wanted) < top_k and not near:
+                wanted.append((i, j))
+        n = int((scores[row] > -math.inf).sum())
+        assert list(zip(first[row].tolist(), last[row].tolist(), strict=True))[:n] == wanted
+        assert scores[row, :n].tolist() == pytest.approx([spans[span] for span in wanted])
 
 
 def test_no_answer_score_adds_start_and_end_at_its_position() -> None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 
 from haystack_distill.errors import DistilError
-from haystack_distill.features import PairTemplate, Windows, WindowSettings, takes_token_types
+from haystack_distill.exported import check_backend
+from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings
 from haystack_distill.reader import Reader
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 
@@ -99,6 +99,8 @@ class DistilledReader:
         max_answer_length: int = 30,
         precision: str = "auto",
         revision: str | None = None,
+        backend: str = "torch",
+        num_threads: int | None = None,
     ) -> None:
         """Keep the settings; nothing is loaded before `warm_up` or the first `run`.
 
@@ -120,6 +122,9 @@ class DistilledReader:
             max_answer_length: Tokens of the longest answer.
             precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
             revision: Branch, tag or commit of a model on the hub.
+            backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
+                (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
+            num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
         """
         self.model_name_or_path = str(model)
         self.device = device
@@ -136,6 +141,9 @@ class DistilledReader:
         self.max_answer_length = max_answer_length
         self.precision = precision
         self.revision = revision
+        self.backend = backend
+        self.num_threads = num_threads
+        check_backend(backend)
         self.reader: Reader | None = None
         _check_at_least(1, max_query_length=max_query_length, max_answer_length=max_answer_length)
         _check_run_parameters(
@@ -148,6 +156,12 @@ class DistilledReader:
         )
         if device is not None and device.has_multiple_devices:
             raise DistilError("a distilled reader runs on one device; give device=ComponentDevice.from_str(...)")
+        elsewhere = device is not None and device.to_torch().type != "cpu"
+        if backend != "torch" and (elsewhere or precision not in ("auto", "fp32")):
+            raise DistilError(
+                f"backend {backend!r} runs on the processor, in the number format that the reader was exported in; "
+                "leave device and precision out, or use backend='torch'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a dictionary; a token is named by its environment variable, never written out."""
@@ -168,6 +182,8 @@ class DistilledReader:
             max_answer_length=self.max_answer_length,
             precision=self.precision,
             revision=self.revision,
+            backend=self.backend,
+            num_threads=self.num_threads,
         )
 
     @classmethod
@@ -190,14 +206,19 @@ class DistilledReader:
                 self.reader = self.reader or self._load()
 
     def _load(self) -> Reader:
+        where: dict[str, Any] = {}
+        if self.backend == "torch":
+            device = ComponentDevice.resolve_device(self.device).to_torch()
+            where = {"precision": self.precision, "device": device}
         return Reader.load(
             self.model_name_or_path,
             token=self.token.resolve_value() if self.token else None,
             revision=self.revision,
             windows=_window_settings(self.max_seq_length, self.max_query_length),
             max_answer_length=self.max_answer_length,
-            precision=self.precision,
-            device=ComponentDevice.resolve_device(self.device).to_torch(),
+            backend=self.backend,
+            num_threads=self.num_threads,
+            **where,
         )
 
     @component.output_types(answers=list[ExtractedAnswer])
@@ -308,8 +329,9 @@ class DistilledReader:
                 self.reader.tokenizer,
                 windows=settings,
                 max_answer_length=self.max_answer_length,
-                precision=self.precision,
+                precision=self.reader.precision,
                 device=self.reader.device,
+                exported=self.reader.exported,
             )
         reader = copy.copy(self.reader)
         reader.windows = settings
@@ -332,6 +354,7 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
     if isinstance(reader, DistilledReader):
         if reader.reader is None:
             raise DistilError("the DistilledReader has not loaded its model; call its warm_up() first")
+        reader.reader.require_weights()
         model: Any = reader.reader.model
         tokenizer: Any = reader.reader.tokenizer
         defaults: dict[str, Any] = {
@@ -380,7 +403,7 @@ class _Found:
 
 def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
     """Run the reader over all texts and put the spans of all windows into one softmax."""
-    windows = _windows(reader, query, texts)
+    windows = reader.cut_pairs([(query, text) for text in texts])
     position = windows.template.no_answer_position
     best: dict[tuple[int, int, int], float] = {}
     log_masses: list[torch.Tensor] = []
@@ -419,23 +442,7 @@ def _log_mass(starts: torch.Tensor, ends: torch.Tensor, mask: torch.Tensor, posi
     return torch.logaddexp(begins_in_context, begins_in_nothing)
 
 
-def _windows(reader: Reader, query: str, texts: list[str]) -> Windows:
-    rows = len(texts)
-    examples = datasets.Dataset.from_dict(
-        {
-            "id": [str(row) for row in range(rows)],
-            "question": [query] * rows,
-            "context": texts,
-            "answers": [{"text": [], "answer_start": []}] * rows,
-            "is_impossible": [False] * rows,
-            "labelled": [False] * rows,
-        }
-    )
-    types = takes_token_types(reader.model)
-    return Windows(examples, reader.tokenizer, reader.windows, token_types=types, in_memory=True)
-
-
-def _selections(windows: Windows, max_batch_size: int | None) -> Iterator[list[int]]:
+def _selections(windows: AnyWindows, max_batch_size: int | None) -> Iterator[list[int]]:
     """Windows to hand to `Reader.logits` together: all, or at most so many, those of about equal length together."""
     longest_first = np.argsort(-windows.lengths, kind="stable").tolist()
     size = max_batch_size or len(longest_first)

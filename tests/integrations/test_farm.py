@@ -446,7 +446,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "arguments", "message"), REFUSED, ids=[f"{method}: {message}" for method, _, message in REFUSED])
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"), REFUSED, ids=[f"{method}: {message}" for method, _, message in REFUSED]
+)
 def test_refused(idle: tuple, squad_file: Path, method: str, arguments: dict[str, Any], message: str) -> None:
     student, teacher = idle
     before = weights(student)

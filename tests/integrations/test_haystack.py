@@ -14,8 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import DistilError, Reader, WindowSettings, compat
 from haystack_distill import reader as reader_module
+from haystack_distill.export import export_reader
 
 try:
     version("haystack-ai")
@@ -408,7 +409,7 @@ def test_ranks_like_haystacks_reader_where_a_model_has_no_segments(
         directory, device=CPU, max_seq_length=48, stride=8, top_k=30, no_answer=False, overlap_threshold=None
     )
     ours = make(directory, top_k=30, no_answer=False, overlap_threshold=None, max_answer_length=48)
-    monkeypatch.setattr(integration, "takes_token_types", lambda model: False)
+    monkeypatch.setattr(reader_module, "takes_token_types", lambda model: False)
     expected = {}
     for span in spans(theirs.run(QUERY, documents, top_k=60)["answers"]):
         expected.setdefault(span)  # they name a span twice if two windows hold it
@@ -474,6 +475,8 @@ def test_to_dict_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "max_answer_length": 9,
         "precision": "fp32",
         "revision": "v1",
+        "backend": "torch",
+        "num_threads": 3,
     }
     monkeypatch.setenv("MY_TOKEN", "secret value")
     written = DistilledReader(**given).to_dict()
@@ -520,8 +523,8 @@ def test_token_and_revision_are_used_only_when_the_model_is_loaded(
     def spied(function: Callable) -> Callable:
         return lambda *args, **kwargs: calls.append(kwargs) or function(*args, **kwargs)
 
-    monkeypatch.setattr(reader_module, "load_model", spied(reader_module.load_model))
-    tokenizers = reader_module.AutoTokenizer
+    monkeypatch.setattr(compat, "load_model", spied(compat.load_model))
+    tokenizers = compat.AutoTokenizer
     monkeypatch.setattr(tokenizers, "from_pretrained", spied(tokenizers.from_pretrained))
     monkeypatch.setenv("MY_TOKEN", "secret value")
     component.warm_up()
@@ -538,6 +541,26 @@ def test_device_and_precision_reach_the_reader(directory: str) -> None:
         warm(DistilledReader(directory, device=None, max_seq_length=48)).reader.device
         == ComponentDevice.resolve_device(None).to_torch()
     )
+
+
+def test_an_exported_reader_answers_as_its_model_does(directory: str, documents: list[Document]) -> None:
+    export_reader(Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu"), directory)
+    expected = warm(make(directory)).run("Who built the harbour?", documents)["answers"]
+    component = warm(DistilledReader(directory, backend="onnx", num_threads=1, max_seq_length=48, stride=8))
+    found = component.run("Who built the harbour?", documents)["answers"]
+    again = DistilledReader.from_dict(component.to_dict()).run("Who built the harbour?", documents)["answers"]
+    assert spans(found) == spans(again)
+    assert {answer.data for answer in found} == {answer.data for answer in expected}
+    # A longer window than it was loaded with makes a reader anew, exported still.
+    assert component.run("Who built the harbour?", documents, max_seq_length=64)["answers"]
+
+
+def test_an_exported_reader_runs_on_the_processor_alone(directory: str) -> None:
+    for elsewhere in ({"device": ComponentDevice.from_str("cuda:0")}, {"precision": "bf16"}):
+        with pytest.raises(DistilError, match="runs on the processor"):
+            DistilledReader(directory, backend="onnx-int8", **elsewhere)
+    with pytest.raises(DistilError, match="backend must be one of"):
+        DistilledReader(directory, backend="openvino")
 
 
 # --- reader_from_haystack --------------------------------------------------------------------------------------------
