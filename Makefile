@@ -9,7 +9,7 @@ PYTEST := pytest --numprocesses logical --maxprocesses 4 --dist worksteal --cov 
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo demo-haystack test lint clean
+.PHONY: demo demo-haystack test lint bench clean
 
 # What `make demo` does: distil the embedded teacher on the sample, measure, answer in a pipeline.
 demo: $(FARM)/.installed
@@ -30,6 +30,10 @@ lint: $(FARM)/.installed-dev
 	$(FARM)/bin/ruff check .
 	$(FARM)/bin/ruff format --check .
 	$(FARM)/bin/mypy
+
+# Ours against other tools, side by side: make bench TEACHER=reader SQUAD=directory [BENCH="--runs 1"]
+bench: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
+	$(OFFLINE) $(FARM)/bin/python benchmarks/bench.py --teacher $(TEACHER) --squad $(SQUAD) $(BENCH)
 
 $(FARM)/.installed: pyproject.toml constraints/farm.txt
 	$(PYTHON) -m venv $(FARM)

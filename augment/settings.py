@@ -16,10 +16,10 @@ class AugmentSettings:
     Args:
         multiplication_factor: versions of each row, the original included.
         augment: which text is edited: "question", "context", or "both" (question only, context only, both, in turn,
-            as Tang et al. 2019 treat pairs of sentences).
+            as Tang et al. 2019 treat pairs of sentences). "context" by measurement: see docs/recipe.md.
         p_mask: probability that a word becomes the mask token.
         p_pos: probability that a word becomes another word with its part-of-speech tag.
-        p_ng: probability that a text is then reduced to one of its n-grams.
+        p_ng: probability that a question, with `context_ngrams` a context too, is then reduced to one of its n-grams.
         longest_ngram: n is uniform in 1..`longest_ngram`.
         context_ngrams: sample n-grams of contexts too. A row whose answers do not survive is marked as unlabelled.
         replace_probability: probability that a word becomes what a masked language model would put there, where a
@@ -42,7 +42,7 @@ class AugmentSettings:
     """
 
     multiplication_factor: int = 20
-    augment: str = "both"
+    augment: str = "context"
     p_mask: float = 0.1
     p_pos: float = 0.1
     p_ng: float = 0.25

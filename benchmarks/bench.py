@@ -207,10 +207,10 @@ def page(found: dict[str, Any], questions: int, asked: int, asked_slow: int) -> 
         "",
         (
             f"{questions} questions of SQuAD v1.1, one epoch, batch 16, windows of 384, teacher MiniLM-L6, "
-            "student its even layers. From the file to the trained student, without imports and loading models."
+            "student its even layers. From the file to the trained student, without imports or loading."
         ),
         "",
-        "| method | tool | seconds | ours is | F1 | peak MB | reading | teacher | forward | backward | optimiser | rest |",
+        "| method | tool | seconds | ours is | F1 | peak MB | reading | teacher | forward | backward | step | rest |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in found["training"].items():

@@ -174,7 +174,7 @@ def textbrewer(options: argparse.Namespace, *, our_batches: bool = False) -> dic
 
         windows = reader.cut(load_examples(options.data))
         order = windows.batches(BATCH, seed=options.seed)
-        order.set_epoch(0)
+        order.start_epoch(0)
         names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
         loader: Any = [
             {name: batch[name] for name in names} for batch in (windows.collate(windows.__getitems__(b)) for b in order)

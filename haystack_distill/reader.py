@@ -29,6 +29,7 @@ ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
 logger = logging.getLogger(__name__)
 
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+_CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
 
 
@@ -88,7 +89,8 @@ class Reader:
         windows: How long contexts are cut.
         max_answer_length: Longest answer, in tokens.
         no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this.
-        batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches.
+        batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches. On the
+            processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `devices.resolve_precision`.
         device: "auto", "cpu", "cuda", ...
         exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
@@ -297,6 +299,8 @@ class Reader:
         chosen = np.asarray(selection, dtype=np.int64)
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
         budget = self.batch_size * self.windows.max_seq_len
+        if self.device.type == "cpu":
+            budget = min(budget, _CPU_TOKENS)
         first = 0
         if self.exported is None:
             self.model.eval()

@@ -174,7 +174,7 @@ class LayersStep(LayersLoss, Training):
 
     data: list[str] | None = None
     multiplication_factor: int = 1
-    augment: Literal["question", "context", "both"] = "both"
+    augment: Literal["question", "context", "both"] = "context"
     p_mask: float = 0.1
     p_pos: float = 0.1
     p_ng: float = 0.25
@@ -405,7 +405,7 @@ student:
 # Step 2, intermediate layers: the student learns what happens inside the teacher.
 layers:
   # multiplication_factor: 1          # versions of each question, made before training (Tang et al. 2019)
-  # augment: both                     # edit question, context or both
+  # augment: context                  # edit question, context or both
   # data: augmented.json              # or a file that augment_squad made
   n_epochs: 2                         # most of the epochs belong here
   # learning_rate: 3e-4

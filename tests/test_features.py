@@ -1,6 +1,7 @@
 """Windows against the tokenizers themselves, for each family of tokenizers, and characters against the text."""
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import (
 )
 from transformers import AutoModelForQuestionAnswering as Auto
 
-from haystack_distill import DistilError, WindowSettings
+from haystack_distill import DistilError, WindowSettings, features
 from haystack_distill.features import PairTemplate, PairWindows, Windows, takes_token_types, tokenizer_hash
 from haystack_distill.squad import read_squad
 
@@ -520,6 +521,10 @@ def test_windows_are_cut_once(
     ):
         with pytest.raises(pytest.fail.Exception, match="cut again"):
             make(**changed)
+
+
+def test_white_space_is_what_python_calls_so() -> None:
+    assert features._BLANKS.tolist() == [code for code in range(sys.maxunicode + 1) if chr(code).isspace()]
 
 
 def test_windows_of_pairs_are_those_on_disk(tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path) -> None:

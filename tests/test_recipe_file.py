@@ -104,7 +104,7 @@ labels_only: true
         (LEAST + "layers: {multiplication_factor: 0}", "layers: multiplication_factor must be"),
         (LEAST + "layers: {p_mask: 0.6, p_pos: 0.6}", "layers: p_mask . p_pos is 1.2"),
         (LEAST + "layers: {data: a, multiplication_factor: 2}", "layers: data of its own is taken as it is"),
-        (LEAST + "layers: {augment: context}", "layers: augment means nothing with a multiplication_factor of 1"),
+        (LEAST + "layers: {augment: question}", "layers: augment means nothing with a multiplication_factor of 1"),
         (LEAST + "general: {text_column: body}", "general: text_column means nothing without a corpus"),
         (LEAST + "layers: 5", "layers: must be a section"),
         (LEAST + "layers: none\nanswers: none", "every step is left out"),

@@ -66,7 +66,7 @@ def left_in(directory: Path) -> list[str]:
 def test_every_row_is_there_so_often_and_valid(source: Path, tmp_path: Path) -> None:
     before = source.read_bytes()
     watched: list[tuple[str, int, int | None]] = []
-    report = multiply(source, tmp_path / "out.json", on_progress=lambda *said: watched.append(said))
+    report = multiply(source, tmp_path / "out.json", augment="both", on_progress=lambda *said: watched.append(said))
     rows = read_squad(tmp_path / "out.json")
     assert len(rows) == 24 * FACTOR
     assert (report.tally.rows_in, report.tally.rows_out, report.tally.short) == (24, 24 * FACTOR, 0)

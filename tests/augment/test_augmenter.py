@@ -73,7 +73,7 @@ def test_a_smaller_factor_gives_the_first_of_a_larger_one_and_the_seed_others() 
 
 def test_too_few_variants_end_the_list() -> None:
     row = example(context="Ada Lovelace.", question="Who?")
-    rows = make(p_ng=0, p_pos=0)(row)
+    rows = make(augment="both", p_ng=0, p_pos=0)(row)
     assert [(row["question"], row["context"]) for row in rows] == [
         ("Who?", "Ada Lovelace."),
         ("[MASK]?", "Ada Lovelace."),
