@@ -19,9 +19,9 @@ from torch import nn
 
 from haystack_distill.compat import with_plain_attention
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import FILES, FOLDER, RECORD, ExportedModel, import_onnx
+from haystack_distill.exported import FILES, ExportedModel, import_onnx
 from haystack_distill.features import AnyWindows, Windows, model_inputs
-from haystack_distill.files import write_aside, write_json
+from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, write_aside, write_json
 from haystack_distill.reader import ExampleSource, Reader
 from haystack_distill.runs import versions
 from haystack_distill.squad import load_examples
@@ -110,8 +110,8 @@ def export_reader(
         }
         reader.save(target)
         for backend, file in made.items():
-            write_aside(target / FOLDER / FILES[backend], partial(shutil.copyfile, file))
-    write_json(target / FOLDER / RECORD, record)
+            write_aside(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
+    write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)
     return record
 
 

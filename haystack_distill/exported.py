@@ -8,11 +8,10 @@ import torch
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import EXPORT_FOLDER
 
 BACKENDS = ("torch", "onnx", "onnx-int8")
-FOLDER = "onnx"  # as on the Hugging Face hub
 FILES = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx"}
-RECORD = "export.json"  # how they were made, how near they are to the model, and what they score
 
 
 def check_backend(backend: str) -> None:
@@ -59,7 +58,7 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
     Raises:
         DistilError: There is none.
     """
-    file = f"{FOLDER}/{FILES[backend]}"
+    file = f"{EXPORT_FOLDER}/{FILES[backend]}"
     try:
         found = cached_file(name, file, **hub)
     except (OSError, ValueError) as error:

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 RUN_FILE = "haystack_distill.json"  # what a run writes beside its model: what it was made from, and what came of it
+EXPORT_FOLDER = "onnx"  # in a reader directory: what runs elsewhere than in PyTorch (as on the Hugging Face hub)
+EXPORT_RECORD = "export.json"  # in it: how it was made, how near it is to the model, and what it scores
 
 
 def hash_of(*parts: Any) -> str:

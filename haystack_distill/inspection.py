@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE
+from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, RUN_FILE
 
 # Configuration values worth showing: BERT's names and DistilBERT's.
 _SHAPE = (
@@ -39,6 +39,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "tokenizer": tokenizer.get("tokenizer_class"),
         "fast_tokenizer": (directory / "tokenizer.json").exists(),
         "unfinished_run": (directory / "checkpoints" / "run.json").exists(),
+        "exported": (json_in(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
         "run": json_in(directory, RUN_FILE),
     }
 

@@ -177,5 +177,7 @@ def evenly(examples: datasets.Dataset, wanted: int) -> list[tuple[str, str]]:
 def _device(reader: Reader) -> str:
     if reader.device.type != "cpu":
         return f"{reader.device.type}, {reader.precision}"
+    if reader.exported is not None:
+        return f"cpu, {reader.exported.path.name}"
     threads = torch.get_num_threads()
     return f"cpu, {reader.precision}, {threads} thread{'s' if threads > 1 else ''}"

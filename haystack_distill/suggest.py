@@ -9,7 +9,8 @@ from typing import Any
 
 from haystack_distill import students
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import FILES, FOLDER, check_backend
+from haystack_distill.exported import FILES, check_backend
+from haystack_distill.files import EXPORT_FOLDER
 from haystack_distill.measurements import milliseconds_a_question
 from haystack_distill.reader import Reader
 
@@ -98,7 +99,7 @@ def suggest_students(
 
                 int8 = "dynamic" if backend == "onnx-int8" else "none"
                 export_reader(student, scratch, ExportSettings(int8=int8))
-                file = Path(scratch) / FOLDER / FILES[backend]
+                file = Path(scratch) / EXPORT_FOLDER / FILES[backend]
             megabytes = file.stat().st_size / 1e6
             where: dict[str, Any] = {}
             if backend == "torch":
