@@ -245,8 +245,8 @@ def page(found: dict[str, Any], questions: int, asked: int, asked_slow: int) -> 
     lines += [
         "",
         (
-            f"Teacher and student need {found['gigaflops_needed']:,.0f} GFLOP for this, padding not counted: our run for "
-            f"answers reaches {share:.0%} of the machine's measured matrix throughput, reading included."
+            f"Teacher and student need {found['gigaflops_needed']:,.0f} GFLOP for this, padding not counted: our run "
+            f"for answers reaches {share:.0%} of the machine's measured matrix throughput, reading included."
         ),
         "",
         "## Serving",
