@@ -102,20 +102,29 @@ class _WordPiece(_Vocabulary):
 
 
 class _Bpe(_Vocabulary):
-    def merges(self) -> list[tuple[str, str]]:
-        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in self.model["merges"])
-        return [(left, right) for left, right in pairs]
+    def merges(self) -> Iterator[tuple[str, str, str]]:
+        """Left part, right part and what they become."""
+        prefix = self.model.get("continuing_subword_prefix") or ""
+        for merge in self.model["merges"]:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            yield left, right, left + right.removeprefix(prefix)
 
     def parts(self) -> dict[int, tuple[int, int]]:
         ids = self.model["vocab"]
-        return {ids[left + right]: (ids[left], ids[right]) for left, right in reversed(self.merges())}
+        found: dict[int, tuple[int, int]] = {}
+        for left, right, whole in self.merges():
+            if whole in ids:
+                found.setdefault(ids[whole], (ids[left], ids[right]))
+        return found
 
     def keep(self, number: dict[int, int]) -> None:
         super().keep(number)
-        left = self.model["vocab"]
+        left_over = self.model["vocab"]
         # A merge that is left out could have been a way to a token that stays, but never its first: parts() keeps that.
         self.model["merges"] = [
-            list(pair) for pair in self.merges() if all(token in left for token in (*pair, "".join(pair)))
+            [left, right]
+            for left, right, whole in self.merges()
+            if left in left_over and right in left_over and whole in left_over
         ]
 
 

@@ -142,7 +142,15 @@ class _Inferencer:
     def __init__(self, reader: Reader, head: QuestionAnsweringHead) -> None:
         self.reader = reader
         self.head = head
-        self.batch_size = reader.batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Windows of full length in a batch; `predict_batch` sets it."""
+        return self.reader.batch_size
+
+    @batch_size.setter
+    def batch_size(self, windows: int) -> None:
+        self.reader.batch_size = windows
 
     def inference_from_objects(self, objects: Sequence[QAInput], **_: Any) -> list[QAPred]:
         """A prediction for each document, in order."""
@@ -159,8 +167,13 @@ class _Inferencer:
         predictions = []
         for number, (one, (question, text)) in enumerate(zip(objects, pairs, strict=True)):
             own = windows.windows_of_examples(number, number + 1)
-            offsets = _to_document(windows, own, [of_window[window] for window in own])
-            best, gap = self.head.reduce_preds([of_window[window] for window in own])
+            candidates = [of_window[window] for window in own]
+            offsets = _to_document(windows, own, candidates)
+            with_spans = [some for some in candidates if len(some) > 1]
+            if with_spans:
+                best, gap = self.head.reduce_preds(with_spans)
+            else:  # text of which the tokenizer makes nothing
+                best, gap = candidates[0], -math.inf
             predictions.append(
                 QAPred(
                     id=one.questions[0].uid,

@@ -143,3 +143,18 @@ def test_no_documents(directory: str) -> None:
     ours = DistilledReader(directory, return_no_answer=True, **CUT)
     expected, found = (reader.run("Who?", [Document(content=" ")])[0] for reader in (theirs, ours))
     assert plain(found) == plain(expected)
+
+
+def test_text_without_tokens_holds_no_answer(directory: str) -> None:
+    reader = DistilledReader(directory, return_no_answer=True, use_confidence_scores=False, **CUT)
+    silent = Document(content="\u200b\u200b", id="silent")
+    alone = reader.predict("Who built the harbour?", [silent])["answers"]
+    assert [answer.answer for answer in alone] == [""]
+    beside = plain(reader.predict("Who built the harbour?", [*documents(), silent]))
+    assert beside == plain(reader.predict("Who built the harbour?", documents()))
+
+
+def test_a_batch_size_is_that_of_the_reader(directory: str) -> None:
+    reader = DistilledReader(directory, **CUT)
+    reader.predict_batch(["Who built the harbour?"], documents(), batch_size=3)
+    assert reader.inferencer.reader.batch_size == 3
