@@ -93,8 +93,16 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
         measured = examples_of(data, "validation", given) if data else None
         reader = load_reader(model, **reader_settings(given))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
-    told = {"command": "export", "output_dir": output_dir, "backends": record["backends"]}
-    tell(given["json"], told, f"{model} exported to {output_dir}")
+    if given["json"]:
+        tell(True, {"command": "export", "output_dir": output_dir, "backends": record["backends"]})
+        return
+    table = Table("backend", "MB", "same answer", "EM", "F1", title=escape(f"{model} exported to {output_dir}"))
+    for backend, found in record["backends"].items():
+        size = f"{found['megabytes']:.1f}" if "megabytes" in found else ""
+        same = f"{found['same_answer']:.1%}" if "same_answer" in found else ""
+        metrics = (f"{found['metrics'][name]:.2f}" if "metrics" in found else "" for name in ("exact", "f1"))
+        table.add_row(backend, size, same, *metrics)
+    Console().print(table)
 
 
 _PRUNE = [
