@@ -193,7 +193,7 @@ _SUGGEST = [
 
 
 @with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
-def suggest(teacher: str, budget: str, **given: Any) -> None:
+def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
     """Measure students of several sizes on this machine and name the largest that is within a budget.
 
     \b
@@ -215,8 +215,8 @@ def suggest(teacher: str, budget: str, **given: Any) -> None:
             load_reader(teacher, **reader_settings(given)),
             wanted,
             pairs,
-            backend=given["backend"],
-            num_threads=given["num_threads"],
+            backend=backend,  # the students'; the teacher itself is only cut
+            num_threads=num_threads,
         )
     best = next((one for one in found if one.fits), None)
     if given["json"]:

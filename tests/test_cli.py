@@ -742,7 +742,7 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
     base = ["suggest", "--teacher", student_dir, "--data", squad_file, "--questions", 2, *WINDOWS]
     told = run_json(*base, "--budget", "100 MB")
     assert told["suggested"] == told["candidates"][0]
-    shown = run(*base, "--budget", "10000 ms/question")
+    shown = run(*base, "--budget", "10000 ms/question", "--backend", "onnx", "--num-threads", "1")
     assert "this one" in shown.stdout
     assert "haystack-distill student --teacher" in shown.stdout
     nothing = run(*base, "--budget", "0.001 MB")
