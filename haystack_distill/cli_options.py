@@ -270,6 +270,14 @@ SIZES = [
     option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
     option("intermediate_size", int | None, None, "Width of its feed-forward part.", _FRESH),
 ]
+OVERWRITE = option(
+    "overwrite",
+    bool,
+    False,
+    "Write into a directory that is not empty; files of other names stay.",
+    "Run",
+    flags="--overwrite",
+)
 MAKING = [
     option("layers", int | None, None, "How many of the teacher's layers to keep. Default: 3.", _CUT),
     option(
@@ -290,14 +298,7 @@ MAKING = [
         metavar="NAME=VALUE",
     ),
     option("seed", int | None, None, "Of the fresh student's random weights. Default: 42.", _FRESH),
-    option(
-        "overwrite",
-        bool,
-        False,
-        "Write into a directory that is not empty; files of other names stay.",
-        "Run",
-        flags="--overwrite",
-    ),
+    OVERWRITE,
 ]
 ASKING = [
     option("question", str, REQUIRED, "The question."),

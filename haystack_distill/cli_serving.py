@@ -17,6 +17,7 @@ from haystack_distill.cli_options import (
     INFERENCE,
     JSON,
     MODEL,
+    OVERWRITE,
     RUNNING,
     TEACHER,
     one_of,
@@ -26,7 +27,6 @@ from haystack_distill.cli_options import (
 from haystack_distill.cli_output import figure, logs_on_stderr, tell
 from haystack_distill.errors import DistilError
 
-_OVERWRITE = option("overwrite", bool, False, "Write into a directory that is not empty.", "Run", flags="--overwrite")
 _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to measure on, or a data set on the hub.", metavar="FILE|NAME"
 )
@@ -122,7 +122,7 @@ _PRUNE = [
         "A share of the corpus that the tokens that stay make up (1: all that occur), or above 1 how many stay.",
     ),
     option("output_dir", Path, inspect.Parameter.empty, "Where the smaller reader goes.", metavar="DIRECTORY"),
-    _OVERWRITE,
+    OVERWRITE,
 ]
 
 

@@ -93,6 +93,8 @@ def export_reader(
     if (chosen.int8 == "static") != (calibration is not None):
         raise DistilError("static quantisation needs calibration data, and nothing else does")
     reader.require_weights()
+    reader = copy.copy(reader)
+    reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
     target = Path(directory)

@@ -144,7 +144,8 @@ class Reader:
         self.batch_size = batch_size
         self.exported = exported
         self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
-        self.precision = resolve_precision(precision, self.device)
+        # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
+        self.precision = "fp32" if exported and precision == "auto" else resolve_precision(precision, self.device)
         self.model.eval()
         if exported is None:
             self.model.to(self.device)

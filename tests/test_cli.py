@@ -685,6 +685,7 @@ def test_export_and_its_backends(student_dir: Path, squad_file: Path, tmp_path: 
     assert (directory / "onnx" / "model_int8.onnx").exists()
     assert set(run_json("info", directory)["exported"]) == {"torch", "onnx", "onnx-int8"}
     asked = ["ask", "--question", "Who wrote it?", "--context", "Ada Lovelace wrote it.", *WINDOWS]
+    asked += ["--precision", "fp32"]
     by_torch, by_onnx = (
         run_json(*asked, "--model", directory, "--backend", backend, "--num-threads", 1)["answers"][0]
         for backend in ("torch", "onnx")

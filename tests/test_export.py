@@ -43,6 +43,19 @@ def test_onnx_says_what_the_model_says(exported: tuple[Reader, Path, dict]) -> N
     assert json.loads((directory / EXPORT_FOLDER / EXPORT_RECORD).read_text()) == json.loads(json.dumps(record))
 
 
+def test_a_reader_in_bf16_is_exported_in_fp32(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader(seed=5, initializer_range=0.3)
+    reader.precision = "bf16"
+    record = export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
+    assert record["backends"]["onnx"]["largest_difference"] < 1e-4
+    assert reader.precision == "bf16"
+    monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda: True)
+    assert Reader.load(tmp_path / "reader", windows=WINDOWS, device="cpu").precision == "bf16"
+    assert Reader.load(tmp_path / "reader", windows=WINDOWS, backend="onnx").precision == "fp32"
+
+
 def test_int8_is_smaller_and_near(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, record = exported
     served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)

@@ -286,7 +286,7 @@ def test_predict_keeps_the_order_of_the_examples(
 
 def test_save_and_load(tiny_reader: MakeReader, tmp_path: Path) -> None:
     reader = tiny_reader()
-    settings = {"windows": reader.windows, "device": "cpu"}
+    settings = {"windows": reader.windows, "device": "cpu", "precision": "fp32"}
     directory = reader.save(tmp_path / "new" / "reader")
     assert directory == tmp_path / "new" / "reader"
     assert {path.suffix for path in directory.iterdir()} <= {".safetensors", ".json", ".txt"}

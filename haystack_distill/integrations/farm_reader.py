@@ -62,6 +62,7 @@ class DistilledReader(BaseReader):
         confidence_threshold: Leave out answers with less confidence.
         use_auth_token: What opens a private model on the hub.
         max_query_length: Tokens of the query that are kept.
+        precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `devices.resolve_precision`.
 
     Raises:
         DistilError: Nothing there, or not a question answering model, or it was not exported.
@@ -92,6 +93,7 @@ class DistilledReader(BaseReader):
         confidence_threshold: float | None = None,
         use_auth_token: str | None = None,
         max_query_length: int = 64,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.return_no_answers = return_no_answer
@@ -109,6 +111,7 @@ class DistilledReader(BaseReader):
             revision=model_version,
             windows=WindowSettings(max_seq_len, doc_stride, max_query_length),
             batch_size=batch_size,
+            precision=precision,
             device=device,
         )
         # Only its rules are used, as FARMReader sets them; its weights, two numbers, are not.

@@ -65,8 +65,9 @@ def documents() -> list[Document]:
 
 
 def make(directory: str, **parameters: object) -> DistilledReader:
-    """A component with windows that fit the tiny model."""
-    return DistilledReader(directory, **{"device": CPU, "max_seq_length": 48, "stride": 8} | parameters)
+    """A component with windows that fit the tiny model; fp32, also where bf16 is fast."""
+    common = {"device": CPU, "precision": "fp32", "max_seq_length": 48, "stride": 8}
+    return DistilledReader(directory, **common | parameters)
 
 
 def spans(answers: list[ExtractedAnswer]) -> list[tuple]:
