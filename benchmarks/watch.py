@@ -1,11 +1,13 @@
 """Where a training run spends its time and how much memory it takes, whoever's loop it is.
 
-Models are watched from outside, by hooks; `backward` and the optimiser step are the same functions for every tool.
+Models are watched from outside; `backward` and the optimiser step are the same functions for every tool.
 """
 
+import functools
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,24 @@ class Watch:
         self._first = 0.0
         self._since: dict[Any, float] = {}
         for name, model in models.items():
-            model.register_forward_pre_hook(lambda *_, name=name: self._start(name))
-            model.register_forward_hook(lambda *_, name=name: self._stop(name))
+            # Not a hook: FARM calls `forward` itself, which hooks do not see.
+            model.forward = self._timed(name, model.forward)
         register_optimizer_step_pre_hook(lambda *_: self._start("optimiser"))
         register_optimizer_step_post_hook(lambda *_: self._stop("optimiser"))
-        backward = torch.autograd.backward
-
-        def timed(*arguments: Any, **keywords: Any) -> None:
-            self._start("backward")
-            backward(*arguments, **keywords)
-            self._stop("backward")
-
-        torch.autograd.backward = timed
+        torch.autograd.backward = self._timed("backward", torch.autograd.backward)
         self._peak = anonymous_megabytes()
         threading.Thread(target=self._look, daemon=True).start()
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)  # its signature too, which callers read
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            self._start(name)
+            try:
+                return call(*arguments, **keywords)
+            finally:
+                self._stop(name)
+
+        return timed
 
     def _start(self, name: str) -> None:
         self._since[name] = time.monotonic()
