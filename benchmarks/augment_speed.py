@@ -84,6 +84,7 @@ def main(
     factor: int = 20,
     repeats: int = 3,
     whole: Annotated[bool, typer.Option(help="also multiply the whole file, once by 20 and once by 100")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print every rate as JSON instead of the table")] = False,
 ) -> None:
     """Time the arms in turn and print rows a second, medians and ratios."""
     from haystack.utils.augment_squad import augment_squad as theirs
@@ -115,6 +116,9 @@ def main(
         for _ in range(repeats):
             for name, run in arms.items():
                 rates[name].append(questions[name] * factor / seconds_of(run))
+        if as_json:
+            print(json.dumps(rates))
+            return
         table = Table("arm", "rows/s, median", "lowest", "highest", "times farm-haystack")
         slow = statistics.median(rates["farm-haystack"])
         for name, found in rates.items():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +47,7 @@ def main(
     teacher: Annotated[Path, typer.Option(help="reader directory whose tokenizer is taken")],
     train: Annotated[Path, typer.Option(help="SQuAD v1.1 training file")],
     questions: str = "5000,40000",
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
     directory: Annotated[Path | None, typer.Option(hidden=True)] = None,
     data: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -57,6 +58,7 @@ def main(
     from haystack_distill import Reader, students
     from haystack_distill.squad import load_examples, write_squad
 
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         shape = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24}
@@ -68,11 +70,15 @@ def main(
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-3000:])
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            print(
-                f"{int(number):,} questions, {found['windows']:,} windows: peak {found['peak_megabytes']:.0f} MB, "
-                f"{found['seconds']:.0f} s, teacher's cache {found['bytes_per_token']:.1f} bytes a window token"
-            )
+            found[number] = json.loads(done.stdout.strip().splitlines()[-1])
+    if as_json:
+        print(json.dumps(found))
+        return
+    for number, run in found.items():
+        print(
+            f"{int(number):,} questions, {run['windows']:,} windows: peak {run['peak_megabytes']:.0f} MB, "
+            f"{run['seconds']:.0f} s, teacher's cache {run['bytes_per_token']:.1f} bytes a window token"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""RESULTS.md and results.png, made of what `bench.py` found."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def page(found: dict[str, Any]) -> str:
+    """RESULTS.md."""
+    at = found["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    lines = [
+        "# Measured side by side",
+        "",
+        (
+            f"{at['processor']}, {at['cores']} cores, {at['gigaflops_fp32']:.0f} GFLOP/s in fp32 matrix products "
+            f"(measured), {', '.join(at['instructions']) or 'no VNNI, no bf16'}, {at['date']}, Python {at['python']}, "
+            f"{packages}. Made by `make bench`; medians, with the lowest and highest in brackets."
+        ),
+        *_training(found),
+        *_serving(found),
+        *_export(found),
+        *_augmenting(found),
+        *_memory(found),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _training(found: dict[str, Any]) -> list[str]:
+    seconds = {name: [run["seconds"] for run in runs] for name, runs in found["training"].items()}
+    rows = []
+    for name, runs in found["training"].items():
+        tool, method = name.split(" / ")
+        ours = statistics.median(seconds[f"ours / {method}"])
+        rows.append(
+            [
+                method,
+                tool,
+                _spread(seconds[name]),
+                "" if tool == "ours" else f"{statistics.median(seconds[name]) / ours:.2f} times as fast",
+                f"{runs[0]['f1']:.1f}",
+                f"{_median(run['peak_megabytes'] for run in runs):.0f}",
+                *(
+                    f"{_median(run['phases'].get(part, 0.0) for run in runs):.1f}"
+                    for part in ("reading", "teacher", "student", "backward", "optimiser", "rest")
+                ),
+            ]
+        )
+    share = found["gigaflops_training"] / statistics.median(seconds["ours / answers"])
+    head = "method,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
+    return [
+        "",
+        "## Distilling",
+        "",
+        (
+            f"{found['questions']} questions of SQuAD v1.1, one epoch, batch 16, windows of 384, teacher MiniLM-L6, "
+            "student its even layers. From the file to the trained student, without imports or loading. Each tool with "
+            "its own defaults otherwise: ours trains without dropout, the others with the model's 0.1."
+        ),
+        "",
+        *_table(head, rows),
+        "",
+        (
+            f"Teacher and student need {found['gigaflops_training']:,.0f} GFLOP for this, padding not counted: our run "
+            f"for answers reaches {share / found['machine']['gigaflops_fp32']:.0%} of the machine's measured matrix "
+            "throughput, reading included."
+        ),
+    ]
+
+
+def _serving(found: dict[str, Any]) -> list[str]:
+    rates = {name: [run["passages_per_second"] for run in runs] for name, runs in found["serving"].items()}
+    rows = []
+    for name, runs in found["serving"].items():
+        framework, reader = name.split(": ")
+        theirs = next(of for of in rates if of.startswith(framework) and "ours" not in of)
+        alone = [f"{_median(run[part] for run in runs):.0f}" for part in ("p50", "p99")]
+        at_once = runs[0]["together"]
+        if "error" in at_once:
+            together = [at_once["error"][:60], "", ""]
+        else:
+            together = [f"{at_once['p50']:.0f}", f"{at_once['p99']:.0f}", str(at_once["other_answers"])]
+        times = statistics.median(rates[name]) / statistics.median(rates[theirs])
+        rows.append([framework, reader, _spread(rates[name]), f"{times:.1f}", *alone, *together])
+    head = "framework,reader,passages/s,times theirs,p50,p99,p50 of 8,p99 of 8,other answers"
+    full = found["machine"]["gigaflops_fp32"]
+    reached = [
+        f"{name.replace(': ours', '')} {statistics.median(rates[name]) * found['gigaflops_passage'][which] / full:.0%}"
+        for name, which in (
+            ("farm: ours, teacher, torch", "teacher"),
+            ("haystack: ours, teacher, torch", "teacher"),
+            ("farm: ours, student, onnx", "student"),
+            ("haystack: ours, student, onnx", "student"),
+        )
+    ]
+    return [
+        "",
+        "## Serving",
+        "",
+        (
+            "Questions of SQuAD v1.1 dev, one at a time, each with ten passages of its article, in the framework's "
+            f"pipeline; {found['asked']} questions, {found['asked_slow']} of them for the teacher. `p50`, `p99`: "
+            "milliseconds of a question, alone and with eight callers at once; `other answers`: how many questions "
+            "the eight got another answer to than one got alone."
+        ),
+        "",
+        *_table(head, rows),
+        "",
+        (
+            f"A passage takes the teacher {found['gigaflops_passage']['teacher']:.2f} GFLOP and the student "
+            f"{found['gigaflops_passage']['student']:.2f}, padding not counted. Share of the machine's matrix "
+            f"throughput that is reached, everything included: {'; '.join(reached)}."
+        ),
+    ]
+
+
+def _export(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for backend, entry in found["export"]["backends"].items():
+        megabytes = f"{entry['megabytes']:.1f}" if "megabytes" in entry else ""
+        rows.append([backend, megabytes, f"{entry['metrics']['exact']:.1f}", f"{entry['metrics']['f1']:.1f}"])
+    total = found["export"]["backends"]["torch"]["metrics"]["total"]
+    told = f"The distilled student (a short training, see above) on {total} dev questions:"
+    return ["", "## Export", "", told, "", *_table("backend,MB,EM,F1", rows)]
+
+
+def _augmenting(found: dict[str, Any]) -> list[str]:
+    slow = statistics.median(found["augmenting"]["farm-haystack"])
+    rows = [
+        [name, _spread(rates), f"{statistics.median(rates) / slow:.1f}"] for name, rates in found["augmenting"].items()
+    ]
+    told = (
+        "Rows a second, contexts edited, times 20, one process (`benchmarks/augment_speed.py`): farm-haystack's "
+        "script and ours with the same model on the same 8 paragraphs, ours without a model on 800."
+    )
+    return ["", "## Augmenting", "", told, "", *_table("tool,rows/s,times farm-haystack", rows)]
+
+
+def _memory(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{int(questions):,}",
+            f"{run['windows']:,}",
+            f"{run['peak_megabytes']:.0f}",
+            f"{run['seconds']:.0f}",
+            f"{run['bytes_per_token']:.1f}",
+        ]
+        for questions, run in found["memory"].items()
+    ]
+    told = (
+        "Peak anonymous memory (RssAnon) of a distillation with tiny models, so that what is seen is the data's share "
+        "(`benchmarks/memory.py`):"
+    )
+    head = "questions,windows,peak MB,seconds,teacher's cache: bytes a window token"
+    return ["", "## Memory", "", told, "", *_table(head, rows)]
+
+
+def _table(head: str, rows: Iterable[list[str]]) -> list[str]:
+    names = head.split(",")
+    return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(list(values))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Distilling and serving as bars, each with its number."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    for axes, part, of, unit in (
+        (figure.add_subplot(2, 1, 1), "training", "seconds", "seconds for one distillation"),
+        (figure.add_subplot(2, 1, 2), "serving", "passages_per_second", "passages a second"),
+    ):
+        names = list(found[part])[::-1]
+        bars = axes.barh(
+            names,
+            [_median(run[of] for run in found[part][name]) for name in names],
+            color=["#2a6f97" if "ours" in name and "our batches" not in name else "#b0b0b0" for name in names],
+        )
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        axes.margins(x=0.1)
+        axes.set_xlabel(unit)
+    figure.savefig(path, dpi=120)
