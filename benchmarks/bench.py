@@ -217,9 +217,7 @@ def machine() -> dict[str, Any]:
         "processor": name,
         "cores": len(os.sched_getaffinity(0)),
         "gigaflops_fp32": matrix_gigaflops(),
-        "instructions": [
-            name for name in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile") if name in flags
-        ],
+        "instructions": [name for name in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile") if name in flags],
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions("onnxruntime", "farm-haystack"),

@@ -1,11 +1,10 @@
-"""kill -9 at random moments: a small recipe, killed and resumed so many times, against the same one left alone.
+"""kill -9 at random moments: a small recipe, killed and resumed until it is done, against the same one left alone.
 
     python benchmarks/recipe_kills.py [--kills 20]
 
 The recipe is that of a tiny random reader, so that steps, checkpoints and files are what takes its time.
 """
 
-import json
 import os
 import random
 import signal
@@ -55,7 +54,7 @@ def write_recipe(folder: Path, name: str) -> Path:
 def main(
     kills: Annotated[int, typer.Option(help="how many times to kill it")] = 20, seed: Annotated[int, typer.Option()] = 1
 ) -> None:
-    """Run the recipe twice, once killed again and again, and compare every model and what is left on disk."""
+    """Run the recipe alone, then killed again and again, as often as so many kills take, and compare."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         torch.manual_seed(0)
@@ -73,26 +72,39 @@ def main(
         began = time.monotonic()
         assert start(write_recipe(folder, "whole")).wait() == 0
         alone = time.monotonic() - began
-        moments, path, done = random.Random(seed), write_recipe(folder, "killed"), 0
+        moments, done, runs = random.Random(seed), 0, 0
         while done < kills:
-            process = start(path)
-            try:
-                # Enough to get beyond what is done before: imports take half of a short run.
-                process.wait(timeout=alone * moments.uniform(0.3, 0.8))
-                break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                done += 1
-        assert start(path).wait() == 0
-        for name in MODELS:
-            one, other = (load_file(folder / run / name / "model.safetensors") for run in ("whole", "killed"))
-            equal = one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-            print(f"{name}: {'identical' if equal else 'DIFFERENT'}")
-        left = []
-        for directory in (folder / "killed", folder / "killed-cache"):
-            left += [*directory.rglob("*.tmp"), *directory.rglob(".*"), *directory.rglob("checkpoints")]
-        print(json.dumps({"kills": done, "seconds alone": round(alone, 1), "left over": [str(path) for path in left]}))
+            runs += 1
+            path, before = write_recipe(folder, f"killed-{runs}"), done
+            while True:
+                process = start(path)
+                try:
+                    # Enough to get beyond what is done before: imports take half of a short run.
+                    assert process.wait(timeout=alone * moments.uniform(0.3, 0.8) if done < kills else None) == 0
+                    break
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    done += 1
+            print(f"run {runs}, killed {done - before} times: {compared(folder, path.stem)}", flush=True)
+        print(f"{done} kills; left alone the recipe takes {alone:.0f} s")
+
+
+def compared(folder: Path, killed: str) -> str:
+    """How the models of a killed run differ from those of the run left alone, and what it left on disk."""
+    different = []
+    for name in MODELS:
+        one, other = (load_file(folder / run / name / "model.safetensors") for run in ("whole", killed))
+        if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
+            different.append(name)
+    left = [
+        str(path)
+        for directory in (folder / killed, folder / f"{killed}-cache")
+        for pattern in ("*.tmp", ".*", "checkpoints")
+        for path in directory.rglob(pattern)
+    ]
+    same = f"DIFFERENT: {', '.join(different)}" if different else "identical weights"
+    return f"{same}, {f'left over: {left}' if left else 'nothing left over'}"
 
 
 if __name__ == "__main__":
