@@ -78,7 +78,7 @@ def questions_with_passages(squad: Path, wanted: int, passages: int = 10) -> lis
         if context not in of_title:
             of_title.append(context)
     rows = []
-    for row in examples.select(sorted(chosen.sample(range(len(examples)), wanted))):
+    for row in examples.select(chosen.sample(range(len(examples)), wanted)):  # in random order: the first are as all
         others = [text for text in contexts[row["title"]] if text != row["context"]]
         beside = chosen.sample(others, min(passages - 1, len(others)))
         together = [row["context"], *beside]
