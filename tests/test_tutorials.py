@@ -27,6 +27,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_stored_outputs_are_clean(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
+    assert not [cell.source for cell in notebook.cells if cell.source.isupper()], "a placeholder"
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     printed = "\n".join(str(output.get("text", output.get("data", {}).get("text/plain"))) for output in outputs)
