@@ -260,7 +260,7 @@ class Augmenter:
 
 
 def augmented(examples: Iterable[dict[str, Any]], settings: AugmentSettings | None = None) -> Iterator[dict[str, Any]]:
-    """The examples and their variants one by one: for `datasets.Dataset.from_generator`, or to train on as they come.
+    """The examples and their variants one by one: as `datasets.Dataset.from_generator` takes them.
 
     Args:
         examples: can be iterated over twice, such as a `datasets.Dataset`: once to count words, once to make variants.

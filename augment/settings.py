@@ -72,6 +72,8 @@ class AugmentSettings:
         _check("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
         _check("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
         _check("mask_token", self.mask_token, self.mask_token is None or self.mask_token.strip() != "", "not empty")
+        if self.augment == "context" and not self.context_ngrams and self.p_ng not in (0, type(self).p_ng):
+            raise DistilError("p_ng means nothing for contexts, which are not cut: set augment to question or both")
         if not self.model:
             for name in ("replace_probability", "word_possibilities", "glove_path", "device", "batch_size"):
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:

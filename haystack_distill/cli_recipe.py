@@ -74,7 +74,7 @@ def init(
     output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("recipe.yaml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a recipe with every key explained."""
+    """Write a recipe with comments: what each key does, and defaults or examples."""
     from haystack_distill.files import write_aside
     from haystack_distill.recipe_file import EXAMPLE
 

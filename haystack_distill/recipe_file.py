@@ -319,6 +319,8 @@ def _value(value: Any, hint: Any) -> Any:
     """
     choices = get_args(hint) if get_origin(hint) not in (list, Literal) else ()
     if value is None or (value == "none" and NoneType in choices):
+        if value is None and any(is_dataclass(kind) for kind in choices):
+            raise ValueError("the section is empty: write none to leave the step out, {} for its defaults, or keys")
         if NoneType in choices:
             return None
         raise ValueError("a value is missing; give one, or leave the key out for the default")
@@ -366,7 +368,7 @@ EXAMPLE = """\
 # A recipe for haystack-distill: run it with
 #   haystack-distill recipe --config recipe.yaml
 # It can be stopped at any time; the same command goes on where it was. --dry-run shows the plan.
-# What stands behind a # is the default; take it away to change it.
+# Behind a # stand defaults and, where there is none, examples; docs/recipe.md has every key.
 
 teacher: deepset/roberta-base-squad2  # a reader: directory, hub name, or 'embedded', the small one of this package
 data: train.json                      # SQuAD-format JSON (.gz too, or a list), a data set on the hub, or 'sample'

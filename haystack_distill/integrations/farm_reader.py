@@ -37,7 +37,8 @@ class DistilledReader(BaseReader):
     One difference: a confidence leaves padding out of its softmax, where FARMReader counts it in, so the two differ a
     little (a few hundredths) for documents much shorter than `max_seq_len`.
 
-    Arguments are FARMReader's and mean the same. New are `backend` and `num_threads` (see `Reader.load`); calibrated
+    Arguments are FARMReader's and mean the same, but those about processes, progress bars, downloads and several
+    devices, which it does not take. New are `backend`, `num_threads` (see `Reader.load`) and `precision`; calibrated
     confidence scores and training are FARMReader's and `DistilFARMReader`'s. In pipelines (YAML): `type:
     DistilledReader`. Several threads may call it at once.
 

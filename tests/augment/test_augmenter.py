@@ -112,7 +112,9 @@ def test_an_unanswerable_question_stays_so_and_an_unlabelled_one_too() -> None:
 
 
 def test_contexts_are_cut_only_when_asked_and_what_lost_its_answer_is_unlabelled() -> None:
-    whole = make(augment="context", p_ng=1.0)(example())
+    with pytest.raises(DistilError, match="p_ng means nothing for contexts"):
+        make(augment="context", p_ng=1.0)
+    whole = make(augment="both", p_ng=1.0)(example())
     assert all(len(row["context"].split()) == len(CONTEXT.split()) for row in whole)
     rows = make(augment="context", p_ng=1.0, context_ngrams=True, multiplication_factor=40)(example())
     assert all(len(row["context"].split()) <= 5 for row in rows[1:])
