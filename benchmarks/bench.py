@@ -168,6 +168,7 @@ def distil(output: Path, teacher: Path, measured: Any, runs: int) -> dict[str, l
                 arguments: dict[str, Any] = arguments, environment: str = environment, made: Path = made, run: int = run
             ) -> Any:
                 result = call("train_arm.py", environment, arguments, output / "caches" / made.name)
+                result["machine_gigaflops"] = matrix_gigaflops()
                 if run == 0:
                     result["f1"] = load(made).evaluate(measured)["f1"]
                 print(f"{made.name}: {result['seconds']:.1f} s", flush=True)
@@ -189,6 +190,7 @@ def serve(output: Path, runs: int, callers: int) -> dict[str, list[Any]]:
 
             def ask(arguments: dict[str, Any] = arguments, framework: str = framework, name: str = name) -> Any:
                 result = call("serve_arm.py", framework, arguments, output / "caches" / "serving")
+                result["machine_gigaflops"] = matrix_gigaflops()
                 print(f"{framework}: {name}: {result['passages_per_second']:.1f} passages/s", flush=True)
                 return result
 
@@ -216,7 +218,6 @@ def machine() -> dict[str, Any]:
     return {
         "processor": name,
         "cores": len(os.sched_getaffinity(0)),
-        "gigaflops_fp32": matrix_gigaflops(),
         "instructions": [name for name in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile") if name in flags],
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),

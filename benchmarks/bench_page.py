@@ -9,14 +9,16 @@ from typing import Any
 def page(found: dict[str, Any]) -> str:
     """RESULTS.md."""
     at = found["machine"]
+    speeds = [run["machine_gigaflops"] for part in ("training", "serving") for of in found[part].values() for run in of]
     packages = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     lines = [
         "# Measured side by side",
         "",
         (
-            f"{at['processor']}, {at['cores']} cores, {at['gigaflops_fp32']:.0f} GFLOP/s in fp32 matrix products "
-            f"(measured), {', '.join(at['instructions']) or 'no VNNI, no bf16'}, {at['date']}, Python {at['python']}, "
-            f"{packages}. Made by `make bench`; medians, with the lowest and highest in brackets."
+            f"{at['processor']}, {at['cores']} cores, {', '.join(at['instructions']) or 'no VNNI, no bf16'}, "
+            f"{at['date']}, Python {at['python']}, {packages}. Made by `make bench`; medians, with the lowest and "
+            "highest in brackets. Tools take turns, and what one is against another is the median of the rounds' "
+            f"ratios. After each run the machine did {_spread(speeds, 0)} GFLOP/s in fp32 matrix products."
         ),
         *_training(found),
         *_serving(found),
@@ -29,17 +31,17 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _training(found: dict[str, Any]) -> list[str]:
-    seconds = {name: [run["seconds"] for run in runs] for name, runs in found["training"].items()}
     rows = []
     for name, runs in found["training"].items():
         tool, method = name.split(" / ")
-        ours = statistics.median(seconds[f"ours / {method}"])
+        ours = found["training"][f"ours / {method}"]
+        times = _median(run["seconds"] / mine["seconds"] for run, mine in zip(runs, ours, strict=True))
         rows.append(
             [
                 method,
                 tool,
-                _spread(seconds[name]),
-                "" if tool == "ours" else f"{statistics.median(seconds[name]) / ours:.2f} times as fast",
+                _spread([run["seconds"] for run in runs]),
+                "" if tool == "ours" else f"{times:.2f} times as fast",
                 f"{runs[0]['f1']:.1f}",
                 f"{_median(run['peak_megabytes'] for run in runs):.0f}",
                 *(
@@ -48,7 +50,10 @@ def _training(found: dict[str, Any]) -> list[str]:
                 ),
             ]
         )
-    share = found["gigaflops_training"] / statistics.median(seconds["ours / answers"])
+    share = _median(
+        found["gigaflops_training"] / run["seconds"] / run["machine_gigaflops"]
+        for run in found["training"]["ours / answers"]
+    )
     head = "method,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
     return [
         "",
@@ -64,8 +69,7 @@ def _training(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"Teacher and student need {found['gigaflops_training']:,.0f} GFLOP for this, padding not counted: our run "
-            f"for answers reaches {share / found['machine']['gigaflops_fp32']:.0%} of the machine's measured matrix "
-            "throughput, reading included."
+            f"for answers reaches {share:.0%} of the machine's matrix throughput, reading included."
         ),
     ]
 
@@ -84,19 +88,27 @@ def _serving(found: dict[str, Any]) -> list[str]:
             together = [at_once["error"][:60], "", ""]
         else:
             together = [f"{at_once['p50']:.0f}", f"{at_once['p99']:.0f}", str(at_once["other_answers"])]
-        times = _seconds(found["serving"][theirs], shared) / _seconds(runs, shared)
+        times = _median(
+            sum(their["seconds"][:shared]) / sum(run["seconds"][:shared])
+            for their, run in zip(found["serving"][theirs], runs, strict=True)
+        )
         rows.append([framework, reader, _spread(rates[name]), f"{times:.1f}", *alone, *together])
     head = "framework,reader,passages/s,times theirs,p50,p99,p50 of 8,p99 of 8,other answers"
-    full = found["machine"]["gigaflops_fp32"]
-    reached = [
-        f"{name.replace(': ours', '')} {statistics.median(rates[name]) * found['gigaflops_passage'][which] / full:.0%}"
+    needed = found["gigaflops_passage"]
+    shares = {
+        name: _median(
+            run["passages_per_second"] * needed[which] / run["machine_gigaflops"] for run in found["serving"][name]
+        )
         for name, which in (
+            ("farm: FARMReader, teacher", "teacher"),
+            ("haystack: TransformersExtractiveReader, teacher", "teacher"),
             ("farm: ours, teacher, torch", "teacher"),
             ("haystack: ours, teacher, torch", "teacher"),
             ("farm: ours, student, onnx", "student"),
             ("haystack: ours, student, onnx", "student"),
         )
-    ]
+    }
+    reached = [f"{name} {share:.0%}" for name, share in shares.items()]
     return [
         "",
         "## Serving",
@@ -111,9 +123,9 @@ def _serving(found: dict[str, Any]) -> list[str]:
         *_table(head, rows),
         "",
         (
-            f"A passage takes the teacher {found['gigaflops_passage']['teacher']:.2f} GFLOP and the student "
-            f"{found['gigaflops_passage']['student']:.2f}, padding not counted. Share of the machine's matrix "
-            f"throughput that is reached, everything included: {'; '.join(reached)}."
+            f"A passage takes the teacher {needed['teacher']:.2f} GFLOP and the student {needed['student']:.2f}, "
+            "padding not counted. Share of the machine's matrix throughput that is reached, everything included: "
+            f"{'; '.join(reached)}."
         ),
     ]
 
@@ -164,17 +176,12 @@ def _table(head: str, rows: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
 
 
-def _seconds(runs: list[dict[str, Any]], questions: int) -> float:
-    """What the first questions took."""
-    return _median(sum(run["seconds"][:questions]) for run in runs)
-
-
 def _median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+def _spread(values: list[float], digits: int = 1) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
