@@ -100,6 +100,10 @@ def main(
 ) -> None:
     """Run what is not done yet and write the results."""
     output.mkdir(parents=True, exist_ok=True)
+    counts = {"questions": questions, "dev_questions": dev_questions, "asked": asked, "asked_slow": asked_slow}
+    before = kept(output, "counts", lambda: counts)
+    if before != counts:
+        raise SystemExit(f"{output} holds runs of {before}, not of {counts}: take another --output")
     train, dev = squad / "train-v1.1.json.gz", squad / "dev-v1.1.json.gz"
     data, started = output / "train.json", output / "student"
     base = load(teacher)
@@ -107,7 +111,7 @@ def main(
         write_squad(load_examples(train).select(range(questions)), data, version="1.1")
         students.from_teacher(base, layers=3).save(started)
     measured = load_examples(load_examples(dev).select(range(dev_questions)))
-    found: dict[str, Any] = {"machine": machine(), "questions": questions, "asked": asked, "asked_slow": asked_slow}
+    found: dict[str, Any] = {"machine": machine(), **counts}
     found["training"] = distil(output, teacher.resolve(), measured, runs)
     windows = base.cut(load_examples(data)).lengths
     # A student's gradients take twice its forward pass.
