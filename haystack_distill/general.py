@@ -160,7 +160,7 @@ class GeneralTrainer:
         }
         with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
             n_steps, history = run_loop(
-                self.student, objective, windows, self.settings, directory.checkpoints, teacher=teacher
+                self.student, objective, windows, directory.settings, directory.checkpoints, teacher=teacher
             )
             result = RunResult(n_steps, time.monotonic() - began, {}, history)
             return directory.finish(result, self.student.save)

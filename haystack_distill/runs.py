@@ -50,6 +50,10 @@ class RunDirectory:
         settings: See `TrainingSettings`.
         processes: This process, or all that `accelerate launch` began.
 
+    Attributes:
+        settings: What to train with. A run without an output directory could not be resumed, so it writes no
+            checkpoints, unless `keep_best` takes the model from one.
+
     Raises:
         DistilError: An unfinished run is there and is not to be resumed or was begun otherwise, or a setting needs an
             output directory.
@@ -61,6 +65,7 @@ class RunDirectory:
         self.record = record
         self.processes = processes
         self.temporary = output_dir is None
+        self.settings = settings
         if output_dir is not None:
             self.path = output_dir
             if processes.is_main_process:  # it looks after the directory for all
@@ -72,6 +77,8 @@ class RunDirectory:
             raise DistilError("tensorboard=True needs an output_dir to write to")
         if processes.num_processes > 1:
             raise DistilError("several processes need an output_dir to share")
+        if not settings.keep_best:
+            self.settings = replace(settings, checkpoint_every=None)
         self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
 
     def _begin(self, settings: TrainingSettings) -> None:

@@ -30,7 +30,7 @@ class TrainingSettings:
         keep_best: With dev data, end with the weights of the evaluation with the highest F1, not with the last ones.
         early_stopping_patience: Stop after so many evaluations without a better F1; needs `keep_best` and dev data.
         checkpoint_every: "epoch", a number of steps, or None for no checkpoints. With `keep_best` and dev data
-            checkpoints are written at each evaluation.
+            checkpoints are written at each evaluation. A run without an output directory writes none otherwise.
         keep_checkpoints: How many checkpoints are kept while the run lasts; they go when it is finished.
         resume: Go on from the last checkpoint in the output directory, if there is one.
         log_every: Steps between two lines of the log.

@@ -226,7 +226,7 @@ class ReaderTrainer:
                 self.student,
                 objective,
                 windows,
-                self.settings,
+                directory.settings,
                 directory.checkpoints,
                 told=told,
                 teacher=shown_by,

@@ -441,6 +441,29 @@ def test_keep_best_ends_with_the_best_weights(
     assert not same(seen[1], seen[3])
 
 
+@pytest.mark.parametrize(("directory", "keep_best", "written"), [(None, False, 0), (None, True, 4), ("run", False, 4)])
+def test_a_run_without_a_directory_writes_checkpoints_only_to_take_the_best_from(
+    pair: Callable,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: str | None,
+    keep_best: bool,
+    written: int,
+) -> None:
+    steps = set()
+    save = _LoopTrainer._save_checkpoint
+
+    def counted(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> None:
+        steps.add(self.state.global_step)
+        save(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "_save_checkpoint", counted)
+    chosen = settings(n_epochs=4, keep_best=keep_best, checkpoint_every="epoch")
+    ReaderTrainer(pair()[0], directory and tmp_path / directory, chosen).train(data, data)
+    assert len(steps) == written
+
+
 def test_keep_best_wants_an_evaluation_before_the_end(pair: Callable, data: Path) -> None:
     with pytest.raises(DistilError, match="comes after the last of the"):
         ReaderTrainer(pair()[0], settings=settings(keep_best=True, evaluate_every=1000)).train(data, data)
