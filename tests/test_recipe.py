@@ -113,7 +113,7 @@ def test_a_finished_recipe_is_not_done_again(
 
 
 def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> None:
-    result = run(write(general=None, layers=None, dev_data=None))
+    result = run(write(general="none", layers="none", dev_data=None))
     assert list(result.steps) == ["3-answers"]
     assert result.metrics == {}
     assert not (result.directory / "report.html").exists()
@@ -121,12 +121,12 @@ def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> No
 
 
 def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
-    run(write(layers=None, answers={"max_steps": 1}, dev_data=None))
+    run(write(layers="none", answers={"max_steps": 1}, dev_data=None))
     made = tmp_path / "out" / "1-general"
     for start, head in ((made, "carried over"), (tmp_path / "out" / "reader", "its own")):
         name = head.replace(" ", "-")
         settings = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
-        path = write(name, general=None, answers=None, layers=settings, student={"start_from": str(start)})
+        path = write(name, general="none", answers="none", layers=settings, student={"start_from": str(start)})
         result = run(path)
         got, wanted = weights(result.directory), weights(start)
         for key, weight in wanted.items():
@@ -161,13 +161,13 @@ def test_a_narrower_student(write: Callable[..., Path]) -> None:
 
 def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: Path) -> None:
     quick = {"n_epochs": 1, "batch_size": 4}
-    run(write(general=None, layers=quick, dev_data=None))
-    path = write(general=None, layers=quick | {"learning_rate": 2e-4}, dev_data=None)
+    run(write(general="none", layers=quick, dev_data=None))
+    path = write(general="none", layers=quick | {"learning_rate": 2e-4}, dev_data=None)
     with pytest.raises(
         DistilError, match=r"2-layers was begun otherwise \(2-layers.learning_rate: then 0.0003, now 0.0002\)"
     ):
         run(path)
-    path = write(general=None, layers=quick, dev_data=None, seed=3)
+    path = write(general="none", layers=quick, dev_data=None, seed=3)
     with pytest.raises(DistilError, match=r"seed: then 42, now 3"):
         run(path)
 
