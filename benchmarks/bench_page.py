@@ -9,7 +9,7 @@ from typing import Any
 def page(found: dict[str, Any]) -> str:
     """RESULTS.md."""
     at = found["machine"]
-    speeds = [run["machine_gigaflops"] for part in ("training", "serving") for of in found[part].values() for run in of]
+    speeds = [runs[-1]["machine_gigaflops"] for part in ("training", "serving") for runs in found[part].values()]
     packages = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     lines = [
         "# Measured side by side",
@@ -18,7 +18,8 @@ def page(found: dict[str, Any]) -> str:
             f"{at['processor']}, {at['cores']} cores, {', '.join(at['instructions']) or 'no VNNI, no bf16'}, "
             f"{at['date']}, Python {at['python']}, {packages}. Made by `make bench`; medians, with the lowest and "
             "highest in brackets. Tools take turns, and what one is against another is the median of the rounds' "
-            f"ratios. After each run the machine did {_spread(speeds, 0)} GFLOP/s in fp32 matrix products."
+            f"ratios. After each run of the last round the machine did {_spread(speeds, 0)} GFLOP/s in fp32 matrix "
+            "products; shares of it are that round's."
         ),
         *_training(found),
         *_serving(found),
@@ -50,10 +51,8 @@ def _training(found: dict[str, Any]) -> list[str]:
                 ),
             ]
         )
-    share = _median(
-        found["gigaflops_training"] / run["seconds"] / run["machine_gigaflops"]
-        for run in found["training"]["ours / answers"]
-    )
+    last = found["training"]["ours / answers"][-1]
+    share = found["gigaflops_training"] / last["seconds"] / last["machine_gigaflops"]
     head = "method,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
     return [
         "",
@@ -95,20 +94,18 @@ def _serving(found: dict[str, Any]) -> list[str]:
         rows.append([framework, reader, _spread(rates[name]), f"{times:.1f}", *alone, *together])
     head = "framework,reader,passages/s,times theirs,p50,p99,p50 of 8,p99 of 8,other answers"
     needed = found["gigaflops_passage"]
-    shares = {
-        name: _median(
-            run["passages_per_second"] * needed[which] / run["machine_gigaflops"] for run in found["serving"][name]
-        )
-        for name, which in (
-            ("farm: FARMReader, teacher", "teacher"),
-            ("haystack: TransformersExtractiveReader, teacher", "teacher"),
-            ("farm: ours, teacher, torch", "teacher"),
-            ("haystack: ours, teacher, torch", "teacher"),
-            ("farm: ours, student, onnx", "student"),
-            ("haystack: ours, student, onnx", "student"),
-        )
-    }
-    reached = [f"{name} {share:.0%}" for name, share in shares.items()]
+    reached = []
+    for name in (
+        "farm: FARMReader, teacher",
+        "haystack: TransformersExtractiveReader, teacher",
+        "farm: ours, teacher, torch",
+        "haystack: ours, teacher, torch",
+        "farm: ours, student, onnx",
+        "haystack: ours, student, onnx",
+    ):
+        last = found["serving"][name][-1]
+        done = last["passages_per_second"] * needed["student" if "student" in name else "teacher"]
+        reached.append(f"{name} {done / last['machine_gigaflops']:.0%}")
     return [
         "",
         "## Serving",
