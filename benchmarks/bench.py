@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -132,6 +133,7 @@ def main(
         which: gigaflops(load(output / at), windows) / len(pairs)
         for which, at in (("teacher", "teacher"), ("student", "served"))
     }
+    found["shares"] = kept(output, "shares", lambda: shares(output, teacher.resolve(), found))
     arguments = {"squad": train.resolve(), "repeats": runs, "json": True}
     found["augmenting"] = kept(output, "augment", lambda: call("augment_speed.py", "farm", arguments, output))
     arguments = {"teacher": teacher.resolve(), "train": train.resolve(), "json": True}
@@ -171,8 +173,9 @@ def distil(output: Path, teacher: Path, measured: Any, runs: int) -> dict[str, l
             def train(
                 arguments: dict[str, Any] = arguments, environment: str = environment, made: Path = made, run: int = run
             ) -> Any:
-                result = call("train_arm.py", environment, arguments, output / "caches" / made.name)
-                result["machine_gigaflops"] = matrix_gigaflops()
+                cache = output / "caches" / made.name
+                shutil.rmtree(cache, ignore_errors=True)  # of a run that was interrupted: it would save work
+                result = call("train_arm.py", environment, arguments, cache)
                 if run == 0:
                     result["f1"] = load(made).evaluate(measured)["f1"]
                 print(f"{made.name}: {result['seconds']:.1f} s", flush=True)
@@ -194,13 +197,45 @@ def serve(output: Path, runs: int, callers: int) -> dict[str, list[Any]]:
 
             def ask(arguments: dict[str, Any] = arguments, framework: str = framework, name: str = name) -> Any:
                 result = call("serve_arm.py", framework, arguments, output / "caches" / "serving")
-                result["machine_gigaflops"] = matrix_gigaflops()
                 print(f"{framework}: {name}: {result['passages_per_second']:.1f} passages/s", flush=True)
                 return result
 
             result = kept(output, f"serve-{framework}-{name}-{run}", ask)
             found.setdefault(f"{framework}: {name}", []).append(result)
     return found
+
+
+def shares(output: Path, teacher: Path, found: dict[str, Any]) -> dict[str, float]:
+    """How much of the machine's matrix throughput ours reaches, padding not counted, everything else included.
+
+    A machine that is shared is now faster, now slower, so its throughput is measured right before and after.
+    """
+
+    def share(script: str, environment: str, arguments: dict[str, Any], done: Callable[[Any], float]) -> float:
+        cache = output / "caches" / "shares"
+        shutil.rmtree(cache, ignore_errors=True)
+        before = matrix_gigaflops()
+        result = call(script, environment, arguments, cache)
+        return done(result) / ((before + matrix_gigaflops()) / 2)
+
+    arguments = {"arm": "ours", "teacher": teacher, "student": output / "student", "data": output / "train.json"}
+    arguments |= {"output": output / "made" / "shares"}
+    needed = found["gigaflops_training"]
+    reached = {
+        "distilling answers": share("train_arm.py", "farm", arguments, lambda result: needed / result["seconds"])
+    }
+    for framework in ("farm", "haystack"):
+        for which, model, backend in (("teacher", "teacher", "torch"), ("student", "served", "onnx")):
+            arguments = {"framework": framework, "backend": backend, "model": output / model}
+            arguments |= {"questions": output / "asked-slow.json"}
+            passage = found["gigaflops_passage"][which]
+            reached[f"serving in {framework}, {which}, {backend}"] = share(
+                "serve_arm.py",
+                framework,
+                arguments,
+                lambda result, passage=passage: result["passages_per_second"] * passage,
+            )
+    return reached
 
 
 def gigaflops(reader: Reader, windows: np.ndarray) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 def page(found: dict[str, Any]) -> str:
     """RESULTS.md."""
     at = found["machine"]
-    speeds = [runs[-1]["machine_gigaflops"] for part in ("training", "serving") for runs in found[part].values()]
     packages = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     lines = [
         "# Measured side by side",
@@ -17,9 +16,7 @@ def page(found: dict[str, Any]) -> str:
         (
             f"{at['processor']}, {at['cores']} cores, {', '.join(at['instructions']) or 'no VNNI, no bf16'}, "
             f"{at['date']}, Python {at['python']}, {packages}. Made by `make bench`; medians, with the lowest and "
-            "highest in brackets. Tools take turns, and what one is against another is the median of the rounds' "
-            f"ratios. After each run of the last round the machine did {_spread(speeds, 0)} GFLOP/s in fp32 matrix "
-            "products; shares of it are that round's."
+            "highest in brackets. Tools take turns; what one is against another is the median of the rounds' ratios."
         ),
         *_training(found),
         *_serving(found),
@@ -51,8 +48,6 @@ def _training(found: dict[str, Any]) -> list[str]:
                 ),
             ]
         )
-    last = found["training"]["ours / answers"][-1]
-    share = found["gigaflops_training"] / last["seconds"] / last["machine_gigaflops"]
     head = "method,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
     return [
         "",
@@ -68,7 +63,8 @@ def _training(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"Teacher and student need {found['gigaflops_training']:,.0f} GFLOP for this, padding not counted: our run "
-            f"for answers reaches {share:.0%} of the machine's matrix throughput, reading included."
+            f"for answers reaches {found['shares']['distilling answers']:.0%} of what the machine does in fp32 matrix "
+            "products (measured right before and after), reading included."
         ),
     ]
 
@@ -94,18 +90,7 @@ def _serving(found: dict[str, Any]) -> list[str]:
         rows.append([framework, reader, _spread(rates[name]), f"{times:.1f}", *alone, *together])
     head = "framework,reader,passages/s,times theirs,p50,p99,p50 of 8,p99 of 8,other answers"
     needed = found["gigaflops_passage"]
-    reached = []
-    for name in (
-        "farm: FARMReader, teacher",
-        "haystack: TransformersExtractiveReader, teacher",
-        "farm: ours, teacher, torch",
-        "haystack: ours, teacher, torch",
-        "farm: ours, student, onnx",
-        "haystack: ours, student, onnx",
-    ):
-        last = found["serving"][name][-1]
-        done = last["passages_per_second"] * needed["student" if "student" in name else "teacher"]
-        reached.append(f"{name} {done / last['machine_gigaflops']:.0%}")
+    reached = [f"{name} {share:.0%}" for name, share in found["shares"].items() if name.startswith("serving")]
     return [
         "",
         "## Serving",
@@ -121,8 +106,8 @@ def _serving(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"A passage takes the teacher {needed['teacher']:.2f} GFLOP and the student {needed['student']:.2f}, "
-            "padding not counted. Share of the machine's matrix throughput that is reached, everything included: "
-            f"{'; '.join(reached)}."
+            "padding not counted. Share of what the machine does in fp32 matrix products that is reached, everything "
+            f"included: {'; '.join(reached)}."
         ),
     ]
 
@@ -177,8 +162,8 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 
 
-def _spread(values: list[float], digits: int = 1) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
