@@ -209,27 +209,31 @@ def left_over(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in found)
 
 
-def test_killed_at_random_moments_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
+def kill_when(there: Callable[[], bool], path: Path, later: float) -> None:
+    """Start the recipe and kill it so many seconds after something is there: by the clock it may have ended."""
+    process = subprocess.Popen(command(path), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not there():
+        assert process.poll() is None, process.communicate()[1].decode()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(later)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
-    began = time.monotonic()
     ran = subprocess.run(
         command(write("whole")), env=environment(), check=True, capture_output=True, text=True, timeout=300
     )
-    alone = time.monotonic() - began
     whole = json.loads(ran.stdout)
-    kills = 0
-    while kills < 2:
-        process = subprocess.Popen(command(path), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            process.wait(timeout=alone * moments.uniform(0.45, 0.95))
-            break  # it came to its end
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
+    for step in ("1-general", "2-layers", "3-answers"):
+        checkpoints = tmp_path / "killed" / step / "checkpoints"
+        kill_when(lambda begun=checkpoints: any(begun.glob("*")), path, later=moments.uniform(0, 0.2))
     done = subprocess.run(command(path), env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert kills > 0
     told = json.loads(done.stdout)
     assert told["steps"] == whole["steps"]
     assert told["metrics"] == whole["metrics"]
