@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from haystack_distill import Reader, ReaderTrainer, TrainingSettings
 
     teacher, student = Reader.load(options.teacher), Reader.load(options.student)
-    settings = TrainingSettings(n_epochs=1, learning_rate=RATE, batch_size=BATCH, seed=options.seed, progress=False)
+    settings = TrainingSettings(
+        n_epochs=options.epochs, learning_rate=RATE, batch_size=BATCH, seed=options.seed, progress=False
+    )
     watch = Watch(teacher=teacher.model, student=student.model)
     trainer = ReaderTrainer(student, None, settings)
     if options.method == "layers":
@@ -58,7 +61,7 @@ def farm(options: argparse.Namespace) -> dict[str, Any]:
         "use_gpu": False,
         "num_processes": 0,
         "max_seq_len": SEQUENCE,
-        "n_epochs": 1,
+        "n_epochs": options.epochs,
         "learning_rate": RATE,
         "batch_size": BATCH,
         "temperature": TEMPERATURE,
@@ -140,7 +143,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     watch = Watch(teacher=teacher, student=student)
     arguments = TrainingArguments(
         output_dir=f"{options.output}-trainer",
-        num_train_epochs=1,
+        num_train_epochs=options.epochs,
         learning_rate=RATE,
         per_device_train_batch_size=BATCH,
         warmup_ratio=0.1,
@@ -177,12 +180,24 @@ def textbrewer(options: argparse.Namespace, *, our_batches: bool = False) -> dic
         from haystack_distill.squad import load_examples
 
         windows = reader.cut(load_examples(options.data))
-        order = windows.batches(BATCH, seed=options.seed)
-        order.start_epoch(0)
         names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
-        loader: Any = [
-            {name: batch[name] for name in names} for batch in (windows.collate(windows.__getitems__(b)) for b in order)
-        ]
+
+        class Loader:
+            """Our batches, in another order in every epoch."""
+
+            def __init__(self) -> None:
+                self.order, self.epoch = windows.batches(BATCH, seed=options.seed), 0
+
+            def __len__(self) -> int:
+                return len(self.order)
+
+            def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+                self.order.start_epoch(self.epoch)
+                self.epoch += 1
+                for batch in (windows.collate(windows.__getitems__(rows)) for rows in self.order):
+                    yield {name: batch[name] for name in names}
+
+        loader: Any = Loader()
     else:
         data = features(options.data, tokenizer, pad=True)
         columns = {name: torch.tensor([window[name] for window in data]) for name in data[0]}
@@ -198,7 +213,7 @@ def textbrewer(options: argparse.Namespace, *, our_batches: bool = False) -> dic
         found = {"logits": (outputs.start_logits, outputs.end_logits), "logits_mask": (batch["attention_mask"],) * 2}
         return found | ({"losses": outputs.loss} if outputs.loss is not None else {})
 
-    steps = len(loader)
+    steps = len(loader) * options.epochs
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
     distiller = GeneralDistiller(
@@ -212,7 +227,7 @@ def textbrewer(options: argparse.Namespace, *, our_batches: bool = False) -> dic
         adaptor,
     )
     with distiller:
-        distiller.train(optimizer, loader, num_epochs=1, scheduler=schedule, max_grad_norm=1.0)
+        distiller.train(optimizer, loader, num_epochs=options.epochs, scheduler=schedule, max_grad_norm=1.0)
     result = watch.result()
     student.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
@@ -233,6 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", choices=ARMS, required=True)
     parser.add_argument("--method", choices=["answers", "layers"], default="answers")
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=42)
     for name in ("teacher", "student", "data", "output"):
         parser.add_argument(f"--{name}", required=True)
