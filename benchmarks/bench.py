@@ -34,15 +34,15 @@ WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)
 # Arm, method, epochs, environment. Two epochs are the default of FARMReader and of ours; in a single one nothing is
 # gained by keeping what the teacher said.
 TRAINING = [
-    ("ours", "answers", 2, "farm"),
-    ("farm", "answers", 2, "farm"),
-    ("textbrewer", "answers", 2, "textbrewer"),
-    ("textbrewer, our batches", "answers", 2, "textbrewer"),
-    ("trainer", "answers", 2, "farm"),
     ("ours", "answers", 1, "farm"),
     ("farm", "answers", 1, "farm"),
-    ("ours", "layers", 2, "farm"),
-    ("farm", "layers", 2, "farm"),
+    ("textbrewer", "answers", 1, "textbrewer"),
+    ("textbrewer, our batches", "answers", 1, "textbrewer"),
+    ("trainer", "answers", 1, "farm"),
+    ("ours", "answers", 2, "farm"),
+    ("farm", "answers", 2, "farm"),
+    ("ours", "layers", 1, "farm"),
+    ("farm", "layers", 1, "farm"),
 ]
 EPOCHS = 2  # of the student that is exported and served
 # Name, framework, backend, which reader.
@@ -60,14 +60,20 @@ SERVING = [
 ]
 
 
-def call(script: str, environment: str, arguments: dict[str, Any], cache: Path) -> dict[str, Any]:
+def call(script: str, environment: str, arguments: dict[str, Any], cache: Path, *, ours: bool = True) -> dict[str, Any]:
     """Run a script in an environment; what it prints last is the result."""
     command = [str(python_of(environment)), str(HERE / script)]
     for name, value in arguments.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     settings = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
     settings["HAYSTACK_DISTILL_CACHE"] = str(cache)
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+    surroundings = os.environ | settings
+    # Importing our package sets this, here too. Our arms set it themselves, as they do for a user, or come too late;
+    # the others, which borrow helpers from us, keep PyTorch's default.
+    del surroundings["THP_MEM_ALLOC_ENABLE"]
+    if not ours:
+        surroundings["THP_MEM_ALLOC_ENABLE"] = "0"
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -177,9 +183,10 @@ def distil(output: Path, teacher: Path, measured: Any, runs: int) -> dict[str, l
             def train(
                 arguments: dict[str, Any] = arguments, environment: str = environment, made: Path = made, run: int = run
             ) -> Any:
+                ours = arguments["arm"] == "ours"
                 cache = output / "caches" / made.name
                 shutil.rmtree(cache, ignore_errors=True)  # of a run that was interrupted: it would save work
-                result = call("train_arm.py", environment, arguments, cache)
+                result = call("train_arm.py", environment, arguments, cache, ours=ours)
                 if run == 0:
                     result["f1"] = load(made).evaluate(measured)["f1"]
                 print(f"{made.name}: {result['seconds']:.1f} s", flush=True)
@@ -201,7 +208,8 @@ def serve(output: Path, runs: int, callers: int) -> dict[str, list[Any]]:
             arguments |= {"questions": output / asked, "callers": callers if run == 0 else 0}
 
             def ask(arguments: dict[str, Any] = arguments, framework: str = framework, name: str = name) -> Any:
-                result = call("serve_arm.py", framework, arguments, output / "caches" / "serving")
+                ours = arguments["backend"] != "theirs"
+                result = call("serve_arm.py", framework, arguments, output / "caches" / "serving", ours=ours)
                 print(f"{framework}: {name}: {result['passages_per_second']:.1f} passages/s", flush=True)
                 return result
 
@@ -256,6 +264,7 @@ def machine() -> dict[str, Any]:
     """What the numbers hold for."""
     about = Path("/proc/cpuinfo").read_text()
     flags = set(about.split())
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     name = next(
         (line.split(":")[1].strip() for line in about.splitlines() if "model name" in line), platform.processor()
     )
@@ -264,6 +273,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "instructions": [name for name in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile") if name in flags],
         "python": platform.python_version(),
+        "huge_pages": huge.read_text().split("[")[1].split("]")[0] if huge.exists() else "none",
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions("onnxruntime", "farm-haystack"),
     }

@@ -15,6 +15,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         (
             f"{at['processor']}, {at['cores']} cores, {', '.join(at['instructions']) or 'no VNNI, no bf16'}, "
+            f"huge pages by {at['huge_pages']}, "
             f"{at['date']}, Python {at['python']}, {packages}. Made by `make bench`; medians, with the lowest and "
             "highest in brackets. Tools take turns; what one is against another is the median of the rounds' ratios."
         ),

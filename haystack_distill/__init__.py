@@ -1,5 +1,6 @@
 """Distil question answering readers for Haystack: a big, slow teacher in; a small, fast student out."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from haystack_distill.trainer import ReaderTrainer
 
 __version__ = "0.1.0"
+
+# PyTorch asks Linux for huge pages if it finds this at its first tensor: on a processor about a tenth faster.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Answer",
