@@ -57,9 +57,9 @@ def _training(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"{found['questions']} questions of SQuAD v1.1, batch 16, windows of 384, teacher MiniLM-L6, student its "
-            "even layers. From the file to the trained student, without imports or loading. Each tool with its own "
-            "defaults otherwise: ours trains without dropout, the others with the model's 0.1. Two epochs are the "
-            "default of farm-haystack and of ours; for answers, ours asks the teacher once."
+            f"even layers; {_rounds(found['training'])}. From the file to the trained student, without imports or "
+            "loading. Each tool with its own defaults otherwise: ours trains without dropout, the others with the "
+            "model's 0.1. Two epochs are the default of farm-haystack and of ours."
         ),
         "",
         *_table(head, rows),
@@ -100,9 +100,9 @@ def _serving(found: dict[str, Any]) -> list[str]:
         "",
         (
             "Questions of SQuAD v1.1 dev, one at a time, each with ten passages of its article, in the framework's "
-            f"pipeline; {found['asked']} questions, {found['asked_slow']} of them for the teacher. `times theirs` is "
-            "of those that all were asked. `p50`, `p99`: milliseconds of a question, alone and with eight callers at "
-            "once; `other answers`: how many questions the eight got another answer to than one got alone."
+            f"pipeline; {found['asked']} questions, {found['asked_slow']} of them for the teacher; "
+            f"{_rounds(found['serving'])}. `times theirs` is of those that all were asked. `p50`, `p99`: milliseconds "
+            "of a question, alone and with eight callers at once; `other answers`: how many questions the eight got another answer to than one got alone."
         ),
         "",
         *_table(head, rows),
@@ -161,6 +161,10 @@ def _table(head: str, rows: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
 
 
+def _rounds(arms: dict[str, list[Any]]) -> str:
+    return f"{len(next(iter(arms.values())))} rounds"
+
+
 def _median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 
@@ -180,7 +184,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     ):
         names = list(found[part])[::-1]
         bars = axes.barh(
-            names,
+            [name.replace("/ 1", "/ 1 epoch").replace("/ 2", "/ 2 epochs") for name in names],
             [_median(run[of] for run in found[part][name]) for name in names],
             color=["#2a6f97" if "ours" in name and "our batches" not in name else "#b0b0b0" for name in names],
         )
