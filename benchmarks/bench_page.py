@@ -102,7 +102,8 @@ def _serving(found: dict[str, Any]) -> list[str]:
             "Questions of SQuAD v1.1 dev, one at a time, each with ten passages of its article, in the framework's "
             f"pipeline; {found['asked']} questions, {found['asked_slow']} of them for the teacher; "
             f"{_rounds(found['serving'])}. `times theirs` is of those that all were asked. `p50`, `p99`: milliseconds "
-            "of a question, alone and with eight callers at once; `other answers`: how many questions the eight got another answer to than one got alone."
+            "of a question, alone and with eight callers at once; `other answers`: how many questions the eight got "
+            "another answer to than one got alone."
         ),
         "",
         *_table(head, rows),
