@@ -44,7 +44,7 @@ TRAINING = [
     ("ours", "layers", 1, "farm"),
     ("farm", "layers", 1, "farm"),
 ]
-EPOCHS = 2  # of the student that is exported and served
+EPOCHS = 2  # of the student that is exported and served, and of the share of the machine that is reached
 # Name, framework, backend, which reader.
 SERVING = [
     ("FARMReader, teacher", "farm", "theirs", "teacher"),
@@ -193,7 +193,8 @@ def distil(output: Path, teacher: Path, measured: Any, runs: int) -> dict[str, l
                 return result
 
             result = kept(output, f"train-{made.name}", train)
-            found.setdefault(f"{arm} / {method} / {epochs}", []).append(result)
+            many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            found.setdefault(f"{arm} / {method}, {many}", []).append(result)
     return found
 
 

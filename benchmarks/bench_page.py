@@ -32,13 +32,12 @@ def page(found: dict[str, Any]) -> str:
 def _training(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, runs in found["training"].items():
-        tool, method, epochs = name.split(" / ")
-        ours = found["training"][f"ours / {method} / {epochs}"]
+        tool, method = name.split(" / ")
+        ours = found["training"][f"ours / {method}"]
         times = _median(run["seconds"] / mine["seconds"] for run, mine in zip(runs, ours, strict=True))
         rows.append(
             [
                 method,
-                epochs,
                 tool,
                 _spread([run["seconds"] for run in runs]),
                 "" if tool == "ours" else f"{times:.2f} times as fast",
@@ -50,7 +49,7 @@ def _training(found: dict[str, Any]) -> list[str]:
                 ),
             ]
         )
-    head = "method,epochs,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
+    head = "method,tool,seconds,ours is,F1,peak MB,reading,teacher,forward,backward,step,rest"
     return [
         "",
         "## Distilling",
@@ -185,7 +184,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     ):
         names = list(found[part])[::-1]
         bars = axes.barh(
-            [name.replace("/ 1", "/ 1 epoch").replace("/ 2", "/ 2 epochs") for name in names],
+            names,
             [_median(run[of] for run in found[part][name]) for name in names],
             color=["#2a6f97" if "ours" in name and "our batches" not in name else "#b0b0b0" for name in names],
         )

@@ -209,11 +209,14 @@ def left_over(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in found)
 
 
-def kill_when(there: Callable[[], bool], path: Path, later: float) -> None:
-    """Start the recipe and kill it so many seconds after something is there: by the clock it may have ended."""
+def kill_in_step(path: Path, directory: Path, later: float) -> None:
+    """Start the recipe and kill it so many seconds after a step's first checkpoint is begun.
+
+    Not so many seconds after the start: how long that takes differs, and the recipe may have ended.
+    """
     process = subprocess.Popen(command(path), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
-    while not there():
+    while not any((directory / "checkpoints").glob("*")):
         assert process.poll() is None, process.communicate()[1].decode()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -230,8 +233,7 @@ def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_p
     )
     whole = json.loads(ran.stdout)
     for step in ("1-general", "2-layers", "3-answers"):
-        checkpoints = tmp_path / "killed" / step / "checkpoints"
-        kill_when(lambda begun=checkpoints: any(begun.glob("*")), path, later=moments.uniform(0, 0.2))
+        kill_in_step(path, tmp_path / "killed" / step, later=moments.uniform(0, 0.2))
     done = subprocess.run(command(path), env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
