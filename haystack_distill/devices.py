@@ -9,6 +9,8 @@ import torch
 from haystack_distill.errors import DistilError
 from haystack_distill.settings import PRECISIONS
 
+AUTO_PRECISION_VARIABLE = "HAYSTACK_DISTILL_AUTO_PRECISION"
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """`auto` is the GPU where there is one, Apple's where that is there, else the CPU.
@@ -34,12 +36,21 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     `auto` takes bf16 where the hardware multiplies it fast (a processor with AMX or AVX512-BF16, a GPU that supports
     it), fp16 on other GPUs, fp32 elsewhere. On a CPU without such instructions bf16 is several times slower than fp32.
+    The environment variable `HAYSTACK_DISTILL_AUTO_PRECISION` ("fp32", "bf16" or "fp16") says what `auto` takes
+    instead, so that different machines compute alike.
 
     Raises:
         DistilError: An unknown precision, or fp16 on a CPU (no gradient scaling there).
     """
     if precision not in PRECISIONS:
         raise DistilError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "auto":
+        precision = os.environ.get(AUTO_PRECISION_VARIABLE) or "auto"
+        if precision not in PRECISIONS:
+            raise DistilError(
+                f"the environment variable {AUTO_PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}, not "
+                f"{precision!r}"
+            )
     if precision == "fp16" and device.type == "cpu":
         raise DistilError("fp16 is for GPUs; on a CPU use precision 'auto', 'bf16' or 'fp32'")
     if precision != "auto":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
+from haystack_distill.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.embedded import embedded_teacher
 from haystack_distill.export import ExportSettings, export_reader
 from haystack_distill.exported import FILES, ExportedModel
@@ -51,7 +52,7 @@ def test_a_reader_in_bf16_is_exported_in_fp32(
     record = export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
     assert record["backends"]["onnx"]["largest_difference"] < 1e-4
     assert reader.precision == "bf16"
-    monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "bf16")
     assert Reader.load(tmp_path / "reader", windows=WINDOWS, device="cpu").precision == "bf16"
     assert Reader.load(tmp_path / "reader", windows=WINDOWS, backend="onnx").precision == "fp32"
 
