@@ -522,6 +522,7 @@ def recipe_file(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
     plan = run_json("recipe", "--config", recipe_file, "--dry-run")
     assert [step["name"] for step in plan["plan"]] == ["3-answers"]
@@ -658,6 +659,7 @@ def test_progress_bars_stay_off_stdout(student_dir: Path, squad_file: Path, tmp_
     assert run_json(*base, "--progress", "--log-every", "1")["command"] == "train"
 
 
+@pytest.mark.slow
 def test_as_a_process(student_dir: Path, tmp_path: Path) -> None:
     def process(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "haystack_distill", *map(str, arguments)]

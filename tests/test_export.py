@@ -101,6 +101,7 @@ def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Non
         Reader.load(tmp_path / "reader", backend="onnx-int8")
 
 
+@pytest.mark.slow
 def test_saving_other_weights_removes_what_was_exported(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     export_reader(tiny_reader(), tmp_path / "reader", ExportSettings(int8="none"))
     tiny_reader(seed=1).save(tmp_path / "reader")
@@ -145,6 +146,7 @@ def test_refused(exported: tuple[Reader, Path, dict], tiny_reader: Callable[...,
         Reader.load(broken, backend="onnx", windows=WINDOWS)
 
 
+@pytest.mark.slow
 def test_a_model_whose_export_says_something_else_is_refused(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,7 @@ def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader]
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None:
     teacher = embedded_teacher(windows=WindowSettings(128, 64, 32), device="cpu", precision="fp32")
     export_reader(teacher, tmp_path / "reader")
@@ -176,6 +179,7 @@ def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None
     assert sum(one[0].text == other[0].text for one, other in zip(found, expected, strict=True)) >= len(asked) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"

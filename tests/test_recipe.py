@@ -73,6 +73,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path) -> None:
     result = run(write(labels_only=True))
     assert result.directory == tmp_path / "out" / "reader"
@@ -96,6 +97,7 @@ def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path)
     assert 8 < augmented <= 24
 
 
+@pytest.mark.slow
 def test_a_finished_recipe_is_not_done_again(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> No
     assert (result.directory / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
     run(write(layers="none", answers={"max_steps": 1}, dev_data=None))
     made = tmp_path / "out" / "1-general"
@@ -178,6 +181,7 @@ def test_predictions_need_a_masked_language_model(write: Callable[..., Path], tm
         run(write(general=corpus))
 
 
+@pytest.mark.slow
 def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write(labels_only=True)
     plan = {step.name: step for step in plan_recipe(load_recipe(path))}
@@ -226,6 +230,7 @@ def kill_in_step(path: Path, directory: Path, later: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
     ran = subprocess.run(
@@ -245,6 +250,7 @@ def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_p
     assert left_over(tmp_path / "killed-cache") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:
     small = {"batch_size": 2, "learning_rate": 5e-5}

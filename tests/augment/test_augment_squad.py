@@ -290,6 +290,7 @@ def test_two_runs_never_write_the_same_output(source: Path, tmp_path: Path) -> N
     multiply(source, tmp_path / "out.json")
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(source: Path, tmp_path: Path) -> None:
     content = json.loads(source.read_text())
     article = content["data"][2]
