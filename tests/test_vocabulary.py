@@ -108,7 +108,8 @@ def test_texts_of_the_corpus_are_read_as_before(reader: Reader, tmp_path: Path) 
         )
         assert after == before
     assert pruned.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
-    saved = Reader.load(pruned.save(tmp_path / "pruned"), windows=reader.windows, device="cpu", precision="fp32")
+    directory = pruned.save(tmp_path / "pruned")
+    saved = Reader.load(directory, windows=reader.windows, device="cpu", precision=reader.precision)
     assert saved.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
     assert len(saved.tokenizer) == len(pruned.tokenizer)
     assert saved.tokenizer.pad_token_id == saved.model.config.pad_token_id
