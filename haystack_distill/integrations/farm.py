@@ -3,13 +3,15 @@
     from haystack_distill.integrations.farm import DistilFARMReader as FARMReader
 
 is the one line that changes: `train`, `distil_prediction_layer_from` and `distil_intermediate_layers_from` keep their
-signatures and train the reader in place. What an argument asks for is done or, where it cannot be, refused by an error.
+signatures and train the reader in place. What an argument asks for is done or, where it cannot be, refused by an error;
+one that would change no result here is named in a warning.
 """
 
 import copy
 import functools
 import hashlib
 import inspect
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -40,6 +42,7 @@ except ImportError as error:
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, file_hash, hash_of
+from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
 from haystack_distill.settings import TrainingSettings
@@ -48,6 +51,8 @@ from haystack_distill.store import cached_table
 from haystack_distill.trainer import ReaderTrainer
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
+
+logger = logging.getLogger(__name__)
 
 # What FARMReader.save writes and FARMReader prefers over a Hugging Face model in the same directory.
 _HAYSTACK_1_FILES = (
@@ -143,11 +148,13 @@ def _signature_of(parent: Callable[..., Any]) -> Callable[[_Method], Callable[..
     return decorate
 
 
-class DistilFARMReader(FARMReader):
+class DistilFARMReader(ReadsText, FARMReader):
     """Haystack 1's FARMReader with this package's training.
 
-    Answering, evaluation and pipelines (YAML: `type: DistilFARMReader`) are the parent's. Training differs in what it
-    does, not in how it is called; arguments mean what FARMReader's documentation says, with these additions:
+    Answering, evaluation and pipelines are the parent's, but documents without text (blank ones, tables) are left out
+    and `_split_overlap` meta that only one document records does no harm. YAML says `type: DistilFARMReader`; a process
+    that loads it has to import this module first. Training differs in what it does, not in how it is called; arguments
+    mean what FARMReader's documentation says, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
     - `data_dir` and `train_filename` name a SQuAD file (gzip too); bad questions are errors that say where they are.
@@ -163,6 +170,9 @@ class DistilFARMReader(FARMReader):
       student_logits and teacher_logits: it is called for the starts and for the ends of each window, (1, tokens, 1),
       divided by the temperature.
     - `early_stopping` takes `EarlyStopping(metric="f1", mode="max")`, and the best weights are restored.
+    - Without effect, and named in one warning, are `num_processes` (one process prepares the data, with the tokenizer's
+      threads), `evaluate_every` without data to evaluate on, `checkpoints_to_keep` without `checkpoint_every`, and
+      `cache_path` without `caching`.
 
     Each returns a `haystack_distill.RunResult` and saves the reader to `save_dir` as a Hugging Face model directory.
     What these signatures have no room for (a layer mapping, weights of losses, ...) is there without them:
@@ -270,18 +280,14 @@ class _Plan:
         distillation = _distillation(method, left, batch_size, teacher_batch_size)
         use_amp, num_processes = take("use_amp"), take("num_processes")
         _refuse(not isinstance(use_amp, bool), f"use_amp must be True or False, not {use_amp!r}")
-        _refuse(
-            num_processes not in (None, 0, 1),
-            f"num_processes={num_processes}: one process prepares the data, with the tokenizer's threads; leave it out",
-        )
+        idle = {"num_processes": num_processes not in (None, 0, 1)}
 
         accumulation, evaluate_every, checkpoint_every = (
             take(name) for name in ("grad_acc_steps", "evaluate_every", "checkpoint_every")
         )
         _refuse(accumulation < 1, f"grad_acc_steps must be at least 1, not {accumulation!r}")
-        _refuse(
-            evaluate_every not in (0, 300) and not sources.has_dev,
-            "evaluate_every without dev_filename or dev_split has nothing to evaluate on; give one of them",
+        idle["evaluate_every without dev_filename or dev_split"] = (
+            evaluate_every not in (0, 300) and not sources.has_dev
         )
         early_stopping = take("early_stopping")
         patience = _patience(early_stopping, bool(evaluate_every) and sources.has_dev)
@@ -294,15 +300,9 @@ class _Plan:
         checkpoints = Path(take("checkpoint_root_dir")) / method
         keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
         keep_checkpoints = take("checkpoints_to_keep")
-        _refuse(
-            keep_checkpoints != 3 and checkpoint_every is None,
-            "checkpoints_to_keep without checkpoint_every has nothing to keep; set checkpoint_every too",
-        )
+        idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
         caching, cache_path = take("caching"), Path(take("cache_path"))
-        _refuse(
-            not caching and cache_path != Path("cache/data_silo"),
-            "cache_path without caching keeps nothing; set caching=True too",
-        )
+        idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
         settings = TrainingSettings(
@@ -334,6 +334,8 @@ class _Plan:
             cache_path=cache_path if caching else None,
         )
         assert not left, f"neither used nor refused: {left}"
+        if any(idle.values()):
+            logger.warning("without effect: %s", ", ".join(name for name, given in idle.items() if given))
         return plan
 
 

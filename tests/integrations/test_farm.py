@@ -402,19 +402,15 @@ def test_a_loss_that_takes_neither_is_refused(idle: tuple, squad_file: Path) -> 
 # --- Every argument is used or refused -------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("train", {"num_processes": 4}, "one process prepares the data"),
     ("train", {"use_amp": "O1"}, "use_amp must be True or False"),
     ("train", {"devices": ["cpu", "cpu"]}, "one process trains on one device"),
     ("train", {"devices": ["cuda:0"], "use_gpu": False}, "contradict"),
     ("train", {"devices": ["cuda:1"]}, "CUDA_VISIBLE_DEVICES"),
-    ("train", {"evaluate_every": 5}, "nothing to evaluate on"),
     ("train", {"evaluate_every": -1, "dev_split": 0.2}, "evaluate_every must be at least 1"),
     ("train", {"dev_split": 0.2, "dev_filename": "dev.json"}, "give one of them"),
     ("train", {"dev_split": 1.5}, "dev_split must be"),
     ("train", {"dev_split": 0.99}, "leaves none to train on"),
-    ("train", {"checkpoints_to_keep": 1}, "set checkpoint_every too"),
     ("train", {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
-    ("train", {"cache_path": Path("elsewhere")}, "set caching=True too"),
     ("train", {"grad_acc_steps": 0}, "grad_acc_steps must be"),
     ("train", {"warmup_proportion": 1.0}, "warmup_proportion must be"),
     ("train", {"n_epochs": 0}, "n_epochs must be"),
@@ -456,6 +452,25 @@ def test_refused(idle: tuple, squad_file: Path, method: str, arguments: dict[str
         run(student, method, squad_file, teacher, **arguments)
     assert not changed(before, student)
     assert not Path("saved_models").exists() or not list(Path("saved_models").iterdir())
+
+
+def test_what_changes_no_result_is_named_in_one_warning(
+    student: DistilFARMReader, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    idle = {"num_processes": 4, "evaluate_every": 5, "checkpoints_to_keep": 1, "cache_path": Path("elsewhere")}
+    run(student, "train", squad_file, **idle)
+    (warning,) = [record.getMessage() for record in caplog.records if "without effect" in record.getMessage()]
+    assert warning.partition(": ")[2].split(", ") == [
+        "num_processes",
+        "evaluate_every without dev_filename or dev_split",
+        "checkpoints_to_keep without checkpoint_every",
+        "cache_path without caching=True",
+    ]
+    assert not Path("elsewhere").exists()
+    assert not Path("model_checkpoints").exists()
+    caplog.clear()
+    run(student, "train", squad_file, num_processes=0, evaluate_every=0)
+    assert not [record for record in caplog.records if "without effect" in record.getMessage()]
 
 
 def test_refused_processors(idle: tuple, squad_file: Path, tmp_path: Path) -> None:
