@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
@@ -20,10 +21,16 @@ from haystack_distill.objectives import (
     PredictionLayerObjective,
 )
 from haystack_distill.reader import ExampleSource, Reader, position_limit
-from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_that_matter
+from haystack_distill.runs import (
+    RunDirectory,
+    RunResult,
+    recorded,
+    settings_that_matter,
+    student_may_come_back,
+)
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
-from haystack_distill.teachers import TeacherOutputs, model_hash
+from haystack_distill.teachers import TeacherOutputs, model_hash, start_of
 from haystack_distill.together import evaluate_together
 
 
@@ -204,11 +211,17 @@ class ReaderTrainer:
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
+            "student": start_of(self.student.model),
             "teacher": None if teacher is None else model_hash(teacher.model),
+            "teacher_settings": _teacher_settings(told_by, shown_by),
+            "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
             "processes": processes.num_processes,
-            "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
+            "precision": resolve_precision(self.settings.precision, self.student.device),
         }
-        with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+        with (
+            RunDirectory(self.output_dir, record, self.settings, processes) as directory,
+            student_may_come_back(self.student.model, directory.record),
+        ):
             told = None
             if told_by is not None:
                 outputs = TeacherOutputs(
@@ -235,3 +248,16 @@ class ReaderTrainer:
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
+
+    def _measuring(self) -> dict[str, Any]:
+        """What of the student decides its scores during the run, and so which weights are the best."""
+        names = ("max_answer_length", "no_answer_threshold", "precision")
+        return {name: getattr(self.student, name) for name in names}
+
+
+def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[str, Any] | None:
+    """What of a teacher, besides its weights, decides what it teaches."""
+    if told_by is not None:
+        windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
+        return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
+    return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows

@@ -75,6 +75,33 @@ def test_a_directory_gives_its_files_by_name(tmp_path: Path) -> None:
     assert corpus.identity == "a.txt (5 bytes), b.txt (6 bytes), c.txt (5 bytes)"
 
 
+def test_the_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.txt").write_text("second")
+    names = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    known = Corpus(names).fingerprint
+    assert known == Corpus(tmp_path).fingerprint != Corpus(names[::-1]).fingerprint
+    (tmp_path / "a.txt").write_text("First")
+    assert Corpus(tmp_path).fingerprint != known
+    rows = datasets.Dataset.from_list([{"text": "one"}])
+    assert Corpus(rows.to_iterable_dataset()).fingerprint is None
+    assert Corpus(rows.to_iterable_dataset(), name="one").fingerprint is not None
+    with pytest.raises(DistilError, match="name is for an IterableDataset"):
+        Corpus(tmp_path, name="files")
+
+    class Builder:
+        hash = "1st commit"
+
+        def as_streaming_dataset(self, split: str) -> datasets.IterableDataset:
+            return rows.to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: Builder())
+    before = Corpus("some/data").fingerprint
+    Builder.hash = "2nd commit"
+    assert None not in (before, Corpus("some/data").fingerprint)
+    assert before != Corpus("some/data").fingerprint
+
+
 def test_another_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"body": "words"}))
     assert texts_of(Corpus(tmp_path / "a.jsonl", text_column="body")) == ["words"]

@@ -354,22 +354,151 @@ def test_resume_refuses_what_is_not_the_same_run(pair: Callable, data: Path, squ
     def trainer(**changed: Any) -> ReaderTrainer:
         return ReaderTrainer(student, killed, settings(resume=True, **changed))
 
-    with pytest.raises(DistilError, match=r"its settings differ from now.*0\.001.*0\.002"):
+    with pytest.raises(DistilError, match=r"its settings.learning_rate differs from now \(then 0\.001, now 0\.002\)"):
         trainer(learning_rate=0.002).distil_intermediate_layers_from(teacher, data)
-    with pytest.raises(DistilError, match="its settings differ"):
-        trainer(n_epochs=3).distil_intermediate_layers_from(teacher, data)
-    with pytest.raises(DistilError, match="its data differ"):
+    with pytest.raises(DistilError, match=r"its settings.seed, settings.n_epochs differ|its settings.n_epochs, sett"):
+        trainer(n_epochs=3, seed=5).distil_intermediate_layers_from(teacher, data)
+    with pytest.raises(DistilError, match=r"its data.examples, data.windows, data.sha256 differ"):
         trainer().distil_intermediate_layers_from(teacher, squad_file)
-    with pytest.raises(DistilError, match="its arguments differ"):
+    with pytest.raises(DistilError, match=r"its arguments.hidden_loss_weight differs from now \(then 1.0, now 0.5\)"):
         trainer().distil_intermediate_layers_from(teacher, data, hidden_loss_weight=0.5)
     with pytest.raises(DistilError, match="its method, arguments"):
         trainer().distil_prediction_layer_from(teacher, data)
-    with pytest.raises(DistilError, match="its dev_data differ"):
+    with pytest.raises(DistilError, match="its dev_data, measuring differ"):
         trainer().distil_intermediate_layers_from(teacher, data, squad_file)
     with torch.no_grad():
         teacher.model.qa_outputs.bias += 1
-    with pytest.raises(DistilError, match="its teacher differ"):
+    with pytest.raises(DistilError, match=r"its teacher differs from now\. Run it as it was begun"):
         trainer().distil_intermediate_layers_from(teacher, data)
+
+
+def test_resume_refuses_another_student_or_a_teacher_in_another_precision(
+    pair: Callable, data: Path, killed: Path
+) -> None:
+    def resume(student: Reader, teacher: Reader) -> None:
+        ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
+
+    student, teacher = pair()
+    student.model.config.hidden_dropout_prob = 0.3
+    with pytest.raises(
+        DistilError, match=r"its student.config.hidden_dropout_prob differs from now \(then .*, now 0.3"
+    ):
+        resume(student, teacher)
+    student, _ = pair()
+    with torch.no_grad():
+        student.model.qa_outputs.bias += 1
+    with pytest.raises(DistilError, match=r"its student.weights differs from now\. Run"):
+        resume(student, teacher)
+    teacher.precision = "bf16"
+    with pytest.raises(
+        DistilError, match=r"its teacher_settings.precision differs from now \(then 'fp32', now 'bf16'\)"
+    ):
+        resume(pair()[0], teacher)
+    teacher.precision, teacher.windows = "fp32", WindowSettings(64, 16, 16)  # it reads the student's windows
+    resume(pair()[0], teacher)
+
+
+def my_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    return SCALE * (student - teacher).square().masked_fill(~mask, 0.0).mean(dim=1)
+
+
+SCALE = 2.0
+
+
+def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scores(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"checkpoint_every": "epoch", "evaluate_every": "epoch"}
+
+    def run(student: Reader, teacher: Reader, loss: Any = my_loss, **changed: Any) -> RunResult:
+        trainer = ReaderTrainer(student, tmp_path / "run", settings(**chosen | changed))
+        return trainer.distil_prediction_layer_from(teacher, data, data, distillation_loss=loss)
+
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            run(*pair())
+    student, teacher = pair()
+    teacher.windows = WindowSettings(64, 32, 16)
+    with pytest.raises(
+        DistilError, match=r"its teacher_settings.windows.max_seq_len, teacher_settings.windows.doc_str"
+    ):
+        run(student, teacher, resume=True)
+    teacher.windows = student.windows
+    for name, value in (("no_answer_threshold", 1.0), ("max_answer_length", 3), ("precision", "bf16")):
+        student, _ = pair()
+        setattr(student, name, value)
+        with pytest.raises(DistilError, match=f"its measuring.{name} differs from now"):
+            run(student, teacher, resume=True)
+    student, _ = pair()
+    with pytest.raises(DistilError, match=r"its arguments.distillation_loss differs .*my_loss.*now 'kl_div'"):
+        run(student, teacher, "kl_div", resume=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(my_loss.__globals__, "SCALE", 3.0)
+        with pytest.raises(DistilError, match=r"its arguments\.distillation_loss differs from now"):
+            run(student, teacher, resume=True)
+    assert run(student, teacher, resume=True).steps == 12
+
+
+def test_a_run_whose_loss_cannot_be_compared_cannot_be_resumed(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import threading
+
+    lock = threading.Lock()
+
+    def locked(*given: Any) -> Tensor:
+        with lock:
+            return my_loss(*given)
+
+    def run(**changed: Any) -> None:
+        trainer = ReaderTrainer(pair()[0], tmp_path / "run", settings(checkpoint_every="epoch", **changed))
+        trainer.distil_prediction_layer_from(pair()[1], data, distillation_loss=locked)
+
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            run()
+    assert "cannot be resumed if it stops: its arguments.distillation_loss is not comparable" in caplog.text
+    with pytest.raises(
+        DistilError, match=r"its arguments.distillation_loss is not comparable: .*locked, because it uses"
+    ):
+        run(resume=True)
+
+
+def test_a_student_left_half_trained_may_be_handed_in_again(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = pair()
+    ReaderTrainer(student, tmp_path / "whole", settings()).train(data)
+    wanted = weights_of(student)
+    student, _ = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch")).train(data)
+    ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch", resume=True)).train(data)
+    assert same(weights_of(student), wanted)
+    records = [json.loads((tmp_path / name / "haystack_distill.json").read_text()) for name in ("whole", "run")]
+    assert records[0]["student"] == records[1]["student"]  # as it was before the first step, not when it was resumed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "student"}), "did not record its student"),
+        (lambda record: json.dumps(record)[:50], r"run.json cannot be read \(.*remove .*checkpoints to start again"),
+        (lambda record: "[]", "run.json is not a run's record"),
+    ],
+)
+def test_a_record_that_says_too_little(
+    pair: Callable, data: Path, killed: Path, change: Callable[[dict], str], message: str
+) -> None:
+    path = killed / "checkpoints" / "run.json"
+    path.write_text(change(json.loads(path.read_text())))
+    student, teacher = pair()
+    with pytest.raises(DistilError, match=message):
+        ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
 
 
 def test_a_run_that_died_before_its_first_checkpoint_has_nothing_to_lose(
