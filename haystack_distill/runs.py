@@ -28,6 +28,7 @@ from haystack_distill.teachers import start_of
 logger = logging.getLogger(__name__)
 
 NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
+NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
 _HASH = re.compile(r"[0-9a-f]{64}")
 # How students began whose run stopped, by the hash of the weights that it left them with.
 _LEFT_BY_STOPPED: dict[str, Any] = {}
@@ -106,7 +107,7 @@ class RunDirectory:
                 f"{self.path} holds the checkpoints of a run that did not finish; set resume=True to go on with it, or "
                 "remove its directory 'checkpoints' to start again"
             )
-        before = _read_record(begun)
+        before = read_record(begun)
         # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
         began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
         if began is not None and json.loads(json.dumps(began)) == before.get("student"):
@@ -206,13 +207,14 @@ def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) 
     unknown = [*_not_comparable(before), *_not_comparable(here)]
     if unknown:
         raise DistilError(f"{refusal}: its {unknown[0][0]} is {unknown[0][2]}. {remedy}")
-    new = [name for name in here if name not in before]
+    leaves = [*differences(before, here)]
+    new = [place for place, then, _ in leaves if then == NOT_RECORDED]
     if new:
         raise DistilError(
             f"{refusal}: it was begun by an earlier version of haystack-distill, which did not record its "
             f"{', '.join(new)}. Finish it with that version, or remove its directory 'checkpoints' to start again"
         )
-    changed = [leaf for leaf in differences(before, here) if leaf[1] != leaf[2]]
+    changed = [leaf for leaf in leaves if leaf[1] != leaf[2]]
     if changed:
         names = ", ".join(place for place, _, _ in changed)
         alone = len(changed) == 1
@@ -226,10 +228,14 @@ def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) 
 
 
 def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves of two nested dictionaries: where they are (dotted), and what stands there in each."""
+    """The leaves of two nested dictionaries: where they are (dotted), and what stands there in each.
+
+    `NOT_RECORDED` stands where one of them has no such name.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+            sides = before.get(name, NOT_RECORDED), now.get(name, NOT_RECORDED)
+            yield from differences(*sides, f"{place}.{name}" if place else name)
     else:
         yield place, before, now
 
@@ -244,7 +250,12 @@ def _is_hash(*values: Any) -> bool:
     return all(isinstance(value, str) and _HASH.fullmatch(value) for value in values)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """What was written when a run or step began.
+
+    Raises:
+        DistilError: It cannot be read.
+    """
     remedy = f"so it is not known how the run was begun: remove {path.parent} to start again"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
