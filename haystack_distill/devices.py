@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from haystack_distill.errors import DistilError
 from haystack_distill.settings import PRECISIONS
@@ -60,3 +62,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules back into its own afterwards."""
+    before = {} if model is None else {module: module.training for module in model.modules()}
+    if model is not None:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from haystack_distill.devices import evaluating
 from haystack_distill.features import WindowRows, Windows
 from haystack_distill.files import hash_of
 from haystack_distill.reader import Reader
@@ -95,10 +96,11 @@ class TeacherOutputs:
             return _run(teacher, self.windows, share, progress)
 
         everything = range(len(self.windows))
-        if processes is None or processes.num_processes == 1:
-            made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
-        else:
-            made = _run_together(self.key, run, len(everything), processes, cache_dir)
+        with evaluating(teacher.model):
+            if processes is None or processes.num_processes == 1:
+                made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
+            else:
+                made = _run_together(self.key, run, len(everything), processes, cache_dir)
         self.table, _, self.from_cache = made
         self._arrow = self.table.with_format("arrow")
         self._said_of = functools.lru_cache(maxsize=64)(self._say)

@@ -92,6 +92,19 @@ def test_narrower_students_have_projections_in_the_checkpoint(
     assert record["text"] == {"max_seq_len": 24, "mask_probability": 0.15, "buffer_windows": 16}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_teacher_in_training_mode_teaches_without_dropout(
+    method: Method, teacher: LanguageModel, corpus: Path
+) -> None:
+    histories = []
+    for training in (False, True):
+        teacher.model.train(training)
+        student = students.from_teacher(teacher, layers=2)
+        histories.append(run(method, student, teacher, corpus, max_steps=2).history[0]["loss"])
+        assert teacher.model.training == training
+    assert histories[0] == histories[1]
+
+
 class Killed(Exception):
     pass
 

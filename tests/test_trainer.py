@@ -756,6 +756,46 @@ def test_a_teacher_is_not_changed(pair: Callable, data: Path, method: Method) ->
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_teacher_in_training_mode_teaches_without_dropout(
+    pair: Callable, data: Path, method: Method, stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = []
+    for training in (False, True):
+        student, teacher = pair()
+        teacher.model.train(training)
+        teacher.model.get_submodule("bert.embeddings").eval()  # each module gets back the mode that it had
+        modes = [module.training for module in teacher.model.modules()]
+        trainer = ReaderTrainer(student, settings=settings(n_epochs=1), cache_dir=tmp_path / str(training))
+        with monkeypatch.context() as patch:
+            if stopped:
+                kill_at_loss(patch, 3)
+                with pytest.raises(Killed):
+                    method(trainer, teacher, data)
+            else:
+                histories.append([line["loss"] for line in method(trainer, teacher, data).history if "loss" in line])
+        assert [module.training for module in teacher.model.modules()] == modes
+        assert any(modes) == training
+    assert stopped or histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_student_whose_run_stopped_answers_without_dropout(
+    pair: Callable, data: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = pair()
+
+    def stop(*_: Any, **__: Any) -> Tensor:
+        assert student.model.training
+        raise error
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", stop)
+    with pytest.raises(error):
+        ReaderTrainer(student, settings=settings(dropout=0.5)).train(data)
+    assert not any(module.training for module in student.model.modules())
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_a_reader_cannot_teach_itself(pair: Callable, data: Path, method: Method) -> None:
     student, _ = pair()
     with pytest.raises(DistilError, match="teacher and student are the same model"):
