@@ -18,6 +18,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
+from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.files import file_hash, hash_of
 
@@ -198,12 +199,10 @@ class TextSettings:
     buffer_windows: int = 4096
 
     def __post_init__(self) -> None:
-        if self.max_seq_len < 8:
-            raise DistilError(f"max_seq_len must be at least 8, not {self.max_seq_len}")
-        if not 0 <= self.mask_probability < 1:
-            raise DistilError(f"mask_probability must be from 0 to below 1, not {self.mask_probability}")
-        if self.buffer_windows < 1:
-            raise DistilError(f"buffer_windows must be at least 1, not {self.buffer_windows}")
+        share = self.mask_probability
+        check("max_seq_len", self.max_seq_len, is_whole(self.max_seq_len, 8), "a whole number of at least 8")
+        check("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        check("buffer_windows", self.buffer_windows, is_whole(self.buffer_windows), "a whole number of at least 1")
 
 
 class TextRows(NamedTuple):

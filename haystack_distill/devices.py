@@ -21,7 +21,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if str(device) != "auto":
         try:
             return torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise DistilError(
                 f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
             ) from error

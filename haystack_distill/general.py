@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from haystack_distill.checks import check_kind
 from haystack_distill.corpus import Corpus, CorpusSource, TextSettings, TextWindows
 from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
@@ -53,6 +54,8 @@ class GeneralTrainer:
         settings: TrainingSettings | None = None,
         text: TextSettings | None = None,
     ) -> None:
+        check_kind("settings", settings, TrainingSettings)
+        check_kind("text", text, TextSettings)
         self.student = student
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.settings = settings or TrainingSettings()

@@ -41,7 +41,7 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
-from haystack_distill.trainer import ReaderTrainer
+from haystack_distill.trainer import ReaderTrainer, warn_of_shared_contexts
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +221,8 @@ class _Cook:
             "seed": recipe.seed,
             "precision": have.teacher.precision,
         }
+        if recipe.dev_data and self.processes.is_main_process:
+            warn_of_shared_contexts(have.examples, have.load(recipe.dev_data, "validation"))
         student = self._general(have, recipe.general) if recipe.general else have.first_student()
         if recipe.layers:
             with self.processes.main_process_first():

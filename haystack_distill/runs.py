@@ -208,13 +208,13 @@ def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) 
     if unknown:
         raise DistilError(f"{refusal}: its {unknown[0][0]} is {unknown[0][2]}. {remedy}")
     leaves = [*differences(before, here)]
+    changed = [leaf for leaf in leaves if leaf[1] not in (leaf[2], NOT_RECORDED)]
     new = [place for place, then, _ in leaves if then == NOT_RECORDED]
-    if new:
+    if new and not changed:
         raise DistilError(
             f"{refusal}: it was begun by an earlier version of haystack-distill, which did not record its "
             f"{', '.join(new)}. Finish it with that version, or remove its directory 'checkpoints' to start again"
         )
-    changed = [leaf for leaf in leaves if leaf[1] != leaf[2]]
     if changed:
         names = ", ".join(place for place, _, _ in changed)
         alone = len(changed) == 1

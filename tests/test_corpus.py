@@ -252,10 +252,18 @@ def test_a_tokenizer_without_masks(make: MakeWindows, tokenizer: BertTokenizerFa
         TextWindows(Corpus(text_file), without, TextSettings(), n_steps=1, seed=0, token_types=False)
 
 
-@pytest.mark.parametrize("wrong", [{"max_seq_len": 4}, {"mask_probability": 1.0}, {"buffer_windows": 0}])
-def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DistilError, match=next(iter(wrong))):
-        TextSettings(**wrong)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_seq_len", [4, "128", 128.0, None]),
+        ("mask_probability", [1.0, "0.15", None, True, float("nan")]),
+        ("buffer_windows", [0, "16", 16.0, True]),
+    ],
+)
+def test_settings_that_cannot_be(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(DistilError, match=f"^{name} must be a .*number"):
+            TextSettings(**{name: value})
 
 
 def test_what_windows_are_called(make: MakeWindows) -> None:

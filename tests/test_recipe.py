@@ -74,8 +74,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path) -> None:
+def test_all_steps(
+    write: Callable[..., Path], tmp_path: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     result = run(write(labels_only=True))
+    assert "4 of the 4 contexts of the dev data are in the training data too" in caplog.text
     assert result.directory == tmp_path / "out" / "reader"
     # 8 questions times 3 in batches of 4, then 8 questions twice; labels only as often as all of them.
     windows = dict(result.steps)

@@ -32,6 +32,7 @@ from haystack_distill.loop import _dropout, _LoopTrainer
 from haystack_distill.squad import load_examples
 from haystack_distill.students import fresh
 from haystack_distill.teachers import model_hash
+from haystack_distill.trainer import warn_of_shared_contexts
 
 MakeReader = Callable[..., Reader]
 Method = Callable[[ReaderTrainer, Reader, Path], RunResult]
@@ -741,8 +742,55 @@ def test_unlabelled_rows_teach_by_the_teachers_word_alone(pair: Callable, data: 
     lines = [line for line in result.history if "loss" in line]
     assert {line["loss_labels"] for line in lines} == {0.0}
     assert lines[-1]["loss_distillation"] < lines[0]["loss_distillation"] / 2
-    with pytest.raises(DistilError, match="none of the examples is labelled"):
+    with pytest.raises(DistilError, match=r"none of the examples is labelled.*distil from a teacher"):
         ReaderTrainer(student, settings=settings()).train(rows)
+    with pytest.raises(DistilError, match=r"none of the examples is labelled.*raise distillation_loss_weight"):
+        ReaderTrainer(student, settings=settings()).distil_prediction_layer_from(
+            teacher, rows, distillation_loss_weight=0.0
+        )
+    ReaderTrainer(student, settings=settings(max_steps=1)).distil_intermediate_layers_from(teacher, rows)
+    chosen = ReaderTrainer(student, settings=settings(max_steps=1))
+    assert chosen.distil_prediction_layer_from(teacher, data, distillation_loss_weight=0.0).steps == 1
+
+
+def test_contexts_that_train_and_dev_share_are_counted(
+    pair: Callable, data: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, dev = load_examples(data), load_examples(squad_file)
+    first = train.select([0])["context"][0]
+    train = train.filter(lambda row: row["context"] == first)
+    ReaderTrainer(pair()[0], settings=settings(max_steps=1)).train(train, dev)
+    assert "1 of the 4 contexts of the dev data are in the training data too" in caplog.text
+    caplog.clear()
+    ReaderTrainer(pair()[0], settings=settings(max_steps=1)).train(
+        train, dev.filter(lambda row: row["context"] != first)
+    )
+    assert "training data too" not in caplog.text
+    many = [{"context": str(number)} for number in range(2500)]
+    warn_of_shared_contexts(datasets.Dataset.from_list(many[::2]), datasets.Dataset.from_list(many[::3] * 2))
+    assert "417 of the 834 contexts" in caplog.text
+    caplog.clear()
+    warn_of_shared_contexts(datasets.Dataset.from_list(many[:3]), datasets.Dataset.from_list(many[4:6]))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+def test_the_record_has_the_precision_that_was_used(
+    pair: Callable, data: Path, tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reader answers in: "auto" of the settings is about the device."""
+    monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", "bf16")
+    monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda: True)
+    used, whole = set(), _LoopTrainer.compute_loss
+    monkeypatch.setattr(
+        _LoopTrainer, "compute_loss", lambda self, *a, **k: (used.add(self.precision), whole(self, *a, **k))[1]
+    )
+    student, _ = pair()
+    assert student.precision == "fp32"
+    ReaderTrainer(student, tmp_path / "run", settings(max_steps=1, precision=asked)).train(data)
+    record = json.loads((tmp_path / "run" / "haystack_distill.json").read_text())
+    assert {record["precision"]} == used == {"bf16" if asked == "auto" else asked}
+    assert student.precision == "fp32"
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
