@@ -2,7 +2,7 @@
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from haystack_distill.errors import DistilError
 
@@ -18,7 +18,7 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number; True and False are none, nor is text."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -163,9 +163,9 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
         return list(range(1, layers + 1))
     if which == "last":
         return list(range(total - layers + 1, total + 1))
-    if isinstance(which, str) or not isinstance(which, Sequence) or not all(map(_is_layer, which)):
-        raise DistilError(f"which must be 'uniform', 'first', 'last' or a list of layers, not {which!r}")
-    kept = list(which)
+    listed = isinstance(which, Sequence) and not isinstance(which, str)
+    check("which", which, listed and all(map(_is_layer, which)), "'uniform', 'first', 'last' or a list of layers")
+    kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
         raise DistilError(
             f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}"

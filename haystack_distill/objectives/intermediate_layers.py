@@ -34,10 +34,10 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
     Raises:
         DistilError: the name is unknown, or the mapping does not fit the two depths or leaves out every layer.
     """
+    if not isinstance(mapping, Sequence):
+        raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {mapping!r}.')
     if isinstance(mapping, str):
         resolved = _named_mapping(mapping, n_student, n_teacher)
-    elif not isinstance(mapping, Sequence):
-        raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {mapping!r}.')
     else:
         resolved = list(mapping)
         if len(resolved) != n_student:
