@@ -1,6 +1,7 @@
 """Text for general distillation: read as a stream, cut into windows, shuffled in a buffer, resumed where it was."""
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
+from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.files import file_hash, hash_of
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -39,6 +42,8 @@ class Corpus:
         text_column: Which column holds the text; plain text files have no columns.
         split: Which split of a data set on the hub.
         config: Which configuration of a data set on the hub, such as "20231101.en".
+        name: What to call an `IterableDataset`; another name for other content. A run on one without a name cannot be
+            resumed, because nobody could say whether it is the same text.
 
     Attributes:
         identity: What a run records of the corpus: names and sizes of the files, or the data set's name.
@@ -48,14 +53,27 @@ class Corpus:
     """
 
     def __init__(
-        self, source: CorpusSource, *, text_column: str = "text", split: str = "train", config: str | None = None
+        self,
+        source: CorpusSource,
+        *,
+        text_column: str = "text",
+        split: str = "train",
+        config: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.by_line = False
         self.column = text_column
+        self._files: list[Path] = []
+        self._version: str | None = None  # of what is not a file
+        if name is not None and not isinstance(source, datasets.IterableDataset):
+            raise DistilError(
+                "name is for an IterableDataset; files and data sets on the hub are known by their content"
+            )
         if isinstance(source, datasets.IterableDataset):
-            self.dataset, self.identity = source, "an IterableDataset"
+            self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
         elif isinstance(source, str) and not Path(source).expanduser().exists() and _kind_of(Path(source)) is None:
-            self.dataset, self.identity = _from_hub(source, config, split), f"{source} {config or ''} {split}"
+            self.dataset, self._version = _from_hub(source, config, split)
+            self.identity = f"{source} {config or ''} {split}"
         else:
             files = _files_of([source] if isinstance(source, (str, Path)) else source)
             kind = _common_kind(files)
@@ -64,6 +82,17 @@ class Corpus:
             names = [str(file) for file in files]
             self.dataset = datasets.load_dataset(kind, data_files=names, split="train", streaming=True)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
+            self._files = files
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """SHA-256 (hex) of the content: of the files' bytes, or of the data set's version on the hub.
+
+        Files are read for it, once. None where the content is not known: an `IterableDataset` without a name.
+        """
+        if self._files:
+            return hash_of(self.column, [(file.name, file_hash(file)) for file in self._files])
+        return None if self._version is None else hash_of(self.column, self.identity, self._version)
 
     def read(
         self, state: dict[str, Any] | None = None, *, process: int = 0, processes: int = 1
@@ -105,9 +134,11 @@ class Corpus:
             yield [text or "" for text in texts], rows.state_dict
 
 
-def _from_hub(name: str, config: str | None, split: str) -> datasets.IterableDataset:
+def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, str | None]:
+    """A data set on the hub as a stream, and the commit that it is read from."""
     try:
-        return datasets.load_dataset(name, config, split=split, streaming=True)
+        builder = datasets.load_dataset_builder(name, config)
+        return builder.as_streaming_dataset(split=split), builder.hash
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(
             f"{name!r} is neither a file or directory here nor a data set that the hub gives "
@@ -168,12 +199,10 @@ class TextSettings:
     buffer_windows: int = 4096
 
     def __post_init__(self) -> None:
-        if self.max_seq_len < 8:
-            raise DistilError(f"max_seq_len must be at least 8, not {self.max_seq_len}")
-        if not 0 <= self.mask_probability < 1:
-            raise DistilError(f"mask_probability must be from 0 to below 1, not {self.mask_probability}")
-        if self.buffer_windows < 1:
-            raise DistilError(f"buffer_windows must be at least 1, not {self.buffer_windows}")
+        share = self.mask_probability
+        check("max_seq_len", self.max_seq_len, is_whole(self.max_seq_len, 8), "a whole number of at least 8")
+        check("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        check("buffer_windows", self.buffer_windows, is_whole(self.buffer_windows), "a whole number of at least 1")
 
 
 class TextRows(NamedTuple):

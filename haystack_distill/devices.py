@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from haystack_distill.errors import DistilError
 from haystack_distill.settings import PRECISIONS
@@ -21,7 +23,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if str(device) != "auto":
         try:
             return torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise DistilError(
                 f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
             ) from error
@@ -71,3 +73,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules back into its own afterwards."""
+    before = {} if model is None else {module: module.training for module in model.modules()}
+    if model is not None:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training

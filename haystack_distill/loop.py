@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from haystack_distill.batches import StepBatches
 from haystack_distill.compat import training_arguments
-from haystack_distill.devices import autocast, resolve_precision
+from haystack_distill.devices import autocast, evaluating, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
 from haystack_distill.files import write_json
@@ -113,10 +113,12 @@ def run_loop(
     set_seed(settings.seed)
     student.model.to(student.device)
     resumed_from = _last_checkpoint(directory) if settings.resume else None
-    with _dropout(student.model, settings.dropout):
-        trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
-        trainer.train(resume_from_checkpoint=resumed_from)
-    student.model.eval()
+    try:
+        with _dropout(student.model, settings.dropout), evaluating(None if teacher is None else teacher.model):
+            trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
+            trainer.train(resume_from_checkpoint=resumed_from)
+    finally:
+        student.model.eval()  # also where the run was stopped: what is left must not answer with dropout
     student.model.to(student.device)
     return trainer.state.global_step, trainer.state.log_history
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
+from haystack_distill.checks import check, check_kind, is_number, is_whole
 from haystack_distill.compat import load_shape, load_with_tokenizer
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
@@ -123,8 +125,12 @@ class Reader:
                 f"{type(model).__name__} is not a question answering model; load it with "
                 "AutoModelForQuestionAnswering or Reader.load"
             )
-        if max_answer_length < 1 or batch_size < 1:
-            raise DistilError("max_answer_length and batch_size must be at least 1")
+        for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
+            check(name, value, is_whole(value), "a whole number of at least 1")
+        threshold = no_answer_threshold
+        # Infinite: never, or always, no answer.
+        check("no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number")
+        check_kind("windows", windows, WindowSettings)
         self.windows = windows or WindowSettings()
         positions = position_limit(model)
         if positions is not None and self.windows.max_seq_len > positions:
@@ -140,7 +146,7 @@ class Reader:
         self.model = model
         self.tokenizer = _without_presets(tokenizer)
         self.max_answer_length = max_answer_length
-        self.no_answer_threshold = no_answer_threshold
+        self.no_answer_threshold = float(no_answer_threshold)
         self.batch_size = batch_size
         self.exported = exported
         self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
@@ -185,8 +191,7 @@ class Reader:
         """
         name, hub = str(name_or_path), {"token": token, "revision": revision}
         check_backend(backend)
-        if num_threads is not None and num_threads < 1:
-            raise DistilError(f"num_threads must be at least 1, not {num_threads}")
+        check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
         if backend != "torch":
             model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
             exported = ExportedModel(find_exported(name, backend, **hub), num_threads)
@@ -228,8 +233,7 @@ class Reader:
         self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
-        if top_k < 1:
-            raise DistilError(f"top_k must be at least 1, not {top_k}")
+        check("top_k", top_k, is_whole(top_k), "at least 1 and whole")
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")

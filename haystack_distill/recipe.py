@@ -33,7 +33,7 @@ from haystack_distill.measurements import Measurements, measure_reader
 from haystack_distill.reader import Reader
 from haystack_distill.recipe_file import GeneralStep, LayersStep, Recipe, Training, layers_losses
 from haystack_distill.report import write_report
-from haystack_distill.runs import versions
+from haystack_distill.runs import NOT_RECORDED, differences, read_record, versions
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
@@ -41,7 +41,7 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
-from haystack_distill.trainer import ReaderTrainer
+from haystack_distill.trainer import ReaderTrainer, warn_of_shared_contexts
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,17 @@ class Ingredients:
             write_aside(path, write)
         return Corpus(path)
 
+    def starting_weights(self) -> dict[str, str]:
+        """Hashes of the models that are named besides the teacher: a name may come to stand for other weights."""
+        general, found = self.recipe.general, {}
+        start = self.recipe.student.start_from
+        if start is not None:
+            student = self.first_student() if general is None else LanguageModel.load(start, **self.where)
+            found["start_from_weights"] = model_hash(student.model)
+        if general is not None and general.teacher is not None:
+            found["general_teacher_weights"] = model_hash(LanguageModel.load(general.teacher, **self.where).model)
+        return found
+
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
         """Student and teacher of step 1."""
         named = step.teacher
@@ -201,14 +212,17 @@ class _Cook:
         recipe = self.recipe
         with self.processes.main_process_first():
             have = Ingredients(recipe)
+            starting_weights = have.starting_weights()
         self.reading = have.reading
         self.record = {
             "teacher": model_hash(have.teacher.model),
-            "student": asdict(recipe.student),
+            "student": asdict(recipe.student) | starting_weights,
             "windows": asdict(have.teacher.windows),
             "seed": recipe.seed,
             "precision": have.teacher.precision,
         }
+        if recipe.dev_data and self.processes.is_main_process:
+            warn_of_shared_contexts(have.examples, have.load(recipe.dev_data, "validation"))
         student = self._general(have, recipe.general) if recipe.general else have.first_student()
         if recipe.layers:
             with self.processes.main_process_first():
@@ -238,7 +252,7 @@ class _Cook:
     def _general(self, have: Ingredients, step: GeneralStep) -> Reader:
         with self.processes.main_process_first():
             corpus = have.corpus(step, cache_directory(self.recipe.cache_dir) / "corpora")
-        directory = self._begin(GENERAL, step, corpus.identity)
+        directory = self._begin(GENERAL, step, corpus.identity, corpus_content=corpus.fingerprint)
         if not self._is_finished(directory):
             text = TextSettings(step.max_seq_len, step.mask_probability, step.buffer_windows)
             student, teacher = have.general_pair(step)
@@ -273,18 +287,25 @@ class _Cook:
             seed=self.recipe.seed, precision=self.recipe.precision, progress=self.progress, resume=True
         )
 
-    def _begin(self, name: str, step: Training, data: str) -> Path:
+    def _begin(self, name: str, step: Training, data: str, **more: str | None) -> Path:
         """The directory of a step, after a check that nothing else was begun there."""
         told = {key: value for key, value in asdict(step).items() if key != "checkpoint_every"}  # decides no weight
-        self.record = {**self.record, name: {**told, "data": data}}
+        self.record = {**self.record, name: {**told, "data": data, **more}}
         record = json.loads(json.dumps(self.record))
         directory = self.output / name
         begun = directory / _STEP_FILE
         if begun.exists():
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            changed = [
-                f"{place}: then {then}, now {now}" for place, then, now in _differences(before, record) if then != now
-            ]
+            before = read_record(begun)
+            changed, unknown = [], []
+            for place, then, now in differences(before, record):
+                if then == NOT_RECORDED:
+                    unknown.append(place)
+                elif then != now:
+                    changed.append(f"{place}: then {then}, now {now}")
+            if unknown:
+                logger.warning(
+                    "%s was begun by an earlier version, which did not record %s", directory, ", ".join(unknown)
+                )
             if changed:
                 raise DistilError(
                     f"{directory} was begun otherwise ({'; '.join(changed)}). Remove it, and the directories of the "
@@ -356,15 +377,6 @@ class _Cook:
             license=recipe.license,
             language=recipe.language,
         )
-
-
-def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves of two nested dictionaries: where they are, and what stands there."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(name), now.get(name), f"{place}.{name}" if place else name)
-    else:
-        yield place, before, now
 
 
 def _is_reader(name: str) -> bool:

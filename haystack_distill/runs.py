@@ -1,9 +1,12 @@
 """A run and its directory: what it was made from, whether it may go on, and what it leaves behind."""
 
+import contextlib
 import json
+import logging
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +16,22 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
+from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
 from haystack_distill.files import RUN_FILE, write_json
+from haystack_distill.fingerprints import NotComparable, code_fingerprint
 from haystack_distill.loop import whole_checkpoints
 from haystack_distill.settings import TrainingSettings
+from haystack_distill.teachers import start_of
+
+logger = logging.getLogger(__name__)
+
+NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
+NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
+_HASH = re.compile(r"[0-9a-f]{64}")
+# How students began whose run stopped, by the hash of the weights that it left them with.
+_LEFT_BY_STOPPED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -85,21 +99,20 @@ class RunDirectory:
         begun = self.checkpoints / "run.json"
         if not (begun.exists() and whole_checkpoints(self.checkpoints)):  # else there is nothing to lose
             write_json(begun, self.record)
+            for place, _, why in _not_comparable(self.record):
+                logger.warning("the run in %s cannot be resumed if it stops: its %s is %s", self.path, place, why)
             return
         if not settings.resume:
             raise DistilError(
                 f"{self.path} holds the checkpoints of a run that did not finish; set resume=True to go on with it, or "
                 "remove its directory 'checkpoints' to start again"
             )
-        before = json.loads(begun.read_text(encoding="utf-8"))
-        here = json.loads(json.dumps(self.record))
-        changed = [name for name in here if here[name] != before.get(name)]
-        if changed:
-            raise DistilError(
-                f"cannot resume the run in {self.path}: its {', '.join(changed)} differ from now "
-                f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it as "
-                "it was begun, or remove its directory 'checkpoints' to start again"
-            )
+        before = read_record(begun)
+        # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
+        began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
+        if began is not None and json.loads(json.dumps(began)) == before.get("student"):
+            self.record = self.record | {"student": began}
+        require_same_run(f"cannot resume the run in {self.path}", before, self.record)
 
     @property
     def checkpoints(self) -> Path:
@@ -155,8 +168,99 @@ def settings_that_matter(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def recorded(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A method's arguments as JSON can hold them; a function by its name."""
-    return {
-        name: getattr(value, "__qualname__", repr(value)) if callable(value) else value
-        for name, value in arguments.items()
-    }
+    """A method's arguments as JSON can hold them; a function by its name and a hash of its code."""
+    return {name: _function(value) if callable(value) else value for name, value in arguments.items()}
+
+
+def _function(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        return f"{name} (code {code_fingerprint(function)})"
+    except NotComparable as error:
+        return f"{NOT_COMPARABLE}{name}, because {error}"
+
+
+@contextlib.contextmanager
+def student_may_come_back(student: PreTrainedModel, record: dict[str, Any]) -> Iterator[None]:
+    """Remember how a student began whose run stops in here: it may be handed in again, half trained, to resume."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
+            _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
+        raise
+
+
+def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Check that what is to be resumed was begun as it would be now.
+
+    Args:
+        refusal: How the error begins: what cannot be done.
+        before: The record that was written when the run began.
+        now: The record of the run as it is asked for.
+
+    Raises:
+        DistilError: They differ, or something in them cannot be compared; by name.
+    """
+    here = json.loads(json.dumps(now))
+    remedy = "Run it as it was begun, or remove its directory 'checkpoints' to start again"
+    unknown = [*_not_comparable(before), *_not_comparable(here)]
+    if unknown:
+        raise DistilError(f"{refusal}: its {unknown[0][0]} is {unknown[0][2]}. {remedy}")
+    leaves = [*differences(before, here)]
+    changed = [leaf for leaf in leaves if leaf[1] not in (leaf[2], NOT_RECORDED)]
+    new = [place for place, then, _ in leaves if then == NOT_RECORDED]
+    if new and not changed:
+        raise DistilError(
+            f"{refusal}: it was begun by an earlier version of haystack-distill, which did not record its "
+            f"{', '.join(new)}. Finish it with that version, or remove its directory 'checkpoints' to start again"
+        )
+    if changed:
+        names = ", ".join(place for place, _, _ in changed)
+        alone = len(changed) == 1
+        values = "; ".join(
+            f"{'' if alone else f'{place}: '}then {then!r}, now {is_now!r}"
+            for place, then, is_now in changed
+            if not _is_hash(then, is_now)
+        )
+        shown = f" ({values})" if values else ""
+        raise DistilError(f"{refusal}: its {names} {'differs' if alone else 'differ'} from now{shown}. {remedy}")
+
+
+def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves of two nested dictionaries: where they are (dotted), and what stands there in each.
+
+    `NOT_RECORDED` stands where one of them has no such name.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            sides = before.get(name, NOT_RECORDED), now.get(name, NOT_RECORDED)
+            yield from differences(*sides, f"{place}.{name}" if place else name)
+    else:
+        yield place, before, now
+
+
+def _not_comparable(record: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    leaves = differences(record, record)
+    return [leaf for leaf in leaves if isinstance(leaf[1], str) and leaf[1].startswith(NOT_COMPARABLE)]
+
+
+def _is_hash(*values: Any) -> bool:
+    """Whether there is nothing in the values for anyone to read."""
+    return all(isinstance(value, str) and _HASH.fullmatch(value) for value in values)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What was written when a run or step began.
+
+    Raises:
+        DistilError: It cannot be read.
+    """
+    remedy = f"so it is not known how the run was begun: remove {path.parent} to start again"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DistilError(f"{path} cannot be read ({error}), {remedy}") from error
+    if not isinstance(record, dict):
+        raise DistilError(f"{path} is not a run's record, {remedy}")
+    return record

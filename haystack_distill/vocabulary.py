@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
 from haystack_distill.reader import Reader
 
@@ -162,12 +163,12 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
 def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float) -> list[int]:
     """The ids that stay, rising."""
     total, wanted = sum(counts.values()), None
-    if 0 < keep <= 1:
+    if is_number(keep) and 0 < keep <= 1:
         share = keep
-    elif keep > 1 and keep == int(keep):
+    elif is_number(keep) and keep > 1 and keep == int(keep):
         share, wanted = 1.0, int(keep)
     else:
-        raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep}")
+        raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep!r}")
     parts = vocabulary.parts()
     kept = vocabulary.needed()
     seen = sum(counts[id] for id in kept)

@@ -75,6 +75,33 @@ def test_a_directory_gives_its_files_by_name(tmp_path: Path) -> None:
     assert corpus.identity == "a.txt (5 bytes), b.txt (6 bytes), c.txt (5 bytes)"
 
 
+def test_the_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.txt").write_text("second")
+    names = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    known = Corpus(names).fingerprint
+    assert known == Corpus(tmp_path).fingerprint != Corpus(names[::-1]).fingerprint
+    (tmp_path / "a.txt").write_text("First")
+    assert Corpus(tmp_path).fingerprint != known
+    rows = datasets.Dataset.from_list([{"text": "one"}])
+    assert Corpus(rows.to_iterable_dataset()).fingerprint is None
+    assert Corpus(rows.to_iterable_dataset(), name="one").fingerprint is not None
+    with pytest.raises(DistilError, match="name is for an IterableDataset"):
+        Corpus(tmp_path, name="files")
+
+    class Builder:
+        hash = "1st commit"
+
+        def as_streaming_dataset(self, split: str) -> datasets.IterableDataset:
+            return rows.to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: Builder())
+    before = Corpus("some/data").fingerprint
+    Builder.hash = "2nd commit"
+    assert None not in (before, Corpus("some/data").fingerprint)
+    assert before != Corpus("some/data").fingerprint
+
+
 def test_another_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"body": "words"}))
     assert texts_of(Corpus(tmp_path / "a.jsonl", text_column="body")) == ["words"]
@@ -225,10 +252,18 @@ def test_a_tokenizer_without_masks(make: MakeWindows, tokenizer: BertTokenizerFa
         TextWindows(Corpus(text_file), without, TextSettings(), n_steps=1, seed=0, token_types=False)
 
 
-@pytest.mark.parametrize("wrong", [{"max_seq_len": 4}, {"mask_probability": 1.0}, {"buffer_windows": 0}])
-def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DistilError, match=next(iter(wrong))):
-        TextSettings(**wrong)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_seq_len", [4, "128", 128.0, None]),
+        ("mask_probability", [1.0, "0.15", None, True, float("nan")]),
+        ("buffer_windows", [0, "16", 16.0, True]),
+    ],
+)
+def test_settings_that_cannot_be(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(DistilError, match=f"^{name} must be a .*number"):
+            TextSettings(**{name: value})
 
 
 def test_what_windows_are_called(make: MakeWindows) -> None:

@@ -204,7 +204,7 @@ def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
     [
         ("", "b", 1, "must not be empty"),
         ("a", " \n", 1, "must not be empty"),
-        ("a", "b", 0, "top_k must be at least 1"),
+        *(("a", "b", top_k, "top_k must be at least 1") for top_k in (0, "3", 1.5, True, None)),
     ],
 )
 def test_bad_questions_are_refused(
@@ -416,15 +416,36 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
         ({"precision": "int8"}, "precision must be one of"),
         ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
         ({"device": "gpu"}, "device must be"),
-        ({"max_answer_length": 0}, "must be at least 1"),
-        ({"batch_size": 0}, "must be at least 1"),
+        *(({"device": device}, "device must be") for device in (None, 1.5, ["cpu"])),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 1, not ")
+            for name in ("max_answer_length", "batch_size")
+            for value in (0, "30", 1.5, True, None)
+        ),
+        *(
+            ({"no_answer_threshold": value}, "no_answer_threshold must be a")
+            for value in ("0", None, True, float("nan"))
+        ),
+        ({"windows": {"max_seq_len": 64}}, "windows must be a WindowSettings"),
     ],
 )
 def test_settings_are_checked(
     tiny_reader: MakeReader, tokenizer: BertTokenizerFast, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DistilError, match=message):
-        Reader(tiny_reader().model, tokenizer, windows=WindowSettings(64, 16, 16), **settings)
+        Reader(tiny_reader().model, tokenizer, **{"windows": WindowSettings(64, 16, 16)} | settings)
+
+
+@pytest.mark.parametrize("threads", [0, "4", 1.5, True])
+def test_threads_are_checked(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(DistilError, match="num_threads must be at least 1, or None, not"):
+        Reader.load(tmp_path, num_threads=threads)
+
+
+def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    made = Reader(reader.model, reader.tokenizer, windows=reader.windows, no_answer_threshold=float("-inf"))
+    assert made.answer(QUESTION, CONTEXT)[0].no_answer
 
 
 def test_load_errors_name_the_place(tiny_reader: MakeReader, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_keep_says_how_many(reader: Reader) -> None:
         prune_vocabulary(reader, TEXTS, keep=least - 1)
 
 
-@pytest.mark.parametrize("keep", [0, -1.0, 2.5])
+@pytest.mark.parametrize("keep", [0, -1.0, 2.5, "0.5", None, True, float("inf")])
 def test_refused(tiny_reader: Callable[..., Reader], keep: float) -> None:
     with pytest.raises(DistilError, match="keep must be"):
         prune_vocabulary(tiny_reader(), TEXTS, keep=keep)
