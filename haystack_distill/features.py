@@ -469,12 +469,11 @@ def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, 
     blank = np.isin(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4"), _BLANKS)
     if not blank.any():
         return starts, ends
-    blank = np.append(blank, False)  # so that an end at the text's end can be looked up
-    while (move := (starts < ends) & blank[starts]).any():
-        starts[move] += 1
-    while (move := (starts < ends) & blank[ends - 1]).any():
-        ends[move] -= 1
-    return starts, ends
+    starts = np.where(starts < ends, np.minimum(_first_outside(blank)[starts], ends), starts)
+    # Backwards, the character before place p is the one at len(text) - p.
+    last = len(text) - _first_outside(blank[::-1])[len(text) - ends]
+    ends = np.where(starts < ends, np.maximum(last, starts), ends)
+    return starts.astype(np.int32), ends.astype(np.int32)
 
 
 def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -482,8 +481,14 @@ def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     if text.isascii() or not len(ends):
         return ends
     mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))
-    mark = np.append(mark, False)
+    if not mark.any():
+        return ends
     following = np.append(starts[1:], len(text))
-    while (move := (starts < ends) & (ends < following) & mark[ends]).any():
-        ends[move] += 1
-    return ends
+    moved = np.minimum(_first_outside(mark)[ends], following)
+    return np.where((starts < ends) & (ends < following), moved, ends).astype(np.int32)
+
+
+def _first_outside(within: np.ndarray) -> np.ndarray:
+    """Of each place in a text, its end included, the first place from there on that is not `within`."""
+    places = np.append(np.where(within, len(within), np.arange(len(within))), len(within))
+    return np.minimum.accumulate(places[::-1])[::-1]

@@ -1,7 +1,9 @@
 """Windows against the tokenizers themselves, for each family of tokenizers, and characters against the text."""
 
+import random
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +278,37 @@ def test_a_letter_keeps_its_combining_marks(family: PreTrainedTokenizerFast) -> 
         first, last = (row[name] - row["context_start"] for name in ("start_position", "end_position"))
         # Tokenizers that drop accents would otherwise answer "Cafe" where the text says "Café".
         assert UNICODE[row["char_starts"][first] : row["char_ends"][last]].rstrip(".") == word
+
+
+def test_spans_are_moved_as_one_character_after_another_would_be() -> None:
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(draw.choices("ab \n\u0301\u0302", k=draw.randint(1, 14)))
+        starts = sorted(draw.randint(0, len(text)) for _ in range(draw.randint(1, 5)))
+        spans = [(start, draw.randint(start, len(text))) for start in starts]
+        trimmed = []
+        for start, end in spans:
+            while start < end and text[start].isspace():
+                start += 1
+            while start < end and text[end - 1].isspace():
+                end -= 1
+            trimmed.append((start, end))
+        with_marks = []
+        for (start, end), following in zip(trimmed, [*(start for start, _ in trimmed[1:]), len(text)], strict=True):
+            while start < end < following and unicodedata.combining(text[end]):
+                end += 1
+            with_marks.append(end)
+        found = features._trim(text, *np.array(spans, dtype=np.int32).T)
+        assert np.stack(found, axis=1).tolist() == [list(span) for span in trimmed]
+        assert features._with_marks(text, *found).tolist() == with_marks
+
+
+def test_cutting_takes_time_in_proportion_to_the_text(bert: PreTrainedTokenizerFast) -> None:
+    text = "came " * 64_000 + "e" + "\u0301" * 64_000
+    started = time.process_time()
+    windows = PairWindows([(QUESTION, text)], bert, token_types=True)
+    assert time.process_time() - started < 3  # one pass over all tokens for each character takes many times as long
+    assert len(windows) > 100
 
 
 @pytest.mark.parametrize("context", [PLAIN, UNICODE], ids=["plain", "unicode"])
