@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from augment.words import Span
 from haystack_distill.devices import resolve_device
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.features import text_tokenizer
 
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces
@@ -106,8 +107,8 @@ class ContextualCandidates:
 
     def _passes(self, number: int, text: str, words: Sequence[Span], found: list[list[str]]) -> Iterable[_Pass]:
         """The sequences to run for a text. Words of several pieces get their candidates at once."""
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, pieces = encoding["input_ids"], _pieces_of(text, words, encoding["offset_mapping"])
+        encoding = text_tokenizer(self._tokenizer).encode(text, add_special_tokens=False)
+        ids, pieces = encoding.ids, _pieces_of(text, words, encoding.offsets)
         single = {}
         for word, places in enumerate(pieces):
             own = tuple(ids[place] for place in places)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.features import text_tokenizer
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -227,6 +228,7 @@ class TextWindows:
             raise DistilError("the tokenizer has no mask token; set mask_probability=0")
         self.corpus = corpus
         self.tokenizer = tokenizer
+        self._text_tokenizer = text_tokenizer(tokenizer)
         self.settings = settings
         self.n_steps = n_steps
         self.seed = seed
@@ -379,16 +381,10 @@ class TextWindows:
         documents = _joined(texts) if self.corpus.by_line else [(text, True) for text in texts if text.strip()]
         if not documents:
             return np.zeros(0, dtype=np.int32)
-        encoded = self.tokenizer(
-            [text for text, _ in documents],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # that a document is longer than the model's positions is as it should be
-        )["input_ids"]
+        encoded = self._text_tokenizer.encode_batch([text for text, _ in documents], add_special_tokens=False)
         ids: list[int] = []
-        for tokens, (_, ends) in zip(encoded, documents, strict=True):
-            ids += tokens
+        for encoding, (_, ends) in zip(encoded, documents, strict=True):
+            ids += encoding.ids
             if ends:
                 ids.append(self.suffix[0])
         return np.array(ids, dtype=np.int32)

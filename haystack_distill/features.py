@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import LengthGroupedBatches, StepBatches
@@ -29,8 +31,10 @@ from haystack_distill.store import cached_table
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the meaning of a stored window changes
+_FORMAT = 2  # raise it when the meaning of a stored window changes
 _ROWS_PER_BATCH = 1000
+_HIDING = "special "  # before a special token's name: what tokenizers look up in a vocabulary holds no space
+_TEXT_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()  # made once
 _BLANKS = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype="<u4")  # there are none above
 
 _SCHEMA = pa.schema(
@@ -96,11 +100,7 @@ class PairTemplate:
         Raises:
             DistilError: The tokenizer is not a fast one, or does not write the question before the context.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise DistilError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
-                "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
-            )
+        _require_fast(tokenizer)
         encoded = tokenizer("a", "b", return_token_type_ids=True, padding=False, truncation=False)
         sequences = encoded.sequence_ids(0)
         ids: list[int] = encoded["input_ids"]
@@ -124,12 +124,74 @@ class PairTemplate:
         )
 
 
+def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise DistilError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
+            "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
+        )
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.pop("truncation", None)
     content.pop("padding", None)
     return hash_of(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
+
+
+def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What makes tokens of a question or a context, in which the names of special tokens are text like any other.
+
+    A text that says "[SEP]" would end there otherwise. The mask token alone is read as what it is: augmentation writes
+    it into contexts. All other text becomes the tokens that `tokenizer` makes of it, without special ones around them.
+
+    Args:
+        tokenizer: A fast tokenizer. It is not changed.
+
+    Raises:
+        DistilError: The tokenizer is not a fast one.
+    """
+    if tokenizer not in _TEXT_TOKENIZERS:
+        _TEXT_TOKENIZERS[tokenizer] = _made_for_text(tokenizer)
+    return _TEXT_TOKENIZERS[tokenizer]
+
+
+def _made_for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    _require_fast(tokenizer)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    mask, names = tokenizer.special_tokens_map.get("mask_token"), set(tokenizer.all_special_tokens)
+    for entry in content["added_tokens"]:
+        entry["special"] = entry["content"] != mask and (entry["special"] or entry["content"] in names)
+    special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
+    # They keep their places, and so all tokens their ids, under names that no vocabulary finds in a text: SentencePiece
+    # models hold them as pieces, too.
+    for entry in content["added_tokens"]:
+        entry["content"] = _hidden(entry["content"], special)
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {_hidden(token, special): id for token, id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[_hidden(token, special), score] for token, score in model["vocab"]]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not special & _of_merge(merge, model)]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = _hidden(model["unk_token"], special)
+    made = Tokenizer.from_str(json.dumps(content))
+    made.no_truncation()
+    made.no_padding()
+    made.encode_special_tokens = True  # that is: as text
+    return made
+
+
+def _hidden(token: str, special: set[str]) -> str:
+    return _HIDING + token if token in special else token
+
+
+def _of_merge(merge: str | list[str], model: dict[str, Any]) -> set[str]:
+    """The two tokens that a merge of byte pair encoding joins, and the one they become."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return {left, right, left + right.removeprefix(model.get("continuing_subword_prefix") or "")}
 
 
 def takes_token_types(model: torch.nn.Module) -> bool:
@@ -445,22 +507,13 @@ def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray)
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Token ids, first and past-the-last character of each token, without special tokens, for each text."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        padding=False,
-        truncation=False,
-        verbose=False,
-    )
+    encoded = text_tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
     result = []
-    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        spans = np.array(offsets, dtype=np.int32).reshape(-1, 2)
+    for text, encoding in zip(texts, encoded, strict=True):
+        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         starts, ends = _trim(text, spans[:, 0].copy(), spans[:, 1].copy())
         ends = _with_marks(text, starts, ends)
-        result.append((np.array(ids, dtype=np.int32), starts, ends))
+        result.append((np.array(encoding.ids, dtype=np.int32), starts, ends))
     return result
 
 

@@ -15,18 +15,28 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
+    AutoTokenizer,
     BertConfig,
     BertTokenizerFast,
     DistilBertConfig,
     ElectraConfig,
+    LongformerConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
 from transformers import AutoModelForQuestionAnswering as Auto
 
-from haystack_distill import DistilError, WindowSettings, features
-from haystack_distill.features import PairTemplate, PairWindows, Windows, takes_token_types, tokenizer_hash
+from haystack_distill import DistilError, Reader, WindowSettings, features
+from haystack_distill.features import (
+    PairTemplate,
+    PairWindows,
+    Windows,
+    takes_token_types,
+    text_tokenizer,
+    tokenizer_hash,
+)
 from haystack_distill.squad import read_squad
+from tests.conftest import SHARED
 
 PLAIN = "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (so they say)."
 UNICODE = (
@@ -212,6 +222,84 @@ def test_windows_are_those_of_the_tokenizer_with_truncation(family: PreTrainedTo
     family.backend_tokenizer.no_truncation()
     assert windows.table["input_ids"][:] == wanted["input_ids"]
     assert len(windows) > 1
+
+
+@pytest.mark.parametrize("written", ["{0}", "say {0} twice", "say{0}twice", "{0}{0} say", "say {0}, {1} and {2}!"])
+def test_special_tokens_written_in_a_text_are_text(family: PreTrainedTokenizerFast, written: str) -> None:
+    names = {"[CLS]", "[SEP]", "[UNK]", "[PAD]", "<s>", "</s>", "<unk>", "<pad>"}
+    own = [name for name in family.all_special_tokens if name in names]
+    assert len(own) == 4
+    for turn in range(4):
+        text = written.format(*own[turn:], *own)
+        windows = cut(rows((QUESTION, text), (text, PLAIN)), family, max_query_length=300)
+        ids, spans = tokens_of(windows, 0)
+        unknown = family.unk_token_id  # for characters that the vocabulary lacks, such as the brackets
+        assert not set(ids) & set(family.all_special_ids) - {unknown}
+        assert {place for start, end in spans for place in range(start, end)} >= {
+            place for place, character in enumerate(text) if not character.isspace()
+        }
+        template = windows.template
+        asked = windows.table[1]["input_ids"][len(template.prefix) : windows.table[1]["context_start"]]
+        question = asked[: len(asked) - len(template.middle)]
+        assert not set(question) & set(family.all_special_ids) - {unknown}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_mask_token_in_a_text_is_the_mask_token(name: str) -> None:
+    tokenizer = fast(FAMILIES[name]())
+    mask = "<mask>" if tokenizer.cls_token == "<s>" else "[MASK]"
+    tokenizer.add_special_tokens({"mask_token": mask})
+    text = f"The harbour of {mask} was {tokenizer.sep_token} built{mask} in 1702"
+    ids, spans = tokens_of(cut(rows((QUESTION, text)), tokenizer), 0)
+    assert [text[slice(*span)] for id, span in zip(ids, spans, strict=True) if id == tokenizer.mask_token_id] == [
+        mask,
+        mask,
+    ]
+    assert tokenizer.sep_token_id not in ids
+    plain = f"The harbour of {mask} was built in 1702"
+    assert tokens_of(cut(rows((QUESTION, plain)), tokenizer), 0)[0] == tokenizer.encode(plain, add_special_tokens=False)
+
+
+def test_a_longformer_answers_where_question_and_context_name_its_separator() -> None:
+    tokenizer = fast(byte_level())
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = LongformerConfig(
+        vocab_size=len(tokenizer), attention_window=[64], pad_token_id=1, sep_token_id=2, type_vocab_size=1, **sizes
+    )
+    reader = Reader(Auto.from_config(config), tokenizer, device="cpu", precision="fp32")
+    assert reader.answer("Who wrote </s> first?", "Ada wrote </s></s> and <s> first.", allow_no_answer=False)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("model", ["minilm-l6-squad2"])
+def test_real_texts_become_the_tokens_that_they_always_became(model: str) -> None:
+    directory = SHARED / "models" / model
+    if not directory.exists():
+        pytest.skip("../shared is not here")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    data = read_squad(SHARED / "data" / "squad" / "dev-v2.0.json.gz")
+    texts = [*dict.fromkeys(data["context"]), *data["question"][:1000]]
+    wanted = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = text_tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
+    assert [encoding.ids for encoding in found] == wanted["input_ids"]
+    assert [encoding.offsets for encoding in found] == [
+        [tuple(span) for span in one] for one in wanted["offset_mapping"]
+    ]
+
+
+def test_windows_of_pairs_take_special_tokens_for_text_too(family: PreTrainedTokenizerFast) -> None:
+    pair = (f"Who wrote {family.cls_token}?", f"Nobody {family.sep_token} wrote {family.pad_token} it.")
+    windows = PairWindows([pair], family, token_types=True)
+    assert windows.take(np.array([0]))["input_ids"][0].as_py() == cut(rows(pair), family).table[0]["input_ids"]
+
+
+def test_the_tokenizer_of_texts_is_made_once_and_leaves_the_other_alone(family: PreTrainedTokenizerFast) -> None:
+    before = family.backend_tokenizer.to_str()
+    assert text_tokenizer(family) is text_tokenizer(family)
+    text_tokenizer(family).encode("so")
+    assert family.backend_tokenizer.to_str() == before
+    special = family.encode(f"{family.sep_token}", add_special_tokens=False)
+    assert special == [family.sep_token_id]
 
 
 # --- characters --------------------------------------------------------------------------------------------------
@@ -481,6 +569,8 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
         PairTemplate.of(Slow())  # type: ignore[arg-type]
+    with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
+        text_tokenizer(Slow())  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_that_ends_in_its_special_tokens_is_refused() -> None:
