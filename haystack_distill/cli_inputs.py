@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import expanded
 
 if TYPE_CHECKING:
     import datasets
@@ -99,6 +100,8 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 def text_of(file: str) -> str:
     try:
-        return sys.stdin.read() if file == "-" else Path(file).expanduser().read_text(encoding="utf-8")
+        # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
+        content = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"cannot read the context from {file}: {error}") from error

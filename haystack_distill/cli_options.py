@@ -1,6 +1,7 @@
 """The options of the command line: how one is made, those that commands share, and YAML files that say them."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -12,9 +13,15 @@ import typer
 from rich.markup import escape
 
 from haystack_distill.config import Option, load_config
+from haystack_distill.files import expanded
 from haystack_distill.settings import PRECISIONS, TrainingSettings
 
 EMBEDDED = "embedded"
+
+
+def path_in_home(text: str) -> Path:
+    """A path as it is typed; the shell leaves the `~` of --output-dir=~/reader as it is."""
+    return expanded(str(text))
 
 
 def option(
@@ -22,6 +29,8 @@ def option(
 ) -> inspect.Parameter:
     """An option as a parameter that typer understands: `name` with dashes, and --no-... for a switch."""
     flag = "--" + name.replace("_", "-")
+    if any(word in more.get("metavar", "") for word in ("FILE", "DIRECTORY")):
+        more["parser"] = path_in_home if Path in (kind, *get_args(kind)) else lambda text: os.path.expanduser(str(text))
     if not flags:
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     info = typer.Option(flags, help=escape(explanation), rich_help_panel=panel, **more)

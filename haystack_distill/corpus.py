@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from haystack_distill.batches import InOrderBatches, StepBatches
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import text_tokenizer
+from haystack_distill.files import expanded
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -55,7 +56,7 @@ class Corpus:
         self.column = text_column
         if isinstance(source, datasets.IterableDataset):
             self.dataset, self.identity = source, "an IterableDataset"
-        elif isinstance(source, str) and not Path(source).expanduser().exists() and _kind_of(Path(source)) is None:
+        elif isinstance(source, str) and not expanded(source).exists() and _kind_of(Path(source)) is None:
             self.dataset, self.identity = _from_hub(source, config, split), f"{source} {config or ''} {split}"
         else:
             files = _files_of([source] if isinstance(source, (str, Path)) else source)
@@ -125,7 +126,7 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
     """Files as they are given, directories as the files of a known kind in and under them, by name."""
     files = []
     for source in sources:
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
             if not inside:
