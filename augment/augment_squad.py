@@ -381,7 +381,9 @@ def _script(
 
 
 def _run(given: dict[str, Any], console: Console) -> None:
-    modes = {"merge": given.pop("merge"), "preview": given.pop("preview_rows")}
+    # The shell leaves the ~ of --output_path=~/file as it is.
+    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    modes = {"merge": [expanded(path) for path in given.pop("merge") or []], "preview": given.pop("preview_rows")}
     modes["statistics_only"] = given.pop("statistics_only")
     chosen = [name for name, value in modes.items() if value]
     if len(chosen) > 1:
