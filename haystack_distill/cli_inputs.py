@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from haystack_distill.errors import DistilError
 from haystack_distill.files import expanded
+from haystack_distill.settings import default_stride
 
 if TYPE_CHECKING:
     import datasets
@@ -41,6 +42,7 @@ def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> 
         logging.getLogger(__name__).info(
             "the teacher sees windows of %s tokens, all that it has positions for", longest
         )
+        windows = replace(windows, doc_stride=min(windows.doc_stride, default_stride(longest)))  # so that they overlap
     teacher.windows = replace(windows, max_seq_len=longest)
     return teacher
 

@@ -192,7 +192,13 @@ RUNNING = [
 # The defaults are those of WindowSettings and Reader, whose modules import torch; a test compares them.
 _READING = [
     option("max_seq_len", int, 384, "Tokens of a window at most, question included.", "Reading"),
-    option("doc_stride", int, 128, "Context tokens between the starts of two neighbouring windows.", "Reading"),
+    option(
+        "doc_stride",
+        int | None,
+        None,
+        "Context tokens between the starts of two neighbouring windows. Default: a third of --max-seq-len.",
+        "Reading",
+    ),
     option("max_query_length", int, 64, "Question tokens at most; a longer question loses its end.", "Reading"),
     option("max_answer_length", int, 30, "Longest answer, in tokens.", "Reading"),
     option(

@@ -5,6 +5,7 @@ A window is what the model sees of an example: special tokens, the question, and
 sequence. Windows are built once, kept on disk as Arrow and read memory-mapped.
 """
 
+import functools
 import inspect
 import itertools
 import json
@@ -26,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from haystack_distill.batches import LengthGroupedBatches, StepBatches
 from haystack_distill.errors import DistilError
 from haystack_distill.files import hash_of
+from haystack_distill.settings import default_stride
 from haystack_distill.squad import content_hash
 from haystack_distill.store import cached_table
 
@@ -59,15 +61,17 @@ class WindowSettings:
     Args:
         max_seq_len: Tokens a window holds at most, special tokens and question included.
         doc_stride: Context tokens between the starts of two neighbouring windows, as in BERT's and FARM's readers
-            (not their overlap, which Hugging Face calls `stride`).
+            (not their overlap, which Hugging Face calls `stride`). By default a third of `max_seq_len`.
         max_query_length: Question tokens kept at most; a longer question loses its end.
     """
 
     max_seq_len: int = 384
-    doc_stride: int = 128
+    doc_stride: int = None  # type: ignore[assignment]  # a number as soon as the settings are made
     max_query_length: int = 64
 
     def __post_init__(self) -> None:
+        if self.doc_stride is None and isinstance(self.max_seq_len, int):
+            object.__setattr__(self, "doc_stride", default_stride(self.max_seq_len))
         for name, value in asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise DistilError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -356,18 +360,22 @@ class Windows(AnyWindows):
         self.examples = examples
         self.n_examples = len(examples)
 
+        answers = _Answers()
+
         def batches() -> Iterator[dict[str, Any]]:
             columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
             for first in range(0, len(examples), _ROWS_PER_BATCH):
                 rows = examples[first : first + _ROWS_PER_BATCH]
-                for window in _cut(rows, first, tokenizer, self.template, self.settings):
+                for window in _cut(rows, first, tokenizer, self.template, self.settings, answers):
                     for name, value in window.items():
                         columns[name].append(value)
                 yield columns
                 columns = {name: [] for name in _SCHEMA.names}
 
         self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
-        self.table, _, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir)
+        notes = functools.partial(asdict, answers)
+        self.table, notes_of_table, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir, notes)
+        self._answers = _Answers(**notes_of_table)
         self._arrow = self.table.with_format("arrow")
         self.lengths = self._column("length")
         self.example_of = self._column("example")
@@ -384,6 +392,24 @@ class Windows(AnyWindows):
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
         """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
         return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
+
+    def warn_of_lost_answers(self) -> None:
+        """Log a warning if there are labelled answers that no window holds whole, with what keeps them."""
+        if not self._answers.lost:
+            return
+        known = self._answers
+        remedies = [f"{known.too_long} of them need a larger max_seq_len"] * bool(known.too_long)
+        if known.lost > known.too_long:
+            remedies.append(f"doc_stride={known.stride} loses none" + " of the others" * bool(known.too_long))
+        logger.warning(
+            "%d of %d answers lie in no window whole, so their questions are taught as unanswerable: windows of "
+            "max_seq_len=%d start doc_stride=%d tokens apart; %s",
+            known.lost,
+            known.labelled,
+            self.settings.max_seq_len,
+            self.settings.doc_stride,
+            ", and ".join(remedies),
+        )
 
     def place_of(self, window: int) -> None:
         """Any window is found at once, so there is nothing to remember."""
@@ -430,14 +456,41 @@ def model_inputs(batch: dict[str, torch.Tensor], *, token_types: bool = True) ->
     return {name: batch[name] for name in names if name in batch}
 
 
+@dataclass
+class _Answers:
+    """What cutting did to the labelled answers.
+
+    Attributes:
+        labelled: How many there are.
+        lost: How many of them lie in no window whole.
+        too_long: How many of those are longer than their windows, wherever these start.
+        stride: The largest `doc_stride` that loses none of the others; None where all contexts fit one window.
+    """
+
+    labelled: int = 0
+    lost: int = 0
+    too_long: int = 0
+    stride: int | None = None
+
+    def count(self, n_tokens: int, room: int, n_context: int, *, whole: bool) -> None:
+        """Add an answer of so many tokens to windows with room for so many of the context's; `whole`: one holds it."""
+        self.labelled += 1
+        self.lost += not whole
+        self.too_long += n_tokens > room
+        if n_tokens <= room < n_context:
+            enough = room - n_tokens + 1
+            self.stride = enough if self.stride is None else min(self.stride, enough)
+
+
 def _cut(
     rows: dict[str, list],
     first: int,
     tokenizer: PreTrainedTokenizerBase,
     template: PairTemplate,
     settings: WindowSettings,
+    answers: _Answers | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The windows of a batch of example rows, in order."""
+    """The windows of a batch of example rows, in order; what becomes of their answers is counted in `answers`."""
     contexts = list(dict.fromkeys(rows["context"]))
     encoded_contexts = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
     questions = _encode(tokenizer, [question.strip() for question in rows["question"]])
@@ -450,6 +503,7 @@ def _cut(
             {name: rows[name][row] for name in ("answers", "labelled")},
             template,
             settings,
+            answers or _Answers(),
         )
 
 
@@ -460,6 +514,7 @@ def _cut_example(
     labels: dict[str, Any],
     template: PairTemplate,
     settings: WindowSettings,
+    answers: _Answers,
 ) -> Iterator[dict[str, Any]]:
     ids, starts, ends = context
     # No question: plain text, which a tokenizer writes as a single sequence.
@@ -473,12 +528,13 @@ def _cut_example(
         )
     answer = _answer_tokens(labels, starts, ends)
     labelled = bool(labels["labelled"]) and answer is not None
-    first = 0
+    first, whole = 0, False
     while True:
         stop = min(first + room, len(ids))
         start_position = end_position = template.no_answer_position
         if answer is not None and answer[0] >= first and 0 <= answer[1] < stop:
             start_position, end_position = (len(head) + token - first for token in answer)
+            whole = True
         yield {
             "example": example,
             "input_ids": np.concatenate([head, ids[first:stop], template.suffix]).astype(np.int32),
@@ -491,8 +547,10 @@ def _cut_example(
             "length": len(head) + stop - first + len(template.suffix),
         }
         if stop == len(ids):
-            return
+            break
         first += min(settings.doc_stride, room)
+    if labelled and answer is not None and answer[0] >= 0:
+        answers.count(answer[1] - answer[0] + 1, room, len(ids), whole=whole)
 
 
 def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray) -> tuple[int, int] | None:

@@ -189,6 +189,8 @@ class ReaderTrainer:
             if dev_data is not None:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
+        if processes.is_main_process:
+            windows.warn_of_lost_answers()
         if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
             raise DistilError(
                 "none of the examples is labelled, so there is nothing to train on; distil from a teacher instead"

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.cli import app
+from haystack_distill.cli_inputs import load_teacher
 
 COMMANDS = [
     "train",
@@ -512,6 +513,16 @@ def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path
                 assert str(value[0] if several else value) == str(meant), (command.name, parameter.name)
     assert names >= {"output_dir", "data", "dev_data", "model", "teacher", "student", "cache_dir", "config", "output"}
     assert names >= {"predictions", "corpus", "calibration_data", "context_file", "directory", "directories"}
+
+
+def test_a_teacher_that_sees_shorter_windows_sees_them_overlap(teacher_dir: Path) -> None:
+    reading = {"windows": WindowSettings(600, max_query_length=16), "device": "cpu"}
+    teacher = load_teacher(str(teacher_dir), reading, same_windows=False)
+    assert teacher.windows == WindowSettings(128, 42, 16)
+    reading["windows"] = WindowSettings(600, 10, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(128, 10, 16)
+    reading["windows"] = WindowSettings(100, 60, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(100, 60, 16)
 
 
 def test_paths_in_the_home_directory(student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -474,6 +474,56 @@ def test_a_label_only_where_the_whole_answer_lies(bert: PreTrainedTokenizerFast)
     assert 0 < inside < len(windows)
 
 
+def test_lost_answers_are_counted_and_a_stride_that_loses_none_is_named(
+    bert: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [match.span() for match in re.finditer(r"\S+", PLAIN)]
+    answers = [(words[place][0], words[place + 2][1]) for place in range(len(words) - 2)]
+    examples = rows(*[("who", PLAIN)] * (len(answers) + 2), answers=answers)  # and two that are unanswerable
+
+    def made(doc_stride: int) -> Windows:
+        return Windows(examples, bert, WindowSettings(20, doc_stride, 8), token_types=True, cache_dir=tmp_path)
+
+    def without_label(windows: Windows) -> int:
+        found = [0] * len(examples)
+        for row in windows.table:
+            found[row["example"]] += row["start_position"] > 0
+        return found[: len(answers)].count(0)
+
+    apart = made(20)
+    lost = without_label(apart)
+    assert 1 < lost < len(answers)
+    for windows in (apart, made(20)):  # cut now, and found in the cache
+        caplog.clear()
+        windows.warn_of_lost_answers()
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert message.startswith(f"{lost} of {len(answers)} answers lie in no window whole")
+        stride = int(re.search(r"doc_stride=(\d+) loses none", message)[1])
+    caplog.clear()
+    near = made(stride)
+    near.warn_of_lost_answers()
+    assert not caplog.records
+    assert without_label(near) == 0
+
+
+def test_answers_longer_than_a_window_need_larger_windows(
+    bert: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    windows = cut(rows(("who", PLAIN), ("so", PLAIN), answers=[(0, len(PLAIN)), (4, 11)]), bert, 20, 5, 8)
+    windows.warn_of_lost_answers()
+    assert "1 of 2 answers lie in no window whole" in caplog.text
+    assert "1 of them need a larger max_seq_len" in caplog.text
+    assert "loses none" not in caplog.text
+
+
+def test_the_default_stride_follows_the_length() -> None:
+    assert [WindowSettings(length).doc_stride for length in (384, 256, 128, 512)] == [128, 85, 42, 170]
+    assert WindowSettings().doc_stride == 128
+    assert WindowSettings(384) == WindowSettings(384, 128)
+    assert WindowSettings(256, max_query_length=30).doc_stride == 85
+    assert WindowSettings(256, 128).doc_stride == 128
+
+
 def test_labels_of_rows_without_an_answer(bert: PreTrainedTokenizerFast) -> None:
     impossible = cut(rows((QUESTION, PLAIN)), bert).table[0]
     assert (impossible["start_position"], impossible["end_position"], impossible["labelled"]) == (0, 0, True)
