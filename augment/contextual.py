@@ -5,6 +5,7 @@ trained with, so a text takes seven passes however long it is; the passes of all
 batches; and only the hidden places are multiplied with the vocabulary.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from augment.words import Span
 from haystack_distill.devices import resolve_device
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.features import text_tokenizer
+from haystack_distill.files import expanded
 
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces
@@ -57,6 +60,7 @@ class ContextualCandidates:
         device: str = "auto",
         batch_size: int = 16,
     ) -> None:
+        model = os.path.expanduser(model)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, use_fast=True)
             self._model = AutoModelForMaskedLM.from_pretrained(model)
@@ -81,7 +85,7 @@ class ContextualCandidates:
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
-        vectors = _glove(Path(glove_path)) if glove_path else self._own_vectors(ids)
+        vectors = _glove(expanded(glove_path)) if glove_path else self._own_vectors(ids)
         self._neighbours = _Neighbours(*vectors, count=2 * word_possibilities + 10)
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:
@@ -106,8 +110,8 @@ class ContextualCandidates:
 
     def _passes(self, number: int, text: str, words: Sequence[Span], found: list[list[str]]) -> Iterable[_Pass]:
         """The sequences to run for a text. Words of several pieces get their candidates at once."""
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, pieces = encoding["input_ids"], _pieces_of(text, words, encoding["offset_mapping"])
+        encoding = text_tokenizer(self._tokenizer).encode(text, add_special_tokens=False)
+        ids, pieces = encoding.ids, _pieces_of(text, words, encoding.offsets)
         single = {}
         for word, places in enumerate(pieces):
             own = tuple(ids[place] for place in places)
@@ -240,7 +244,7 @@ def _glove(path: Path) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
     vectors: list[np.ndarray] = []
     try:
-        with open(path.expanduser(), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == _VECTORS:
                     break

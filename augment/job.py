@@ -25,7 +25,7 @@ from augment.processes import Processes
 from augment.settings import AugmentSettings
 from augment.tally import Tally
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import file_hash, hash_of, write_json
+from haystack_distill.files import expanded, file_hash, hash_of, write_json
 from haystack_distill.squad_checks import Row
 from haystack_distill.squad_intake import Intake, warn_of
 from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
@@ -205,7 +205,7 @@ def _names(folder: Path, suffix: str) -> list[str]:
 
 def _stamp(name: str | None) -> list[list[Any]]:
     """Sizes and times of a file, or of the files of a directory: whether it is still what it was."""
-    path = Path(name).expanduser() if name else None
+    path = expanded(name) if name else None
     if path is None or not path.exists():
         return []
     files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -49,6 +49,7 @@ from haystack_distill.cli_options import (
     TEST_DATA,
     TRAINING,
     option,
+    path_in_home,
     with_options,
 )
 from haystack_distill.cli_output import Commands, logs_on_stderr, says_how_to_resume, tell
@@ -303,7 +304,10 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
 @app.command()
 @with_options([JSON])
 def info(
-    directory: Annotated[Path, typer.Argument(help="A reader: a Hugging Face model directory.")], **given: Any
+    directory: Annotated[
+        Path, typer.Argument(parser=path_in_home, metavar="DIRECTORY", help="A reader: a Hugging Face model directory.")
+    ],
+    **given: Any,
 ) -> None:
     """Show what a reader directory holds: architecture, parameters, size on disk, tokenizer, how it was made.
 

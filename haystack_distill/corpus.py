@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from haystack_distill.batches import InOrderBatches, StepBatches
 from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import file_hash, hash_of
+from haystack_distill.features import text_tokenizer
+from haystack_distill.files import expanded, file_hash, hash_of
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -71,7 +72,7 @@ class Corpus:
             )
         if isinstance(source, datasets.IterableDataset):
             self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
-        elif isinstance(source, str) and not Path(source).expanduser().exists() and _kind_of(Path(source)) is None:
+        elif isinstance(source, str) and not expanded(source).exists() and _kind_of(Path(source)) is None:
             self.dataset, self._version = _from_hub(source, config, split)
             self.identity = f"{source} {config or ''} {split}"
         else:
@@ -155,7 +156,7 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
     """Files as they are given, directories as the files of a known kind in and under them, by name."""
     files = []
     for source in sources:
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
             if not inside:
@@ -256,6 +257,7 @@ class TextWindows:
             raise DistilError("the tokenizer has no mask token; set mask_probability=0")
         self.corpus = corpus
         self.tokenizer = tokenizer
+        self._text_tokenizer = text_tokenizer(tokenizer)
         self.settings = settings
         self.n_steps = n_steps
         self.seed = seed
@@ -408,16 +410,10 @@ class TextWindows:
         documents = _joined(texts) if self.corpus.by_line else [(text, True) for text in texts if text.strip()]
         if not documents:
             return np.zeros(0, dtype=np.int32)
-        encoded = self.tokenizer(
-            [text for text, _ in documents],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # that a document is longer than the model's positions is as it should be
-        )["input_ids"]
+        encoded = self._text_tokenizer.encode_batch([text for text, _ in documents], add_special_tokens=False)
         ids: list[int] = []
-        for tokens, (_, ends) in zip(encoded, documents, strict=True):
-            ids += tokens
+        for encoding, (_, ends) in zip(encoded, documents, strict=True):
+            ids += encoding.ids
             if ends:
                 ids.append(self.suffix[0])
         return np.array(ids, dtype=np.int32)

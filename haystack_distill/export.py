@@ -21,7 +21,7 @@ from haystack_distill.compat import with_plain_attention
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import FILES, ExportedModel, import_onnx
 from haystack_distill.features import AnyWindows, Windows, model_inputs
-from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, write_aside, write_json
+from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, expanded, write_aside, write_json
 from haystack_distill.reader import ExampleSource, Reader
 from haystack_distill.runs import versions
 from haystack_distill.squad import load_examples
@@ -97,7 +97,7 @@ def export_reader(
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
-    target = Path(directory)
+    target = expanded(directory)
     with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
         made = {"onnx": Path(scratch) / FILES["onnx"]}
         _write_onnx(reader, made["onnx"])

@@ -18,6 +18,11 @@ EXPORT_FOLDER = "onnx"  # in a reader directory: what runs elsewhere than in PyT
 EXPORT_RECORD = "export.json"  # in it: how it was made, how near it is to the model, and what it scores
 
 
+def expanded(path: str | Path) -> Path:
+    """A path in which `~` stands for the home directory; one that names no user's stays as it is written."""
+    return Path(os.path.expanduser(path))
+
+
 def hash_of(*parts: Any) -> str:
     """SHA-256 (hex) over JSON-able parts, in order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -70,7 +75,7 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
 
     Files of the same names that are there already are replaced, others stay.
     """
-    target = Path(directory)
+    target = expanded(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(target)
     try:

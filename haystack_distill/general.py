@@ -14,6 +14,7 @@ from haystack_distill.corpus import Corpus, CorpusSource, TextSettings, TextWind
 from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
+from haystack_distill.files import expanded
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
 from haystack_distill.objectives import IntermediateLayersObjective, LanguageModelObjective, Objective
@@ -57,7 +58,7 @@ class GeneralTrainer:
         check_kind("settings", settings, TrainingSettings)
         check_kind("text", text, TextSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else expanded(output_dir)
         self.settings = settings or TrainingSettings()
         self.text = text or TextSettings()
 

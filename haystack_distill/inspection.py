@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, RUN_FILE
+from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, RUN_FILE, expanded
 
 # Configuration values worth showing: BERT's names and DistilBERT's.
 _SHAPE = (
@@ -21,6 +21,7 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         DistilError: It is not a directory with a model in safetensors and its configuration.
     """
+    directory = expanded(directory)
     config = json_in(directory, "config.json")
     if config is None:
         raise DistilError(f"{directory} holds no config.json: give the directory of a reader")

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class LanguageModel:
         Raises:
             DistilError: Nothing there, or not a model and a fast tokenizer.
         """
-        name = str(name_or_path)
+        name = os.path.expanduser(name_or_path)
         model, tokenizer, fresh = load_with_tokenizer(
             AutoModelForMaskedLM, name, "language model", token=token, revision=revision
         )

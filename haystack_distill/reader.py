@@ -4,6 +4,7 @@ import copy
 import inspect
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import ExportedModel, check_backend, find_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, save_pretrained
+from haystack_distill.files import EXPORT_FOLDER, expanded, save_pretrained
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -189,7 +190,7 @@ class Reader:
         Raises:
             DistilError: Nothing there, or not a model and a fast tokenizer, or it was not exported.
         """
-        name, hub = str(name_or_path), {"token": token, "revision": revision}
+        name, hub = os.path.expanduser(name_or_path), {"token": token, "revision": revision}
         check_backend(backend)
         check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
         if backend != "torch":
@@ -373,7 +374,7 @@ class Reader:
             DistilError: The reader is an exported one.
         """
         self.require_weights()
-        shutil.rmtree(Path(directory) / EXPORT_FOLDER, ignore_errors=True)
+        shutil.rmtree(expanded(directory) / EXPORT_FOLDER, ignore_errors=True)
         return save_pretrained(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:

@@ -26,7 +26,7 @@ from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import RUN_FILE, hash_of, write_aside, write_json
+from haystack_distill.files import RUN_FILE, expanded, hash_of, write_aside, write_json
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.measurements import Measurements, measure_reader
@@ -201,7 +201,7 @@ class _Cook:
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
         self.progress = progress
-        self.output = Path(recipe.output_dir).expanduser()
+        self.output = expanded(recipe.output_dir)
         if self.output.exists() and not self.output.is_dir():
             raise DistilError(f"{self.output} is a file: choose another output_dir")
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")

@@ -17,6 +17,7 @@ from haystack_distill.checks import check_kind
 from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
+from haystack_distill.files import expanded
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
@@ -70,7 +71,7 @@ class ReaderTrainer:
     ) -> None:
         check_kind("settings", settings, TrainingSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else expanded(output_dir)
         self.settings = settings or TrainingSettings()
         self.cache_dir = cache_dir
 
@@ -208,8 +209,10 @@ class ReaderTrainer:
         if teaches <= {"labels"} and not any(examples["labelled"]):
             remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
             raise DistilError(f"none of the examples is labelled, so there is nothing to train on; {remedy}")
-        if dev_windows is not None and processes.is_main_process:
-            warn_of_shared_contexts(examples, dev_windows.examples)
+        if processes.is_main_process:
+            windows.warn_of_lost_answers()
+            if dev_windows is not None:
+                warn_of_shared_contexts(examples, dev_windows.examples)
         if shown_by is not None:  # it reads the student's batches
             windows.token_types = windows.token_types or takes_token_types(shown_by.model)
         if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):

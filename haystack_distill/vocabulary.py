@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
+from haystack_distill.features import text_tokenizer
 from haystack_distill.reader import Reader
 
 _TEXTS_AT_ONCE = 1000
@@ -152,9 +153,8 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
     counts: Counter[int] = Counter()
     texts = iter(corpus)
     while some := list(islice(texts, _TEXTS_AT_ONCE)):
-        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-        for ids in encoded:
-            counts.update(ids)
+        for encoding in text_tokenizer(tokenizer).encode_batch(some, add_special_tokens=False):
+            counts.update(encoding.ids)
     if not counts:
         raise DistilError("the corpus holds no text: give texts of the domain, questions and contexts")
     return counts

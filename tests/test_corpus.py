@@ -170,6 +170,17 @@ def test_windows_are_the_text_in_full_windows(make: MakeWindows, tokenizer: Bert
     assert tokenizer.convert_ids_to_tokens(found.flatten().tolist()) == text[: 20 * 14]
 
 
+def test_special_tokens_written_in_the_corpus_are_text(
+    make: MakeWindows, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Ada wrote [SEP] and [CLS] first\n\nforty [MASK] came")
+    windows = make(tmp_path / "a.txt", mask_probability=0.0, buffer_windows=1)
+    once = np.concatenate([windows._tokens_of(texts) for texts, _ in windows.corpus.read()])
+    assert (once == tokenizer.sep_token_id).sum() == 1  # between the documents; the second ends with the corpus
+    assert tokenizer.cls_token_id not in once
+    assert (once == tokenizer.mask_token_id).sum() == 1
+
+
 def test_the_corpus_begins_again_and_loses_nothing(make: MakeWindows, tokenizer: BertTokenizerFast) -> None:
     lines = make(mask_probability=0.0, buffer_windows=1)
     tokens = [lines.__getitems__([number]).tokens[0] for number in range(900)]

@@ -307,6 +307,14 @@ def test_a_saved_reader_is_a_plain_transformers_model(tiny_reader: MakeReader, t
     assert tokenizer(QUESTION, CONTEXT)["input_ids"] == reader.tokenizer(QUESTION, CONTEXT)["input_ids"]
 
 
+def test_a_tilde_is_the_home_directory(
+    tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny_reader().save("~/reader") == tmp_path / "reader"
+    assert Reader.load("~/reader", device="cpu", windows=WindowSettings(48, 16, 16)).n_parameters
+
+
 def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path: Path) -> None:
     tiny_reader(seed=0).save(tmp_path / "reader")
     (tmp_path / "reader" / "README.md").write_text("mine")

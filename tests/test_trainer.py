@@ -71,6 +71,19 @@ def data(squad_file: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_answers_that_lie_in_no_window_whole_are_counted_in_a_warning(
+    tiny_reader: MakeReader, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    apart, near = (tiny_reader(windows=WindowSettings(20, stride, 8)) for stride in (20, 5))
+    ReaderTrainer(apart, settings=settings(max_steps=1)).train(data)
+    (message,) = [record.getMessage() for record in caplog.records if "in no window whole" in record.getMessage()]
+    assert message.startswith("3 of 21 answers")
+    assert message.endswith("doc_stride=5 loses none")
+    caplog.clear()
+    ReaderTrainer(near, settings=settings(max_steps=1)).train(data)
+    assert "in no window whole" not in caplog.text
+
+
 def weights_of(reader: Reader) -> dict[str, Tensor]:
     return {name: weight.clone() for name, weight in reader.model.state_dict().items()}
 

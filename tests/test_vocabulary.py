@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.features import text_tokenizer
 from haystack_distill.students import prune_vocabulary
 from tests.conftest import CONTEXTS, QUESTIONS
 
@@ -123,6 +124,15 @@ def test_other_texts_are_spelt_not_unknown(reader: Reader) -> None:
         assert after.count(unknown) <= before.count(reader.tokenizer.unk_token_id)
         assert len(after) >= len(before)
     assert pruned.answer_batch(PAIRS)  # windows, offsets and positions hold
+
+
+def test_special_tokens_written_in_the_corpus_are_counted_as_text(reader: Reader) -> None:
+    name = reader.tokenizer.sep_token
+    text = f"Ada {name} wrote"
+    spelt = text_tokenizer(reader.tokenizer).encode(text, add_special_tokens=False).tokens
+    pruned = prune_vocabulary(reader, [text])
+    assert text_tokenizer(pruned.tokenizer).encode(text, add_special_tokens=False).tokens == spelt
+    assert reader.tokenizer.sep_token not in spelt
 
 
 def test_the_reader_itself_is_left_alone(reader: Reader) -> None:

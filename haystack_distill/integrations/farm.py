@@ -41,7 +41,7 @@ except ImportError as error:
 
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
-from haystack_distill.files import RUN_FILE, file_hash, hash_of
+from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
@@ -297,11 +297,11 @@ class _Plan:
             "the number that evaluate_every has",
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
-        checkpoints = Path(take("checkpoint_root_dir")) / method
+        checkpoints = expanded(take("checkpoint_root_dir")) / method
         keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
         keep_checkpoints = take("checkpoints_to_keep")
         idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
-        caching, cache_path = take("caching"), Path(take("cache_path"))
+        caching, cache_path = take("caching"), expanded(take("cache_path"))
         idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
@@ -328,8 +328,10 @@ class _Plan:
             settings=settings,
             teacher_batch_size=teacher_batch_size,
             distillation=distillation,
-            save_dir=Path(take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"),
-            best_dir=Path(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
+            save_dir=expanded(
+                take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"
+            ),
+            best_dir=expanded(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
             checkpoints=checkpoints if keep else None,
             cache_path=cache_path if caching else None,
         )
@@ -399,7 +401,7 @@ class _Sources:
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
             windows = WindowSettings(max_seq_len, stride, max_query_length)
-        folder = Path(data_dir)
+        folder = expanded(data_dir)
         return cls(
             train=folder / train,
             dev=folder / dev if dev else None,

@@ -80,6 +80,23 @@ def test_batches_change_nothing_and_long_texts_are_cut(directory: Path) -> None:
             assert all(choice.isalnum() for choice in choices)
 
 
+def test_special_tokens_written_in_a_text_are_text(
+    directory: Path, tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = ContextualCandidates(str(directory), device="cpu")
+    seen: list[int] = []
+    real = BertForMaskedLM.forward
+
+    def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        seen.extend((keywords["input_ids"] == tokenizer.sep_token_id).sum(1).tolist())
+        return real(self, *arguments, **keywords)
+
+    monkeypatch.setattr(BertForMaskedLM, "forward", forward)
+    text = "Ada wrote [SEP] the first [SEP] program"
+    candidates([text], [spans_of(text)])
+    assert set(seen) == {1}  # the one that ends the sequence
+
+
 def test_few_passes_a_text(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = ContextualCandidates(str(directory), device="cpu", batch_size=64)
     rows = []
