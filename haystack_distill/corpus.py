@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.store import NO_CODE
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -107,7 +108,7 @@ class Corpus:
 
 def _from_hub(name: str, config: str | None, split: str) -> datasets.IterableDataset:
     try:
-        return datasets.load_dataset(name, config, split=split, streaming=True)
+        return datasets.load_dataset(name, config, split=split, streaming=True, **NO_CODE)
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(
             f"{name!r} is neither a file or directory here nor a data set that the hub gives "

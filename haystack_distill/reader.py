@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_shape, load_with_tokenizer
+from haystack_distill.compat import load_shape, load_with_tokenizer, save_model
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import ExportedModel, check_backend, find_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, save_pretrained
+from haystack_distill.files import EXPORT_FOLDER
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -122,6 +122,12 @@ class Reader:
             raise DistilError(
                 f"{type(model).__name__} is not a question answering model; load it with "
                 "AutoModelForQuestionAnswering or Reader.load"
+            )
+        outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
+        if outputs != 2:
+            raise DistilError(
+                f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
+                "load it with Reader.load, which gives it a fresh one"
             )
         if max_answer_length < 1 or batch_size < 1:
             raise DistilError("max_answer_length and batch_size must be at least 1")
@@ -370,7 +376,7 @@ class Reader:
         """
         self.require_weights()
         shutil.rmtree(Path(directory) / EXPORT_FOLDER, ignore_errors=True)
-        return save_pretrained(directory, self.model, self.tokenizer)
+        return save_model(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:
         """Raise a DistilError if this is an exported reader."""
