@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from augment.words import Span
+from haystack_distill.compat import load_with_tokenizer
 from haystack_distill.devices import resolve_device
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import text_tokenizer
@@ -47,7 +48,7 @@ class ContextualCandidates:
         batch_size: sequences a forward pass.
 
     Raises:
-        DistilError: no such model, or one without a mask token or a fast tokenizer.
+        DistilError: no such model, or one without its head's weights, a mask token or a fast tokenizer.
         DataError: a GloVe file that is not one.
     """
 
@@ -61,14 +62,13 @@ class ContextualCandidates:
         batch_size: int = 16,
     ) -> None:
         model = os.path.expanduser(model)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, use_fast=True)
-            self._model = AutoModelForMaskedLM.from_pretrained(model)
-        except Exception as error:  # each library below raises its own
+        self._model, tokenizer, fresh = load_with_tokenizer(AutoModelForMaskedLM, model, "masked language model")
+        if fresh:
             raise DistilError(
-                f"cannot load a masked language model from {model!r} ({error}). Give a directory with config.json, "
-                "model.safetensors and tokenizer.json, or a name that the hub (or, offline, its local cache) has"
-            ) from error
+                f"{model!r} holds no weights for {', '.join(fresh)}, so the words it guesses would be random; give a "
+                "masked language model with its head, not an encoder or a reader"
+            )
+        self._tokenizer: Any = tokenizer
         if not self._tokenizer.is_fast or self._tokenizer.mask_token_id is None:
             raise DistilError(f"{model!r} needs a fast tokenizer with a mask token to be used for replacements")
         if self._model.get_output_embeddings() is None:
@@ -77,7 +77,6 @@ class ContextualCandidates:
         self._model.to(self._device).eval()
         self._possibilities = word_possibilities
         self._batch_size = batch_size
-        tokenizer = self._tokenizer
         self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
         self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
         self._surfaces = _whole_words(tokenizer)

@@ -22,6 +22,7 @@ from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import text_tokenizer
 from haystack_distill.files import expanded, file_hash, hash_of
+from haystack_distill.store import NO_CODE
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -138,7 +139,7 @@ class Corpus:
 def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, str | None]:
     """A data set on the hub as a stream, and the commit that it is read from."""
     try:
-        builder = datasets.load_dataset_builder(name, config)
+        builder = datasets.load_dataset_builder(name, config, **NO_CODE)
         return builder.as_streaming_dataset(split=split), builder.hash
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(

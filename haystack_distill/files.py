@@ -82,6 +82,9 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
         aside.mkdir()
         for part in parts:
             part.save_pretrained(aside)
+        for file in aside.iterdir():  # safetensors writes files that are their owner's alone; the umask shall decide
+            if file.is_file():
+                file.chmod(aside.stat().st_mode & 0o666)
         target.mkdir(exist_ok=True)
         for file in aside.iterdir():
             file.replace(target / file.name)

@@ -17,12 +17,12 @@ import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.checks import check, check_kind, is_number, is_whole
-from haystack_distill.compat import load_shape, load_with_tokenizer
+from haystack_distill.compat import load_shape, load_with_tokenizer, save_model
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import ExportedModel, check_backend, find_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, expanded, save_pretrained
+from haystack_distill.files import EXPORT_FOLDER, expanded
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -125,6 +125,12 @@ class Reader:
             raise DistilError(
                 f"{type(model).__name__} is not a question answering model; load it with "
                 "AutoModelForQuestionAnswering or Reader.load"
+            )
+        outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
+        if outputs != 2:
+            raise DistilError(
+                f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
+                "load it with Reader.load, which gives it a fresh one"
             )
         for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
             check(name, value, is_whole(value), "a whole number of at least 1")
@@ -375,7 +381,7 @@ class Reader:
         """
         self.require_weights()
         shutil.rmtree(expanded(directory) / EXPORT_FOLDER, ignore_errors=True)
-        return save_pretrained(directory, self.model, self.tokenizer)
+        return save_model(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:
         """Raise a DistilError if this is an exported reader."""

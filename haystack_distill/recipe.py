@@ -21,6 +21,7 @@ from augment.augmenter import augmented
 from augment.tagging import choose_tagger
 from haystack_distill import students
 from haystack_distill.card import write_card
+from haystack_distill.compat import architectures
 from haystack_distill.corpus import Corpus, TextSettings
 from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
@@ -381,13 +382,7 @@ class _Cook:
 
 def _is_reader(name: str) -> bool:
     """Whether a model says of itself that it answers questions."""
-    from transformers import AutoConfig
-
-    try:
-        architectures = AutoConfig.from_pretrained(name).architectures or []
-    except (OSError, ValueError) as error:
-        raise DistilError(f"student: cannot load start_from {name!r}: {error}") from error
-    return any(architecture.endswith("ForQuestionAnswering") for architecture in architectures)
+    return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
 
 
 def _row_of(example: dict[str, Any]) -> Row:

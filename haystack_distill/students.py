@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from haystack_distill.checks import check, is_number, is_whole
+from haystack_distill.compat import for_answers
 from haystack_distill.errors import DistilError
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.reader import Reader
@@ -113,7 +114,7 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     _require_weights(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a head that does not fit starts the same every time
-        model = AutoModelForQuestionAnswering.from_config(copy.deepcopy(student.model.config))
+        model = AutoModelForQuestionAnswering.from_config(for_answers(student.model.config), trust_remote_code=False)
     missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
     if missing:
         raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.checks import is_number
+from haystack_distill.compat import load_tokenizer
 from haystack_distill.errors import DistilError
 from haystack_distill.features import text_tokenizer
 from haystack_distill.reader import Reader
@@ -215,7 +216,7 @@ def _rebuilt(
                 str(number[int(id)]): entry for id, entry in config["added_tokens_decoder"].items()
             }
         path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(scratch, use_fast=True)
+        return load_tokenizer(scratch)
 
 
 def _renumber_specials(processor: dict[str, Any] | None, number: dict[int, int]) -> None:

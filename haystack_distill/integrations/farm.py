@@ -39,9 +39,11 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.compat import for_answers, no_questions, require_known_kind
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
+from haystack_distill.inspection import json_in
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
@@ -190,7 +192,9 @@ class DistilFARMReader(ReadsText, FARMReader):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         # Of its own, or Haystack would not note the parameters for YAML.
-        super().__init__(*arguments, **keywords)
+        _check_model(str(arguments[0] if arguments else keywords.get("model_name_or_path", "")))
+        with no_questions():
+            super().__init__(*arguments, **keywords)
 
     __init__.__signature__ = inspect.signature(FARMReader.__init__)  # type: ignore[attr-defined]
 
@@ -423,6 +427,26 @@ class _Sources:
         return data, dev, load_examples(self.test, cache_dir=cache) if self.test else None
 
 
+def _check_model(name: str) -> None:
+    """Refuse what FARMReader would end in a traceback on, or run code for. A model that it saved itself passes."""
+    directory = Path(name)
+    if (directory / "language_model.bin").exists() or not directory.exists():
+        return
+    require_known_kind(name, "reader")
+    settings = json_in(directory, "tokenizer_config.json") or {}
+    again = f"Reader.load({name!r}).save(NEW_DIRECTORY)"
+    _refuse(
+        settings.get("tokenizer_class") == "TokenizersBackend"
+        or isinstance(settings.get("extra_special_tokens"), list),
+        f"{name}: transformers 5 wrote this tokenizer, in a form that transformers 4 cannot read; {again} writes it "
+        "so that both can",
+    )
+    labels = len((json_in(directory, "config.json") or {}).get("id2label") or "12")
+    _refuse(
+        labels != 2, f"{name} has a head of {labels} labels, a reader has two; {again} gives it a fresh one to train"
+    )
+
+
 def _refuse(condition: bool, message: str) -> None:
     if condition:
         raise DistilError(message)
@@ -614,7 +638,9 @@ def _question_answering_model(model: Any) -> PreTrainedModel:
     linear = head.feed_forward.feed_forward[0]
     _fold_calibration(head, linear)
     with torch.device("meta"):  # only its shape is wanted; no memory, no random numbers
-        assembled = AutoModelForQuestionAnswering.from_config(language_model.config)
+        assembled = AutoModelForQuestionAnswering.from_config(
+            for_answers(language_model.config), trust_remote_code=False
+        )
     prefix = assembled.base_model_prefix
     has_pooler = getattr(getattr(assembled, prefix), "pooler", None) is not None
     if getattr(language_model, "pooler", None) is not None and not has_pooler:

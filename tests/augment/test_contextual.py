@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertModel,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from augment import contextual
 from augment.augmenter import Augmenter
@@ -162,6 +170,15 @@ def test_a_glove_file_that_is_none(directory: Path, tmp_path: Path, content: str
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="cannot load a masked language model"):
         ContextualCandidates(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForQuestionAnswering])
+def test_a_model_without_its_head_is_refused(tokenizer: BertTokenizerFast, tmp_path: Path, kind: type) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    kind(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "headless")
+    tokenizer.save_pretrained(tmp_path / "headless")
+    with pytest.raises(DistilError, match=r"holds no weights for cls\.predictions.*would be random"):
+        ContextualCandidates(str(tmp_path / "headless"))
 
 
 def test_byte_level_tokenizers(tmp_path: Path) -> None:

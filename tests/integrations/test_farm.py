@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -698,3 +699,51 @@ def test_nothing_is_left_behind(student: DistilFARMReader, squad_file: Path) -> 
     assert names <= set(os.listdir("deep/out"))
     assert not Path("deep/out/checkpoints").exists()
     assert not Path("model_checkpoints").exists()
+
+
+# --- directories that others wrote -----------------------------------------------------------------------------------
+
+
+def test_a_directory_that_farm_reader_saved_is_converted(make: Make, tmp_path: Path) -> None:
+    make(kind=FARMReader, seed=1, **TEACHER).save(tmp_path / "old")
+    with pytest.raises(DistilError, match=r"Haystack 1's own format.*DistilFARMReader\('.*old'\)\.save"):
+        Reader.load(tmp_path / "old")
+    old = DistilFARMReader(str(tmp_path / "old"), **CUT)
+    old.save(tmp_path / "new")
+    new = Reader.load(tmp_path / "new", windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    found, wanted = (reader.answer(QUESTION, HARBOUR, 5) for reader in (new, reader_from_farm(old)))
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert [answer.logit for answer in found] == pytest.approx([answer.logit for answer in wanted], abs=1e-5)
+
+
+def change(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "message"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, r"transformers 5 wrote.*Reader\.load\("),
+        ("tokenizer_config.json", {"extra_special_tokens": ["<q>"]}, "transformers 5 wrote"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "a head of 3 labels"),
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "code of its own"),
+        ("config.json", {"model_type": ""}, "knows no '' models"),
+    ],
+)
+def test_directories_that_farm_reader_cannot_read(
+    saved: Make, tmp_path: Path, file: str, entries: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(saved(), tmp_path / "odd")
+    change(tmp_path / "odd" / file, **entries)
+    with pytest.raises(DistilError, match=message):
+        DistilFARMReader(str(tmp_path / "odd"), **CUT)
+
+
+def test_a_reader_of_a_model_with_another_head_can_be_read_by_all(saved: Make, tmp_path: Path) -> None:
+    shutil.copytree(saved(), tmp_path / "mnli")
+    change(
+        tmp_path / "mnli" / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}
+    )
+    Reader.load(tmp_path / "mnli", windows=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
+    DistilFARMReader(str(tmp_path / "fresh"), **CUT).save(tmp_path / "again")
+    assert Reader.load(tmp_path / "again", windows=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)
