@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,7 +110,7 @@ class Job:
         if counted.exists():  # by the run that was interrupted
             return TagCounts.read(counted)
         intake = Intake(
-            [(str(self.source), questions_in_file(self.source))],
+            [(str(self.source), partial(questions_in_file, self.source))],
             skip=self.on_bad_example == "skip",
             also=lambda row: require_free_id(row.id, self.settings.multiplication_factor),
         )
