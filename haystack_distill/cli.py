@@ -53,7 +53,7 @@ from haystack_distill.cli_options import (
 )
 from haystack_distill.cli_output import Commands, logs_on_stderr, says_how_to_resume, tell
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE
+from haystack_distill.files import RUN_FILE, require_writable
 from haystack_distill.inspection import describe
 from haystack_distill.settings import TrainingSettings
 
@@ -253,6 +253,8 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
       haystack-distill evaluate --model finished --data dev.json \\
           --predictions predictions.json
     """
+    if predictions is not None:
+        require_writable(predictions, directory=False)
     with logs_on_stderr():
         began = time.monotonic()
         examples = examples_of(data, "validation", given)

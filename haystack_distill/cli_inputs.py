@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import require_writable
 
 if TYPE_CHECKING:
     import datasets
@@ -81,6 +82,7 @@ def refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) 
         raise DistilError(
             f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
         )
+    require_writable(output_dir)
 
 
 def named_values(pairs: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from haystack_distill.cli_options import (
 )
 from haystack_distill.cli_output import figure, logs_on_stderr, tell
 from haystack_distill.errors import DistilError
+from haystack_distill.files import require_writable
 
 _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to measure on, or a data set on the hub.", metavar="FILE|NAME"
@@ -83,6 +84,7 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
         if not Path(model).is_dir():
             raise DistilError(f"{model} is not a directory to write into: give --output-dir")
         output_dir = Path(model)
+    require_writable(output_dir)
     with logs_on_stderr():
         from haystack_distill.export import ExportSettings, export_reader
 

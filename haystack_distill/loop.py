@@ -20,7 +20,7 @@ from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
-from haystack_distill.files import write_json
+from haystack_distill.files import write_json, writing
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.settings import TrainingSettings
 
@@ -113,7 +113,7 @@ def run_loop(
     set_seed(settings.seed)
     student.model.to(student.device)
     resumed_from = _last_checkpoint(directory) if settings.resume else None
-    with _dropout(student.model, settings.dropout):
+    with _dropout(student.model, settings.dropout), writing(directory):
         trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
         trainer.train(resume_from_checkpoint=resumed_from)
     student.model.eval()

@@ -184,8 +184,11 @@ def read_predictions(path: str | Path) -> dict[str, str]:
 def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
     """Write predictions as the official file, {question id: text}; a file that is there is replaced as a whole.
 
+    A symbolic link stays one, a device or a pipe is written into.
+
     Raises:
         DataError: an id or a prediction is not a string.
+        WriteError: the file cannot be written.
     """
     path = Path(path).expanduser()
     for id_, text in predictions.items():

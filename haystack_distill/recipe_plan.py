@@ -1,6 +1,5 @@
 """What a recipe would do, and about how long that takes here: nothing of it is done but a few steps to time."""
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ import datasets
 
 from haystack_distill import students
 from haystack_distill.corpus import TextSettings
+from haystack_distill.files import scratch_directory, writing
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.reader import Reader
 from haystack_distill.recipe import ANSWERS, GENERAL, LABELS_ONLY, LAYERS, Ingredients, distil_general, labels_training
@@ -53,7 +53,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
     """
     have = Ingredients(recipe)
     plan = []
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    with scratch_directory() as scratch, writing(Path(scratch)):
         if recipe.general:
             step = recipe.general
             student, teacher = have.general_pair(step)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from haystack_distill import plots
 from haystack_distill.errors import DistilError
-from haystack_distill.files import write_aside, write_json
+from haystack_distill.files import require_writable, write_aside, write_json
 from haystack_distill.measurements import Measurements
 from haystack_distill.squad import content_hash
 
@@ -121,6 +121,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
             data, or `output` is one of them.
     """
     paths = [Path(directory) for directory in directories]
+    require_writable(Path(output))
     if len({path.resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DistilError("a comparison needs at least two different runs; one run's own report is its report.html")
     if Path(output).resolve() in [path.resolve() for path in paths]:

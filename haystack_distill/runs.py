@@ -15,7 +15,7 @@ import transformers
 from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE, write_json
+from haystack_distill.files import RUN_FILE, needing_tmpdir, write_json
 from haystack_distill.loop import whole_checkpoints
 from haystack_distill.settings import TrainingSettings
 
@@ -79,7 +79,8 @@ class RunDirectory:
             raise DistilError("several processes need an output_dir to share")
         if not settings.keep_best:
             self.settings = replace(settings, checkpoint_every=None)
-        self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
+        with needing_tmpdir():
+            self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
 
     def _begin(self, settings: TrainingSettings) -> None:
         begun = self.checkpoints / "run.json"

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import scratch_directory, writing
 from haystack_distill.reader import Reader
 
 _TEXTS_AT_ONCE = 1000
@@ -200,7 +200,7 @@ def _rebuilt(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with other contents, made as it is made from files, which is the same in every transformers."""
     _renumber_specials(content.get("post_processor"), number)
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    with scratch_directory() as scratch, writing(Path(scratch)):
         tokenizer.save_pretrained(scratch)
         directory = Path(scratch)
         for file in directory.iterdir():
