@@ -26,7 +26,7 @@ from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import RUN_FILE, hash_of, write_aside, write_json
+from haystack_distill.files import RUN_FILE, hash_of, require_writable, write_aside, write_json
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.measurements import Measurements, measure_reader
@@ -103,6 +103,7 @@ class Ingredients:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        require_writable(Path(recipe.output_dir).expanduser())
         windows = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
         self.reading: dict[str, Any] = {
             "windows": windows,
