@@ -23,6 +23,7 @@ from haystack_distill.cli_inputs import (
     examples_of,
     load_reader,
     load_teacher,
+    measured_examples,
     named_values,
     reader_settings,
     refuse_to_overwrite,
@@ -257,7 +258,7 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
         require_writable(predictions, directory=False)
     with logs_on_stderr():
         began = time.monotonic()
-        examples = examples_of(data, "validation", given)
+        examples = measured_examples(data, given)
         reader = load_reader(model, **reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         metrics = reader.evaluate_windows(windows, predictions_path=predictions)
@@ -368,7 +369,7 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
         from haystack_distill.trainer import ReaderTrainer
 
         examples = examples_of(given["data"], "train", given)
-        dev_examples = examples_of(given["dev_data"], "validation", given) if given["dev_data"] else None
+        dev_examples = measured_examples(given["dev_data"], given) if given["dev_data"] else None
         reading = reader_settings(given)
         learner = load_reader(given["student"] if "student" in given else given["model"], **reading)
         teacher = None

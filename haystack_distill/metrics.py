@@ -25,6 +25,7 @@ __all__ = [
     "example_scores",
     "normalize_answer",
     "read_predictions",
+    "require_measurable",
     "squad_metrics",
     "write_predictions",
 ]
@@ -147,6 +148,15 @@ def example_scores(
     """
     golds = _golds(examples)
     return _scores(golds, predictions, _version_of(golds, version))
+
+
+def require_measurable(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> None:
+    """Check, before a reader runs for long, that examples can be measured on.
+
+    Raises:
+        DataError: one is unlabelled or shares its id with another, or there are none.
+    """
+    _golds(examples)
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from haystack_distill.errors import DistilError
 from haystack_distill.files import RUN_FILE, needing_tmpdir, write_json
+from haystack_distill.inspection import json_in
 from haystack_distill.loop import whole_checkpoints
 from haystack_distill.settings import TrainingSettings
 
@@ -92,7 +93,7 @@ class RunDirectory:
                 f"{self.path} holds the checkpoints of a run that did not finish; set resume=True to go on with it, or "
                 "remove its directory 'checkpoints' to start again"
             )
-        before = json.loads(begun.read_text(encoding="utf-8"))
+        before = json_in(self.checkpoints, begun.name, f"remove {self.checkpoints} to start again") or {}
         here = json.loads(json.dumps(self.record))
         changed = [name for name in here if here[name] != before.get(name)]
         if changed:

@@ -71,6 +71,7 @@ class TrainingSettings:
                 name, value, value is None or value == "epoch" or _whole(value), "'epoch', a number of steps or None"
             )
         _check("max_steps", self.max_steps, self.max_steps is None or _whole(self.max_steps), "at least 1, or None")
+        require_seed(self.seed)
         _check("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
         for name in ("max_grad_norm", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
@@ -91,6 +92,16 @@ class TrainingSettings:
     def names(cls) -> list[str]:
         """The names of all settings, in order."""
         return [field.name for field in fields(cls)]
+
+
+def require_seed(seed: Any) -> None:
+    """Check that every library takes a seed.
+
+    Raises:
+        DistilError: One does not; NumPy takes none below 0 and none of more than 32 bits.
+    """
+    right = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
+    _check("seed", seed, right, "a whole number from 0 to 4294967295")
 
 
 def _whole(value: Any) -> bool:

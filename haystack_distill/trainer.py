@@ -13,6 +13,7 @@ from accelerate import PartialState
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
+from haystack_distill.metrics import require_measurable
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
@@ -134,17 +135,7 @@ class ReaderTrainer:
             DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
                 do not fit.
         """
-        if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
-            raise DistilError(
-                "teacher and student split text differently, so their layers cannot be compared token by token; use a "
-                "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
-            )
-        positions = position_limit(teacher.model)
-        if positions is not None and self.student.windows.max_seq_len > positions:
-            raise DistilError(
-                f"the student's windows have {self.student.windows.max_seq_len} tokens, the teacher knows {positions} "
-                "positions; lower the student's max_seq_len"
-            )
+        require_same_tokens(self.student, teacher)
         require_one_device(self.student, teacher)
         arguments = {
             "layer_mapping": layer_mapping,
@@ -187,6 +178,7 @@ class ReaderTrainer:
             dev_windows = None
             if dev_data is not None:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
+                require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
             raise DistilError(
@@ -235,3 +227,22 @@ class ReaderTrainer:
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
+
+
+def require_same_tokens(student: Reader, teacher: Reader) -> None:
+    """Check that two readers see the same tokens, so that their layers can be compared.
+
+    Raises:
+        DistilError: Different tokenizers, or windows longer than the teacher's.
+    """
+    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
+        raise DistilError(
+            "teacher and student split text differently, so their layers cannot be compared token by token; use a "
+            "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
+        )
+    positions = position_limit(teacher.model)
+    if positions is not None and student.windows.max_seq_len > positions:
+        raise DistilError(
+            f"the student's windows have {student.windows.max_seq_len} tokens, the teacher knows {positions} "
+            "positions; lower the student's max_seq_len"
+        )
