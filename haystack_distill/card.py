@@ -10,6 +10,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from haystack_distill.errors import DistilError
 from haystack_distill.files import expanded, write_aside
+from haystack_distill.licences import require_language, require_licence
 from haystack_distill.measurements import Measurements
 
 CARD_FILE = "README.md"
@@ -107,8 +108,8 @@ def write_card(
         raise DistilError(f"{directory} is not there: save the reader first, its card goes beside it")
     if metrics and dev_data is None:
         raise DistilError("metrics mean nothing without the data they were measured on: give dev_data, too")
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
-        raise DistilError(f'the hub knows no licence {license!r}: give its identifier, such as "apache-2.0" or "other"')
+    require_licence(license)
+    require_language(language)
     name = directory.resolve().name
     hub_data = [found for found in map(hub_name, train_data) if found is not None]
     shown = {key: value for key, value in metrics.items() if key in _METRICS}

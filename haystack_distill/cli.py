@@ -23,6 +23,7 @@ from haystack_distill.cli_inputs import (
     examples_of,
     load_reader,
     load_teacher,
+    measured_examples,
     named_values,
     reader_settings,
     refuse_to_overwrite,
@@ -54,7 +55,7 @@ from haystack_distill.cli_options import (
 )
 from haystack_distill.cli_output import Commands, logs_on_stderr, says_how_to_resume, tell
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE
+from haystack_distill.files import RUN_FILE, require_writable
 from haystack_distill.inspection import describe
 from haystack_distill.settings import TrainingSettings
 
@@ -254,9 +255,11 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
       haystack-distill evaluate --model finished --data dev.json \\
           --predictions predictions.json
     """
+    if predictions is not None:
+        require_writable(predictions, directory=False)
     with logs_on_stderr():
         began = time.monotonic()
-        examples = examples_of(data, "validation", given)
+        examples = measured_examples(data, given)
         reader = load_reader(model, **reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         metrics = reader.evaluate_windows(windows, predictions_path=predictions)
@@ -370,7 +373,7 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
         from haystack_distill.trainer import ReaderTrainer
 
         examples = examples_of(given["data"], "train", given)
-        dev_examples = examples_of(given["dev_data"], "validation", given) if given["dev_data"] else None
+        dev_examples = measured_examples(given["dev_data"], given) if given["dev_data"] else None
         reading = reader_settings(given)
         learner = load_reader(given["student"] if "student" in given else given["model"], **reading)
         teacher = None

@@ -80,10 +80,10 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a recipe with comments: what each key does, and defaults or examples."""
-    from haystack_distill.files import write_aside
+    from haystack_distill.files import is_stream, write_aside
     from haystack_distill.recipe_file import EXAMPLE
 
-    if output.exists() and not overwrite:
+    if output.exists() and not is_stream(output) and not overwrite:
         raise DistilError(f"{output} exists: choose another --output, or add --overwrite to replace it")
     write_aside(output, lambda aside: aside.write_text(EXAMPLE, encoding="utf-8"))
     say(f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from haystack_distill import students
 from haystack_distill.embedded import embedded_teacher
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import expanded, write_json
+from haystack_distill.files import expanded, require_writable, write_json
 from haystack_distill.reader import Reader
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
@@ -44,6 +44,7 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     began = time.monotonic()
     console = Console(quiet=json)
     directory = expanded(output_dir or "demo-reader")
+    require_writable(directory)
     dev = sample_path("dev")
     teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
     labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json)

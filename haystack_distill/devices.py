@@ -33,6 +33,20 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def require_device(device: str) -> None:
+    """Check that tensors can be made on a device, before anything is loaded for it.
+
+    Raises:
+        DistilError: They cannot.
+    """
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this PyTorch is built without it
+        raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """The number format for `precision` on `device`: "fp32", "bf16" or "fp16".
 

@@ -1,17 +1,23 @@
 """Files: hashed by their content, written aside and renamed when whole."""
 
+import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from haystack_distill.errors import DistilError, WriteError
 
 RUN_FILE = "haystack_distill.json"  # what a run writes beside its model: what it was made from, and what came of it
 EXPORT_FOLDER = "onnx"  # in a reader directory: what runs elsewhere than in PyTorch (as on the Hugging Face hub)
@@ -41,16 +47,129 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in here, to whichever library, is a `WriteError` that names `path`.
+
+    Raises:
+        WriteError: The disk is full, the place is read-only, a file is where a directory is wanted, and the like.
+    """
     try:
-        write(aside)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+        yield
+    except DistilError:
         raise
+    except Exception as error:
+        reason = refusal_of(error)
+        if reason is None:
+            raise
+        full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room there or choose another place" if full else "choose another place"
+        raise WriteError(f"cannot write {path} ({reason}): {remedy}") from error
+
+
+def refusal_of(error: Exception) -> str | None:
+    """What the system said, where an error is about that; None for all others.
+
+    Libraries in Rust (safetensors, tokenizers) and C++ (torch) hand it on in words alone.
+    """
+    if isinstance(error, OSError):
+        return None if error.errno is None else error.strerror or str(error)
+    in_rust = re.search(r"\(os error (\d+)\)", str(error))
+    if in_rust:
+        return os.strerror(int(in_rust[1]))
+    if isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error)):
+        return "the file could not be written to its end"
+    return None
+
+
+def require_writable(path: Path, *, directory: bool = True) -> None:
+    """Check that a directory, or with `directory=False` a file, can be written, before the work for it begins.
+
+    Nothing is made but a file without a name, which is gone at once.
+
+    Raises:
+        WriteError: It cannot.
+    """
+    with writing(path):
+        if not directory and is_stream(path):
+            return
+        if not directory and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        wanted = path if directory else Path(os.path.realpath(path)).parent
+        there = next(place for place in (wanted, *wanted.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+
+
+@contextlib.contextmanager
+def needing_tmpdir() -> Iterator[None]:
+    """Where a temporary directory is made.
+
+    Raises:
+        WriteError: There is no place for one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot make a temporary directory ({error.strerror or error}): set the environment variable TMPDIR to "
+            "a directory with room that can be written to"
+        ) from error
+
+
+def scratch_directory() -> tempfile.TemporaryDirectory:
+    """A directory for what is needed for a while, to be used with `with`.
+
+    Raises:
+        WriteError: There is no place for one.
+    """
+    with needing_tmpdir():
+        return tempfile.TemporaryDirectory(prefix="haystack-distill-")
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file.
+
+    Through a symbolic link the file that it leads to is replaced; a device or a pipe is written into as it is.
+
+    Raises:
+        WriteError: The system does not let it be written; what was there before is there still.
+    """
+    with writing(path):
+        if is_stream(path):
+            write(path)
+            return
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(place)
+        try:
+            write(aside)
+            os.replace(aside, place)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def into_place(made: Path, path: Path) -> None:
+    """Rename a finished file to `path`, or copy it where that is a device or a pipe.
+
+    Raises:
+        OSError: The system does not let it be written.
+    """
+    if not is_stream(path):
+        os.replace(made, path)
+        return
+    with open(made, "rb") as source, open(path, "wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a file that this process has open: nothing to rename another file to."""
+    open_already = str(path) in ("/dev/stdout", "/dev/stderr") or str(path.parent) in ("/dev/fd", "/proc/self/fd")
+    return open_already or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _aside(path: Path) -> Path:
@@ -71,23 +190,31 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def save_pretrained(directory: str | Path, *parts: Any) -> Path:
-    """Let each part `save_pretrained` into a directory beside `directory`, then move all files there.
+    """Let each part `save_pretrained` into a hidden directory in `directory`, then move all files to it.
 
     Files of the same names that are there already are replaced, others stay.
+
+    Raises:
+        WriteError: The system does not let it be written.
     """
     target = expanded(directory)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(target)
-    try:
-        aside.mkdir()
-        for part in parts:
-            part.save_pretrained(aside)
-        for file in aside.iterdir():  # safetensors writes files that are their owner's alone; the umask shall decide
-            if file.is_file():
-                file.chmod(aside.stat().st_mode & 0o666)
-        target.mkdir(exist_ok=True)
-        for file in aside.iterdir():
-            file.replace(target / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with writing(target):
+        made = not target.exists()
+        target.mkdir(parents=True, exist_ok=True)
+        aside = _aside(target / "model")  # in it: where the directory is a mount, beside it is another disk
+        try:
+            aside.mkdir()
+            for part in parts:
+                part.save_pretrained(aside)
+            for (
+                file
+            ) in aside.iterdir():  # safetensors writes files that are their owner's alone; the umask shall decide
+                if file.is_file():
+                    file.chmod(aside.stat().st_mode & 0o666)
+            for file in aside.iterdir():
+                file.replace(target / file.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            if made and not any(target.iterdir()):
+                target.rmdir()
     return target

@@ -149,18 +149,20 @@ def _check_weights(directory: Path) -> None:
         _count_parameters(file)
 
 
-def json_in(directory: Path, name: str) -> dict[str, Any] | None:
-    """The object in a JSON file of a directory, None where there is no such file."""
+def json_in(directory: Path, name: str, remedy: str = "restore it") -> dict[str, Any] | None:
+    """The object in a JSON file of a directory, None where there is no such file.
+
+    Raises:
+        DistilError: It cannot be read, was cut off or holds something else; the message ends with `remedy`.
+    """
     try:
         content = json.loads((directory / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DistilError(
-            f"{directory / name} cannot be read: {error}; it is broken or cut off, fetch it again"
-        ) from error
+        raise DistilError(f"{directory / name} cannot be read ({error}): {remedy}") from error
     if not isinstance(content, dict):
-        raise DistilError(f"{directory / name} does not hold a JSON object")
+        raise DistilError(f"{directory / name} does not hold a JSON object: {remedy}")
     return content
 
 

@@ -20,7 +20,7 @@ from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, evaluating, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
-from haystack_distill.files import write_json
+from haystack_distill.files import write_json, writing
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.settings import TrainingSettings
 
@@ -114,7 +114,11 @@ def run_loop(
     student.model.to(student.device)
     resumed_from = _last_checkpoint(directory) if settings.resume else None
     try:
-        with _dropout(student.model, settings.dropout), evaluating(None if teacher is None else teacher.model):
+        with (
+            _dropout(student.model, settings.dropout),
+            evaluating(None if teacher is None else teacher.model),
+            writing(directory),
+        ):
             trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
             trainer.train(resume_from_checkpoint=resumed_from)
     finally:

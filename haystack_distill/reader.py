@@ -22,8 +22,8 @@ from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import ExportedModel, check_backend, find_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, expanded
-from haystack_distill.metrics import squad_metrics, write_predictions
+from haystack_distill.files import EXPORT_FOLDER, expanded, require_writable
+from haystack_distill.metrics import require_measurable, squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
 
@@ -347,6 +347,9 @@ class Reader:
 
     def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
+        if predictions_path is not None:
+            require_writable(Path(predictions_path).expanduser(), directory=False)
+        require_measurable(windows.examples)
         predictions = list(self.predict_windows(windows))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
 

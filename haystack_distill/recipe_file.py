@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from augment.settings import AugmentSettings
 from haystack_distill.config import read_mapping, suggestion
 from haystack_distill.errors import DistilError
-from haystack_distill.settings import Interval, TrainingSettings, default_stride
+from haystack_distill.licences import require_language, require_licence
+from haystack_distill.settings import Interval, TrainingSettings, default_stride, require_seed
 
 Section = TypeVar("Section")
 LayerMapping = list[int | None] | str
@@ -276,6 +277,9 @@ class Recipe:
             raise DistilError("every step is left out: a recipe has at least one of general, layers and answers")
         if self.labels_only and not self.dev_data:
             raise DistilError("labels_only is there to compare with: give dev_data, or leave it out")
+        require_seed(self.seed)
+        require_licence(self.license)
+        require_language(self.language)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries, every default spelt out."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from haystack_distill import plots
 from haystack_distill.errors import DistilError
-from haystack_distill.files import expanded, write_aside, write_json
+from haystack_distill.files import expanded, require_writable, write_aside, write_json
 from haystack_distill.measurements import Measurements
 from haystack_distill.squad import content_hash
 
@@ -121,6 +121,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
             data, or `output` is one of them.
     """
     paths = [expanded(directory) for directory in directories]
+    require_writable(expanded(output))
     if len({path.resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DistilError("a comparison needs at least two different runs; one run's own report is its report.html")
     output = expanded(output)

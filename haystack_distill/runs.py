@@ -19,8 +19,9 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE, write_json
+from haystack_distill.files import RUN_FILE, needing_tmpdir, write_json
 from haystack_distill.fingerprints import NotComparable, code_fingerprint
+from haystack_distill.inspection import json_in
 from haystack_distill.loop import whole_checkpoints
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.teachers import start_of
@@ -93,7 +94,8 @@ class RunDirectory:
             raise DistilError("several processes need an output_dir to share")
         if not settings.keep_best:
             self.settings = replace(settings, checkpoint_every=None)
-        self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
+        with needing_tmpdir():
+            self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
 
     def _begin(self, settings: TrainingSettings) -> None:
         begun = self.checkpoints / "run.json"
@@ -107,7 +109,7 @@ class RunDirectory:
                 f"{self.path} holds the checkpoints of a run that did not finish; set resume=True to go on with it, or "
                 "remove its directory 'checkpoints' to start again"
             )
-        before = read_record(begun)
+        before = json_in(self.checkpoints, begun.name, f"remove {self.checkpoints} to start again") or {}
         # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
         began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
         if began is not None and json.loads(json.dumps(began)) == before.get("student"):
@@ -248,19 +250,3 @@ def _not_comparable(record: dict[str, Any]) -> list[tuple[str, Any, str]]:
 def _is_hash(*values: Any) -> bool:
     """Whether there is nothing in the values for anyone to read."""
     return all(isinstance(value, str) and _HASH.fullmatch(value) for value in values)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What was written when a run or step began.
-
-    Raises:
-        DistilError: It cannot be read.
-    """
-    remedy = f"so it is not known how the run was begun: remove {path.parent} to start again"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DistilError(f"{path} cannot be read ({error}), {remedy}") from error
-    if not isinstance(record, dict):
-        raise DistilError(f"{path} is not a run's record, {remedy}")
-    return record

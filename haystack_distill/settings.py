@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DistilError
@@ -90,8 +90,7 @@ class TrainingSettings:
         ):
             right = (is_number(value) and 0 <= value < 1) or (value is None and bool(none))
             check(name, value, right, f"a number from 0 to below 1{none}")
-        # Above it, the random numbers of numpy have no seed.
-        check("seed", self.seed, is_whole(self.seed, 0) and self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
+        require_seed(self.seed)
         check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         patience = self.early_stopping_patience
         check("early_stopping_patience", patience, patience is None or is_whole(patience), "at least 1, or None")
@@ -107,3 +106,12 @@ class TrainingSettings:
     def names(cls) -> list[str]:
         """The names of all settings, in order."""
         return [field.name for field in fields(cls)]
+
+
+def require_seed(seed: Any) -> None:
+    """Check that every library takes a seed.
+
+    Raises:
+        DistilError: One does not; NumPy takes none below 0 and none of more than 32 bits.
+    """
+    check("seed", seed, is_whole(seed, 0) and seed < 2**32, "a whole number from 0 to 4294967295")

@@ -19,6 +19,7 @@ from haystack_distill.compat import for_answers
 from haystack_distill.errors import DistilError
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.reader import Reader
+from haystack_distill.settings import require_seed
 from haystack_distill.vocabulary import prune_vocabulary
 
 __all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
@@ -69,7 +70,7 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
         DistilError: A name that the configuration does not have, or a width that the heads do not divide.
     """
     _require_weights(teacher)
-    check("seed", seed, isinstance(seed, int) and not isinstance(seed, bool), "a whole number")
+    require_seed(seed)
     config = copy.deepcopy(teacher.model.config)
     for name, value in shape.items():
         if name not in config.to_dict() and name not in config.attribute_map:

@@ -19,6 +19,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
 from haystack_distill.files import expanded
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
+from haystack_distill.metrics import require_measurable
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
@@ -151,17 +152,7 @@ class ReaderTrainer:
             DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
                 do not fit.
         """
-        if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
-            raise DistilError(
-                "teacher and student split text differently, so their layers cannot be compared token by token; use a "
-                "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
-            )
-        positions = position_limit(teacher.model)
-        if positions is not None and self.student.windows.max_seq_len > positions:
-            raise DistilError(
-                f"the student's windows have {self.student.windows.max_seq_len} tokens, the teacher knows {positions} "
-                "positions; lower the student's max_seq_len"
-            )
+        require_same_tokens(self.student, teacher)
         require_one_device(self.student, teacher)
         arguments = {
             "layer_mapping": layer_mapping,
@@ -204,6 +195,7 @@ class ReaderTrainer:
             dev_windows = None
             if dev_data is not None:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
+                require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         teaches = {name for name, weight in objective.weights.items() if weight}
         if teaches <= {"labels"} and not any(examples["labelled"]):
@@ -302,3 +294,22 @@ def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[s
         windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
         return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
     return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows
+
+
+def require_same_tokens(student: Reader, teacher: Reader) -> None:
+    """Check that two readers see the same tokens, so that their layers can be compared.
+
+    Raises:
+        DistilError: Different tokenizers, or windows longer than the teacher's.
+    """
+    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
+        raise DistilError(
+            "teacher and student split text differently, so their layers cannot be compared token by token; use a "
+            "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
+        )
+    positions = position_limit(teacher.model)
+    if positions is not None and student.windows.max_seq_len > positions:
+        raise DistilError(
+            f"the student's windows have {student.windows.max_seq_len} tokens, the teacher knows {positions} "
+            "positions; lower the student's max_seq_len"
+        )

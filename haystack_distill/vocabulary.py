@@ -2,7 +2,6 @@
 
 import copy
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,6 +15,7 @@ from haystack_distill.checks import is_number
 from haystack_distill.compat import load_tokenizer
 from haystack_distill.errors import DistilError
 from haystack_distill.features import text_tokenizer
+from haystack_distill.files import scratch_directory, writing
 from haystack_distill.reader import Reader
 
 _TEXTS_AT_ONCE = 1000
@@ -202,7 +202,7 @@ def _rebuilt(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with other contents, made as it is made from files, which is the same in every transformers."""
     _renumber_specials(content.get("post_processor"), number)
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    with scratch_directory() as scratch, writing(Path(scratch)):
         tokenizer.save_pretrained(scratch)
         directory = Path(scratch)
         for file in directory.iterdir():
