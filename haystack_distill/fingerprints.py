@@ -86,7 +86,7 @@ class _Walk:
             return _digest("module", value.__name__)
         if isinstance(value, enum.Enum):
             return _digest("enum", type(value).__qualname__, value.name)
-        if isinstance(value, (FunctionType, type)) and _is_library(value):
+        if isinstance(value, (FunctionType, type)) and _is_library(value) and _is_known_by_name(value):
             return _digest("name", str(value.__module__), value.__qualname__)
         if isinstance(value, FunctionType):
             return self._function(value)
@@ -164,6 +164,14 @@ def _is_library(value: Any) -> bool:
     if file is None:
         return module.__name__ in sys.builtin_module_names
     return any(map(Path(file).resolve().is_relative_to, _LIBRARIES))
+
+
+def _is_known_by_name(value: Any) -> bool:
+    """Whether there is only one of a library's functions or classes; what a function returns may hold the user's."""
+    found = sys.modules.get(str(value.__module__))
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return isinstance(value, type) or found is value
 
 
 def _digest(*parts: str | bytes) -> bytes:

@@ -107,7 +107,8 @@ class ReaderTrainer:
             dev_data: Examples to measure on; never trained on.
             temperature: T, softens both distributions; with "kl_div" only.
             distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
-            distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`.
+            distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`. A run
+                with a function is resumed only with the same code, and the same state of what the function uses.
         """
         arguments = {
             "temperature": temperature,

@@ -99,6 +99,13 @@ def test_closures_and_defaults_count() -> None:
     assert code_fingerprint(functools.partial(make(), 1)) != code_fingerprint(functools.partial(make(), 2))
 
 
+def test_a_function_that_a_library_made_counts_by_what_it_holds() -> None:
+    made = [make(), make(scale=3.0)]
+    for one in made:
+        one.__module__ = "haystack_distill.trainer"
+    assert code_fingerprint(made[0]) != code_fingerprint(made[1])
+
+
 def test_what_holds_itself_ends() -> None:
     ring: list[object] = [1]
     ring.append(ring)

@@ -130,7 +130,7 @@ class IntermediateLayersObjective(Objective):
         }
         for name, weight in weights.items():
             if not (is_number(weight) and weight >= 0):
-                raise DistilError(f"{name}_loss_weight has to be a number of 0 or more, not {weight!r}.")
+                raise DistilError(f"{name}_loss_weight has to be 0 or more and a number, not {weight!r}.")
         self.weights = {name: float(weight) for name, weight in weights.items() if weight > 0}
         if not self.weights:
             raise DistilError(

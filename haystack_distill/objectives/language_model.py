@@ -49,7 +49,7 @@ class LanguageModelObjective(Objective):
     ) -> None:
         super().__init__()
         if not (is_number(temperature) and temperature > 0):
-            raise DistilError(f"temperature has to be a number greater than 0, not {temperature!r}.")
+            raise DistilError(f"temperature has to be greater than 0 and a number, not {temperature!r}.")
         weights = {
             "soft_target_weight": soft_target_weight,
             "masked_word_weight": masked_word_weight,

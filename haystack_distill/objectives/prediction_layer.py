@@ -55,10 +55,10 @@ class PredictionLayerObjective(Objective):
     ) -> None:
         super().__init__()
         if not (is_number(temperature) and temperature > 0):
-            raise DistilError(f"temperature has to be a number greater than 0, not {temperature!r}.")
+            raise DistilError(f"temperature has to be greater than 0 and a number, not {temperature!r}.")
         if not (is_number(distillation_loss_weight) and 0 <= distillation_loss_weight <= 1):
             raise DistilError(
-                "distillation_loss_weight has to be a number between 0 (labels only) and 1 (teacher only), "
+                "distillation_loss_weight has to be between 0 (labels only) and 1 (teacher only), "
                 f"not {distillation_loss_weight!r}."
             )
         if distillation_loss not in ("kl_div", "mse") and not callable(distillation_loss):

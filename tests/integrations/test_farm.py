@@ -605,6 +605,9 @@ class Interrupting:
     def __init__(self, calls: int) -> None:
         self.left = calls
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), ()  # how often it was called decides no value: not what a resumed run has to have alike
+
     def __call__(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         self.left -= 1
         if self.left == 0:

@@ -55,7 +55,7 @@ def test_what_cannot_be():
         LanguageModelObjective(CONFIG, wide)
     LanguageModelObjective(CONFIG, wide, cosine_weight=0)
     for temperature in (0, "2", None, True):
-        with pytest.raises(DistilError, match="temperature has to be a number greater than 0, not"):
+        with pytest.raises(DistilError, match="temperature has to be greater than 0 and a number, not"):
             LanguageModelObjective(CONFIG, CONFIG, temperature=temperature)
     for name in ("soft_target_weight", "masked_word_weight", "cosine_weight"):
         for weight in ("1", None, True, float("nan")):
