@@ -158,7 +158,9 @@ class GeneralTrainer:
             "processes": processes.num_processes,
             "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
         }
-        with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+        with windows, RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+            if directory.finished is not None:
+                return directory.restore(self.student.model)
             n_steps, history = run_loop(
                 self.student, objective, windows, directory.settings, directory.checkpoints, teacher=teacher
             )

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrai
 from haystack_distill.compat import load_shape, load_with_tokenizer
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import ExportedModel, check_backend, find_exported
+from haystack_distill.exported import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, save_pretrained
+from haystack_distill.files import save_pretrained
 from haystack_distill.metrics import squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -369,7 +368,7 @@ class Reader:
             DistilError: The reader is an exported one.
         """
         self.require_weights()
-        shutil.rmtree(Path(directory) / EXPORT_FOLDER, ignore_errors=True)
+        remove_exported(Path(directory))
         return save_pretrained(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:

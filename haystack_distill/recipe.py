@@ -4,9 +4,9 @@ Each step works in a directory of its own under the recipe's `output_dir` and le
 finished is not done again; one that was cut off goes on from its last checkpoint.
 """
 
+import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -21,6 +21,7 @@ from augment.augmenter import augmented
 from augment.tagging import choose_tagger
 from haystack_distill import students
 from haystack_distill.card import write_card
+from haystack_distill.checkpoints import alone_in, clear_finished
 from haystack_distill.corpus import Corpus, TextSettings
 from haystack_distill.devices import resolve_device
 from haystack_distill.embedded import named_reader
@@ -41,6 +42,7 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
+from haystack_distill.together import decided_by_main
 from haystack_distill.trainer import ReaderTrainer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,10 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
         DistilError: Something is wrong with the recipe, or a step was done otherwise before.
         DataError: Something is wrong with the data.
     """
-    return _Cook(recipe, progress).run()
+    cook = _Cook(recipe, progress)
+    with contextlib.ExitStack() as held:
+        decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        return cook.run()
 
 
 def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
@@ -302,7 +307,7 @@ class _Cook:
     def _note(self, name: str, directory: Path) -> None:
         self.done[name] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
         if self.processes.is_main_process:  # a run killed at its very end may have left them
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            clear_finished(directory)
 
     def _finish(self, readers: dict[str, Reader], have: Ingredients) -> RecipeResult:
         """Measure, and write the finished reader with its report and its card."""

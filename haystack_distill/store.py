@@ -76,7 +76,7 @@ def cached_table(
             with _blaming(path.parent):
                 writer.close()
 
-    write_aside(path, write)
+    write_aside(path, write, durable=False)  # one that a power cut damaged is built again
     kept = notes() if notes else {}
     with _blaming(path.parent):  # the side file comes last: a table without it is built again
         write_json(side, {"sha256": file_hash(path), "notes": kept})

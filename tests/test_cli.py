@@ -620,7 +620,7 @@ def test_interrupting_says_how_to_resume(
         checkpoint = out / "checkpoints" / "checkpoint-1"
         if written != "nothing":
             checkpoint.mkdir(parents=True)
-            (out / "checkpoints" / "run.json").touch()
+            (out / "checkpoints" / "run.json").write_text('{"run_id": "1", "method": "train"}')
         if written == "checkpoint":
             (checkpoint / "complete").touch()
         raise KeyboardInterrupt

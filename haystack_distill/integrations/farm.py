@@ -10,9 +10,10 @@ import copy
 import functools
 import hashlib
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.checkpoints import begun_in, finished_in
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, file_hash, hash_of
@@ -240,7 +242,11 @@ class DistilFARMReader(FARMReader):
             if plan.best_dir is not None:
                 self.save(plan.best_dir)
             if plan.checkpoints is not None:
-                shutil.rmtree(plan.checkpoints)
+                for path in plan.checkpoints.iterdir():  # it was empty when the run began
+                    if path.is_file():
+                        path.unlink()
+                with suppress(OSError):  # something of the user's is in there
+                    plan.checkpoints.rmdir()
         return replace(result, metrics=metrics, directory=plan.save_dir)
 
 
@@ -292,7 +298,11 @@ class _Plan:
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
         checkpoints = Path(take("checkpoint_root_dir")) / method
-        keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
+        keep = checkpoint_every is not None or begun_in(checkpoints) is not None
+        _refuse(
+            keep and _is_foreign(checkpoints),
+            f"{checkpoints}, where checkpoints would be kept, holds other files; choose another checkpoint_root_dir",
+        )
         keep_checkpoints = take("checkpoints_to_keep")
         _refuse(
             keep_checkpoints != 3 and checkpoint_every is None,
@@ -319,6 +329,7 @@ class _Plan:
             checkpoint_every=checkpoint_steps if patience is None else "epoch",  # "epoch" stands for each evaluation
             keep_checkpoints=keep_checkpoints,
             resume=keep,
+            overwrite=True,  # as in Haystack 1
             progress=reader.progress_bar,
         )
         suffix = "_tinybert_stage_1" if method == "distil_intermediate_layers" else ""
@@ -422,6 +433,16 @@ class _Sources:
 def _refuse(condition: bool, message: str) -> None:
     if condition:
         raise DistilError(message)
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something, but neither an unfinished nor a finished run."""
+    return (
+        directory.exists()
+        and any(not name.startswith(".haystack-distill") for name in os.listdir(directory))
+        and begun_in(directory) is None
+        and finished_in(directory) is None
+    )
 
 
 def _scratch(directory: Path | None = None) -> TemporaryDirectory:
