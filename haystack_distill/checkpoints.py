@@ -272,8 +272,8 @@ def check_directory(
         return
     if finished is not None:
         raise DistilError(
-            f"{directory} holds the result of a finished run: {say[1]} to train anew in its place, {say[0]} to take the "
-            "result as it is if it is of the same run, or choose another output directory"
+            f"{directory} holds the result of a finished run: {say[1]} to train anew in its place, {say[0]} to take "
+            "the result as it is if it is of the same run, or choose another output directory"
         )
     raise DistilError(
         f"{directory} holds a {there}, which training would replace: {say[1]} if it may, or choose another output "

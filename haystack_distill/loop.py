@@ -162,7 +162,9 @@ class _LoopTrainer(Trainer):
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device)
         has_dev = evaluate is not None
-        arguments = _arguments(settings, checkpoints.folder, student.device, self.precision, has_dev, teacher is not None)
+        arguments = _arguments(
+            settings, checkpoints.folder, student.device, self.precision, has_dev, teacher is not None
+        )
         self.batches = data.batches(
             settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,

@@ -13,7 +13,6 @@ from haystack_distill.errors import DistilError
 from haystack_distill.features import Windows
 from haystack_distill.reader import Prediction, Reader
 
-
 _T = TypeVar("_T")
 
 

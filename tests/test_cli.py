@@ -289,6 +289,7 @@ def test_every_setting_reaches_the_trainer(
         "checkpoint_every": 5,
         "keep_checkpoints": 3,
         "resume": True,
+        "overwrite": True,
         "log_every": 2,
         "tensorboard": True,
         "progress": False,
@@ -344,7 +345,7 @@ def test_distil_with_other_windows_for_a_short_teacher(
     assert record["method"] == "distil_prediction_layer"
     assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
     assert record["windows"]["max_seq_len"] == 48
-    assert "more than the 32 positions" in refusal("distil-intermediate", *base, *QUICK)
+    assert "more than the 32 positions" in refusal("distil-intermediate", *base, "--overwrite", *QUICK)
 
 
 def test_distil_intermediate(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
