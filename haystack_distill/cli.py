@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from haystack_distill import __version__, cli_recipe, cli_serving
+from haystack_distill.checkpoints import check_directory
 from haystack_distill.cli_inputs import (
     examples_of,
     load_reader,
@@ -366,9 +367,8 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
     if not given["dev_data"]:
         _require_dev_data(ctx)
     refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
-    begun = output_dir / "checkpoints"
-    if (begun / "run.json").exists() and not settings.resume:  # before anything is loaded
-        raise DistilError(f"a run in {output_dir} did not finish: add --resume to go on with it, or remove {begun}")
+    say = ("add --resume", "add --overwrite")
+    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, say=say)  # before any loading
     with logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 

@@ -227,7 +227,7 @@ def _explanations(documented: type) -> dict[str, str]:
 def _settings_options() -> list[inspect.Parameter]:
     """An option for every field of `TrainingSettings`, explained by its docstring."""
     panels = dict.fromkeys(("keep_best", "early_stopping_patience", "evaluate_every"), "Measuring and keeping")
-    panels |= dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume"), "Measuring and keeping")
+    panels |= dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume", "overwrite"), "Measuring and keeping")
     panels |= dict.fromkeys(("log_every", "tensorboard", "progress"), "Showing")
     explanations = _explanations(TrainingSettings)
     defaults, hints = asdict(TrainingSettings()), get_type_hints(TrainingSettings)

@@ -1,5 +1,6 @@
 """Text for general distillation: read as a stream, cut into windows, shuffled in a buffer, resumed where it was."""
 
+import contextlib
 import copy
 import functools
 from collections import OrderedDict
@@ -7,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import Empty, Queue
+from threading import Event, Thread
 from typing import Any, NamedTuple, TypeAlias
 
 import datasets
@@ -272,6 +273,9 @@ class TextWindows:
         self._bookmarks: OrderedDict[int, _Bookmark] = OrderedDict({0: _Bookmark(None, [])})
         self._held: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reading: Queue[tuple[np.ndarray, _Bookmark] | Exception] | None = None
+        self._readers: list[tuple[Thread, Queue[Any]]] = []
+        self._closing = Event()  # set by whoever trains, when the rest of the corpus is not wanted
+        self._closed = False  # whether the processes have agreed on that
         self._next = 0  # the chunk that comes out of the queue next
         self._n_processes = 1 if processes is None else processes.num_processes
         self._process = 0 if processes is None else processes.process_index
@@ -324,6 +328,29 @@ class TextWindows:
         """Go to where `place_of` was asked, so that nothing before it is read."""
         self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"])
 
+    def close(self) -> None:
+        """Stop reading ahead and wait until that is done; otherwise a thread may be cut off in a library's own code,
+        which then ends the whole process.
+
+        With several processes each of them calls this, and after the same window: they read together.
+        """
+        self._closing.set()
+        for reader, chunks in self._readers:
+            while reader.is_alive():
+                with contextlib.suppress(Empty):
+                    chunks.get(timeout=0.05)  # it may be waiting for room
+        self._readers.clear()
+        self._reading = None
+        self._closing.clear()
+        self._closed = False
+
+    def __enter__(self) -> "TextWindows":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self._n_processes == 1:  # after an error, the other processes may never come here
+            self.close()
+
     def _masked(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens with some hidden, and those tokens as labels."""
         random = np.random.default_rng([self.seed, 1, index])
@@ -368,8 +395,10 @@ class TextWindows:
             except Exception as error:  # whatever it is, it is raised where the chunk is asked for
                 chunks.put(error)
 
-        # A daemon: when the training is over, nobody waits for the chunk after the last.
-        Thread(target=read, name="corpus", daemon=True).start()
+        # A daemon: where nobody closes these windows, nobody waits for the chunk after the last.
+        reader = Thread(target=read, name="corpus", daemon=True)
+        self._readers.append((reader, chunks))
+        reader.start()
         return chunks
 
     def _chunks(self, bookmark: _Bookmark) -> Iterator[tuple[np.ndarray, _Bookmark]]:
@@ -391,6 +420,8 @@ class TextWindows:
                         yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here(), left.tolist())
                     pieces, have = [left], len(left)
                     before = -1  # something came
+            if self._closed:
+                return
             if from_the_start and have == before:
                 raise DataError(f"the corpus {self.corpus.identity} holds no text")
             state = None
@@ -399,12 +430,16 @@ class TextWindows:
         """The corpus' tokens from a state on, and with each piece what gives the state behind it."""
         batches = self.corpus.read(state, process=self._process, processes=self._n_processes)
         while group := list(islice(batches, self._n_processes)):
-            mine = self._tokens_of(group[self._process][0] if self._process < len(group) else [])
-            pieces = [mine]
+            closing = self._closing.is_set()
+            mine = self._tokens_of(group[self._process][0] if self._process < len(group) and not closing else [])
+            pieces = [(mine, closing)]
             if self._group is not None:
-                pieces = [mine] * self._n_processes
-                torch.distributed.all_gather_object(pieces, mine, group=self._group)
-            yield np.concatenate(pieces), group[-1][1]
+                pieces = pieces * self._n_processes
+                torch.distributed.all_gather_object(pieces, (mine, closing), group=self._group)
+            if any(closes for _, closes in pieces):  # in all processes, at the same place
+                self._closed = True
+                return
+            yield np.concatenate([tokens for tokens, _ in pieces]), group[-1][1]
 
     def _tokens_of(self, texts: list[str]) -> np.ndarray:
         """The tokens of some texts, with a separator behind each document."""

@@ -122,9 +122,9 @@ def export_reader(
             "backends": _compare(reader, made, data),
         }
         reader.save(target)
+        write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: what lies beside it is known to be ours
         for backend, file in made.items():
             write_aside(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
-    write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)
     return record
 
 

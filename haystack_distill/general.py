@@ -175,9 +175,12 @@ class GeneralTrainer:
             "precision": resolve_precision(self.settings.precision, self.student.device),
         }
         with (
+            windows,
             RunDirectory(self.output_dir, record, self.settings, processes) as directory,
             student_may_come_back(self.student.model, directory.record),
         ):
+            if directory.finished is not None:
+                return directory.restore(self.student.model)
             n_steps, history = run_loop(
                 self.student, objective, windows, directory.settings, directory.checkpoints, teacher=teacher
             )

@@ -5,7 +5,6 @@ import inspect
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from haystack_distill.checks import check, check_kind, is_number, is_whole
 from haystack_distill.compat import load_shape, load_with_tokenizer, save_model
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import ExportedModel, check_backend, find_exported
+from haystack_distill.exported import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, expanded, require_writable
+from haystack_distill.files import expanded, require_writable
 from haystack_distill.metrics import require_measurable, squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
@@ -383,7 +382,7 @@ class Reader:
             DistilError: The reader is an exported one.
         """
         self.require_weights()
-        shutil.rmtree(expanded(directory) / EXPORT_FOLDER, ignore_errors=True)
+        remove_exported(expanded(directory))
         return save_model(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:

@@ -7,7 +7,6 @@ finished is not done again; one that was cut off goes on from its last checkpoin
 import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -23,6 +22,7 @@ from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger
 from haystack_distill import students
 from haystack_distill.card import CARD_FILE, write_card
+from haystack_distill.checkpoints import FOLDER, Checkpoints, alone_in, clear_finished
 from haystack_distill.compat import architectures
 from haystack_distill.corpus import Corpus, TextSettings
 from haystack_distill.devices import require_device, resolve_device
@@ -33,7 +33,6 @@ from haystack_distill.files import RUN_FILE, expanded, hash_of, require_writable
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.inspection import json_in
 from haystack_distill.language_model import LanguageModel
-from haystack_distill.loop import whole_checkpoints
 from haystack_distill.measurements import Measurements, measure_reader
 from haystack_distill.metrics import require_measurable
 from haystack_distill.objectives import IntermediateLayersObjective, PredictionLayerObjective
@@ -48,6 +47,7 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
+from haystack_distill.together import decided_by_main
 from haystack_distill.trainer import ReaderTrainer, require_same_tokens, warn_of_shared_contexts
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,10 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
         DistilError: Something is wrong with the recipe, or a step was done otherwise before.
         DataError: Something is wrong with the data.
     """
-    return _Cook(recipe, progress).run()
+    cook = _Cook(recipe, progress)
+    with contextlib.ExitStack() as held:
+        decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        return cook.run()
 
 
 def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
@@ -376,7 +379,7 @@ class _Cook:
         directory = self.output / name
         begun = directory / _STEP_FILE
         before = None
-        if self._is_finished(directory) or whole_checkpoints(directory / "checkpoints"):  # else nothing stands on it
+        if self._is_finished(directory) or Checkpoints(directory / FOLDER, run="").any():  # else nothing stands on it
             before = json_in(directory, _STEP_FILE, f"remove {directory} to do the step anew")
         if before is not None:
             changed, unknown = [], []
@@ -410,7 +413,7 @@ class _Cook:
             raise DistilError(f"{directory / RUN_FILE} is not the record of a finished run: {remedy}")
         self.done[name] = record
         if self.processes.is_main_process:  # a run killed at its very end may have left them
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            clear_finished(directory)
 
     def _finish(self, readers: dict[str, Reader], have: Ingredients) -> RecipeResult:
         """Measure, and write the finished reader with its report and its card."""

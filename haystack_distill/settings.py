@@ -39,7 +39,10 @@ class TrainingSettings:
         checkpoint_every: "epoch", a number of steps, or None for no checkpoints. With `keep_best` and dev data
             checkpoints are written at each evaluation. A run without an output directory writes none otherwise.
         keep_checkpoints: How many checkpoints are kept while the run lasts; they go when it is finished.
-        resume: Go on from the last checkpoint in the output directory, if there is one.
+        resume: Go on from the last checkpoint in the output directory, if there is one. A run that is finished there
+            is not done again; its result is taken.
+        overwrite: Train anew in an output directory that holds a reader or a run that did not finish. With `resume`,
+            a run that did not finish is resumed.
         log_every: Steps between two lines of the log.
         tensorboard: Write the log for TensorBoard too, to `<output_dir>/tensorboard`.
         progress: Show progress bars.
@@ -65,6 +68,7 @@ class TrainingSettings:
     checkpoint_every: Interval = "epoch"
     keep_checkpoints: int = 2
     resume: bool = False
+    overwrite: bool = False
     log_every: int = 10
     tensorboard: bool = False
     progress: bool = True

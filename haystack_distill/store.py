@@ -91,7 +91,7 @@ def cached_table(
                 writer.close()
 
     try:
-        write_aside(path, write)
+        write_aside(path, write, durable=False)  # one that a power cut damaged is built again
     except WriteError as error:
         with _blaming(path.parent):
             raise error

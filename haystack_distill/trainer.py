@@ -57,9 +57,8 @@ class ReaderTrainer:
         >>> from haystack_distill import Reader, ReaderTrainer, students  # doctest: +SKIP
         >>> teacher = Reader.load("deepset/roberta-base-squad2")  # doctest: +SKIP
         >>> student = students.from_teacher(teacher, layers=6)  # doctest: +SKIP
-        >>> trainer = ReaderTrainer(student, "student")  # doctest: +SKIP
-        >>> trainer.distil_intermediate_layers_from(teacher, "train.json")  # doctest: +SKIP
-        >>> trainer.distil_prediction_layer_from(teacher, "train.json")  # doctest: +SKIP
+        >>> ReaderTrainer(student, "layers").distil_intermediate_layers_from(teacher, "train.json")  # doctest: +SKIP
+        >>> ReaderTrainer(student, "student").distil_prediction_layer_from(teacher, "train.json")  # doctest: +SKIP
     """
 
     def __init__(
@@ -229,6 +228,8 @@ class ReaderTrainer:
             RunDirectory(self.output_dir, record, self.settings, processes) as directory,
             student_may_come_back(self.student.model, directory.record),
         ):
+            if directory.finished is not None:
+                return directory.restore(self.student.model)
             told = None
             if told_by is not None:
                 outputs = TeacherOutputs(

@@ -290,6 +290,7 @@ def test_every_setting_reaches_the_trainer(
         "checkpoint_every": 5,
         "keep_checkpoints": 3,
         "resume": True,
+        "overwrite": True,
         "log_every": 2,
         "tensorboard": True,
         "progress": False,
@@ -345,7 +346,7 @@ def test_distil_with_other_windows_for_a_short_teacher(
     assert record["method"] == "distil_prediction_layer"
     assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
     assert record["windows"]["max_seq_len"] == 48
-    assert "more than the 32 positions" in refusal("distil-intermediate", *base, *QUICK)
+    assert "more than the 32 positions" in refusal("distil-intermediate", *base, "--overwrite", *QUICK)
 
 
 def test_distil_intermediate(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
@@ -683,7 +684,7 @@ def test_interrupting_says_how_to_resume(
         checkpoint = out / "checkpoints" / "checkpoint-1"
         if written != "nothing":
             checkpoint.mkdir(parents=True)
-            (out / "checkpoints" / "run.json").touch()
+            (out / "checkpoints" / "run.json").write_text('{"run_id": "1", "method": "train"}')
         if written == "checkpoint":
             (checkpoint / "complete").touch()
         raise KeyboardInterrupt

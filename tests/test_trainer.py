@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
+from haystack_distill.checkpoints import seal
 from haystack_distill.loop import _dropout, _LoopTrainer
 from haystack_distill.squad import load_examples
 from haystack_distill.students import fresh
@@ -318,7 +319,9 @@ def test_a_run_killed_while_it_writes_a_checkpoint(
         patch.setattr(_LoopTrainer, "_save_optimizer_and_scheduler", dying)
         with pytest.raises(Killed):
             ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=3, keep_checkpoints=1)).train(data)
-    assert (tmp_path / "run" / "checkpoints" / "checkpoint-9" / "model.safetensors").exists()
+    there = tmp_path / "run" / "checkpoints"
+    assert (there / ".haystack-distill" / "checkpoint-9" / "model.safetensors").exists()
+    assert (there / "checkpoint-6" / "complete").exists()  # with one kept, the one before is there until then
     student, _ = pair()
     ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=3, keep_checkpoints=1, resume=True)).train(data)
     assert same(weights_of(student), wanted)
@@ -541,6 +544,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(pair: Callable, data: Path, 
     projections = [name for name in weights if "projection" in name]
     assert projections  # what the objective has to learn itself is kept too
     save_file({name: weight for name, weight in weights.items() if name != projections[0]}, path)
+    (path.parent / "complete").unlink()
+    seal(path.parent, json.loads((killed / "checkpoints" / "run.json").read_text())["run_id"], None)
     student, teacher = pair()
     with pytest.raises(DistilError, match=f"does not fit this run.*(?s:.*){projections[0]}"):
         ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
@@ -712,8 +717,7 @@ def test_the_directory_is_a_reader_and_a_record(pair: Callable, data: Path, tmp_
     loaded = Reader.load(directory, windows=student.windows, device="cpu", precision="fp32")
     question = ("Who built the harbour?", "It was built by Cornelis Baak.")
     assert loaded.answer(*question) == student.answer(*question)
-    # the directory is free for another run
-    assert ReaderTrainer(student, directory, settings(n_epochs=1)).train(data).steps == 6
+    assert ReaderTrainer(student, directory, settings(n_epochs=1, overwrite=True)).train(data).steps == 6
 
 
 def test_tensorboard_needs_a_directory(pair: Callable, data: Path) -> None:

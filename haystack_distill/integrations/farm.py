@@ -12,9 +12,10 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,6 +40,7 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.checkpoints import begun_in, finished_in
 from haystack_distill.compat import for_answers, no_questions, require_known_kind
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
@@ -254,7 +256,11 @@ class DistilFARMReader(ReadsText, FARMReader):
             if plan.best_dir is not None:
                 self.save(plan.best_dir)
             if plan.checkpoints is not None:
-                shutil.rmtree(plan.checkpoints)
+                for path in plan.checkpoints.iterdir():  # it was empty when the run began
+                    if path.is_file():
+                        path.unlink()
+                with suppress(OSError):  # something of the user's is in there
+                    plan.checkpoints.rmdir()
         return replace(result, metrics=metrics, directory=plan.save_dir)
 
 
@@ -302,7 +308,11 @@ class _Plan:
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
         checkpoints = expanded(take("checkpoint_root_dir")) / method
-        keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
+        keep = checkpoint_every is not None or begun_in(checkpoints) is not None
+        _refuse(
+            keep and _is_foreign(checkpoints),
+            f"{checkpoints}, where checkpoints would be kept, holds other files; choose another checkpoint_root_dir",
+        )
         keep_checkpoints = take("checkpoints_to_keep")
         idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
         caching, cache_path = take("caching"), expanded(take("cache_path"))
@@ -323,6 +333,7 @@ class _Plan:
             checkpoint_every=checkpoint_steps if patience is None else "epoch",  # "epoch" stands for each evaluation
             keep_checkpoints=keep_checkpoints,
             resume=keep,
+            overwrite=True,  # as in Haystack 1
             progress=reader.progress_bar,
         )
         suffix = "_tinybert_stage_1" if method == "distil_intermediate_layers" else ""
@@ -450,6 +461,16 @@ def _check_model(name: str) -> None:
 def _refuse(condition: bool, message: str) -> None:
     if condition:
         raise DistilError(message)
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something, but neither an unfinished nor a finished run."""
+    return (
+        directory.exists()
+        and any(not name.startswith(".haystack-distill") for name in os.listdir(directory))
+        and begun_in(directory) is None
+        and finished_in(directory) is None
+    )
 
 
 def _scratch(directory: Path | None = None) -> TemporaryDirectory:
