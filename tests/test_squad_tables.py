@@ -129,7 +129,7 @@ def test_an_empty_flat_answer_is_a_gap_unless_the_row_says_otherwise(tmp_path):
     rows = flat_rows()
     rows[1]["answer"] = ""
     pd.DataFrame(rows).to_csv(path, index=False)
-    with pytest.raises(DataError, match="answerable question without answers.*is_impossible.*labelled"):
+    with pytest.raises(DataError, match=r"answerable question without answers.*is_impossible.*labelled"):
         read_squad(path)
     pd.DataFrame([{**row, "labelled": row["answer"] != ""} for row in rows]).to_csv(path, index=False)
     assert read_squad(path)["labelled"][:] == [True, False]
