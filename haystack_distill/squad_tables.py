@@ -41,8 +41,8 @@ def questions_in_table(path: Path, kind_: str) -> Iterator[Question]:
         DataError: the file cannot be read, is broken, or lacks a column.
     """
     rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind_](path)
-    for place, row in rows:
-        yield question_of(row, place)
+    for place, row, replaced in rows:
+        yield question_of(row, place)._replace(replaced=replaced)
 
 
 def questions_in_records(path: Path) -> Iterator[Question]:
@@ -131,10 +131,10 @@ def _whole(value: Any) -> Any:
     return int(value) if is_whole else value
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files: where each row stands, the row, and how many half surrogate pairs were replaced since the last -----------
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     index = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -143,7 +143,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
             columns = [column for column in COLUMNS if column in names]
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
                 for row in batch.to_pylist():
-                    yield Place(str(path), index), row
+                    yield Place(str(path), index), row, 0
                     index += 1
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: row {index} or one soon after it holds text that is not UTF-8 ({error})") from error
@@ -152,12 +152,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
         raise DataError(f"{path}: not a sound Parquet file ({what}): fetch or write it again") from error
 
 
-def _line_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     with opened(path) as file:
-        index = 0
-        for number, line in enumerate(io.BufferedReader(WholeCharacters(file)), 1):
+        text = WholeCharacters(file)
+        index = replaced = 0
+        for number, line in enumerate(io.BufferedReader(text), 1):
             if not line.isspace():
-                yield Place(str(path), index, line=number), _line(line, path)
+                yield Place(str(path), index, line=number), _line(line, path), text.replaced - replaced
+                replaced = text.replaced
                 index += 1
 
 
@@ -171,7 +173,7 @@ def _line(line: bytes, path: Path) -> Any:
         return BadExample("not JSON", f"this line is not JSON, or is cut off ({error}): write it again or remove it")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     csv.field_size_limit(_LONGEST_CELL)  # a context may be a book
     index = 0
     try:
@@ -188,7 +190,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[Place, Any]]:
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    yield Place(str(path), index, line=line), _typed(names, cells)
+                    yield Place(str(path), index, line=line), _typed(names, cells), 0
                     index += 1
                 line = reader.line_num + 1
     except UnicodeDecodeError:

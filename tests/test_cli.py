@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.cli import app
 from haystack_distill.cli_inputs import load_teacher
+from haystack_distill.squad import load_examples
 
 COMMANDS = [
     "train",
@@ -455,6 +456,38 @@ def test_evaluate(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     assert "metrics f1" in table
     always_silent = run_json(*base, "--no-answer-threshold", "-1e9")["metrics"]
     assert (always_silent["NoAns_f1"], always_silent["HasAns_f1"]) == (100, 0)
+
+
+def test_bytes_that_are_no_text_can_be_asked(student_dir: Path) -> None:
+    # What Python makes of an argument in another encoding.
+    question, context = "Who wrote it in K\udcf6ln?", "Ada \udcf6 Lovelace wrote the first program in 1843."
+    base = ["ask", "--model", student_dir, "--question", question, "--context", context, *WINDOWS]
+    told = run_json(*base)
+    assert told["question"] == "Who wrote it in K\ufffdln?"
+    assert told["answers"]
+    result = run(*base)
+    assert result.exit_code == 0
+    assert "K\ufffdln" in result.stdout
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables_are_data_too(student_dir: Path, squad_file: Path, tmp_path: Path, ending: str) -> None:
+    table = tmp_path / f"data.{ending}"
+    rows = load_examples(squad_file).remove_columns("labelled")
+    {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[ending](table)
+    expected = run_json("evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS)
+    assert run_json("evaluate", "--model", student_dir, "--data", table, *WINDOWS)["metrics"] == expected["metrics"]
+
+
+def test_on_bad_example_skips_what_annotation_tools_leave(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    content = json.loads(squad_file.read_text())
+    expected = run_json("evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS)["metrics"]
+    content["data"] += [{"title": ["no title"], "paragraphs": content["data"][0]["paragraphs"]}, "no article"]
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content))
+    assert "the title must be a string, not a list" in refusal("evaluate", "--model", student_dir, "--data", path)
+    skipping = run_json("evaluate", "--model", student_dir, "--data", path, "--on-bad-example", "skip", *WINDOWS)
+    assert skipping["metrics"] == expected
 
 
 def test_ask(student_dir: Path, tmp_path: Path) -> None:

@@ -746,6 +746,24 @@ def test_training_fits_the_data(tiny_reader: MakeReader, squad_file: Path) -> No
 # --- teachers ----------------------------------------------------------------------------------------------------
 
 
+def test_a_file_of_haystack_1s_augment_squad_is_distilled_from_but_no_labels(pair: Callable, data: Path) -> None:
+    student, teacher = pair()
+    content = json.loads(data.read_text())
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                qa["answers"] = []
+        article["paragraphs"] *= 2  # the ids, too
+    augmented = data.with_name("augmented.json")
+    augmented.write_text(json.dumps(content))
+    trainer = ReaderTrainer(student, settings=settings(max_steps=2))
+    result = trainer.distil_prediction_layer_from(teacher, augmented)
+    assert {line["loss_labels"] for line in result.history if "loss" in line} == {0.0}
+    assert trainer.distil_intermediate_layers_from(teacher, augmented).steps == 2
+    with pytest.raises(DistilError, match="none of the examples is labelled"):
+        trainer.train(augmented)
+
+
 def unlabelled(path: Path) -> datasets.Dataset:
     nothing = {"labelled": False, "is_impossible": False, "answers": {"text": [], "answer_start": []}}
     return load_examples(path).map(lambda _: nothing)
