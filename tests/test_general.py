@@ -1,6 +1,7 @@
 """GeneralTrainer: learns, leaves the teacher alone, resumes to the same weights, says what does not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ def test_a_stream_is_resumed_only_by_the_name_of_its_content(
         with pytest.raises(DistilError, match="its corpus, corpus_content differ from now"):
             go_on(student, teacher, source, directory)
     assert go_on(student, teacher, Corpus(stream(), name="facts, 1st edition"), directory).steps == 12
+    shutil.rmtree(directory)
     killed(stream())
     assert "cannot be resumed if it stops: its corpus_content is not comparable: an IterableDataset" in caplog.text
     with pytest.raises(DistilError, match=r"its corpus_content is not comparable.*Corpus\(dataset, name="):
