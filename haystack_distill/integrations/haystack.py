@@ -18,7 +18,7 @@ import torch
 
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import check_backend
-from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings
+from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings, text_tokenizer
 from haystack_distill.reader import Reader
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 
@@ -336,7 +336,7 @@ class DistilledReader:
     def _reader_for(self, query: str, max_seq_length: int, stride: int) -> Reader:
         """A reader of its own for one run, with the loaded weights and windows that overlap by `stride` tokens."""
         assert self.reader is not None
-        n_query = len(self.reader.tokenizer(query.strip(), add_special_tokens=False, verbose=False)["input_ids"])
+        n_query = len(text_tokenizer(self.reader.tokenizer).encode(query.strip(), add_special_tokens=False).ids)
         if n_query > self.max_query_length:
             logger.warning(
                 "The query has %d tokens; only the first %d are used (max_query_length).",

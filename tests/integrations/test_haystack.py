@@ -18,6 +18,7 @@ import torch
 from haystack_distill import DistilError, Reader, WindowSettings, compat
 from haystack_distill import reader as reader_module
 from haystack_distill.export import export_reader
+from haystack_distill.features import text_tokenizer
 
 try:
     version("haystack-ai")
@@ -409,6 +410,20 @@ def test_a_long_query_loses_its_end(
     assert spans(cut) == spans(short)
     assert [answer.score for answer in cut] == pytest.approx([answer.score for answer in short])
     assert "max_query_length" in caplog.text
+
+
+def test_a_query_that_names_special_tokens_is_read_whole(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    seen = batches_seen(component)
+    query = "who [SEP] built [PAD] the harbour?"
+    component.run(query, documents[:1])
+    tokenizer = component.reader.tokenizer
+    ids = seen[0]["input_ids"][0].tolist()
+    separators = [place for place, id_ in enumerate(ids) if id_ == tokenizer.sep_token_id]
+    assert len(separators) == 2
+    asked = tokenizer.convert_ids_to_tokens(ids[1 : separators[0]])
+    assert asked[-1] == tokenizer.tokenize("harbour?")[-1]
+    assert len(asked) == len(text_tokenizer(tokenizer).encode(query, add_special_tokens=False).ids)
 
 
 def warm(component: DistilledReader) -> DistilledReader:
