@@ -236,7 +236,7 @@ def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) 
     compared: dict[str, Any] = {"torch": {}}
     served = {"torch": reader}
     for backend, file in made.items():
-        served[backend] = _like(reader, ExportedModel(file))
+        served[backend] = _like(reader, ExportedModel(file, one_by_one=backend == "onnx-int8"))
         largest, same = 0.0, []
         for window, (starts, ends) in _logits(served[backend], windows, selection):
             other_starts, other_ends = expected[window]

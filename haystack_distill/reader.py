@@ -185,7 +185,8 @@ class Reader:
         Args:
             name_or_path: What `save` wrote, or a name on the hub.
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
-                (`export.export_reader`). Such a reader answers and is measured, but cannot learn or be saved.
+                (`export.export_reader`). Such a reader answers and is measured, but cannot learn or be saved. In int8
+                each window is run by itself, so that an answer does not depend on what else is asked.
             num_threads: Processor threads that a forward pass may use. With "torch" this is a setting of the whole
                 process.
             token: What opens a private model on the hub.
@@ -200,7 +201,8 @@ class Reader:
         check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
         if backend != "torch":
             model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
-            exported = ExportedModel(find_exported(name, backend, **hub), num_threads)
+            file = find_exported(name, backend, **hub)
+            exported = ExportedModel(file, num_threads, one_by_one=backend == "onnx-int8")
             return cls(model, tokenizer, exported=exported, **settings)
         if num_threads is not None:
             torch.set_num_threads(num_threads)

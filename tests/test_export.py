@@ -74,6 +74,40 @@ def test_threads_of_callers_get_what_one_gets(exported: tuple[Reader, Path, dict
         assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
 
 
+@pytest.mark.parametrize("int8", ["dynamic", "static"])
+def test_int8_logits_depend_on_nothing_but_the_window(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, int8: str
+) -> None:
+    export_reader(
+        tiny_reader(seed=5, initializer_range=0.3),
+        tmp_path / "reader",
+        ExportSettings(int8=int8),
+        calibration=squad_file if int8 == "static" else None,
+    )
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=WINDOWS)
+    windows = served.cut_pairs(PAIRS)
+    assert len({int(length) for length in windows.lengths}) > 3
+    n_batches = 0
+    for batch, starts, ends in served.logits(windows, range(len(windows))):
+        n_batches += 1
+        for row, window in enumerate(batch["window"].tolist()):
+            length = int(windows.lengths[window])
+            alone = windows.collate(windows.__getitems__([window]))
+            inputs = {name: alone[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+            padded = {name: torch.nn.functional.pad(tensor, (0, 9)) for name, tensor in inputs.items()}
+            for found in (served.forward(inputs), served.forward(padded)):
+                for logits, together in zip(found, (starts, ends), strict=True):
+                    assert torch.equal(logits[0, :length], together[row, :length])
+    assert n_batches < len(windows)
+
+
+def test_int8_answers_are_the_same_alone_and_among_others(exported: tuple[Reader, Path, dict]) -> None:
+    _, directory, _ = exported
+    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    assert served.answer_batch(PAIRS, 3) == [served.answer(*pair, 3) for pair in PAIRS]
+    assert served.answer_batch(PAIRS[::-1], 3)[::-1] == served.answer_batch(PAIRS, 3)
+
+
 def test_static_quantisation_needs_and_uses_calibration_data(
     tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +214,20 @@ def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.real_data
+def test_int8_answers_real_questions_the_same_alone_and_among_others(tmp_path: Path) -> None:
+    model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
+    if not model.is_dir() or not data.is_file():
+        pytest.skip("needs ../shared/models and ../shared/data")
+    from haystack_distill.squad import load_examples
+
+    export_reader(Reader.load(model, device="cpu", precision="fp32"), tmp_path / "reader")
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8")
+    examples = load_examples(data).select(range(0, 10570, 400))
+    pairs = list(zip(examples["question"], examples["context"], strict=True))
+    assert served.answer_batch(pairs, 3) == [served.answer(*pair, 3) for pair in pairs]
+
+
 @pytest.mark.real_data
 def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
