@@ -12,9 +12,10 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,9 +40,12 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.checkpoints import begun_in, finished_in
+from haystack_distill.compat import for_answers, no_questions, require_known_kind
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
-from haystack_distill.files import RUN_FILE, file_hash, hash_of
+from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
+from haystack_distill.inspection import json_in
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
@@ -131,8 +135,10 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _signature_of(parent: Callable[..., Any]) -> Callable[[_Method], Callable[..., RunResult]]:
-    """Give a method its parent's signature. The method is given all arguments by name, defaults filled in."""
+    """Give a method its parent's signature and `on_bad_example`; it is given all arguments by name, with defaults."""
     signature = inspect.signature(parent)
+    more = inspect.Parameter("on_bad_example", inspect.Parameter.KEYWORD_ONLY, default="error", annotation=str)
+    signature = signature.replace(parameters=[*signature.parameters.values(), more])
 
     def decorate(method: _Method) -> Callable[..., RunResult]:
         @functools.wraps(method)
@@ -157,7 +163,8 @@ class DistilFARMReader(ReadsText, FARMReader):
     mean what FARMReader's documentation says, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
-    - `data_dir` and `train_filename` name a SQuAD file (gzip too); bad questions are errors that say where they are.
+    - `data_dir` and `train_filename` name a file that `squad.read_squad` reads (SQuAD-format JSON or a table; gzip
+      too); bad questions are errors that say where they are, or with `on_bad_example="skip"` left out and counted.
     - `processor` may be a SquadProcessor or, for intermediate layers, an UnlabeledTextProcessor; its files and lengths
       then count, as in Haystack 1. A line of plain text longer than `max_seq_len` becomes several windows.
     - `dev_split` holds out whole contexts, the same ones each time.
@@ -190,7 +197,9 @@ class DistilFARMReader(ReadsText, FARMReader):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         # Of its own, or Haystack would not note the parameters for YAML.
-        super().__init__(*arguments, **keywords)
+        _check_model(str(arguments[0] if arguments else keywords.get("model_name_or_path", "")))
+        with no_questions():
+            super().__init__(*arguments, **keywords)
 
     __init__.__signature__ = inspect.signature(FARMReader.__init__)  # type: ignore[attr-defined]
 
@@ -250,7 +259,11 @@ class DistilFARMReader(ReadsText, FARMReader):
             if plan.best_dir is not None:
                 self.save(plan.best_dir)
             if plan.checkpoints is not None:
-                shutil.rmtree(plan.checkpoints)
+                for path in plan.checkpoints.iterdir():  # it was empty when the run began
+                    if path.is_file():
+                        path.unlink()
+                with suppress(OSError):  # something of the user's is in there
+                    plan.checkpoints.rmdir()
         return replace(result, metrics=metrics, directory=plan.save_dir)
 
 
@@ -297,11 +310,15 @@ class _Plan:
             "the number that evaluate_every has",
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
-        checkpoints = Path(take("checkpoint_root_dir")) / method
-        keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
+        checkpoints = expanded(take("checkpoint_root_dir")) / method
+        keep = checkpoint_every is not None or begun_in(checkpoints) is not None
+        _refuse(
+            keep and _is_foreign(checkpoints),
+            f"{checkpoints}, where checkpoints would be kept, holds other files; choose another checkpoint_root_dir",
+        )
         keep_checkpoints = take("checkpoints_to_keep")
         idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
-        caching, cache_path = take("caching"), Path(take("cache_path"))
+        caching, cache_path = take("caching"), expanded(take("cache_path"))
         idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
@@ -319,6 +336,7 @@ class _Plan:
             checkpoint_every=checkpoint_steps if patience is None else "epoch",  # "epoch" stands for each evaluation
             keep_checkpoints=keep_checkpoints,
             resume=keep,
+            overwrite=True,  # as in Haystack 1
             progress=reader.progress_bar,
         )
         suffix = "_tinybert_stage_1" if method == "distil_intermediate_layers" else ""
@@ -328,8 +346,10 @@ class _Plan:
             settings=settings,
             teacher_batch_size=teacher_batch_size,
             distillation=distillation,
-            save_dir=Path(take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"),
-            best_dir=Path(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
+            save_dir=expanded(
+                take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"
+            ),
+            best_dir=expanded(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
             checkpoints=checkpoints if keep else None,
             cache_path=cache_path if caching else None,
         )
@@ -350,6 +370,7 @@ class _Sources:
     windows: WindowSettings
     plain_text: bool
     tokenizer: Any  # a processor's own, or None
+    on_bad_example: Any  # as for load_examples
 
     @property
     def has_dev(self) -> bool:
@@ -359,6 +380,7 @@ class _Sources:
     def of(cls, reader: FARMReader, method: str, given: dict[str, Any]) -> "_Sources":
         processor = given.pop("processor", None)
         data_dir, train = given.pop("data_dir"), given.pop("train_filename")
+        on_bad_example = given.pop("on_bad_example")
         own = reader.inferencer.processor
         asked = {name: given.pop(name) for name in ("dev_filename", "test_filename", "max_seq_len")}
         asked["dev_split"] = given.pop("dev_split") or None  # 0, the default, asks for nothing
@@ -389,6 +411,10 @@ class _Sources:
             plain_text and bool(dev or test or dev_split),
             "plain text has no answers to measure on; leave dev_filename, test_filename and dev_split out",
         )
+        _refuse(
+            plain_text and on_bad_example != "error",
+            "on_bad_example is about questions, and plain text has none; leave it out",
+        )
         _refuse(bool(dev and dev_split), "dev_filename and dev_split are two ways to one thing; give one of them")
         _refuse(not 0 <= dev_split < 1, f"dev_split must be from 0 to below 1, not {dev_split!r}")
         max_seq_len, max_query_length = (
@@ -399,7 +425,7 @@ class _Sources:
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
             windows = WindowSettings(max_seq_len, stride, max_query_length)
-        folder = Path(data_dir)
+        folder = expanded(data_dir)
         return cls(
             train=folder / train,
             dev=folder / dev if dev else None,
@@ -408,22 +434,54 @@ class _Sources:
             windows=windows,
             plain_text=plain_text,
             tokenizer=getattr(processor, "tokenizer", None),
+            on_bad_example=on_bad_example,
         )
 
     def load(self, cache: Path) -> tuple[datasets.Dataset, datasets.Dataset | None, datasets.Dataset | None]:
         """Examples to train on, to measure on, to test on."""
         if self.plain_text:
             return _plain_text(self.train, cache), None, None
-        data = load_examples(self.train, cache_dir=cache)
-        dev = load_examples(self.dev, cache_dir=cache) if self.dev else None
+        read = functools.partial(load_examples, on_bad_example=self.on_bad_example, cache_dir=cache)
+        data = read(self.train)
+        dev = read(self.dev) if self.dev else None
         if self.dev_split:
             data, dev = _hold_out(data, self.dev_split)
-        return data, dev, load_examples(self.test, cache_dir=cache) if self.test else None
+        return data, dev, read(self.test) if self.test else None
+
+
+def _check_model(name: str) -> None:
+    """Refuse what FARMReader would end in a traceback on, or run code for. A model that it saved itself passes."""
+    directory = Path(name)
+    if (directory / "language_model.bin").exists() or not directory.exists():
+        return
+    require_known_kind(name, "reader")
+    settings = json_in(directory, "tokenizer_config.json") or {}
+    again = f"Reader.load({name!r}).save(NEW_DIRECTORY)"
+    _refuse(
+        settings.get("tokenizer_class") == "TokenizersBackend"
+        or isinstance(settings.get("extra_special_tokens"), list),
+        f"{name}: transformers 5 wrote this tokenizer, in a form that transformers 4 cannot read; {again} writes it "
+        "so that both can",
+    )
+    labels = len((json_in(directory, "config.json") or {}).get("id2label") or "12")
+    _refuse(
+        labels != 2, f"{name} has a head of {labels} labels, a reader has two; {again} gives it a fresh one to train"
+    )
 
 
 def _refuse(condition: bool, message: str) -> None:
     if condition:
         raise DistilError(message)
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something, but neither an unfinished nor a finished run."""
+    return (
+        directory.exists()
+        and any(not name.startswith(".haystack-distill") for name in os.listdir(directory))
+        and begun_in(directory) is None
+        and finished_in(directory) is None
+    )
 
 
 def _scratch(directory: Path | None = None) -> TemporaryDirectory:
@@ -612,7 +670,9 @@ def _question_answering_model(model: Any) -> PreTrainedModel:
     linear = head.feed_forward.feed_forward[0]
     _fold_calibration(head, linear)
     with torch.device("meta"):  # only its shape is wanted; no memory, no random numbers
-        assembled = AutoModelForQuestionAnswering.from_config(language_model.config)
+        assembled = AutoModelForQuestionAnswering.from_config(
+            for_answers(language_model.config), trust_remote_code=False
+        )
     prefix = assembled.base_model_prefix
     has_pooler = getattr(getattr(assembled, prefix), "pooler", None) is not None
     if getattr(language_model, "pooler", None) is not None and not has_pooler:

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,10 @@ def test_the_signature_is_farm_readers(name: str) -> None:
     def shape(function: Callable) -> list[tuple]:
         return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
-    assert shape(getattr(DistilFARMReader, name)) == shape(getattr(FARMReader, name))
+    ours = shape(getattr(DistilFARMReader, name))
+    if name in METHODS:
+        assert ours.pop() == ("on_bad_example", inspect.Parameter.KEYWORD_ONLY, "error")
+    assert ours == shape(getattr(FARMReader, name))
     assert len(shape(getattr(DistilFARMReader, name))) > 3
 
 
@@ -604,6 +608,9 @@ class Interrupting:
     def __init__(self, calls: int) -> None:
         self.left = calls
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), ()  # how often it was called decides no value: not what a resumed run has to have alike
+
     def __call__(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         self.left -= 1
         if self.left == 0:
@@ -645,6 +652,24 @@ def test_bad_data_is_an_error_that_names_the_place(student: DistilFARMReader, sq
     squad_file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="paragraph 0, question 0"):
         run(student, "train", squad_file)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_questions_may_be_skipped(
+    student: DistilFARMReader, teacher: FARMReader, squad_file: Path, method: str
+) -> None:
+    content = json.loads(squad_file.read_text())
+    content["data"].insert(0, {"title": ["no title"], "paragraphs": content["data"][0]["paragraphs"]})
+    for number, qa in enumerate(content["data"][1]["paragraphs"][1]["qas"]):
+        qa["id"] = number  # as in Haystack's own tiny.json
+    squad_file.write_text(json.dumps(content))
+    arguments = {} if method == "train" else {"teacher": teacher}
+    with pytest.raises(DataError, match="the title must be a string"):
+        run(student, method, squad_file, **arguments)
+    result = run(student, method, squad_file, **arguments, on_bad_example="skip")
+    assert json.loads((result.directory / "haystack_distill.json").read_text())["data"]["examples"] == 8
+    with pytest.raises(DistilError, match="Unknown on_bad_example 'ignore'"):
+        run(student, method, squad_file, **arguments, on_bad_example="ignore")
 
 
 # --- Saving, pipelines -----------------------------------------------------------------------------------------------
@@ -698,3 +723,51 @@ def test_nothing_is_left_behind(student: DistilFARMReader, squad_file: Path) -> 
     assert names <= set(os.listdir("deep/out"))
     assert not Path("deep/out/checkpoints").exists()
     assert not Path("model_checkpoints").exists()
+
+
+# --- directories that others wrote -----------------------------------------------------------------------------------
+
+
+def test_a_directory_that_farm_reader_saved_is_converted(make: Make, tmp_path: Path) -> None:
+    make(kind=FARMReader, seed=1, **TEACHER).save(tmp_path / "old")
+    with pytest.raises(DistilError, match=r"Haystack 1's own format.*DistilFARMReader\('.*old'\)\.save"):
+        Reader.load(tmp_path / "old")
+    old = DistilFARMReader(str(tmp_path / "old"), **CUT)
+    old.save(tmp_path / "new")
+    new = Reader.load(tmp_path / "new", windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    found, wanted = (reader.answer(QUESTION, HARBOUR, 5) for reader in (new, reader_from_farm(old)))
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert [answer.logit for answer in found] == pytest.approx([answer.logit for answer in wanted], abs=1e-5)
+
+
+def change(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "message"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, r"transformers 5 wrote.*Reader\.load\("),
+        ("tokenizer_config.json", {"extra_special_tokens": ["<q>"]}, "transformers 5 wrote"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "a head of 3 labels"),
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "code of its own"),
+        ("config.json", {"model_type": ""}, "knows no '' models"),
+    ],
+)
+def test_directories_that_farm_reader_cannot_read(
+    saved: Make, tmp_path: Path, file: str, entries: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(saved(), tmp_path / "odd")
+    change(tmp_path / "odd" / file, **entries)
+    with pytest.raises(DistilError, match=message):
+        DistilFARMReader(str(tmp_path / "odd"), **CUT)
+
+
+def test_a_reader_of_a_model_with_another_head_can_be_read_by_all(saved: Make, tmp_path: Path) -> None:
+    shutil.copytree(saved(), tmp_path / "mnli")
+    change(
+        tmp_path / "mnli" / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}
+    )
+    Reader.load(tmp_path / "mnli", windows=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
+    DistilFARMReader(str(tmp_path / "fresh"), **CUT).save(tmp_path / "again")
+    assert Reader.load(tmp_path / "again", windows=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)
