@@ -32,7 +32,7 @@ from augment.show import preview, summary
 from augment.tagging import choose_tagger
 from haystack_distill.cli_output import faults_in_words, never_lose_a_result
 from haystack_distill.errors import DataError, DistilError, WriteError
-from haystack_distill.files import file_hash, is_stream, require_writable, scratch_directory, write_json
+from haystack_distill.files import expanded, file_hash, is_stream, require_writable, scratch_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _job_at(
 
 
 def _read_statistics(given: str | Path, source: Path, settings: AugmentSettings) -> tuple[TagCounts, str]:
-    path = Path(given).expanduser()
+    path = expanded(given)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -230,7 +230,7 @@ def _checked(
     squad_path: str | Path, output_path: str | Path, overwrite: bool, num_processes: int, on_bad_example: str
 ) -> tuple[Path, Path]:
     """Input and output as paths, links followed, after what can be known to be wrong before the work begins."""
-    source, output = Path(squad_path).expanduser(), Path(output_path).expanduser()
+    source, output = expanded(squad_path), expanded(output_path)
     require_readable(source)
     _require_output(output, [source], overwrite)
     if output.is_symlink() and not is_stream(output):  # else it would be replaced by the file
@@ -394,7 +394,9 @@ def _script(
 
 
 def _run(given: dict[str, Any], console: Console) -> None:
-    modes = {"merge": given.pop("merge"), "preview": given.pop("preview_rows")}
+    # The shell leaves the ~ of --output_path=~/file as it is.
+    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    modes = {"merge": [expanded(path) for path in given.pop("merge") or []], "preview": given.pop("preview_rows")}
     modes["statistics_only"] = given.pop("statistics_only")
     chosen = [name for name, value in modes.items() if value]
     if len(chosen) > 1:

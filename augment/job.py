@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ from augment.processes import Processes
 from augment.settings import AugmentSettings
 from augment.tally import Tally
 from haystack_distill.errors import DataError, DistilError, WriteError
-from haystack_distill.files import file_hash, hash_of, into_place, refusal_of, write_json
+from haystack_distill.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
 from haystack_distill.squad_checks import Row
 from haystack_distill.squad_intake import Intake, warn_of
 from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
@@ -109,7 +110,7 @@ class Job:
         if counted.exists():  # by the run that was interrupted
             return TagCounts.read(counted)
         intake = Intake(
-            [(str(self.source), questions_in_file(self.source))],
+            [(str(self.source), partial(questions_in_file, self.source))],
             skip=self.on_bad_example == "skip",
             also=lambda row: require_free_id(row.id, self.settings.multiplication_factor),
         )
@@ -226,7 +227,7 @@ def _names(folder: Path, suffix: str) -> list[str]:
 
 def _stamp(name: str | None) -> list[list[Any]]:
     """Sizes and times of a file, or of the files of a directory: whether it is still what it was."""
-    path = Path(name).expanduser() if name else None
+    path = expanded(name) if name else None
     if path is None or not path.exists():
         return []
     files = sorted(path.iterdir()) if path.is_dir() else [path]

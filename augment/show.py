@@ -1,6 +1,7 @@
 """What augmenting does, to look at: originals beside variants, and a table of what was done."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ def preview(path: Path, settings: AugmentSettings, rows: int, console: Console, 
     Words are drawn from the first 500 questions and their contexts, not from the whole file. `skip` leaves bad
     questions out.
     """
-    intake = Intake([(str(path), questions_in_file(path))], skip=skip)
+    intake = Intake([(str(path), partial(questions_in_file, path))], skip=skip)
     found = [row for _, row in itertools.islice(intake.rows(), max(_ROWS_COUNTED, rows))]
     splitter = Splitter(settings)
     counts = TagCounts()

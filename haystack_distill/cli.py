@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from haystack_distill import __version__, cli_recipe, cli_serving
+from haystack_distill.checkpoints import check_directory
 from haystack_distill.cli_inputs import (
     examples_of,
     load_reader,
@@ -50,6 +51,7 @@ from haystack_distill.cli_options import (
     TEST_DATA,
     TRAINING,
     option,
+    path_in_home,
     with_options,
 )
 from haystack_distill.cli_output import Commands, logs_on_stderr, says_how_to_resume, tell
@@ -306,7 +308,10 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
 @app.command()
 @with_options([JSON])
 def info(
-    directory: Annotated[Path, typer.Argument(help="A reader: a Hugging Face model directory.")], **given: Any
+    directory: Annotated[
+        Path, typer.Argument(parser=path_in_home, metavar="DIRECTORY", help="A reader: a Hugging Face model directory.")
+    ],
+    **given: Any,
 ) -> None:
     """Show what a reader directory holds: architecture, parameters, size on disk, tokenizer, how it was made.
 
@@ -362,9 +367,8 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
     if not given["dev_data"]:
         _require_dev_data(ctx)
     refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
-    begun = output_dir / "checkpoints"
-    if (begun / "run.json").exists() and not settings.resume:  # before anything is loaded
-        raise DistilError(f"a run in {output_dir} did not finish: add --resume to go on with it, or remove {begun}")
+    say = ("add --resume", "add --overwrite")
+    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, say=say)  # before any loading
     with logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 

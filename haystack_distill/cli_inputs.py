@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import require_writable
+from haystack_distill.files import expanded, require_writable
+from haystack_distill.settings import default_stride
 
 if TYPE_CHECKING:
     import datasets
@@ -42,6 +43,7 @@ def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> 
         logging.getLogger(__name__).info(
             "the teacher sees windows of %s tokens, all that it has positions for", longest
         )
+        windows = replace(windows, doc_stride=min(windows.doc_stride, default_stride(longest)))  # so that they overlap
     teacher.windows = replace(windows, max_seq_len=longest)
     return teacher
 
@@ -100,6 +102,8 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 def text_of(file: str) -> str:
     try:
-        return sys.stdin.read() if file == "-" else Path(file).expanduser().read_text(encoding="utf-8")
+        # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
+        content = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"cannot read the context from {file}: {error}") from error

@@ -23,6 +23,7 @@ from haystack_distill.features import AnyWindows, Windows, model_inputs
 from haystack_distill.files import (
     EXPORT_FOLDER,
     EXPORT_RECORD,
+    expanded,
     refusal_of,
     require_writable,
     scratch_directory,
@@ -106,7 +107,7 @@ def export_reader(
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
-    target = Path(directory)
+    target = expanded(directory)
     require_writable(target)
     with scratch_directory() as scratch, writing(Path(scratch)):
         made = {"onnx": Path(scratch) / FILES["onnx"]}
@@ -121,9 +122,9 @@ def export_reader(
             "backends": _compare(reader, made, data),
         }
         reader.save(target)
+        write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: what lies beside it is known to be ours
         for backend, file in made.items():
             write_aside(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
-    write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)
     return record
 
 

@@ -15,13 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing tells what a killed process left from what is being written: all stays
+    fcntl = None  # type: ignore[assignment]
 
 from haystack_distill.errors import DistilError, WriteError
 
 RUN_FILE = "haystack_distill.json"  # what a run writes beside its model: what it was made from, and what came of it
 EXPORT_FOLDER = "onnx"  # in a reader directory: what runs elsewhere than in PyTorch (as on the Hugging Face hub)
 EXPORT_RECORD = "export.json"  # in it: how it was made, how near it is to the model, and what it scores
+
+
+def expanded(path: str | Path) -> Path:
+    """A path in which `~` stands for the home directory; one that names no user's stays as it is written."""
+    return Path(os.path.expanduser(path))
 
 
 def hash_of(*parts: Any) -> str:
@@ -125,10 +133,15 @@ def scratch_directory() -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix="haystack-distill-")
 
 
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+def write_aside(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file.
 
     Through a symbolic link the file that it leads to is replaced; a device or a pipe is written into as it is.
+
+    Args:
+        path: The file; its directory is made if it is not there.
+        write: Fills the file that it is given.
+        durable: Whether the file is to be whole after a power cut too; False where its content is checked anyway.
 
     Raises:
         WriteError: The system does not let it be written; what was there before is there still.
@@ -139,13 +152,13 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
             return
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(place)
-        try:
+        with _aside(place) as aside:
             write(aside)
+            if durable:
+                sync(aside)
             os.replace(aside, place)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        if durable:
+            sync(place.parent)
 
 
 def into_place(made: Path, path: Path) -> None:
@@ -167,15 +180,81 @@ def is_stream(path: Path) -> bool:
     return open_already or (path.exists() and not path.is_file() and not path.is_dir())
 
 
-def _aside(path: Path) -> Path:
-    """A name beside `path` for what is being written; what killed processes left under such names is removed."""
+def sync(path: Path) -> None:
+    """Wait until a file, or a directory's list of names, is on the disk itself."""
+    if os.name == "nt":  # there a file that is open for reading cannot be synced, nor any directory
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system or device that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new file or directory beside `path` for what is being written, and gone afterwards unless it was renamed.
+
+    Whoever writes holds a lock on it, which the system lets go when the process dies: by that, what a killed process
+    left is known, also where containers share a directory, a host name and process ids.
+    """
     prefix = f".{path.name}.{socket.gethostname()}-"
     for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        process = left.name[len(prefix) :].split("-")[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
-    return path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        _remove_if_left(left)
+    while True:
+        # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
+        aside = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        if folder:
+            aside.mkdir()
+        else:
+            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        descriptor = _locked(aside)
+        if aside.exists():  # else another process found it before it was locked, and took it for left
+            break
+        _close(descriptor)
+    try:
+        yield aside
+    finally:
+        if folder:
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+        _close(descriptor)
+
+
+def _remove_if_left(aside: Path) -> None:
+    descriptor = _locked(aside, wait=False)
+    if descriptor is None:  # it is being written, or there are no locks here to tell by
+        return
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
+    _close(descriptor)
+
+
+def _locked(aside: Path, *, wait: bool = True) -> int | None:
+    """A descriptor that holds a lock on a file or directory; None where there is none to be had."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(aside, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -185,26 +264,31 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def save_pretrained(directory: str | Path, *parts: Any) -> Path:
-    """Let each part `save_pretrained` into a hidden directory in `directory`, then move all files to it.
+    """Let each part `save_pretrained` into a hidden directory inside `directory`, then move all files up.
 
     Files of the same names that are there already are replaced, others stay.
 
     Raises:
         WriteError: The system does not let it be written.
     """
-    target = Path(directory)
+    target = expanded(directory)
     with writing(target):
         made = not target.exists()
         target.mkdir(parents=True, exist_ok=True)
-        aside = _aside(target / "model")  # in it: where the directory is a mount, beside it is another disk
         try:
-            aside.mkdir()
-            for part in parts:
-                part.save_pretrained(aside)
-            for file in aside.iterdir():
-                file.replace(target / file.name)
+            # Inside, not beside: the target may be where another file system begins.
+            with _aside(target / "model", folder=True) as aside:
+                for part in parts:
+                    part.save_pretrained(aside)
+                files = list(aside.iterdir())
+                for file in files:
+                    if file.is_file():  # safetensors writes files that are their owner's alone: the umask decides
+                        file.chmod(aside.stat().st_mode & 0o666)
+                    sync(file)
+                for file in files:
+                    file.replace(target / file.name)
+                sync(target)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
             if made and not any(target.iterdir()):
                 target.rmdir()
     return target

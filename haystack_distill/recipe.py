@@ -7,7 +7,6 @@ finished is not done again; one that was cut off goes on from its last checkpoin
 import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -23,23 +22,24 @@ from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger
 from haystack_distill import students
 from haystack_distill.card import CARD_FILE, write_card
+from haystack_distill.checkpoints import FOLDER, Checkpoints, alone_in, clear_finished
+from haystack_distill.compat import architectures
 from haystack_distill.corpus import Corpus, TextSettings
 from haystack_distill.devices import require_device, resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import RUN_FILE, hash_of, require_writable, write_aside, write_json
+from haystack_distill.files import RUN_FILE, expanded, hash_of, require_writable, write_aside, write_json
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.inspection import json_in
 from haystack_distill.language_model import LanguageModel
-from haystack_distill.loop import whole_checkpoints
 from haystack_distill.measurements import Measurements, measure_reader
 from haystack_distill.metrics import require_measurable
 from haystack_distill.objectives import IntermediateLayersObjective, PredictionLayerObjective
 from haystack_distill.reader import Reader
 from haystack_distill.recipe_file import GeneralStep, LayersStep, Recipe, Training, layers_losses
 from haystack_distill.report import REPORT_FILE, write_report
-from haystack_distill.runs import versions
+from haystack_distill.runs import NOT_RECORDED, differences, versions
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
@@ -47,7 +47,8 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
-from haystack_distill.trainer import ReaderTrainer, require_same_tokens
+from haystack_distill.together import decided_by_main
+from haystack_distill.trainer import ReaderTrainer, require_same_tokens, warn_of_shared_contexts
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,10 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
         DistilError: Something is wrong with the recipe, or a step was done otherwise before.
         DataError: Something is wrong with the data.
     """
-    return _Cook(recipe, progress).run()
+    cook = _Cook(recipe, progress)
+    with contextlib.ExitStack() as held:
+        decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        return cook.run()
 
 
 def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
@@ -148,6 +152,17 @@ class Ingredients:
         if not path.exists():
             write_aside(path, write)
         return Corpus(path)
+
+    def starting_weights(self) -> dict[str, str]:
+        """Hashes of the models that are named besides the teacher: a name may come to stand for other weights."""
+        general, found = self.recipe.general, {}
+        start = self.recipe.student.start_from
+        if start is not None:
+            student = self.first_student() if general is None else LanguageModel.load(start, **self.where)
+            found["start_from_weights"] = model_hash(student.model)
+        if general is not None and general.teacher is not None:
+            found["general_teacher_weights"] = model_hash(LanguageModel.load(general.teacher, **self.where).model)
+        return found
 
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
         """Student and teacher of step 1."""
@@ -255,7 +270,7 @@ class _Cook:
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
         self.progress = progress
-        self.output = Path(recipe.output_dir).expanduser()
+        self.output = expanded(recipe.output_dir)
         if self.output.exists() and not self.output.is_dir():
             raise DistilError(f"{self.output} is a file: choose another output_dir")
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")
@@ -266,14 +281,17 @@ class _Cook:
         recipe = self.recipe
         with self.processes.main_process_first():
             have = Ingredients(recipe)
+            starting_weights = have.starting_weights()
         self.reading = have.reading
         self.record = {
             "teacher": model_hash(have.teacher.model),
-            "student": asdict(recipe.student),
+            "student": asdict(recipe.student) | starting_weights,
             "windows": asdict(have.teacher.windows),
             "seed": recipe.seed,
             "precision": have.teacher.precision,
         }
+        if have.dev_examples is not None and self.processes.is_main_process:
+            warn_of_shared_contexts(have.examples, have.dev_examples)
         self._known()  # one that was cut off is better known before the steps than after
         pair = None
         if recipe.general is None:
@@ -318,7 +336,7 @@ class _Cook:
     ) -> Reader:
         with self.processes.main_process_first():
             corpus = have.corpus(step, cache_directory(self.recipe.cache_dir) / "corpora")
-        directory = self._begin(GENERAL, step, corpus.identity)
+        directory = self._begin(GENERAL, step, corpus.identity, corpus_content=corpus.fingerprint)
         if not self._is_finished(directory):
             text = TextSettings(step.max_seq_len, step.mask_probability, step.buffer_windows)
             student, teacher = pair or have.general_pair(step)
@@ -353,20 +371,27 @@ class _Cook:
             seed=self.recipe.seed, precision=self.recipe.precision, progress=self.progress, resume=True
         )
 
-    def _begin(self, name: str, step: Training, data: str) -> Path:
+    def _begin(self, name: str, step: Training, data: str, **more: str | None) -> Path:
         """The directory of a step, after a check that nothing else was begun there."""
         told = {key: value for key, value in asdict(step).items() if key != "checkpoint_every"}  # decides no weight
-        self.record = {**self.record, name: {**told, "data": data}}
+        self.record = {**self.record, name: {**told, "data": data, **more}}
         record = json.loads(json.dumps(self.record))
         directory = self.output / name
         begun = directory / _STEP_FILE
         before = None
-        if self._is_finished(directory) or whole_checkpoints(directory / "checkpoints"):  # else nothing stands on it
+        if self._is_finished(directory) or Checkpoints(directory / FOLDER, run="").any():  # else nothing stands on it
             before = json_in(directory, _STEP_FILE, f"remove {directory} to do the step anew")
         if before is not None:
-            changed = [
-                f"{place}: then {then}, now {now}" for place, then, now in _differences(before, record) if then != now
-            ]
+            changed, unknown = [], []
+            for place, then, now in differences(before, record):
+                if then == NOT_RECORDED:
+                    unknown.append(place)
+                elif then != now:
+                    changed.append(f"{place}: then {then}, now {now}")
+            if unknown:
+                logger.warning(
+                    "%s was begun by an earlier version, which did not record %s", directory, ", ".join(unknown)
+                )
             if changed:
                 raise DistilError(
                     f"{directory} was begun otherwise ({'; '.join(changed)}). Remove it, and the directories of the "
@@ -388,7 +413,7 @@ class _Cook:
             raise DistilError(f"{directory / RUN_FILE} is not the record of a finished run: {remedy}")
         self.done[name] = record
         if self.processes.is_main_process:  # a run killed at its very end may have left them
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            clear_finished(directory)
 
     def _finish(self, readers: dict[str, Reader], have: Ingredients) -> RecipeResult:
         """Measure, and write the finished reader with its report and its card."""
@@ -451,24 +476,9 @@ class _Cook:
         )
 
 
-def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves of two nested dictionaries: where they are, and what stands there."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(name), now.get(name), f"{place}.{name}" if place else name)
-    else:
-        yield place, before, now
-
-
 def _is_reader(name: str) -> bool:
     """Whether a model says of itself that it answers questions."""
-    from transformers import AutoConfig
-
-    try:
-        architectures = AutoConfig.from_pretrained(name).architectures or []
-    except (OSError, ValueError) as error:
-        raise DistilError(f"student: cannot load start_from {name!r}: {error}") from error
-    return any(architecture.endswith("ForQuestionAnswering") for architecture in architectures)
+    return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
 
 
 def _row_of(example: dict[str, Any]) -> Row:

@@ -1,4 +1,4 @@
-"""SQuAD-format data in and out: read, validate, write (versions 1.1 and 2.0, plain or gzip).
+"""Questions in and out: SQuAD-format JSON (versions 1.1 and 2.0) and tables are read, SQuAD-format JSON is written.
 
 Files are read article by article and land in an Arrow file that is opened memory-mapped, so memory does not grow with
 the data. Everything that reaches the rest of the package has passed the checks of `squad_checks`.
@@ -7,6 +7,7 @@ the data. Everything that reaches the rest of the package has passed the checks 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,37 +27,56 @@ from haystack_distill.squad_arrow import (
 )
 from haystack_distill.squad_intake import Intake, ReadReport, sum_of, warn_of
 from haystack_distill.squad_json import questions_in_file, write_rows
-from haystack_distill.store import cached_table
+from haystack_distill.squad_tables import COLUMNS, require_question_columns, table_kind
+from haystack_distill.store import NO_CODE, cached_table
 
 __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_squad_with_report", "write_squad"]
 
 PathLike: TypeAlias = str | Path
 OnBadExample: TypeAlias = Literal["error", "skip"]
 
-_FORMAT = 2  # raise it when the same input would be read differently
-_REQUIRED_COLUMNS = ["id", "title", "context", "question", "answers"]
+_FORMAT = 3  # raise it when the same input would be read differently
+_ENDINGS = tuple(
+    ending + packing for ending in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet") for packing in ("", ".gz")
+)
 _HASHED_COLUMNS = ["id", "question", "context", "answers", "is_impossible", "labelled"]
 
 
 def read_squad(
     paths: PathLike | Sequence[PathLike], *, on_bad_example: OnBadExample = "error", cache_dir: PathLike | None = None
 ) -> datasets.Dataset:
-    """Read SQuAD-format JSON files and return their questions as one memory-mapped dataset.
+    """Read files of questions, SQuAD-format JSON or tables, and return them as one memory-mapped dataset.
 
     Rows keep the order of the files. The columns are those of SQuAD on the Hugging Face hub (`id`, `title`, `context`,
     `question`, `answers` with lists `text` and `answer_start` in Unicode code points), and `is_impossible` and
     `labelled`. A question without the key `is_impossible` (version 1.1) is answerable; a question with
     `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable, whatever its
     `is_impossible` says. With an empty question it is plain text, to distil layers from.
-    `plausible_answers` and other extra keys are left out; a missing `title` is the empty string.
+    `plausible_answers` and other extra keys are left out; a missing `title` is the empty string, a whole number as an
+    id or a title is taken as text, a flag that is null as absent, and an unanswerable question whose only answers are
+    empty has none.
+
+    A table has one question a row: CSV with a header (.csv, .tsv; UTF-8, columns separated by commas, semicolons or
+    tabs), JSON lines (.jsonl, .ndjson), a JSON list of objects, or Parquet (.parquet). Its columns are those above, or
+    instead of `answers` one `answer` (or `answer_text`) and `answer_start`, in code points of the row's context as it
+    is written; without `answer_start` the answer must occur exactly once in the context. An empty `answer` is no
+    answer: `is_impossible` must say that the question is unanswerable, or `labelled` that it is no label. An empty
+    `answers` without `is_impossible` is unanswerable, as in the hub's squad_v2 (a warning says how many there were).
+    Rows without a column `id` are called row-0, row-1, ...
+
+    A source in which no question has an answer although not all are marked impossible is taken as a transfer set, with
+    a warning: Haystack 1's `augment_squad` writes such files. Its questions are all unlabelled, and repeated ids get
+    -2, -3, ... behind them.
 
     An `answer_start` that does not match its text is put right when the text occurs exactly once in the context, and
-    the number of repairs is logged as a warning. What was read is cached under a SHA-256 of the files' bytes.
+    the number of repairs is logged as a warning; so is that of half surrogate pairs (`\\ud83d` alone), which are no
+    characters and are replaced by U+FFFD. What was read is cached under a SHA-256 of the files' bytes.
 
     Args:
-        paths: a file or several, plain or gzip; several are joined.
-        on_bad_example: "error" stops at the first bad question; "skip" drops bad questions, counts them and logs a
-            warning. A file whose JSON is itself broken is an error either way.
+        paths: a file or several, plain or gzip (Parquet: plain); several are joined.
+        on_bad_example: "error" stops at the first bad question; "skip" drops bad questions (and articles, paragraphs
+            and lines that hold none), counts them and logs a warning. A file that is itself broken, such as one that
+            is cut off, is an error either way.
         cache_dir: the directory of all caches, see `store.cache_directory`; examples go to `examples` in it.
 
     Raises:
@@ -91,8 +111,10 @@ def read_squad_with_report(
         if not path.is_file():
             raise DataError(f"{path}: no such file. Check the path (it is relative to {Path.cwd()}).")
 
-    key = hash_of("files", _FORMAT, on_bad_example, [_hash_of_source(path) for path in files])
-    return _through_cache(key, Intake([(str(path), questions_in_file(path)) for path in files], skip=skip), cache_dir)
+    sources = [[table_kind(path), _hash_of_source(path)] for path in files]
+    key = hash_of("files", _FORMAT, on_bad_example, sources)
+    intake = Intake([(str(path), partial(questions_in_file, path)) for path in files], skip=skip)
+    return _through_cache(key, intake, cache_dir)
 
 
 def load_examples(
@@ -104,13 +126,12 @@ def load_examples(
 ) -> datasets.Dataset:
     """Load examples from files, from a `datasets.Dataset` or from the Hugging Face hub, in the form of `read_squad`.
 
-    Rows of a dataset pass the same checks as those of a file. Extra columns are left out. Without an `is_impossible`
-    column, a row without answers is unanswerable, which is what it means in the hub's squad_v2 (a warning says how
-    many there were).
+    Rows of a dataset are read like those of a table, see `read_squad`, and pass the same checks.
 
     Args:
-        source: a path (a `Path`, or a string that exists or ends in .json or .json.gz), a list of paths, a dataset with
-            the SQuAD columns, or the name of a dataset on the hub, such as "squad" or "deepset/germanquad".
+        source: a path (a `Path`, or a string that exists or ends like a file of `read_squad`), a list of paths, a
+            dataset with the columns of a table, or the name of a dataset on the hub, such as "squad" or
+            "deepset/germanquad".
         split: which split to load of a hub dataset; files and datasets have no splits.
         on_bad_example: as for `read_squad`.
         cache_dir: as for `read_squad`.
@@ -200,7 +221,7 @@ def _hash_of_source(path: Path) -> str:
 
 
 def _looks_like_file(source: str) -> bool:
-    if source.endswith((".json", ".json.gz")) or Path(source).expanduser().exists():
+    if source.lower().endswith(_ENDINGS) or Path(source).expanduser().exists():
         return True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub.")
@@ -209,7 +230,7 @@ def _looks_like_file(source: str) -> bool:
 
 def _load_from_hub(name: str, split: str) -> datasets.Dataset:
     try:
-        loaded = datasets.load_dataset(name, split=split)
+        loaded = datasets.load_dataset(name, split=split, **NO_CODE)
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(
             f'Cannot load split "{split}" of "{name}" from the Hugging Face hub ({type(error).__name__}: {error}). '
@@ -224,11 +245,12 @@ def _checked_dataset(
 ) -> datasets.Dataset:
     """Pass a dataset's rows through the checks and the cache, like those of a file."""
     skip = _wants_skip(on_bad_example)
-    require_columns(dataset, _REQUIRED_COLUMNS, "the columns must be those of SQuAD")
-    columns = [column for column in SCHEMA.names if column in dataset.column_names]
+    require_question_columns(dataset.column_names, name)
+    columns = [column for column in COLUMNS if column in dataset.column_names]
     require_types(dataset, columns, name)
     key = hash_of("dataset", _FORMAT, on_bad_example, columns, hash_columns(dataset, columns))
-    return _through_cache(key, Intake([(name, questions_in_dataset(dataset, columns, name))], skip=skip), cache_dir)[0]
+    intake = Intake([(name, partial(questions_in_dataset, dataset, columns, name))], skip=skip)
+    return _through_cache(key, intake, cache_dir)[0]
 
 
 def _through_cache(key: str, intake: Intake, cache_dir: PathLike | None) -> tuple[datasets.Dataset, ReadReport]:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import datasets
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from haystack_distill.errors import DataError
 from haystack_distill.squad_checks import Place, Question, Row
+from haystack_distill.squad_tables import question_of
 
 # The columns of SQuAD on the Hugging Face hub, with the hub's types, and our two flags.
 SCHEMA = pa.schema(
@@ -53,19 +53,9 @@ def _columns_of(rows: Sequence[Row]) -> dict[str, pa.Array]:
 
 
 def questions_in_dataset(dataset: datasets.Dataset, columns: list[str], name: str) -> Iterator[Question]:
-    """The rows of a dataset as unchecked questions; `columns` are those of `SCHEMA` that it has."""
+    """The rows of a dataset as unchecked questions; `columns` are those of `squad_tables.COLUMNS` that it has."""
     for index, row in enumerate(plain_rows(dataset, columns)):
-        qa = {key: row[key] for key in columns if key not in ("title", "context")}
-        answers = row["answers"] or {}
-        texts, starts = answers.get("text"), answers.get("answer_start")
-        if texts is None or starts is None:
-            qa["answers"] = None  # the check says that this is not a list of answers
-        else:  # where the lists differ in length, the check meets a null
-            qa["answers"] = [{"text": text, "answer_start": start} for text, start in zip_longest(texts, starts)]
-        assumed = "is_impossible" not in columns and bool(qa.get("labelled", True)) and qa["answers"] == []
-        if assumed:
-            qa["is_impossible"] = True
-        yield Question(Place(name, index), row["title"] or "", {"context": row["context"]}, qa, assumed)
+        yield question_of(row, Place(name, index))
 
 
 def plain_rows(dataset: datasets.Dataset, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -88,10 +78,16 @@ def require_columns(dataset: datasets.Dataset, columns: Iterable[str], remedy: s
 
 
 def require_types(dataset: datasets.Dataset, columns: Iterable[str], name: str) -> None:
-    """A DataError unless the columns hold the kind of values that `SCHEMA` has there, whatever their width."""
+    """A DataError unless the columns hold the kind of values that `SCHEMA` has there, whatever their width.
+
+    Ids and titles may be whole numbers; other columns than those of `SCHEMA` are left to the check of each row.
+    """
     for column in columns:
+        if column not in SCHEMA.names:
+            continue
         found, wanted = dataset.data.schema.field(column).type, SCHEMA.field(column).type
-        if not _fits(found, wanted):
+        is_number = column in ("id", "title") and (pa.types.is_integer(found) or pa.types.is_floating(found))
+        if not (is_number or _fits(found, wanted)):
             raise DataError(f'{name}: column "{column}" must be {wanted}, not {found}: cast it.')
 
 
@@ -99,6 +95,8 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     if pa.types.is_null(found):  # a column of nulls alone
         return True
     if pa.types.is_struct(wanted):
+        if pa.types.is_list(found) or pa.types.is_large_list(found):  # as in SQuAD's JSON: a list of answers
+            found, wanted = found.value_type, pa.struct([(part.name, part.type.value_type) for part in wanted])
         return pa.types.is_struct(found) and all(
             found.get_field_index(part.name) >= 0 and _fits(found.field(part.name).type, part.type) for part in wanted
         )
@@ -132,6 +130,8 @@ def hash_columns(dataset: datasets.Dataset, columns: list[str]) -> str:
             offsets = np.frombuffer(packed.buffers()[1], dtype="<i8")[packed.offset : packed.offset + len(packed) + 1]
             if len(packed) and packed.buffers()[2] is not None:
                 feed(name, packed.buffers()[2].slice(offsets[0], offsets[-1] - offsets[0]))
+        elif pa.types.is_floating(kind):
+            feed(name, array.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False).astype("<f8"))
         elif pa.types.is_boolean(kind) or pa.types.is_integer(kind):
             feed(name, _numbers(array))
         elif not pa.types.is_null(kind):

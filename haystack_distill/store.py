@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from packaging.version import Version
 
 from haystack_distill.errors import DistilError, WriteError
 from haystack_distill.files import file_hash, write_aside, write_json
@@ -22,6 +23,8 @@ from haystack_distill.files import file_hash, write_aside, write_json
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "HAYSTACK_DISTILL_CACHE"
+# For `datasets.load_dataset` by a name on the hub: before version 4 it would ask whether code there may be run.
+NO_CODE: dict[str, Any] = {} if Version(datasets.__version__) >= Version("4.0.0") else {"trust_remote_code": False}
 
 
 def cache_directory(cache_dir: str | Path | None = None) -> Path:
@@ -88,7 +91,7 @@ def cached_table(
                 writer.close()
 
     try:
-        write_aside(path, write)
+        write_aside(path, write, durable=False)  # one that a power cut damaged is built again
     except WriteError as error:
         with _blaming(path.parent):
             raise error

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
 from haystack_distill.general import GeneralTrainer
+from haystack_distill.language_model import LanguageModel
 from haystack_distill.recipe import Ingredients, run_recipe
 from haystack_distill.recipe_file import load_recipe
 from haystack_distill.recipe_plan import plan_recipe
@@ -76,8 +77,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path) -> None:
+@pytest.mark.slow
+def test_all_steps(
+    write: Callable[..., Path], tmp_path: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     result = run(write(labels_only=True))
+    assert "4 of the 4 contexts of the dev data are in the training data too" in caplog.text
     assert result.directory == tmp_path / "out" / "reader"
     # 8 questions times 3 in batches of 4, then 8 questions twice; labels only as often as all of them.
     windows = dict(result.steps)
@@ -99,6 +104,7 @@ def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path)
     assert 8 < augmented <= 24
 
 
+@pytest.mark.slow
 def test_a_finished_recipe_is_not_done_again(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -123,6 +129,7 @@ def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> No
     assert (result.directory / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
     run(write(layers="none", answers={"max_steps": 1}, dev_data=None))
     made = tmp_path / "out" / "1-general"
@@ -175,12 +182,57 @@ def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: P
         run(path)
 
 
+def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., Path], tmp_path: Path) -> None:
+    general = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "max_seq_len": 24, "buffer_windows": 4}
+    general |= {"teacher": str(tmp_path / "language-model")}
+    teacher = Reader.load(tmp_path / "teacher", windows=WindowSettings(48, 16, 16), device="cpu")
+    LanguageModel.of(teacher).save(tmp_path / "language-model")
+    teacher.save(tmp_path / "start")
+    answers = {"max_steps": 1, "learning_rate": 1e-3}
+    begun = {"layers": "none", "answers": answers, "dev_data": None}
+    path = write(**begun, general=general)
+    only = write("only", **begun, general="none", student={"start_from": str(tmp_path / "start")})
+    for one in (path, only):
+        run(one)
+    text = tmp_path / "corpus.txt"
+    content = text.read_text()
+    text.write_text(content.replace("1843", "1943"))  # as long as before
+    with pytest.raises(DistilError, match=r"1-general was begun otherwise \(1-general\.corpus_content: then "):
+        run(path)
+    text.write_text(content)
+    torch.nn.init.normal_(teacher.model.get_input_embeddings().weight)
+    LanguageModel.of(teacher).save(tmp_path / "language-model")
+    teacher.save(tmp_path / "start")
+    with pytest.raises(DistilError, match=r"begun otherwise \(student\.general_teacher_weights: then \w+, now \w+\)"):
+        run(path)
+    with pytest.raises(DistilError, match=r"begun otherwise \(student\.start_from_weights: then \w+, now \w+\)"):
+        run(only)
+
+
+def test_what_an_earlier_version_began(
+    write: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(layers="none", answers={"max_steps": 1}, dev_data=None)
+    result = run(path)
+    for name in ("1-general", "3-answers"):  # as they were written before
+        begun = tmp_path / "out" / name / "step.json"
+        record = json.loads(begun.read_text())
+        del record["1-general"]["corpus_content"]
+        begun.write_text(json.dumps(record))
+    assert run(path).steps == result.steps
+    assert "1-general was begun by an earlier version, which did not record 1-general.corpus_content" in caplog.text
+    begun.write_text('{"teacher": "a')
+    with pytest.raises(DistilError, match=r"step.json cannot be read .*: remove .*3-answers to start again"):
+        run(path)
+
+
 def test_predictions_need_a_masked_language_model(write: Callable[..., Path], tmp_path: Path) -> None:
     corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "objective": "predictions", "max_seq_len": 24}
     with pytest.raises(DistilError, match=r"general: .*name one as general.teacher"):
         run(write(general=corpus))
 
 
+@pytest.mark.slow
 def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write(labels_only=True)
     plan = {step.name: step for step in plan_recipe(load_recipe(path))}
@@ -389,6 +441,7 @@ def kill_in_step(path: Path, directory: Path, later: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
     ran = subprocess.run(
@@ -408,6 +461,7 @@ def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_p
     assert left_over(tmp_path / "killed-cache") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:
     small = {"batch_size": 2, "learning_rate": 5e-5}

@@ -118,7 +118,8 @@ def test_a_negative_offset_does_not_count_from_the_end(save):
 BAD_QUESTIONS = {
     "not an object": (17, "must be a JSON object", "wrong type"),
     "no id": ({"question": "Q?", "answers": [answer("Köln")]}, '"id" is missing', "missing key"),
-    "number for id": (qa(7, answer("Köln")), "id must be a string, not the number 7", "wrong type"),
+    "fraction for id": (qa(7.5, answer("Köln")), "id must be a string, not the number 7.5", "wrong type"),
+    "boolean for id": (qa(True, answer("Köln")), "id must be a string, not true", "wrong type"),
     "empty id": (qa("", answer("Köln")), "id is empty", "empty id"),
     "empty question": (qa("q1", answer("Köln"), question=" "), "question is empty", "empty question"),
     "no question": ({"id": "q1", "answers": [answer("Köln")]}, '"question" is missing', "missing key"),
@@ -179,6 +180,53 @@ def test_a_bad_context_spoils_its_questions(save, context, message):
     assert (report.skipped, report.skipped_ids) == (2, ["q1", "q2"])
 
 
+BLANK = {"text": "", "answer_start": -1, "answer_category": "NOT_GIVEN"}
+
+
+def test_what_annotation_tools_write_is_taken(save):
+    content = squad(
+        qa(272819, answer("Köln"), is_impossible=None, labelled=None),
+        qa("q2", BLANK, {"text": None, "answer_start": None}, is_impossible=True),
+        title=None,
+    )
+    content["data"] += squad(qa(7, answer("Ann", 10)), title=1984)["data"]
+    content["data"] += [{"paragraphs": None}, {"paragraphs": [{"context": CONTEXT, "qas": None}]}]
+    dataset, report = read_squad_with_report(save(content))
+    assert dataset["id"][:] == ["272819", "q2", "7"]
+    assert dataset["title"][:] == ["", "", "1984"]
+    assert dataset["is_impossible"][:] == [False, True, False]
+    assert dataset["answers"][1] == {"text": [], "answer_start": []}
+    assert (report.read, report.skipped) == (3, 0)
+
+
+def test_numbers_and_texts_are_the_same_ids(save):
+    with pytest.raises(DataError, match=r'id "7"\): this id was already used'):
+        read_squad(save(squad(qa("7", answer("Köln")), qa(7, answer("Köln")))))
+    huge = 2**200
+    assert read_squad(save(squad(qa(huge, answer("Köln")))))["id"][:] == [str(huge)]
+
+
+def test_skipping_leaves_out_what_is_bad_wherever_it_stands(save, caplog):
+    content = squad(qa("good", answer("Köln")))
+    good = content["data"][1]["paragraphs"][0]
+    content["data"][0:0] = [
+        "not an article",
+        {"title": "no paragraphs"},
+        {"title": ["no title"], "paragraphs": [{"context": CONTEXT, "qas": [qa("q1", answer("Köln"))]}]},
+        {"title": "bad paragraphs", "paragraphs": [5, {"context": CONTEXT}, {"context": CONTEXT, "qas": {}}, good]},
+    ]
+    good["qas"][0]["id"] = "first"
+    content["data"] += squad(qa("second", answer("Köln")))["data"]
+    content["data"].remove(content["data"][5])  # the other article with `good` in it
+    path = save(content)
+    with pytest.raises(DataError, match='an article must be an object with title and paragraphs, not the string "not'):
+        read_squad(path)
+    dataset, report = read_squad_with_report(path, on_bad_example="skip")
+    assert dataset["id"][:] == ["first", "second"]
+    assert report.reasons == {"wrong type": 4, "missing key": 2}
+    assert "skipped 6 bad question(s)" in caplog.text
+
+
 def test_an_unlabelled_question_is_never_unanswerable(save):
     dataset = read_squad(save(squad(qa("q1", is_impossible=True, labelled=False))))
     assert (dataset[0]["is_impossible"], dataset[0]["labelled"]) == (False, False)
@@ -202,20 +250,22 @@ def test_ids_are_unique_over_all_files(save):
 def test_a_file_without_a_good_question_is_an_error(save):
     with pytest.raises(DataError, match="no questions"):
         read_squad(save(squad()))
-    with pytest.raises(DataError, match=r"all were skipped \(1 x no answers\)"):
-        read_squad(save(squad(qa("q1"))), on_bad_example="skip")
+    with pytest.raises(
+        DataError, match=r"all were skipped \(1 x empty id\); the first is .*question 0: the id is empty"
+    ):
+        read_squad(save(squad(qa("", answer("Köln")))), on_bad_example="skip")
 
 
 WHOLE = json.dumps(squad(qa("q1", answer("Köln"))), ensure_ascii=False).encode()
 BROKEN_FILES = {
-    "a list": (b"[]", "must hold a JSON object"),
+    "an empty list": (b"[]", "no questions"),
+    "a number": (b"5", "must hold a JSON object"),
     "no data": (b'{"version": "1.1"}', '"data" is missing'),
     "data an object": (b'{"data": {"item": {}}}', '"data" must be a list'),
     "article a string": (b'{"data": ["x"]}', 'must be an object with title and paragraphs, not the string "x"'),
-    "title a number": (b'{"data": [{"title": 1, "paragraphs": []}]}', "title must be a string"),
     "no paragraphs": (b'{"data": [{"title": "T"}]}', 'article "T" .*"paragraphs" is missing'),
     "paragraphs an object": (b'{"data": [{"paragraphs": {}}]}', '"paragraphs" must be a list, not an object'),
-    "paragraph a list": (b'{"data": [{"paragraphs": [[]]}]}', "paragraph 0: must be an object"),
+    "paragraph a list": (b'{"data": [{"paragraphs": [[]]}]}', "paragraph 0: a paragraph must be an object"),
     "no qas": (b'{"data": [{"paragraphs": [{"context": "c"}]}]}', '"qas" is missing'),
     "nothing": (b"", r"cut off \(truncated\)"),
     "truncated": (WHOLE[:-30], r"cut off \(truncated\) after 1 whole articles"),
@@ -379,6 +429,22 @@ def test_a_dataset_gets_the_same_form_as_a_file(save):
     assert load_examples(shuffled)["id"][:] == ["q3", "q1"]
 
 
+@pytest.mark.parametrize("kind", ["int32", "int64", "float64"])
+def test_ids_of_a_dataset_may_be_numbers_and_titles_absent(kind):
+    dataset = datasets.Dataset.from_list(HUB_ROWS).remove_columns(["id", "title"])
+    dataset = dataset.add_column("id", [272819, 5]).cast_column("id", datasets.Value(kind))
+    loaded = load_examples(dataset)
+    assert (loaded["id"][:], loaded["title"][:]) == (["272819", "5"], ["", ""])
+    titled = dataset.add_column("title", [7, None])
+    assert load_examples(titled)["title"][:] == ["7", ""]
+
+
+def test_a_null_flag_of_a_dataset_is_absent(caplog):
+    dataset = datasets.Dataset.from_list([{**row, "is_impossible": None, "labelled": None} for row in HUB_ROWS])
+    assert load_examples(dataset)["is_impossible"][:] == [False, True]
+    assert "1 row(s) without answers" in caplog.text
+
+
 def test_a_hub_dataset_says_unanswerable_by_having_no_answers(caplog):
     for _ in range(2):  # the second time from the cache
         caplog.clear()
@@ -411,10 +477,12 @@ def test_rows_of_a_dataset_pass_the_same_checks(change, message):
 
 def test_a_dataset_of_another_form_is_an_error():
     dataset = datasets.Dataset.from_list(HUB_ROWS)
-    with pytest.raises(DataError, match=r"lacks the column\(s\) \['title', 'answers'\]"):
+    with pytest.raises(DataError, match=r"lacks the column\(s\) \['answers'\]"):
         load_examples(dataset.remove_columns(["title", "answers"]))
-    with pytest.raises(DataError, match='column "id" must be string, not int64'):
-        load_examples(dataset.remove_columns("id").add_column("id", [1, 2]))
+    with pytest.raises(DataError, match=r"lacks the column\(s\) \['context'\]"):
+        load_examples(dataset.remove_columns("context"))
+    with pytest.raises(DataError, match='column "id" must be string, not bool'):
+        load_examples(dataset.remove_columns("id").add_column("id", [True, False]))
     with pytest.raises(DataError, match='column "answers" must be'):
         load_examples(dataset.remove_columns("answers").add_column("answers", [["x"], ["y"]]))
     with pytest.raises(DataError, match=r"choose one of \['dev', 'train'\]"):
