@@ -383,6 +383,42 @@ def test_training_refusals(student_dir: Path, squad_file: Path, tmp_path: Path) 
     assert "Missing option '--data'" in refusal("train", "--model", student_dir, "--output-dir", tmp_path / "out")
 
 
+@pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate", "export", "prune"])
+def test_data_to_measure_on_is_checked_before_anything_is_loaded(
+    command: str, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("haystack_distill.reader.load_with_tokenizer", load)
+    content = json.loads(squad_file.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][0] |= {"labelled": False, "answers": []}
+    unlabelled = tmp_path / "unlabelled.json"
+    unlabelled.write_text(json.dumps(content))
+    readers = ["--teacher", tmp_path, "--student", tmp_path] if "distil" in command else ["--model", tmp_path]
+    option = "--dev-data" if command in TRAINING_COMMANDS else "--data"
+    more = ["--data", squad_file] if command in TRAINING_COMMANDS else []
+    more += ["--corpus", squad_file] if command == "prune" else []
+    more += ["--output-dir", tmp_path / "out"] if command != "evaluate" else []
+    for data, said in ((unlabelled, 'Question "q0-0" is unlabelled'), (tmp_path / "absent.json", "no such file")):
+        assert said in refusal(command, *readers, *more, option, data)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+@pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "student", "demo"])
+def test_a_seed_that_not_all_take(
+    command: str, seed: int, teacher_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ["--output-dir", tmp_path / "out", "--seed", seed]
+    given = {
+        "train": ["--model", teacher_dir, "--data", squad_file],
+        "student": ["--teacher", teacher_dir, "--num-hidden-layers", 1],
+        "demo": [],
+    }.get(command, ["--teacher", teacher_dir, "--student", teacher_dir, "--data", squad_file])
+    assert "seed must be a whole number from 0 to 4294967295" in refusal(command, *given, *out)
+
+
 def test_on_bad_example(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     content = json.loads(squad_file.read_text())
     content["data"][0]["paragraphs"][0]["qas"][0]["question"] = 7
@@ -639,7 +675,7 @@ def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
 def test_recipe_init_writes_what_recipe_reads(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     assert run("recipe", "init", "--output", path).exit_code == 0
-    assert "deepset/roberta-base-squad2" in refusal("recipe", "--config", path)  # offline, the teacher is missing
+    assert "train.json: no such file" in refusal("recipe", "--config", path)  # it is the user's to give
     assert "exists" in refusal("recipe", "init", "--output", path)
     path.write_text("mine")
     assert run("recipe", "init", "--output", path, "--overwrite").exit_code == 0
