@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
+from haystack_distill.checkpoints import alone_in
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.recipe import Ingredients, run_recipe
 from haystack_distill.recipe_file import load_recipe
@@ -94,6 +95,11 @@ def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path)
     assert same(weights(result.directory), weights(tmp_path / "out" / "3-answers"))
     augmented = json.loads((tmp_path / "out" / "2-layers" / "haystack_distill.json").read_text())["data"]["examples"]
     assert 8 < augmented <= 24
+
+
+def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+        run(write())
 
 
 def test_a_finished_recipe_is_not_done_again(
