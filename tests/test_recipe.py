@@ -102,6 +102,15 @@ def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> Non
         run(write())
 
 
+def test_a_folder_of_the_users_is_not_written_over(write: Callable[..., Path], tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "reader" / "README.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(DistilError, match="out/reader, where the finished reader would go, is not of this recipe"):
+        run(write())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+
+
 def test_a_finished_recipe_is_not_done_again(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
