@@ -92,6 +92,7 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
     cook = _Cook(recipe, progress)
     with contextlib.ExitStack() as held:
         decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        decided_by_main(cook.check_reader, cook.processes)
         return cook.run()
 
 
@@ -276,6 +277,18 @@ class _Cook:
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")
         self.record: dict[str, Any] = {}  # what the step at hand is made from, all steps before it included
         self.done: dict[str, dict[str, Any]] = {}  # the run records of finished steps
+
+    def check_reader(self) -> None:
+        """Check that the finished reader would not be written over something else: at first nothing may be there."""
+        begun = [self.output / name / _STEP_FILE for name in (GENERAL, LAYERS, ANSWERS, LABELS_ONLY)]
+        target = self.output / READER
+        if any(path.exists() for path in (*begun, self.output / RESULT_FILE)) or not target.exists():
+            return
+        if not target.is_dir() or any(target.iterdir()):
+            raise DistilError(
+                f"{target}, where the finished reader would go, is not of this recipe: choose another output_dir, or "
+                "move it away"
+            )
 
     def run(self) -> RecipeResult:
         recipe = self.recipe

@@ -17,6 +17,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.checkpoints import alone_in
 from haystack_distill.cli import app
 from haystack_distill.cli_inputs import load_teacher
 from haystack_distill.squad import load_examples
@@ -770,6 +771,28 @@ def test_interrupting_says_how_to_resume(
     assert wanted[written] in result.stderr
     if written != "nothing":
         assert "did not finish: add --resume" in refusal(*base)
+
+
+def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", out, *QUICK]
+    told = run_json(*base)
+    before = (out / "model.safetensors").read_bytes()
+    assert "holds the result of a finished run: add --overwrite to train anew" in refusal(*base)
+    assert run_json(*base, "--resume") == told  # not trained again: the seconds are those of then
+    assert "is another one: its settings differ" in refusal(*base, "--resume", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() == before
+    run_json(*base, "--overwrite", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() != before
+    base[base.index(out)] = student_dir
+    assert "holds a config.json, which training would replace: add --overwrite" in refusal(*base)
+
+
+def test_another_run_at_work(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    with alone_in(tmp_path / "out"):
+        assert "another run is at work in" in refusal(*base)
+    run_json(*base)
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, student_dir: Path) -> None:

@@ -351,3 +351,12 @@ def test_settings_that_cannot_be(name: str, values: list[Any]) -> None:
 
 def test_what_windows_are_called(make: MakeWindows) -> None:
     assert make().describe([3, 4]) == "the windows 3, 4 of the corpus"
+
+
+def test_closed_windows_can_be_read_again(make: MakeWindows) -> None:
+    windows = make()
+    first = windows.__getitems__([0, 5]).tokens
+    windows.close()
+    windows.close()
+    assert (windows.__getitems__([0, 5]).tokens == first).all()
+    windows.close()

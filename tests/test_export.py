@@ -241,3 +241,18 @@ def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     f1 = {name: entry["metrics"]["f1"] for name, entry in record["backends"].items()}
     assert f1["onnx"] == pytest.approx(f1["torch"], abs=0.2)
     assert f1["onnx-int8"] > f1["torch"] - 3  # 71 questions; 500 are measured by the benchmark
+
+
+def test_an_onnx_folder_of_the_users_stays(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / EXPORT_FOLDER / FILES["onnx"]
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    tiny_reader().save(tmp_path)
+    assert theirs.read_text() == "mine"
+    assert "was not exported by this package and stays" in caplog.text
+    (theirs.parent / EXPORT_RECORD).write_text("{}")
+    (theirs.parent / "notes.txt").touch()
+    tiny_reader().save(tmp_path)
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,29 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
     without = TextSettings(max_seq_len=24, mask_probability=0)
     with pytest.raises(DistilError, match="no masked words"):
         GeneralTrainer(student, None, settings(), without).distil_predictions_from(teacher, corpus)
+
+
+@pytest.mark.parametrize("how", ["done", "stopped"])
+def test_nobody_reads_the_corpus_when_the_run_has_ended(
+    how: str, teacher: LanguageModel, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that still reads when Python ends can end it with an abort."""
+    reading = []
+    whole = _LoopTrainer.compute_loss
+
+    def looking(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        reading.append([thread for thread in threading.enumerate() if thread.name == "corpus"])
+        if how == "stopped" and self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", looking)
+    student = students.from_teacher(teacher, layers=2)
+    if how == "stopped":
+        with pytest.raises(KeyboardInterrupt):
+            run(METHODS[0], student, teacher, corpus)
+    else:
+        run(METHODS[0], student, teacher, corpus)
+    assert any(reading)
+    assert not [thread for thread in threading.enumerate() if thread.name == "corpus"]
+    assert not student.model.training

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
+from haystack_distill.checkpoints import alone_in
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.recipe import Ingredients, run_recipe
@@ -102,6 +103,20 @@ def test_all_steps(
     assert same(weights(result.directory), weights(tmp_path / "out" / "3-answers"))
     augmented = json.loads((tmp_path / "out" / "2-layers" / "haystack_distill.json").read_text())["data"]["examples"]
     assert 8 < augmented <= 24
+
+
+def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+        run(write())
+
+
+def test_a_folder_of_the_users_is_not_written_over(write: Callable[..., Path], tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "reader" / "README.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(DistilError, match="out/reader, where the finished reader would go, is not of this recipe"):
+        run(write())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
 
 
 @pytest.mark.slow
