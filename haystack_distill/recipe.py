@@ -112,6 +112,8 @@ class Ingredients:
         }
         self.where = {name: self.reading[name] for name in ("device", "precision")}
         self.teacher = named_reader(recipe.teacher, **self.reading)
+        if recipe.answers:
+            self.teacher.require_trained()
         self.examples = self.load(recipe.data, "train")
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
@@ -158,6 +160,12 @@ class Ingredients:
         if _is_reader(start):
             return Reader.load(start, **self.reading)
         return students.from_language_model(LanguageModel.load(start, **self.where), self.teacher)
+
+    def reader_of(self, student: LanguageModel) -> Reader:
+        """A reader on what step 1 left, with the head of the reader that it began with, else the teacher's."""
+        start = self.recipe.student.start_from
+        own = start is not None and _is_reader(start)
+        return students.from_language_model(student, Reader.load(start, **self.reading) if own else self.teacher)
 
     def _made_from(self, teacher: students.AnyModel) -> students.AnyModel:
         shape = self.recipe.student
@@ -245,7 +253,7 @@ class _Cook:
             student, teacher = have.general_pair(step)
             distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
-        return students.from_language_model(LanguageModel.load(directory, **have.where), have.teacher)
+        return have.reader_of(LanguageModel.load(directory, **have.where))
 
     def _step(
         self,

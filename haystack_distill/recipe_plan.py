@@ -8,7 +8,6 @@ from pathlib import Path
 
 import datasets
 
-from haystack_distill import students
 from haystack_distill.corpus import TextSettings
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.reader import Reader
@@ -68,7 +67,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
             n_steps = step.max_steps or 0
             windows = n_steps * step.batch_size * step.gradient_accumulation_steps
             plan.append(PlannedStep(GENERAL, 0, windows, n_steps, n_steps * _seconds_a_step(recipe, step, general), 0))
-            reader = students.from_language_model(student, have.teacher)
+            reader = have.reader_of(student)
         else:
             reader = have.first_student()
         sample = load_examples(have.examples.select(range(min(_SAMPLE, len(have.examples)))), cache_dir=scratch)

@@ -90,7 +90,11 @@ class ReaderTrainer:
             temperature: T, softens both distributions; with "kl_div" only.
             distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
             distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`.
+
+        Raises:
+            DistilError: The teacher's head is untrained, so that its answers are random.
         """
+        teacher.require_trained()
         arguments = {
             "temperature": temperature,
             "distillation_loss_weight": distillation_loss_weight,
@@ -232,6 +236,8 @@ class ReaderTrainer:
                 teacher=shown_by,
                 evaluate=evaluate,
             )
+            if shown_by is None:  # layers alone leave the head as it was
+                self.student.untrained = ()
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)

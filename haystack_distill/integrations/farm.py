@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import inspect
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -41,13 +42,15 @@ from haystack_distill.compat import for_answers, no_questions, require_known_kin
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, file_hash, hash_of
-from haystack_distill.inspection import json_in
+from haystack_distill.inspection import json_in, lacks_weights
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
 from haystack_distill.store import cached_table
 from haystack_distill.trainer import ReaderTrainer
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
 
@@ -235,6 +238,7 @@ class DistilFARMReader(FARMReader):
                 teacher = _teacher(teacher_model, student, plan.teacher_batch_size, plan.settings.batch_size)
                 distil = getattr(trainer, f"{method}_from")
                 result = distil(teacher, data, dev, **plan.distillation)
+            self.head_is_trained = method != "distil_intermediate_layers"
             metrics = dict(result.metrics)
             if test is not None:
                 tested = student.evaluate_windows(student.cut(test, cache_dir=cache))
@@ -573,6 +577,12 @@ def _binds(signature: inspect.Signature, *arguments: Any, **keywords: Any) -> bo
 def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batch_size: int) -> Reader:
     """The teacher as a Reader. A FARMReader sees the student's windows, as in Haystack 1; a Reader its own."""
     if isinstance(teacher, FARMReader):
+        if not getattr(teacher, "head_is_trained", False) and lacks_weights(teacher.model_name_or_path, "qa_outputs."):
+            logger.warning(
+                "%s holds no weights for a question answering head, so the teacher's answers are random; layers can be "
+                "learnt from it",
+                teacher.model_name_or_path,
+            )
         reader = reader_from_farm(
             teacher,
             windows=student.windows,
