@@ -150,6 +150,7 @@ class Reader:
                 f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
             )
         self.model = model
+        self.untrained: tuple[str, ...] = ()  # names of weights that no file held and no training has set
         self.tokenizer = _without_presets(tokenizer)
         self.max_answer_length = max_answer_length
         self.no_answer_threshold = float(no_answer_threshold)
@@ -209,7 +210,9 @@ class Reader:
         model, tokenizer, fresh = load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
-        return cls(model, tokenizer, **settings)
+        reader = cls(model, tokenizer, **settings)
+        reader.untrained = tuple(fresh)
+        return reader
 
     @property
     def n_parameters(self) -> int:
@@ -395,6 +398,14 @@ class Reader:
                 "backend='torch'"
             )
 
+    def require_trained(self) -> None:
+        """Raise a DistilError if this reader's answers are random: some of its weights are untrained."""
+        if self.untrained:
+            raise DistilError(
+                f"the teacher's answers are random: its files hold no weights for {', '.join(self.untrained)}; take a "
+                "reader that was trained on questions, or train this one first"
+            )
+
     def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
         """A reader with another model, maybe another tokenizer, and this one's settings."""
         self.require_weights()
@@ -412,7 +423,9 @@ class Reader:
     def copy(self) -> "Reader":
         """An independent reader with the same weights and settings."""
         self.require_weights()
-        return self.with_model(copy.deepcopy(self.model))
+        copied = self.with_model(copy.deepcopy(self.model))
+        copied.untrained = self.untrained
+        return copied
 
 
 def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

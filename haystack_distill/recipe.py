@@ -130,6 +130,8 @@ class Ingredients:
                 self.dev_examples = self.load(recipe.dev_data, "validation")
                 require_measurable(self.dev_examples)
         self.teacher = named_reader(recipe.teacher, **self.reading)
+        if recipe.answers:
+            self.teacher.require_trained()
         self._tagger: str | None = None
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
@@ -187,6 +189,13 @@ class Ingredients:
         if _is_reader(start):
             return Reader.load(start, **self.reading)
         return students.from_language_model(LanguageModel.load(start, **self.where), self.teacher)
+
+    def reader_of(self, student: LanguageModel) -> Reader:
+        """A reader on what step 1 left, with the head of the reader that it began with, else the teacher's."""
+        start = self.recipe.student.start_from
+        if start is not None and _is_reader(start):
+            return students.from_language_model(student, Reader.load(start, **self.reading))
+        return students.from_language_model(student, self.teacher)
 
     def _made_from(self, teacher: students.AnyModel) -> students.AnyModel:
         shape = self.recipe.student
@@ -311,10 +320,10 @@ class _Cook:
             student = have.first_student()
         elif self._is_finished(self.output / GENERAL):
             made = LanguageModel.load(self.output / GENERAL, **have.where)
-            student = students.from_language_model(made, have.teacher)
+            student = have.reader_of(made)
         else:
             pair = have.general_pair(recipe.general)
-            student = students.from_language_model(pair[0], have.teacher)
+            student = have.reader_of(pair[0])
         with self.processes.main_process_first():  # the others find what it has read in the cache
             check_steps(have, student)
         if recipe.general:
@@ -355,7 +364,7 @@ class _Cook:
             student, teacher = pair or have.general_pair(step)
             distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
-        return students.from_language_model(LanguageModel.load(directory, **have.where), have.teacher)
+        return have.reader_of(LanguageModel.load(directory, **have.where))
 
     def _step(
         self,

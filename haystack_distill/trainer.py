@@ -108,7 +108,11 @@ class ReaderTrainer:
             distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
             distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`. A run
                 with a function is resumed only with the same code, and the same state of what the function uses.
+
+        Raises:
+            DistilError: The teacher's head is untrained, so that its answers are random.
         """
+        teacher.require_trained()
         arguments = {
             "temperature": temperature,
             "distillation_loss_weight": distillation_loss_weight,
@@ -229,7 +233,9 @@ class ReaderTrainer:
             student_may_come_back(self.student.model, directory.record),
         ):
             if directory.finished is not None:
-                return directory.restore(self.student.model)
+                restored = directory.restore(self.student.model)
+                self._head_has_learnt(shown_by)
+                return restored
             told = None
             if told_by is not None:
                 outputs = TeacherOutputs(
@@ -253,9 +259,14 @@ class ReaderTrainer:
                 teacher=shown_by,
                 evaluate=evaluate,
             )
+            self._head_has_learnt(shown_by)
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
+
+    def _head_has_learnt(self, shown_by: Reader | None) -> None:
+        if shown_by is None:  # layers alone leave the head as it was
+            self.student.untrained = ()
 
     def _measuring(self) -> dict[str, Any]:
         """What of the student decides its scores during the run, and so which weights are the best."""

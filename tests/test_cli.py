@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+import yaml
 from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.checkpoints import alone_in
 from haystack_distill.cli import app
 from haystack_distill.cli_inputs import load_teacher
+from haystack_distill.compat import save_model
 from haystack_distill.squad import load_examples
 
 COMMANDS = [
@@ -907,3 +909,82 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
     assert nothing.exit_code == 2
     assert "no student of" in nothing.stderr
     assert run(*base, "--budget", "cheap").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "--model", "BROKEN", "--data", "DATA"),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it."),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it.", "--backend", "onnx"),
+        ("train", "--model", "BROKEN", "--data", "DATA", "--output-dir", "OUT"),
+        ("student", "--teacher", "BROKEN", "--output-dir", "OUT"),
+        ("distil", "--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        ("distil", "--teacher", "STUDENT", "--student", "BROKEN", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        (
+            "distil-intermediate",
+            "--teacher",
+            "BROKEN",
+            "--student",
+            "STUDENT",
+            "--data",
+            "DATA",
+            "--output-dir",
+            "OUT",
+            *QUICK,
+        ),
+        ("export", "--model", "BROKEN", "--output-dir", "OUT"),
+        ("prune", "--model", "BROKEN", "--corpus", "DATA", "--output-dir", "OUT"),
+        ("suggest", "--teacher", "BROKEN", "--budget", "10 MB"),
+        ("info", "BROKEN"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_names_a_broken_model(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    places = {"BROKEN": broken, "STUDENT": student_dir, "DATA": squad_file, "OUT": tmp_path / "out"}
+    message = refusal(*(places.get(part, part) for part in command))
+    assert "Git LFS pointer" in message
+    assert "git lfs pull" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["teacher", "student.start_from", "general.teacher"])
+def test_a_recipe_names_a_broken_model(
+    recipe_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path, place: str
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": {"AutoModel": "own.M"}}))
+    recipe = yaml.safe_load(recipe_file.read_text())
+    (tmp_path / "corpus.txt").write_text("Ada wrote it.\n" * 9)
+    changed: dict[str, Any] = {"teacher": str(broken)}
+    if place == "student.start_from":
+        changed = {"student": {"start_from": str(broken)}}
+    elif place == "general.teacher":
+        changed = {"general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "teacher": str(broken)}}
+    recipe_file.write_text(yaml.safe_dump(recipe | changed))
+    for dry_run in ([], ["--dry-run"]):
+        assert "code of its own" in refusal("recipe", "--config", recipe_file, *dry_run)
+
+
+def test_distil_refuses_a_teacher_without_a_head(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    headless = save_model(tmp_path / "headless", reader.model.base_model, reader.tokenizer)
+    arguments = (
+        "--teacher",
+        headless,
+        "--student",
+        student_dir,
+        "--data",
+        squad_file,
+        "--output-dir",
+        tmp_path / "out",
+    )
+    assert "the teacher's answers are random" in refusal("distil", *arguments, *QUICK)
+    assert run("distil-intermediate", *arguments, *QUICK).exit_code == 0

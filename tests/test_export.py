@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertTokenizerFast,
+    DebertaConfig,
+    DebertaV2Config,
+    LongformerConfig,
+    PretrainedConfig,
+)
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
 from haystack_distill.devices import AUTO_PRECISION_VARIABLE
@@ -189,6 +197,56 @@ def test_a_model_whose_export_says_something_else_is_refused(
     monkeypatch.setattr(ExportedModel, "__call__", lambda *given: tuple(logits + 1 for logits in honest(*given)))
     with pytest.raises(DistilError, match="differ by up to"):
         export_reader(reader, tmp_path / "reader")
+    assert not (tmp_path / "reader").exists()
+
+
+def reader_of(config: PretrainedConfig, tokenizer: BertTokenizerFast) -> Reader:
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(config)
+    return Reader(model, tokenizer, windows=WINDOWS, device="cpu", precision="fp32")
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize("kind", [DebertaConfig, DebertaV2Config])
+def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind: type) -> None:
+    config = kind(
+        **SMALL, vocab_size=len(tokenizer), relative_attention=True, pos_att_type=["c2p", "p2c"], initializer_range=0.3
+    )
+    reader = reader_of(config, tokenizer)
+    export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
+    served = Reader.load(tmp_path / "reader", backend="onnx", windows=WINDOWS)
+    found, expected = served.answer_batch(PAIRS, 3), reader.answer_batch(PAIRS, 3)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [(one.start, one.end) for one in mine] == [(one.start, one.end) for one in theirs]
+
+
+def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    reader = reader_of(LongformerConfig(**SMALL, vocab_size=len(tokenizer), attention_window=16), tokenizer)
+    with pytest.raises(DistilError, match="LongformerForQuestionAnswering cannot be exported to ONNX: its attention"):
+        export_reader(reader, tmp_path / "reader")
+    assert not (tmp_path / "reader").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("model.onnx", "at other lengths"), ("model_int8.onnx", r"in int8; export it with int8='none'")],
+)
+def test_an_export_that_cannot_be_run_is_refused(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
+) -> None:
+    honest = ExportedModel.__call__
+
+    def fail(self: ExportedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.path.name == file:
+            raise RuntimeError("Non-zero status code\nreturned while running Reshape node")
+        return honest(self, inputs)
+
+    monkeypatch.setattr(ExportedModel, "__call__", fail)
+    with pytest.raises(DistilError, match=message) as error:
+        export_reader(tiny_reader(), tmp_path / "reader")
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "reader").exists()
 
 
