@@ -4,9 +4,7 @@ import ast
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -50,7 +48,7 @@ def questions_in_records(path: Path) -> Iterator[Question]:
     with opened(path) as file:
         text = WholeCharacters(file)
         replaced = 0
-        for index, row in enumerate(ijson.items(text, "item")):
+        for index, row in enumerate(ijson.items(text, "item", use_float=True)):
             yield question_of(row, Place(str(path), index))._replace(replaced=text.replaced - replaced)
             replaced = text.replaced
 
@@ -107,6 +105,13 @@ def _listed(answers: Any) -> Any:
             return None  # the check says that this is not a list of answers
         # Where the lists differ in length, the check meets a null.
         return [{"text": text, "answer_start": _whole(start)} for text, start in zip_longest(texts, starts)]
+    if isinstance(answers, list):
+        return [
+            {**one, "answer_start": _whole(one["answer_start"])}
+            if isinstance(one, dict) and "answer_start" in one
+            else one
+            for one in answers
+        ]
     return answers
 
 
@@ -127,8 +132,7 @@ def _is_whole(value: Any) -> bool:
 
 def _whole(value: Any) -> Any:
     """A number like 12.0, which is what pandas makes of 12 in a column with gaps, as an integer."""
-    is_whole = isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value)
-    return int(value) if is_whole else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # --- files: where each row stands, the row, and how many half surrogate pairs were replaced since the last -----------
