@@ -6,10 +6,11 @@ python -m augment.augment_squad --squad_path train.json --output_path augmented.
 import inspect
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +30,9 @@ from augment.settings import AugmentSettings
 from augment.shards import merge_shards, parse_shard, require_readable
 from augment.show import preview, summary
 from augment.tagging import choose_tagger
-from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import file_hash, write_json
+from haystack_distill.cli_output import faults_in_words, never_lose_a_result
+from haystack_distill.errors import DataError, DistilError, WriteError
+from haystack_distill.files import expanded, file_hash, is_stream, require_writable, scratch_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -182,17 +184,23 @@ def _job_at(
 ) -> Iterator[tuple[Job, bool]]:
     """A job that works beside its output, and whether it goes on with an interrupted one.
 
-    Its working directory goes when the job is done, and when there is nothing in it worth going on with.
+    Its working directory goes when the job is done, and when there is nothing in it worth going on with. Where the
+    output is a device or a pipe, it is a temporary one.
     """
-    work = output.with_name(f".{output.name}.work")
-    job = Job(source, settings, work, shard, on_bad_example, statistics)
-    with blaming(work), alone(work):
+    with ExitStack() as stack:
+        beside = Path(stack.enter_context(scratch_directory())) / output.name if is_stream(output) else output
+        work = beside.with_name(f".{output.name}.work")
+        job = Job(source, settings, work, shard, on_bad_example, statistics)
+        stack.enter_context(blaming(work))
+        stack.enter_context(alone(work))
         resumed = job.begin()
         try:
             yield job, resumed
         except BadInput as bad:
             shutil.rmtree(work)
             raise bad.error from None
+        except WriteError:
+            raise  # what is done is kept: there is only room missing
         except DistilError:
             if not resumed:
                 shutil.rmtree(work)
@@ -201,7 +209,7 @@ def _job_at(
 
 
 def _read_statistics(given: str | Path, source: Path, settings: AugmentSettings) -> tuple[TagCounts, str]:
-    path = Path(given).expanduser()
+    path = expanded(given)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -221,10 +229,12 @@ def _read_statistics(given: str | Path, source: Path, settings: AugmentSettings)
 def _checked(
     squad_path: str | Path, output_path: str | Path, overwrite: bool, num_processes: int, on_bad_example: str
 ) -> tuple[Path, Path]:
-    """Input and output as paths, after what can be known to be wrong before the work begins."""
-    source, output = Path(squad_path).expanduser(), Path(output_path).expanduser()
+    """Input and output as paths, links followed, after what can be known to be wrong before the work begins."""
+    source, output = expanded(squad_path), expanded(output_path)
     require_readable(source)
     _require_output(output, [source], overwrite)
+    if output.is_symlink() and not is_stream(output):  # else it would be replaced by the file
+        output = Path(os.path.realpath(output))
     if num_processes < 1:
         raise DistilError(f"num_processes must be at least 1, not {num_processes}")
     if on_bad_example not in ("error", "skip"):
@@ -233,15 +243,19 @@ def _checked(
 
 
 def _require_output(output: Path, sources: Sequence[Path], overwrite: bool) -> None:
+    if is_stream(output):
+        return
     try:
         if not output.parent.is_dir():
             raise DistilError(f"the directory {output.parent} does not exist: make it, or choose another output_path")
         if not output.exists():
+            require_writable(output, directory=False)
             return
         if any(output.samefile(source) for source in sources):
             raise DistilError(f"{output} is the input: choose another output_path")
         if output.is_dir() or not overwrite:
             raise DistilError(f"{output} exists: choose another output_path, or pass overwrite to replace a file")
+        require_writable(output, directory=False)
     except OSError as error:
         raise DistilError(
             f"{output}: cannot be written ({error.strerror or error}): choose another output_path"
@@ -370,18 +384,19 @@ def _script(
     given = locals()
     console = Console(stderr=True)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    never_lose_a_result()
     try:
-        _run(given, console)
-    except DistilError as error:
-        console.print(f"[bold red]Error:[/] {escape(str(error))}")
-        raise typer.Exit(2) from error
+        with faults_in_words():
+            _run(given, console)
     except KeyboardInterrupt as error:
         console.print("[yellow]Interrupted.[/] The same command goes on from here.")
         raise typer.Exit(130) from error
 
 
 def _run(given: dict[str, Any], console: Console) -> None:
-    modes = {"merge": given.pop("merge"), "preview": given.pop("preview_rows")}
+    # The shell leaves the ~ of --output_path=~/file as it is.
+    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    modes = {"merge": [expanded(path) for path in given.pop("merge") or []], "preview": given.pop("preview_rows")}
     modes["statistics_only"] = given.pop("statistics_only")
     chosen = [name for name, value in modes.items() if value]
     if len(chosen) > 1:
@@ -435,8 +450,7 @@ def _merge(shards: list[Path], output: Path, overwrite: bool) -> None:
     for path in shards:
         require_readable(path)
     _require_output(output, shards, overwrite)
-    with blaming(output.parent):
-        merge_shards(shards, output)
+    merge_shards(shards, output)
 
 
 class _Bars:

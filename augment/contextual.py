@@ -5,6 +5,7 @@ trained with, so a text takes seven passes however long it is; the passes of all
 batches; and only the hidden places are multiplied with the vocabulary.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from augment.words import Span
+from haystack_distill.compat import load_with_tokenizer
 from haystack_distill.devices import resolve_device
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.features import text_tokenizer
+from haystack_distill.files import expanded
 
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces
@@ -44,7 +48,7 @@ class ContextualCandidates:
         batch_size: sequences a forward pass.
 
     Raises:
-        DistilError: no such model, or one without a mask token or a fast tokenizer.
+        DistilError: no such model, or one without its head's weights, a mask token or a fast tokenizer.
         DataError: a GloVe file that is not one.
     """
 
@@ -57,14 +61,14 @@ class ContextualCandidates:
         device: str = "auto",
         batch_size: int = 16,
     ) -> None:
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, use_fast=True)
-            self._model = AutoModelForMaskedLM.from_pretrained(model)
-        except Exception as error:  # each library below raises its own
+        model = os.path.expanduser(model)
+        self._model, tokenizer, fresh = load_with_tokenizer(AutoModelForMaskedLM, model, "masked language model")
+        if fresh:
             raise DistilError(
-                f"cannot load a masked language model from {model!r} ({error}). Give a directory with config.json, "
-                "model.safetensors and tokenizer.json, or a name that the hub (or, offline, its local cache) has"
-            ) from error
+                f"{model!r} holds no weights for {', '.join(fresh)}, so the words it guesses would be random; give a "
+                "masked language model with its head, not an encoder or a reader"
+            )
+        self._tokenizer: Any = tokenizer
         if not self._tokenizer.is_fast or self._tokenizer.mask_token_id is None:
             raise DistilError(f"{model!r} needs a fast tokenizer with a mask token to be used for replacements")
         if self._model.get_output_embeddings() is None:
@@ -73,7 +77,6 @@ class ContextualCandidates:
         self._model.to(self._device).eval()
         self._possibilities = word_possibilities
         self._batch_size = batch_size
-        tokenizer = self._tokenizer
         self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
         self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
         self._surfaces = _whole_words(tokenizer)
@@ -81,7 +84,7 @@ class ContextualCandidates:
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
-        vectors = _glove(Path(glove_path)) if glove_path else self._own_vectors(ids)
+        vectors = _glove(expanded(glove_path)) if glove_path else self._own_vectors(ids)
         self._neighbours = _Neighbours(*vectors, count=2 * word_possibilities + 10)
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:
@@ -106,8 +109,8 @@ class ContextualCandidates:
 
     def _passes(self, number: int, text: str, words: Sequence[Span], found: list[list[str]]) -> Iterable[_Pass]:
         """The sequences to run for a text. Words of several pieces get their candidates at once."""
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, pieces = encoding["input_ids"], _pieces_of(text, words, encoding["offset_mapping"])
+        encoding = text_tokenizer(self._tokenizer).encode(text, add_special_tokens=False)
+        ids, pieces = encoding.ids, _pieces_of(text, words, encoding.offsets)
         single = {}
         for word, places in enumerate(pieces):
             own = tuple(ids[place] for place in places)
@@ -240,7 +243,7 @@ def _glove(path: Path) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
     vectors: list[np.ndarray] = []
     try:
-        with open(path.expanduser(), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == _VECTORS:
                     break

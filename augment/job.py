@@ -25,8 +25,8 @@ from augment.lexicon import TagCounts
 from augment.processes import Processes
 from augment.settings import AugmentSettings
 from augment.tally import Tally
-from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import file_hash, hash_of, write_json
+from haystack_distill.errors import DataError, DistilError, WriteError
+from haystack_distill.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
 from haystack_distill.squad_checks import Place, Row
 from haystack_distill.squad_intake import Intake, warn_of
 from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
@@ -90,7 +90,7 @@ class Job:
         }
         path = self.work / "plan.json"
         if path.exists():
-            if json.loads(path.read_text(encoding="utf-8")) == plan:
+            if _is(path, plan):
                 logger.info("going on with the interrupted run in %s", self.work)
                 return True
             logger.warning("%s is from an interrupted run of another input or other settings; starting anew", self.work)
@@ -151,7 +151,7 @@ class Job:
 
         joined = self.work / "joined"  # in there it goes with the rest if this is interrupted
         write_packed(joined, fill, packed=output.name.endswith(".gz"), level=PACKING)
-        os.replace(joined, output)
+        into_place(joined, output)
 
     def _articles(self, intake: Intake, progress: OnProgress) -> Iterator[tuple[str, str, list[Row]]]:
         """The checked articles of this shard, as arguments of `Worker.prepare`."""
@@ -190,14 +190,35 @@ def alone(work: Path) -> Iterator[None]:
 
 @contextmanager
 def blaming(folder: Path) -> Iterator[None]:
-    """What the system refuses in here is the output directory's fault; a full disk, most often."""
+    """What the system refuses in here is the output directory's fault; a full disk, most often.
+
+    Raises:
+        WriteError: It refused something in `folder`, or did not say where.
+    """
     try:
         yield
-    except OSError as error:
-        raise DistilError(
-            f"cannot write to {folder} ({error.strerror or error}): make room there and run the same again, which goes "
-            "on from here, or choose another output_path"
+    except (OSError, WriteError) as error:
+        elsewhere = isinstance(error, OSError) and _is_outside(error.filename, folder)
+        if elsewhere:  # a file that is read, such as a tagger's
+            raise DistilError(f"{error.filename}: {error.strerror}") from error  # type: ignore[union-attr]
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise WriteError(
+            f"cannot write to {folder} ({refusal_of(cause) or error}): make room there and run the same again, which "
+            "goes on from here, or choose another output_path"
         ) from error
+
+
+def _is_outside(name: Any, folder: Path) -> bool:
+    """Whether a file that an error names is somewhere else than `folder` and what is beside it."""
+    return isinstance(name, str) and not Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder.parent))
+
+
+def _is(path: Path, content: Any) -> bool:
+    """Whether a JSON file holds this; one that was cut off holds nothing."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == content)
+    except ValueError:
+        return False
 
 
 def _article_of(item: tuple[Place, Row]) -> tuple[int, str]:
@@ -213,7 +234,7 @@ def _names(folder: Path, suffix: str) -> list[str]:
 
 def _stamp(name: str | None) -> list[list[Any]]:
     """Sizes and times of a file, or of the files of a directory: whether it is still what it was."""
-    path = Path(name).expanduser() if name else None
+    path = expanded(name) if name else None
     if path is None or not path.exists():
         return []
     files = sorted(path.iterdir()) if path.is_dir() else [path]

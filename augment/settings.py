@@ -1,9 +1,10 @@
 """How a file is multiplied: one dataclass, checked when it is made."""
 
 from dataclasses import dataclass
-from typing import Any
+from os import PathLike
 
 from augment.tagging import TAGGERS
+from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DistilError
 
 TEXTS = ("question", "context", "both")
@@ -64,14 +65,22 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         for name in ("multiplication_factor", "longest_ngram", "word_possibilities", "batch_size"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            _check(name, value, whole, "a whole number of at least 1")
+            check(name, value, is_whole(value), "a whole number of at least 1")
         for name in ("p_mask", "p_pos", "p_ng", "replace_probability"):
             value = getattr(self, name)
-            _check(name, value, isinstance(value, (int, float)) and 0 <= value <= 1, "a probability from 0 to 1")
-        _check("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
-        _check("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
-        _check("mask_token", self.mask_token, self.mask_token is None or self.mask_token.strip() != "", "not empty")
+            check(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
+        for name in ("context_ngrams", "drop_labels", "provenance"):
+            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+        for name in ("model", "glove_path", "mask_token", "tokenizer"):
+            value = getattr(self, name)
+            kinds = (str,) if name == "mask_token" else (str, PathLike)
+            check(
+                name, value, value is None or (isinstance(value, kinds) and bool(str(value).strip())), "text, not empty"
+            )
+        check("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
+        check("seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number")
+        check("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
+        check("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
         if self.augment == "context" and not self.context_ngrams and self.p_ng not in (0, type(self).p_ng):
             raise DistilError("p_ng means nothing for contexts, which are not cut: set augment to question or both")
         if not self.model:
@@ -85,8 +94,3 @@ class AugmentSettings:
                 f"{' + '.join(parts)} is {total:g}, but only one of them can happen to a word: make them add up to at "
                 "most 1"
             )
-
-
-def _check(name: str, value: Any, right: bool, wanted: str) -> None:
-    if not right:
-        raise DistilError(f"{name} must be {wanted}, not {value!r}")

@@ -3,6 +3,8 @@
 import logging
 import socket
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -13,36 +15,38 @@ logger = logging.getLogger(__name__)
 
 TAGGERS = ("auto", "nltk", "textblob", "none")
 _DATA = "averaged_perceptron_tagger_eng"
+_PLACE = f"taggers/{_DATA}/"
 _SECONDS_TO_WAIT = 10.0
 
 
 def choose_tagger(name: str = "auto") -> str:
     """The tagger that `name` means here: "nltk", "textblob" or "none".
 
-    "auto" is NLTK's averaged perceptron (English) where its data is present or can be downloaded,
-    and TextBlob's `PatternTagger`, which needs no data, otherwise; which one it is goes to the log.
+    "auto" is NLTK's averaged perceptron (English) where its data is present and whole or can be
+    downloaded, and TextBlob's `PatternTagger`, which needs no data, otherwise; which one it is goes to the log.
 
     Raises:
-        DistilError: an unknown name, or "nltk" although its data can be neither found nor downloaded.
+        DistilError: an unknown name, or "nltk" although its data can be neither used nor downloaded.
     """
     if name not in TAGGERS:
         raise DistilError(f"tagger must be one of {', '.join(TAGGERS)}, not {name!r}")
     if name in ("textblob", "none"):
         return name
-    if _nltk_has_data():
+    trouble = _trouble_with_nltk()
+    if trouble is None:
         if name == "auto":
             logger.info("tagging words with NLTK's perceptron tagger")
         return "nltk"
     if name == "nltk":
         raise DistilError(
-            f"NLTK's tagger needs its data {_DATA!r}, which is not where NLTK looks (NLTK_DATA) and could not be "
-            f"downloaded: run `python -m nltk.downloader {_DATA}` where there is a network, or choose the "
-            "tagger 'textblob'"
+            f"NLTK's tagger needs its data {_DATA!r}, which {trouble} and could not be downloaded: run "
+            f"`python -m nltk.downloader {_DATA}` where there is a network, or choose the tagger 'textblob'"
         )
     logger.warning(
-        "tagging words with TextBlob's PatternTagger: the data of NLTK's better tagger (%s) is not here and could not "
-        "be downloaded",
+        "tagging words with TextBlob's PatternTagger: the data of NLTK's better tagger (%s) %s and could not be "
+        "downloaded",
         _DATA,
+        trouble,
     )
     return "textblob"
 
@@ -52,10 +56,9 @@ def make_tagger(name: str) -> Tagger | None:
     if name == "none":
         return None
     if name == "nltk":
-        from nltk.tag import PerceptronTagger
+        import nltk
 
-        perceptron = PerceptronTagger()
-        perceptron.model = _ArrayPerceptron(perceptron.model.weights, perceptron.classes)
+        perceptron = _perceptron(str(nltk.data.find(_PLACE)))
         return lambda tokens: [tag for _, tag in perceptron.tag(tokens)]
     from textblob.en import parser
 
@@ -87,27 +90,47 @@ class _ArrayPerceptron:
         return self._tags[int(self._weights[rows].sum(axis=0).argmax())], None
 
 
-def _nltk_has_data() -> bool:
+def _trouble_with_nltk() -> str | None:
+    """Why NLTK's tagger cannot be used, None where it can; data that is not here or not whole is asked for first."""
     import nltk
 
-    if _found():
-        return True
+    trouble = _trouble()
+    if trouble is None:
+        return None
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS_TO_WAIT)  # NLTK waits for ever where a firewall swallows what it asks
     try:
         nltk.download(_DATA, quiet=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: without a home directory it knows no place to put it
         logger.debug("NLTK's data cannot be downloaded: %s", error)
     finally:
         socket.setdefaulttimeout(before)
-    return _found()
+    return _trouble()
 
 
-def _found() -> bool:
+def _trouble() -> str | None:
+    """What is wrong with the data that is here; None where the tagger tags with it."""
     import nltk
 
     try:
-        nltk.data.find(f"taggers/{_DATA}/")
+        place = str(nltk.data.find(_PLACE))
     except LookupError:
-        return False
-    return True
+        return "is not where NLTK looks (NLTK_DATA)"
+    except Exception as error:  # a broken archive, a directory that NLTK may not read
+        return f"is damaged ({type(error).__name__}: {error})"
+    try:
+        _perceptron(place).tag(["word"])
+    except Exception as error:  # whatever NLTK raises, its files are what it stumbled over
+        what = str(error).strip().splitlines() or [""]
+        return f"is not whole in {place} ({type(error).__name__}: {what[0]})"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _perceptron(place: str) -> Any:
+    """NLTK's tagger with the data that is at `place`, read once."""
+    from nltk.tag import PerceptronTagger
+
+    perceptron = PerceptronTagger()
+    perceptron.model = _ArrayPerceptron(perceptron.model.weights, perceptron.classes)
+    return perceptron

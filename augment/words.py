@@ -9,6 +9,7 @@ from typing import TypeAlias
 import regex
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import expanded
 
 Span: TypeAlias = tuple[int, int]  # first character, one past the last
 Tagger: TypeAlias = Callable[[list[str]], list[str]]  # the tokens of a text -> their part-of-speech tags
@@ -91,7 +92,7 @@ class TokenizerWords:
     def __init__(self, name: str | Path) -> None:
         from tokenizers import Tokenizer  # not transformers: it would bring torch
 
-        path = Path(name).expanduser()
+        path = expanded(name)
         try:
             if path.is_dir():
                 path = path / "tokenizer.json"

@@ -9,7 +9,8 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import write_aside
+from haystack_distill.files import expanded, write_aside
+from haystack_distill.licences import require_language, require_licence
 from haystack_distill.measurements import Measurements
 
 CARD_FILE = "README.md"
@@ -57,7 +58,7 @@ _METRICS = {"exact": ("exact_match", "Exact match"), "f1": ("f1", "F1")}
 def hub_name(name: str | Path) -> str | None:
     """`name` where it can only be a name on the hub; None for files and directories and for the embedded teacher."""
     text = str(name)
-    if text == "embedded" or text.endswith((".json", ".json.gz")) or Path(text).expanduser().exists():
+    if text == "embedded" or text.endswith((".json", ".json.gz")) or expanded(text).exists():
         return None
     try:
         validate_repo_id(text)
@@ -102,13 +103,13 @@ def write_card(
     Raises:
         DistilError: No such directory, metrics without `dev_data`, or something the hub would not take.
     """
-    directory = Path(directory)
+    directory = expanded(directory)
     if not directory.is_dir():
         raise DistilError(f"{directory} is not there: save the reader first, its card goes beside it")
     if metrics and dev_data is None:
         raise DistilError("metrics mean nothing without the data they were measured on: give dev_data, too")
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
-        raise DistilError(f'the hub knows no licence {license!r}: give its identifier, such as "apache-2.0" or "other"')
+    require_licence(license)
+    require_language(language)
     name = directory.resolve().name
     hub_data = [found for found in map(hub_name, train_data) if found is not None]
     shown = {key: value for key, value in metrics.items() if key in _METRICS}
@@ -152,7 +153,7 @@ def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = N
         DistilError: No reader there, a public repository although `private` is true (or the other way round), or the
             hub did not take it.
     """
-    directory = Path(directory)
+    directory = expanded(directory)
     missing = [
         file for file in ("config.json", "model.safetensors", "tokenizer.json") if not (directory / file).is_file()
     ]

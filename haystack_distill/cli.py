@@ -19,10 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from haystack_distill import __version__, cli_recipe, cli_serving
+from haystack_distill.checkpoints import check_directory
 from haystack_distill.cli_inputs import (
     examples_of,
     load_reader,
     load_teacher,
+    measured_examples,
     named_values,
     reader_settings,
     refuse_to_overwrite,
@@ -49,11 +51,12 @@ from haystack_distill.cli_options import (
     TEST_DATA,
     TRAINING,
     option,
+    path_in_home,
     with_options,
 )
 from haystack_distill.cli_output import Commands, logs_on_stderr, says_how_to_resume, tell
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE
+from haystack_distill.files import RUN_FILE, require_writable
 from haystack_distill.inspection import describe
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad_checks import whole_characters
@@ -254,9 +257,11 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
       haystack-distill evaluate --model finished --data dev.json \\
           --predictions predictions.json
     """
+    if predictions is not None:
+        require_writable(predictions, directory=False)
     with logs_on_stderr():
         began = time.monotonic()
-        examples = examples_of(data, "validation", given)
+        examples = measured_examples(data, given)
         reader = load_reader(model, **reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         metrics = reader.evaluate_windows(windows, predictions_path=predictions)
@@ -305,7 +310,10 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
 @app.command()
 @with_options([JSON])
 def info(
-    directory: Annotated[Path, typer.Argument(help="A reader: a Hugging Face model directory.")], **given: Any
+    directory: Annotated[
+        Path, typer.Argument(parser=path_in_home, metavar="DIRECTORY", help="A reader: a Hugging Face model directory.")
+    ],
+    **given: Any,
 ) -> None:
     """Show what a reader directory holds: architecture, parameters, size on disk, tokenizer, how it was made.
 
@@ -361,14 +369,13 @@ def _teach(ctx: typer.Context, given: dict[str, Any], run: Callable[..., "RunRes
     if not given["dev_data"]:
         _require_dev_data(ctx)
     refuse_to_overwrite(output_dir, given.get("teacher"), overwrite=True)
-    begun = output_dir / "checkpoints"
-    if (begun / "run.json").exists() and not settings.resume:  # before anything is loaded
-        raise DistilError(f"a run in {output_dir} did not finish: add --resume to go on with it, or remove {begun}")
+    say = ("add --resume", "add --overwrite")
+    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, say=say)  # before any loading
     with logs_on_stderr():
         from haystack_distill.trainer import ReaderTrainer
 
         examples = examples_of(given["data"], "train", given)
-        dev_examples = examples_of(given["dev_data"], "validation", given) if given["dev_data"] else None
+        dev_examples = measured_examples(given["dev_data"], given) if given["dev_data"] else None
         reading = reader_settings(given)
         learner = load_reader(given["student"] if "student" in given else given["model"], **reading)
         teacher = None

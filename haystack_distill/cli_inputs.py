@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_distill.errors import DistilError
+from haystack_distill.files import expanded, require_writable
+from haystack_distill.settings import default_stride
 
 if TYPE_CHECKING:
     import datasets
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 def load_reader(name: str, **settings: Any) -> "Reader":
     """A reader by directory, hub name or the word "embedded"."""
+    from haystack_distill.devices import require_device
     from haystack_distill.embedded import named_reader
 
-    _require_device(settings["device"])
+    require_device(settings["device"])
     return named_reader(name, **settings)
 
 
@@ -40,19 +43,9 @@ def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> 
         logging.getLogger(__name__).info(
             "the teacher sees windows of %s tokens, all that it has positions for", longest
         )
+        windows = replace(windows, doc_stride=min(windows.doc_stride, default_stride(longest)))  # so that they overlap
     teacher.windows = replace(windows, max_seq_len=longest)
     return teacher
-
-
-def _require_device(device: str) -> None:
-    import torch
-
-    if device == "auto":
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +65,15 @@ def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "data
     return load_examples(source, split=split, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
 
 
+def measured_examples(data: Sequence[str], given: dict[str, Any]) -> "datasets.Dataset":
+    """Examples to measure on, checked before anything is loaded for it."""
+    from haystack_distill.metrics import require_measurable
+
+    examples = examples_of(data, "validation", given)
+    require_measurable(examples)
+    return examples
+
+
 def refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) -> None:
     if output_dir.exists() and not output_dir.is_dir():
         raise DistilError(f"{output_dir} is a file: choose another --output-dir")
@@ -81,6 +83,7 @@ def refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) 
         raise DistilError(
             f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
         )
+    require_writable(output_dir)
 
 
 def named_values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 def text_of(file: str) -> str:
     try:
-        return sys.stdin.read() if file == "-" else Path(file).expanduser().read_text(encoding="utf-8")
+        # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
+        content = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"cannot read the context from {file}: {error}") from error

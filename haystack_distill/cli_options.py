@@ -1,6 +1,7 @@
 """The options of the command line: how one is made, those that commands share, and YAML files that say them."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -12,9 +13,15 @@ import typer
 from rich.markup import escape
 
 from haystack_distill.config import Option, load_config
+from haystack_distill.files import expanded
 from haystack_distill.settings import PRECISIONS, TrainingSettings
 
 EMBEDDED = "embedded"
+
+
+def path_in_home(text: str) -> Path:
+    """A path as it is typed; the shell leaves the `~` of --output-dir=~/reader as it is."""
+    return expanded(str(text))
 
 
 def option(
@@ -22,6 +29,8 @@ def option(
 ) -> inspect.Parameter:
     """An option as a parameter that typer understands: `name` with dashes, and --no-... for a switch."""
     flag = "--" + name.replace("_", "-")
+    if any(word in more.get("metavar", "") for word in ("FILE", "DIRECTORY")):
+        more["parser"] = path_in_home if Path in (kind, *get_args(kind)) else lambda text: os.path.expanduser(str(text))
     if not flags:
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     info = typer.Option(flags, help=escape(explanation), rich_help_panel=panel, **more)
@@ -186,7 +195,13 @@ RUNNING = [
 # The defaults are those of WindowSettings and Reader, whose modules import torch; a test compares them.
 _READING = [
     option("max_seq_len", int, 384, "Tokens of a window at most, question included.", "Reading"),
-    option("doc_stride", int, 128, "Context tokens between the starts of two neighbouring windows.", "Reading"),
+    option(
+        "doc_stride",
+        int | None,
+        None,
+        "Context tokens between the starts of two neighbouring windows. Default: a third of --max-seq-len.",
+        "Reading",
+    ),
     option("max_query_length", int, 64, "Question tokens at most; a longer question loses its end.", "Reading"),
     option("max_answer_length", int, 30, "Longest answer, in tokens.", "Reading"),
     option(
@@ -215,7 +230,7 @@ def _explanations(documented: type) -> dict[str, str]:
 def _settings_options() -> list[inspect.Parameter]:
     """An option for every field of `TrainingSettings`, explained by its docstring."""
     panels = dict.fromkeys(("keep_best", "early_stopping_patience", "evaluate_every"), "Measuring and keeping")
-    panels |= dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume"), "Measuring and keeping")
+    panels |= dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume", "overwrite"), "Measuring and keeping")
     panels |= dict.fromkeys(("log_every", "tensorboard", "progress"), "Showing")
     explanations = _explanations(TrainingSettings)
     defaults, hints = asdict(TrainingSettings()), get_type_hints(TrainingSettings)

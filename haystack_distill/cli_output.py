@@ -1,6 +1,8 @@
 """What the command line says, and where: results on stdout, everything else on stderr, errors in words."""
 
 import contextlib
+import errno
+import io
 import json as json_module
 import math
 import os
@@ -21,15 +23,54 @@ from haystack_distill.errors import DistilError
 class Commands(TyperGroup):
     """Errors that are the user's to mend end in their message and exit code 2; any other keeps its traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, on a stdout that takes every character."""
+        never_lose_a_result()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except DistilError as error:
-            say(f"[bold red]Error:[/] {escape(str(error))}")
-            raise typer.Exit(2) from error
+            with faults_in_words():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             say(" ".join(["[yellow]Interrupted.[/]", *map(str, error.args)]))
             raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def faults_in_words() -> Iterator[None]:
+    """Errors that are the user's to mend end in one sentence on stderr and exit code 2."""
+    try:
+        yield
+        sys.stdout.flush()  # a full disk behind it shows now, not when Python ends
+    except DistilError as error:
+        say(f"[bold red]Error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from error
+    except OSError as error:
+        # The net below all checks: what the system refuses is the user's to mend, wherever it was asked.
+        if error.errno is None or error.errno == errno.EPIPE:  # a pipe that was closed is click's to end quietly
+            raise
+        place = error.filename or ("stdout" if _lost_stdout() else "a file")
+        say(f"[bold red]Error:[/] {escape(str(place))}: {error.strerror}: make room, or choose another place")
+        raise typer.Exit(2) from error
+
+
+def never_lose_a_result() -> None:
+    """Let stdout and stderr escape what their encoding lacks: a long run must not end in an encoding error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _lost_stdout() -> bool:
+    """Whether stdout cannot be written; what waits to be written is then dropped, or Python would try it again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def say(message: str) -> None:
@@ -64,7 +105,8 @@ def tell(as_json: bool, result: dict[str, Any], title: str = "") -> None:
     if int(os.environ.get("RANK", "0")) != 0:
         return
     if as_json:
-        print(json_module.dumps(_plain(result), ensure_ascii=False, allow_nan=False))
+        as_it_is = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+        print(json_module.dumps(_plain(result), ensure_ascii=not as_it_is, allow_nan=False))
         return
     table = Table(title=escape(title), show_header=False)
     for name, value in _rows(result):

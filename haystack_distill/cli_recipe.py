@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from haystack_distill.cli_options import JSON, with_options
+from haystack_distill.cli_options import JSON, path_in_home, with_options
 from haystack_distill.cli_output import Commands, figure, logs_on_stderr, say, tell
 from haystack_distill.errors import DistilError
 
@@ -20,7 +20,10 @@ RECIPE = typer.Typer(cls=Commands, rich_markup_mode="rich", invoke_without_comma
 @RECIPE.callback()
 def recipe(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="The recipe, a YAML file; `init` writes one.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(parser=path_in_home, metavar="FILE", help="The recipe, a YAML file; `init` writes one."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing else.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
     push_to_hub: Annotated[
@@ -71,14 +74,16 @@ def recipe(
 
 @RECIPE.command()
 def init(
-    output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("recipe.yaml"),
+    output: Annotated[Path, typer.Option(parser=path_in_home, metavar="FILE", help="Where to write it.")] = Path(
+        "recipe.yaml"
+    ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a recipe with comments: what each key does, and defaults or examples."""
-    from haystack_distill.files import write_aside
+    from haystack_distill.files import is_stream, write_aside
     from haystack_distill.recipe_file import EXAMPLE
 
-    if output.exists() and not overwrite:
+    if output.exists() and not is_stream(output) and not overwrite:
         raise DistilError(f"{output} exists: choose another --output, or add --overwrite to replace it")
     write_aside(output, lambda aside: aside.write_text(EXAMPLE, encoding="utf-8"))
     say(f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}")
@@ -92,7 +97,7 @@ def _push(directory: Path, repository: str, private: bool) -> str:
 
 
 def push(
-    directory: Annotated[Path, typer.Argument(help="A reader's directory.")],
+    directory: Annotated[Path, typer.Argument(parser=path_in_home, metavar="DIRECTORY", help="A reader's directory.")],
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository of the hub; made if absent.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
@@ -107,8 +112,15 @@ def push(
 
 @with_options([JSON])
 def report(
-    directories: Annotated[list[Path], typer.Argument(help="Directories with a report.json: finished readers.")],
-    output: Annotated[Path, typer.Option(help="Directory for the page and its figures.")] = Path("comparison"),
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            parser=path_in_home, metavar="DIRECTORY", help="Directories with a report.json: finished readers."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(parser=path_in_home, metavar="DIRECTORY", help="Directory for the page and its figures.")
+    ] = Path("comparison"),
     **given: Any,
 ) -> None:
     """Compare several runs in one page; no model is run.

@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from haystack_distill.cli_inputs import examples_of, load_reader, reader_settings, refuse_to_overwrite
+from haystack_distill.cli_inputs import (
+    examples_of,
+    load_reader,
+    measured_examples,
+    reader_settings,
+    refuse_to_overwrite,
+)
 from haystack_distill.cli_options import (
     BAD_EXAMPLES,
     CACHE,
@@ -26,6 +32,7 @@ from haystack_distill.cli_options import (
 )
 from haystack_distill.cli_output import figure, logs_on_stderr, tell
 from haystack_distill.errors import DistilError
+from haystack_distill.files import require_writable
 
 _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to measure on, or a data set on the hub.", metavar="FILE|NAME"
@@ -83,6 +90,7 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
         if not Path(model).is_dir():
             raise DistilError(f"{model} is not a directory to write into: give --output-dir")
         output_dir = Path(model)
+    require_writable(output_dir)
     with logs_on_stderr():
         from haystack_distill.export import ExportSettings, export_reader
 
@@ -90,7 +98,7 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
         calibration = None
         if given["calibration_data"]:
             calibration = examples_of(given["calibration_data"], "train", given)
-        measured = examples_of(data, "validation", given) if data else None
+        measured = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
     if given["json"]:
@@ -141,6 +149,7 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
     with logs_on_stderr():
         from haystack_distill.students import prune_vocabulary
 
+        examples = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
         texts = (text for source in given["corpus"] for text in _texts(source, given))
         pruned = prune_vocabulary(reader, texts, keep=given["keep"])
@@ -152,8 +161,7 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
             "parameters": pruned.n_parameters,
             "parameters_before": reader.n_parameters,
         }
-        if data:
-            examples = examples_of(data, "validation", given)
+        if examples is not None:
             told["metrics"], told["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
         pruned.save(output_dir)
     tell(given["json"], told, f"Reader in {output_dir}")

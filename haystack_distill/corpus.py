@@ -1,13 +1,15 @@
 """Text for general distillation: read as a stream, cut into windows, shuffled in a buffer, resumed where it was."""
 
+import contextlib
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import Empty, Queue
+from threading import Event, Thread
 from typing import Any, NamedTuple, TypeAlias
 
 import datasets
@@ -17,7 +19,11 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import InOrderBatches, StepBatches
+from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.features import text_tokenizer
+from haystack_distill.files import expanded, file_hash, hash_of
+from haystack_distill.store import NO_CODE
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -39,6 +45,8 @@ class Corpus:
         text_column: Which column holds the text; plain text files have no columns.
         split: Which split of a data set on the hub.
         config: Which configuration of a data set on the hub, such as "20231101.en".
+        name: What to call an `IterableDataset`; another name for other content. A run on one without a name cannot be
+            resumed, because nobody could say whether it is the same text.
 
     Attributes:
         identity: What a run records of the corpus: names and sizes of the files, or the data set's name.
@@ -48,14 +56,27 @@ class Corpus:
     """
 
     def __init__(
-        self, source: CorpusSource, *, text_column: str = "text", split: str = "train", config: str | None = None
+        self,
+        source: CorpusSource,
+        *,
+        text_column: str = "text",
+        split: str = "train",
+        config: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.by_line = False
         self.column = text_column
+        self._files: list[Path] = []
+        self._version: str | None = None  # of what is not a file
+        if name is not None and not isinstance(source, datasets.IterableDataset):
+            raise DistilError(
+                "name is for an IterableDataset; files and data sets on the hub are known by their content"
+            )
         if isinstance(source, datasets.IterableDataset):
-            self.dataset, self.identity = source, "an IterableDataset"
-        elif isinstance(source, str) and not Path(source).expanduser().exists() and _kind_of(Path(source)) is None:
-            self.dataset, self.identity = _from_hub(source, config, split), f"{source} {config or ''} {split}"
+            self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
+        elif isinstance(source, str) and not expanded(source).exists() and _kind_of(Path(source)) is None:
+            self.dataset, self._version = _from_hub(source, config, split)
+            self.identity = f"{source} {config or ''} {split}"
         else:
             files = _files_of([source] if isinstance(source, (str, Path)) else source)
             kind = _common_kind(files)
@@ -64,6 +85,17 @@ class Corpus:
             names = [str(file) for file in files]
             self.dataset = datasets.load_dataset(kind, data_files=names, split="train", streaming=True)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
+            self._files = files
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """SHA-256 (hex) of the content: of the files' bytes, or of the data set's version on the hub.
+
+        Files are read for it, once. None where the content is not known: an `IterableDataset` without a name.
+        """
+        if self._files:
+            return hash_of(self.column, [(file.name, file_hash(file)) for file in self._files])
+        return None if self._version is None else hash_of(self.column, self.identity, self._version)
 
     def read(
         self, state: dict[str, Any] | None = None, *, process: int = 0, processes: int = 1
@@ -105,9 +137,11 @@ class Corpus:
             yield [text or "" for text in texts], rows.state_dict
 
 
-def _from_hub(name: str, config: str | None, split: str) -> datasets.IterableDataset:
+def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, str | None]:
+    """A data set on the hub as a stream, and the commit that it is read from."""
     try:
-        return datasets.load_dataset(name, config, split=split, streaming=True)
+        builder = datasets.load_dataset_builder(name, config, **NO_CODE)
+        return builder.as_streaming_dataset(split=split), builder.hash
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(
             f"{name!r} is neither a file or directory here nor a data set that the hub gives "
@@ -124,7 +158,7 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
     """Files as they are given, directories as the files of a known kind in and under them, by name."""
     files = []
     for source in sources:
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
             if not inside:
@@ -168,12 +202,10 @@ class TextSettings:
     buffer_windows: int = 4096
 
     def __post_init__(self) -> None:
-        if self.max_seq_len < 8:
-            raise DistilError(f"max_seq_len must be at least 8, not {self.max_seq_len}")
-        if not 0 <= self.mask_probability < 1:
-            raise DistilError(f"mask_probability must be from 0 to below 1, not {self.mask_probability}")
-        if self.buffer_windows < 1:
-            raise DistilError(f"buffer_windows must be at least 1, not {self.buffer_windows}")
+        share = self.mask_probability
+        check("max_seq_len", self.max_seq_len, is_whole(self.max_seq_len, 8), "a whole number of at least 8")
+        check("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        check("buffer_windows", self.buffer_windows, is_whole(self.buffer_windows), "a whole number of at least 1")
 
 
 class TextRows(NamedTuple):
@@ -227,6 +259,7 @@ class TextWindows:
             raise DistilError("the tokenizer has no mask token; set mask_probability=0")
         self.corpus = corpus
         self.tokenizer = tokenizer
+        self._text_tokenizer = text_tokenizer(tokenizer)
         self.settings = settings
         self.n_steps = n_steps
         self.seed = seed
@@ -240,6 +273,9 @@ class TextWindows:
         self._bookmarks: OrderedDict[int, _Bookmark] = OrderedDict({0: _Bookmark(None, [])})
         self._held: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reading: Queue[tuple[np.ndarray, _Bookmark] | Exception] | None = None
+        self._readers: list[tuple[Thread, Queue[Any]]] = []
+        self._closing = Event()  # set by whoever trains, when the rest of the corpus is not wanted
+        self._closed = False  # whether the processes have agreed on that
         self._next = 0  # the chunk that comes out of the queue next
         self._n_processes = 1 if processes is None else processes.num_processes
         self._process = 0 if processes is None else processes.process_index
@@ -292,6 +328,29 @@ class TextWindows:
         """Go to where `place_of` was asked, so that nothing before it is read."""
         self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"])
 
+    def close(self) -> None:
+        """Stop reading ahead and wait until that is done; otherwise a thread may be cut off in a library's own code,
+        which then ends the whole process.
+
+        With several processes each of them calls this, and after the same window: they read together.
+        """
+        self._closing.set()
+        for reader, chunks in self._readers:
+            while reader.is_alive():
+                with contextlib.suppress(Empty):
+                    chunks.get(timeout=0.05)  # it may be waiting for room
+        self._readers.clear()
+        self._reading = None
+        self._closing.clear()
+        self._closed = False
+
+    def __enter__(self) -> "TextWindows":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self._n_processes == 1:  # after an error, the other processes may never come here
+            self.close()
+
     def _masked(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens with some hidden, and those tokens as labels."""
         random = np.random.default_rng([self.seed, 1, index])
@@ -336,8 +395,10 @@ class TextWindows:
             except Exception as error:  # whatever it is, it is raised where the chunk is asked for
                 chunks.put(error)
 
-        # A daemon: when the training is over, nobody waits for the chunk after the last.
-        Thread(target=read, name="corpus", daemon=True).start()
+        # A daemon: where nobody closes these windows, nobody waits for the chunk after the last.
+        reader = Thread(target=read, name="corpus", daemon=True)
+        self._readers.append((reader, chunks))
+        reader.start()
         return chunks
 
     def _chunks(self, bookmark: _Bookmark) -> Iterator[tuple[np.ndarray, _Bookmark]]:
@@ -359,6 +420,8 @@ class TextWindows:
                         yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here(), left.tolist())
                     pieces, have = [left], len(left)
                     before = -1  # something came
+            if self._closed:
+                return
             if from_the_start and have == before:
                 raise DataError(f"the corpus {self.corpus.identity} holds no text")
             state = None
@@ -367,28 +430,26 @@ class TextWindows:
         """The corpus' tokens from a state on, and with each piece what gives the state behind it."""
         batches = self.corpus.read(state, process=self._process, processes=self._n_processes)
         while group := list(islice(batches, self._n_processes)):
-            mine = self._tokens_of(group[self._process][0] if self._process < len(group) else [])
-            pieces = [mine]
+            closing = self._closing.is_set()
+            mine = self._tokens_of(group[self._process][0] if self._process < len(group) and not closing else [])
+            pieces = [(mine, closing)]
             if self._group is not None:
-                pieces = [mine] * self._n_processes
-                torch.distributed.all_gather_object(pieces, mine, group=self._group)
-            yield np.concatenate(pieces), group[-1][1]
+                pieces = pieces * self._n_processes
+                torch.distributed.all_gather_object(pieces, (mine, closing), group=self._group)
+            if any(closes for _, closes in pieces):  # in all processes, at the same place
+                self._closed = True
+                return
+            yield np.concatenate([tokens for tokens, _ in pieces]), group[-1][1]
 
     def _tokens_of(self, texts: list[str]) -> np.ndarray:
         """The tokens of some texts, with a separator behind each document."""
         documents = _joined(texts) if self.corpus.by_line else [(text, True) for text in texts if text.strip()]
         if not documents:
             return np.zeros(0, dtype=np.int32)
-        encoded = self.tokenizer(
-            [text for text, _ in documents],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # that a document is longer than the model's positions is as it should be
-        )["input_ids"]
+        encoded = self._text_tokenizer.encode_batch([text for text, _ in documents], add_special_tokens=False)
         ids: list[int] = []
-        for tokens, (_, ends) in zip(encoded, documents, strict=True):
-            ids += tokens
+        for encoding, (_, ends) in zip(encoded, documents, strict=True):
+            ids += encoding.ids
             if ends:
                 ids.append(self.suffix[0])
         return np.array(ids, dtype=np.int32)

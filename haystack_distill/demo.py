@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from haystack_distill import students
 from haystack_distill.embedded import embedded_teacher
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import write_json
+from haystack_distill.files import expanded, require_writable, write_json
 from haystack_distill.reader import Reader
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
@@ -27,6 +28,7 @@ LAYERS = 3
 INTERMEDIATE_EPOCHS = 3
 PREDICTION_EPOCHS = 2
 LEARNING_RATE = 3e-4
+RESULT_FILE = "demo.json"
 
 
 def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False) -> dict[str, Any]:
@@ -43,10 +45,12 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     """
     began = time.monotonic()
     console = Console(quiet=json)
-    directory = output_dir or Path("demo-reader")
+    directory = expanded(output_dir or "demo-reader")
+    require_writable(directory)
     dev = sample_path("dev")
     teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
-    labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json)
+    own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again
+    labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json, overwrite=own)
     rows = [
         {"model": name, **measure(reader, dev)}
         for name, reader in (
@@ -62,13 +66,18 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     for answer in answers:
         console.print(f"  {answer['question']}\n    [green]{answer['answer']}[/green] ({answer['score']:.2f})")
     result = {"models": rows, "answers": answers, "directory": str(directory), "seconds": time.monotonic() - began}
-    write_json(directory / "demo.json", result)
+    write_json(directory / RESULT_FILE, result)
     console.print(f"{result['seconds']:.0f} s")
     return result
 
 
 def train_students(
-    teacher: Reader, seed: int, directory: Path | None, console: Console, progress: bool = True
+    teacher: Reader,
+    seed: int,
+    directory: Path | None,
+    console: Console,
+    progress: bool = True,
+    overwrite: bool = False,
 ) -> tuple[Reader, Reader]:
     """The same cut of `teacher` trained twice on the sample for as many steps: on labels only, and distilled.
 
@@ -80,7 +89,7 @@ def train_students(
 
     def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
         settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=progress)
-        return ReaderTrainer(student, output, settings)
+        return ReaderTrainer(student, output, replace(settings, overwrite=overwrite))
 
     console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
     labels_only = start.copy()

@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from haystack_distill.errors import DistilError
 from haystack_distill.settings import PRECISIONS
+
+AUTO_PRECISION_VARIABLE = "HAYSTACK_DISTILL_AUTO_PRECISION"
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -19,7 +23,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if str(device) != "auto":
         try:
             return torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise DistilError(
                 f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
             ) from error
@@ -29,17 +33,40 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def require_device(device: str) -> None:
+    """Check that tensors can be made on a device, before anything is loaded for it.
+
+    Raises:
+        DistilError: They cannot.
+    """
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this PyTorch is built without it
+        raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """The number format for `precision` on `device`: "fp32", "bf16" or "fp16".
 
     `auto` takes bf16 where the hardware multiplies it fast (a processor with AMX or AVX512-BF16, a GPU that supports
     it), fp16 on other GPUs, fp32 elsewhere. On a CPU without such instructions bf16 is several times slower than fp32.
+    The environment variable `HAYSTACK_DISTILL_AUTO_PRECISION` ("fp32", "bf16" or "fp16") says what `auto` takes
+    instead, so that different machines compute alike.
 
     Raises:
         DistilError: An unknown precision, or fp16 on a CPU (no gradient scaling there).
     """
     if precision not in PRECISIONS:
         raise DistilError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "auto":
+        precision = os.environ.get(AUTO_PRECISION_VARIABLE) or "auto"
+        if precision not in PRECISIONS:
+            raise DistilError(
+                f"the environment variable {AUTO_PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}, not "
+                f"{precision!r}"
+            )
     if precision == "fp16" and device.type == "cpu":
         raise DistilError("fp16 is for GPUs; on a CPU use precision 'auto', 'bf16' or 'fp32'")
     if precision != "auto":
@@ -60,3 +87,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules back into its own afterwards."""
+    before = {} if model is None else {module: module.training for module in model.modules()}
+    if model is not None:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training

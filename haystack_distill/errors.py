@@ -7,3 +7,7 @@ class DistilError(ValueError):
 
 class DataError(DistilError):
     """Input data is not what it should be; the message names file, article, paragraph and question id."""
+
+
+class WriteError(DistilError):
+    """A file or directory cannot be written; the message names it and gives the system's reason."""

@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,17 @@ from haystack_distill.compat import with_plain_attention
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import FILES, ExportedModel, import_onnx
 from haystack_distill.features import AnyWindows, Windows, model_inputs
-from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD, write_aside, write_json
+from haystack_distill.files import (
+    EXPORT_FOLDER,
+    EXPORT_RECORD,
+    expanded,
+    refusal_of,
+    require_writable,
+    scratch_directory,
+    write_aside,
+    write_json,
+    writing,
+)
 from haystack_distill.reader import ExampleSource, Reader
 from haystack_distill.runs import versions
 from haystack_distill.squad import load_examples
@@ -88,6 +97,7 @@ def export_reader(
     Raises:
         DistilError: The `onnx` extra is not installed, the model cannot be exported, its exported form says something
             else than the model, or calibration data is missing or useless.
+        WriteError: The directory or a temporary one cannot be written.
     """
     chosen = settings or ExportSettings()
     if (chosen.int8 == "static") != (calibration is not None):
@@ -97,8 +107,9 @@ def export_reader(
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
-    target = Path(directory)
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    target = expanded(directory)
+    require_writable(target)
+    with scratch_directory() as scratch, writing(Path(scratch)):
         made = {"onnx": Path(scratch) / FILES["onnx"]}
         _write_onnx(reader, made["onnx"])
         if chosen.int8 != "none":
@@ -111,9 +122,9 @@ def export_reader(
             "backends": _compare(reader, made, data),
         }
         reader.save(target)
+        write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: what lies beside it is known to be ours
         for backend, file in made.items():
             write_aside(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
-    write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)
     return record
 
 
@@ -152,6 +163,8 @@ def _write_onnx(reader: Reader, path: Path) -> None:
                 dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
             )
         except Exception as error:  # whatever the exporter raises, the model is what it cannot read
+            if refusal_of(error) is not None:
+                raise
             raise DistilError(f"{type(reader.model).__name__} cannot be exported to ONNX: {error}") from error
     _optimise(reader, raw, path)
     raw.unlink()

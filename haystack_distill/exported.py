@@ -1,5 +1,7 @@
 """A reader's model outside PyTorch: where its ONNX files lie in a reader directory, and how ONNX Runtime runs them."""
 
+import contextlib
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ import torch
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import EXPORT_FOLDER
+from haystack_distill.files import EXPORT_FOLDER, EXPORT_RECORD
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("torch", "onnx", "onnx-int8")
 FILES = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx"}
@@ -66,6 +70,23 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
             f"{name!r} has no {file}, which backend {backend!r} runs: make it with `haystack-distill export` ({error})"
         ) from error
     return Path(str(found))
+
+
+def remove_exported(directory: Path) -> None:
+    """Remove what was exported from the weights of a reader directory, before they are replaced.
+
+    What others put into a folder of that name stays.
+    """
+    folder = directory / EXPORT_FOLDER
+    if not (folder / EXPORT_RECORD).exists():
+        for file in FILES.values():
+            if (folder / file).exists():
+                logger.warning("%s was not exported by this package and stays, but the weights change", folder / file)
+        return
+    for file in (*FILES.values(), EXPORT_RECORD):
+        (folder / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in there
+        folder.rmdir()
 
 
 def import_onnx(module: str) -> Any:

@@ -5,6 +5,7 @@ A window is what the model sees of an example: special tokens, the question, and
 sequence. Windows are built once, kept on disk as Arrow and read memory-mapped.
 """
 
+import functools
 import inspect
 import itertools
 import json
@@ -14,24 +15,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.batches import LengthGroupedBatches, StepBatches
 from haystack_distill.errors import DistilError
 from haystack_distill.files import hash_of
+from haystack_distill.settings import default_stride
 from haystack_distill.squad import content_hash
 from haystack_distill.squad_checks import halves_in, whole_characters
 from haystack_distill.store import cached_table
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the meaning of a stored window changes
+_FORMAT = 2  # raise it when the meaning of a stored window changes
 _ROWS_PER_BATCH = 1000
+_HIDING = "special "  # before a special token's name: what tokenizers look up in a vocabulary holds no space
+_TEXT_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()  # made once
 _BLANKS = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype="<u4")  # there are none above
 
 _SCHEMA = pa.schema(
@@ -56,15 +62,17 @@ class WindowSettings:
     Args:
         max_seq_len: Tokens a window holds at most, special tokens and question included.
         doc_stride: Context tokens between the starts of two neighbouring windows, as in BERT's and FARM's readers
-            (not their overlap, which Hugging Face calls `stride`).
+            (not their overlap, which Hugging Face calls `stride`). By default a third of `max_seq_len`.
         max_query_length: Question tokens kept at most; a longer question loses its end.
     """
 
     max_seq_len: int = 384
-    doc_stride: int = 128
+    doc_stride: int = None  # type: ignore[assignment]  # a number as soon as the settings are made
     max_query_length: int = 64
 
     def __post_init__(self) -> None:
+        if self.doc_stride is None and isinstance(self.max_seq_len, int):
+            object.__setattr__(self, "doc_stride", default_stride(self.max_seq_len))
         for name, value in asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise DistilError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -97,11 +105,7 @@ class PairTemplate:
         Raises:
             DistilError: The tokenizer is not a fast one, or does not write the question before the context.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise DistilError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
-                "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
-            )
+        _require_fast(tokenizer)
         encoded = tokenizer("a", "b", return_token_type_ids=True, padding=False, truncation=False)
         sequences = encoded.sequence_ids(0)
         ids: list[int] = encoded["input_ids"]
@@ -125,12 +129,74 @@ class PairTemplate:
         )
 
 
+def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise DistilError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
+            "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
+        )
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.pop("truncation", None)
     content.pop("padding", None)
     return hash_of(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
+
+
+def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What makes tokens of a question or a context, in which the names of special tokens are text like any other.
+
+    A text that says "[SEP]" would end there otherwise. The mask token alone is read as what it is: augmentation writes
+    it into contexts. All other text becomes the tokens that `tokenizer` makes of it, without special ones around them.
+
+    Args:
+        tokenizer: A fast tokenizer. It is not changed.
+
+    Raises:
+        DistilError: The tokenizer is not a fast one.
+    """
+    if tokenizer not in _TEXT_TOKENIZERS:
+        _TEXT_TOKENIZERS[tokenizer] = _made_for_text(tokenizer)
+    return _TEXT_TOKENIZERS[tokenizer]
+
+
+def _made_for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    _require_fast(tokenizer)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    mask, names = tokenizer.special_tokens_map.get("mask_token"), set(tokenizer.all_special_tokens)
+    for entry in content["added_tokens"]:
+        entry["special"] = entry["content"] != mask and (entry["special"] or entry["content"] in names)
+    special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
+    # They keep their places, and so all tokens their ids, under names that no vocabulary finds in a text: SentencePiece
+    # models hold them as pieces, too.
+    for entry in content["added_tokens"]:
+        entry["content"] = _hidden(entry["content"], special)
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {_hidden(token, special): id for token, id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[_hidden(token, special), score] for token, score in model["vocab"]]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not special & _of_merge(merge, model)]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = _hidden(model["unk_token"], special)
+    made = Tokenizer.from_str(json.dumps(content))
+    made.no_truncation()
+    made.no_padding()
+    made.encode_special_tokens = True  # that is: as text
+    return made
+
+
+def _hidden(token: str, special: set[str]) -> str:
+    return _HIDING + token if token in special else token
+
+
+def _of_merge(merge: str | list[str], model: dict[str, Any]) -> set[str]:
+    """The two tokens that a merge of byte pair encoding joins, and the one they become."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return {left, right, left + right.removeprefix(model.get("continuing_subword_prefix") or "")}
 
 
 def takes_token_types(model: torch.nn.Module) -> bool:
@@ -305,18 +371,22 @@ class Windows(AnyWindows):
         self.examples = examples
         self.n_examples = len(examples)
 
+        answers = _Answers()
+
         def batches() -> Iterator[dict[str, Any]]:
             columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
             for first in range(0, len(examples), _ROWS_PER_BATCH):
                 rows = examples[first : first + _ROWS_PER_BATCH]
-                for window in _cut(rows, first, tokenizer, self.template, self.settings):
+                for window in _cut(rows, first, tokenizer, self.template, self.settings, answers):
                     for name, value in window.items():
                         columns[name].append(value)
                 yield columns
                 columns = {name: [] for name in _SCHEMA.names}
 
         self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
-        self.table, _, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir)
+        notes = functools.partial(asdict, answers)
+        self.table, notes_of_table, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir, notes)
+        self._answers = _Answers(**notes_of_table)
         self._arrow = self.table.with_format("arrow")
         self.lengths = self._column("length")
         self.example_of = self._column("example")
@@ -333,6 +403,24 @@ class Windows(AnyWindows):
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
         """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
         return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
+
+    def warn_of_lost_answers(self) -> None:
+        """Log a warning if there are labelled answers that no window holds whole, with what keeps them."""
+        if not self._answers.lost:
+            return
+        known = self._answers
+        remedies = [f"{known.too_long} of them need a larger max_seq_len"] * bool(known.too_long)
+        if known.lost > known.too_long:
+            remedies.append(f"doc_stride={known.stride} loses none" + " of the others" * bool(known.too_long))
+        logger.warning(
+            "%d of %d answers lie in no window whole, so their questions are taught as unanswerable: windows of "
+            "max_seq_len=%d start doc_stride=%d tokens apart; %s",
+            known.lost,
+            known.labelled,
+            self.settings.max_seq_len,
+            self.settings.doc_stride,
+            ", and ".join(remedies),
+        )
 
     def place_of(self, window: int) -> None:
         """Any window is found at once, so there is nothing to remember."""
@@ -379,14 +467,41 @@ def model_inputs(batch: dict[str, torch.Tensor], *, token_types: bool = True) ->
     return {name: batch[name] for name in names if name in batch}
 
 
+@dataclass
+class _Answers:
+    """What cutting did to the labelled answers.
+
+    Attributes:
+        labelled: How many there are.
+        lost: How many of them lie in no window whole.
+        too_long: How many of those are longer than their windows, wherever these start.
+        stride: The largest `doc_stride` that loses none of the others; None where all contexts fit one window.
+    """
+
+    labelled: int = 0
+    lost: int = 0
+    too_long: int = 0
+    stride: int | None = None
+
+    def count(self, n_tokens: int, room: int, n_context: int, *, whole: bool) -> None:
+        """Add an answer of so many tokens to windows with room for so many of the context's; `whole`: one holds it."""
+        self.labelled += 1
+        self.lost += not whole
+        self.too_long += n_tokens > room
+        if n_tokens <= room < n_context:
+            enough = room - n_tokens + 1
+            self.stride = enough if self.stride is None else min(self.stride, enough)
+
+
 def _cut(
     rows: dict[str, list],
     first: int,
     tokenizer: PreTrainedTokenizerBase,
     template: PairTemplate,
     settings: WindowSettings,
+    answers: _Answers | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The windows of a batch of example rows, in order."""
+    """The windows of a batch of example rows, in order; what becomes of their answers is counted in `answers`."""
     contexts = list(dict.fromkeys(rows["context"]))
     encoded_contexts = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
     questions = _encode(tokenizer, [question.strip() for question in rows["question"]])
@@ -399,6 +514,7 @@ def _cut(
             {name: rows[name][row] for name in ("answers", "labelled")},
             template,
             settings,
+            answers or _Answers(),
         )
 
 
@@ -409,6 +525,7 @@ def _cut_example(
     labels: dict[str, Any],
     template: PairTemplate,
     settings: WindowSettings,
+    answers: _Answers,
 ) -> Iterator[dict[str, Any]]:
     ids, starts, ends = context
     # No question: plain text, which a tokenizer writes as a single sequence.
@@ -422,12 +539,13 @@ def _cut_example(
         )
     answer = _answer_tokens(labels, starts, ends)
     labelled = bool(labels["labelled"]) and answer is not None
-    first = 0
+    first, whole = 0, False
     while True:
         stop = min(first + room, len(ids))
         start_position = end_position = template.no_answer_position
         if answer is not None and answer[0] >= first and 0 <= answer[1] < stop:
             start_position, end_position = (len(head) + token - first for token in answer)
+            whole = True
         yield {
             "example": example,
             "input_ids": np.concatenate([head, ids[first:stop], template.suffix]).astype(np.int32),
@@ -440,8 +558,10 @@ def _cut_example(
             "length": len(head) + stop - first + len(template.suffix),
         }
         if stop == len(ids):
-            return
+            break
         first += min(settings.doc_stride, room)
+    if labelled and answer is not None and answer[0] >= 0:
+        answers.count(answer[1] - answer[0] + 1, room, len(ids), whole=whole)
 
 
 def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray) -> tuple[int, int] | None:
@@ -456,22 +576,13 @@ def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray)
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Token ids, first and past-the-last character of each token, without special tokens, for each text."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        padding=False,
-        truncation=False,
-        verbose=False,
-    )
+    encoded = text_tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
     result = []
-    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        spans = np.array(offsets, dtype=np.int32).reshape(-1, 2)
+    for text, encoding in zip(texts, encoded, strict=True):
+        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         starts, ends = _trim(text, spans[:, 0].copy(), spans[:, 1].copy())
         ends = _with_marks(text, starts, ends)
-        result.append((np.array(ids, dtype=np.int32), starts, ends))
+        result.append((np.array(encoding.ids, dtype=np.int32), starts, ends))
     return result
 
 
@@ -480,12 +591,11 @@ def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, 
     blank = np.isin(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4"), _BLANKS)
     if not blank.any():
         return starts, ends
-    blank = np.append(blank, False)  # so that an end at the text's end can be looked up
-    while (move := (starts < ends) & blank[starts]).any():
-        starts[move] += 1
-    while (move := (starts < ends) & blank[ends - 1]).any():
-        ends[move] -= 1
-    return starts, ends
+    starts = np.where(starts < ends, np.minimum(_first_outside(blank)[starts], ends), starts)
+    # Backwards, the character before place p is the one at len(text) - p.
+    last = len(text) - _first_outside(blank[::-1])[len(text) - ends]
+    ends = np.where(starts < ends, np.maximum(last, starts), ends)
+    return starts.astype(np.int32), ends.astype(np.int32)
 
 
 def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -493,8 +603,14 @@ def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     if text.isascii() or not len(ends):
         return ends
     mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))
-    mark = np.append(mark, False)
+    if not mark.any():
+        return ends
     following = np.append(starts[1:], len(text))
-    while (move := (starts < ends) & (ends < following) & mark[ends]).any():
-        ends[move] += 1
-    return ends
+    moved = np.minimum(_first_outside(mark)[ends], following)
+    return np.where((starts < ends) & (ends < following), moved, ends).astype(np.int32)
+
+
+def _first_outside(within: np.ndarray) -> np.ndarray:
+    """Of each place in a text, its end included, the first place from there on that is not `within`."""
+    places = np.append(np.where(within, len(within), np.arange(len(within))), len(within))
+    return np.minimum.accumulate(places[::-1])[::-1]

@@ -9,16 +9,26 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from haystack_distill.checks import check_kind
 from haystack_distill.corpus import Corpus, CorpusSource, TextSettings, TextWindows
+from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
+from haystack_distill.files import expanded
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
 from haystack_distill.objectives import IntermediateLayersObjective, LanguageModelObjective, Objective
 from haystack_distill.reader import position_limit
-from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_that_matter
+from haystack_distill.runs import (
+    NOT_COMPARABLE,
+    RunDirectory,
+    RunResult,
+    recorded,
+    settings_that_matter,
+    student_may_come_back,
+)
 from haystack_distill.settings import TrainingSettings
-from haystack_distill.teachers import model_hash
+from haystack_distill.teachers import model_hash, start_of
 
 
 class GeneralTrainer:
@@ -45,8 +55,10 @@ class GeneralTrainer:
         settings: TrainingSettings | None = None,
         text: TextSettings | None = None,
     ) -> None:
+        check_kind("settings", settings, TrainingSettings)
+        check_kind("text", text, TextSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else expanded(output_dir)
         self.settings = settings or TrainingSettings()
         self.text = text or TextSettings()
 
@@ -152,13 +164,23 @@ class GeneralTrainer:
             "arguments": recorded(arguments),
             "settings": settings_that_matter(self.settings),
             "corpus": source.identity,
+            # Read by the process that looks after the directory, where there is one.
+            "corpus_content": _content_of(source) if self.output_dir and processes.is_main_process else None,
             "text": asdict(self.text),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
+            "student": start_of(self.student.model),
             "teacher": model_hash(teacher.model),
+            "teacher_settings": {"precision": teacher.precision},
             "processes": processes.num_processes,
-            "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
+            "precision": resolve_precision(self.settings.precision, self.student.device),
         }
-        with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+        with (
+            windows,
+            RunDirectory(self.output_dir, record, self.settings, processes) as directory,
+            student_may_come_back(self.student.model, directory.record),
+        ):
+            if directory.finished is not None:
+                return directory.restore(self.student.model)
             n_steps, history = run_loop(
                 self.student, objective, windows, directory.settings, directory.checkpoints, teacher=teacher
             )
@@ -189,3 +211,10 @@ class GeneralTrainer:
                     "max_seq_len"
                 )
         return settings.max_steps
+
+
+def _content_of(corpus: Corpus) -> str:
+    return corpus.fingerprint or (
+        f"{NOT_COMPARABLE}an IterableDataset without a name; give it one that changes with its content: "
+        "Corpus(dataset, name='...')"
+    )

@@ -2,16 +2,16 @@
 
 import copy
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_with_tokenizer
+from haystack_distill.compat import load_with_tokenizer, save_model
 from haystack_distill.devices import resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.files import save_pretrained
 from haystack_distill.reader import Reader
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class LanguageModel:
         Raises:
             DistilError: Nothing there, or not a model and a fast tokenizer.
         """
-        name = str(name_or_path)
+        name = os.path.expanduser(name_or_path)
         model, tokenizer, fresh = load_with_tokenizer(
             AutoModelForMaskedLM, name, "language model", token=token, revision=revision
         )
@@ -96,4 +96,4 @@ class LanguageModel:
 
     def save(self, directory: str | Path) -> Path:
         """Write a plain Hugging Face model directory; see `Reader.save`."""
-        return save_pretrained(directory, self.model, self.tokenizer)
+        return save_model(directory, self.model, self.tokenizer)

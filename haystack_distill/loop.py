@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,19 +14,18 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from haystack_distill.batches import StepBatches
+from haystack_distill.checkpoints import Checkpoints
 from haystack_distill.compat import training_arguments
-from haystack_distill.devices import autocast, resolve_precision
+from haystack_distill.devices import autocast, evaluating, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
-from haystack_distill.files import write_json
+from haystack_distill.files import write_json, writing
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.settings import TrainingSettings
-
-logger = logging.getLogger(__name__)
+from haystack_distill.together import decided_by_main
 
 _WEIGHTS = "model.safetensors"
 _PLACE = "place.json"  # where in a stream the next window is
-_COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
 
 
 class Runnable(Protocol):
@@ -89,7 +86,7 @@ def run_loop(
     objective: Objective,
     data: TrainingData,
     settings: TrainingSettings,
-    directory: Path,
+    checkpoints: Checkpoints,
     *,
     told: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     teacher: Runnable | None = None,
@@ -102,7 +99,7 @@ def run_loop(
         objective: What is taught.
         data: What is trained on.
         settings: See `TrainingSettings`.
-        directory: For checkpoints.
+        checkpoints: The run's checkpoints, to go on from and to add to.
         told: What a teacher said of a batch, as tensors to add to it, for prediction-layer distillation.
         teacher: Runs in every step, for intermediate-layer and general distillation.
         evaluate: Measures the student as it is now; None where there is nothing to measure on.
@@ -112,11 +109,18 @@ def run_loop(
     """
     set_seed(settings.seed)
     student.model.to(student.device)
-    resumed_from = _last_checkpoint(directory) if settings.resume else None
-    with _dropout(student.model, settings.dropout):
-        trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, directory)
-        trainer.train(resume_from_checkpoint=resumed_from)
-    student.model.eval()
+    resumed_from = decided_by_main(checkpoints.newest, PartialState()) if settings.resume else None
+    try:
+        with (
+            _dropout(student.model, settings.dropout),
+            evaluating(None if teacher is None else teacher.model),
+            writing(checkpoints.folder),
+        ):
+            trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, checkpoints)
+            trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
+            trainer.take_best()
+    finally:
+        student.model.eval()  # also where the run was stopped: what is left must not answer with dropout
     student.model.to(student.device)
     return trainer.state.global_step, trainer.state.log_history
 
@@ -153,15 +157,18 @@ class _LoopTrainer(Trainer):
         teacher: Runnable | None,
         evaluate: Callable[[], dict[str, float]] | None,
         settings: TrainingSettings,
-        directory: Path,
+        checkpoints: Checkpoints,
     ) -> None:
         self.data = data
+        self.checkpoints = checkpoints
         self.teacher = teacher
         self.measure = evaluate
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device)
         has_dev = evaluate is not None
-        arguments = _arguments(settings, directory, student.device, self.precision, has_dev, teacher is not None)
+        arguments = _arguments(
+            settings, checkpoints.folder, student.device, self.precision, has_dev, teacher is not None
+        )
         self.batches = data.batches(
             settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,
@@ -181,7 +188,7 @@ class _LoopTrainer(Trainer):
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience))
         if settings.tensorboard:
-            callbacks.append(_tensorboard(directory.parent / "tensorboard"))
+            callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
         super().__init__(
             model=StudentAndObjective(student.model, objective).to(student.device),
             args=arguments,
@@ -280,14 +287,33 @@ class _LoopTrainer(Trainer):
         else:
             safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(directory / _WEIGHTS))
 
+    def _get_output_dir(self, *_: Any, **__: Any) -> str:
+        return str(self.checkpoints.aside)  # where Trainer writes a checkpoint
+
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         super()._save_checkpoint(*arguments, **keywords)
-        place = self.data.place_of(self.state.global_step * self.batches.step_size)
+        step = self.state.global_step
+        place = self.data.place_of(step * self.batches.step_size)
         if self.args.should_save and place is not None:
-            write_json(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _PLACE, place)
+            write_json(self.checkpoints.aside / f"checkpoint-{step}" / _PLACE, place)
         self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _COMPLETE).touch()
+            self.checkpoints.publish(step, self._best_step())
+
+    def _best_step(self) -> int | None:
+        """The step of the best evaluation so far, the first of equals; None where the last weights are taken."""
+        evaluations = [line for line in self.state.log_history if "eval_f1" in line]
+        if not (self.checkpoints.keep_best and evaluations):
+            return None
+        return int(max(evaluations, key=lambda line: line["eval_f1"])["step"])
+
+    def take_best(self) -> None:
+        """Go back to the weights of the best evaluation, where those are wanted."""
+        best = self._best_step()
+        if best is None:
+            return
+        # By its step, not by a path that Trainer noted: the directory may have been moved meanwhile.
+        self._load_from_checkpoint(str(decided_by_main(lambda: self.checkpoints.best(best), PartialState())))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Strict, where Trainer would let missing weights pass."""
@@ -299,9 +325,6 @@ class _LoopTrainer(Trainer):
             safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / _WEIGHTS), strict=True)
         except RuntimeError as error:
             raise DistilError(f"the checkpoint {resume_from_checkpoint} does not fit this run: {error}") from error
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 class _EpochOrder(TrainerCallback):
@@ -358,10 +381,7 @@ def _arguments(
         eval_steps=evaluate if isinstance(evaluate, int) else None,
         save_strategy=_strategy(checkpoint),
         save_steps=checkpoint if isinstance(checkpoint, int) else 500,
-        save_total_limit=settings.keep_checkpoints,
-        load_best_model_at_end=settings.keep_best,
-        metric_for_best_model="f1" if settings.keep_best else None,
-        greater_is_better=True if settings.keep_best else None,
+        save_total_limit=None,  # which are kept, and which one is the best, is ours: Trainer deletes what is not ours
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         disable_tqdm=not settings.progress,
@@ -383,22 +403,6 @@ def _tensorboard(directory: Path) -> TrainerCallback:
     from transformers.integrations import TensorBoardCallback
 
     return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
-
-
-def whole_checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints that were written to their end, oldest first."""
-    found = [checkpoint for checkpoint in directory.glob("checkpoint-*") if (checkpoint / _COMPLETE).exists()]
-    return sorted(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]))
-
-
-def _last_checkpoint(directory: Path) -> str | None:
-    """The newest whole checkpoint; what was cut off while it was written is removed."""
-    whole = whole_checkpoints(directory)
-    for checkpoint in directory.glob("checkpoint-*"):
-        if checkpoint not in whole and PartialState().is_main_process:
-            logger.warning("%s was not written to its end; it is removed", checkpoint)
-            shutil.rmtree(checkpoint)
-    return str(whole[-1]) if whole else None
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ __all__ = [
     "example_scores",
     "normalize_answer",
     "read_predictions",
+    "require_measurable",
     "squad_metrics",
     "write_predictions",
 ]
@@ -149,6 +150,15 @@ def example_scores(
     return _scores(golds, predictions, _version_of(golds, version))
 
 
+def require_measurable(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> None:
+    """Check, before a reader runs for long, that examples can be measured on.
+
+    Raises:
+        DataError: one is unlabelled or shares its id with another, or there are none.
+    """
+    _golds(examples)
+
+
 def read_predictions(path: str | Path) -> dict[str, str]:
     """Read the official predictions file: a JSON object that maps question ids to texts.
 
@@ -184,8 +194,11 @@ def read_predictions(path: str | Path) -> dict[str, str]:
 def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
     """Write predictions as the official file, {question id: text}; a file that is there is replaced as a whole.
 
+    A symbolic link stays one, a device or a pipe is written into.
+
     Raises:
         DataError: an id or a prediction is not a string.
+        WriteError: the file cannot be written.
     """
     path = Path(path).expanduser()
     for id_, text in predictions.items():

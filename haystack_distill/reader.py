@@ -3,7 +3,8 @@
 import copy
 import inspect
 import logging
-import shutil
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from haystack_distill.compat import load_shape, load_with_tokenizer
+from haystack_distill.checks import check, check_kind, is_number, is_whole
+from haystack_distill.compat import load_shape, load_with_tokenizer, save_model
 from haystack_distill.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import ExportedModel, check_backend, find_exported
+from haystack_distill.exported import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.features import AnyWindows, PairWindows, Windows, WindowSettings, model_inputs, takes_token_types
-from haystack_distill.files import EXPORT_FOLDER, save_pretrained
-from haystack_distill.metrics import squad_metrics, write_predictions
+from haystack_distill.files import expanded, require_writable
+from haystack_distill.metrics import require_measurable, squad_metrics, write_predictions
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 from haystack_distill.squad import load_examples
 
@@ -123,8 +125,18 @@ class Reader:
                 f"{type(model).__name__} is not a question answering model; load it with "
                 "AutoModelForQuestionAnswering or Reader.load"
             )
-        if max_answer_length < 1 or batch_size < 1:
-            raise DistilError("max_answer_length and batch_size must be at least 1")
+        outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
+        if outputs != 2:
+            raise DistilError(
+                f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
+                "load it with Reader.load, which gives it a fresh one"
+            )
+        for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
+            check(name, value, is_whole(value), "a whole number of at least 1")
+        threshold = no_answer_threshold
+        # Infinite: never, or always, no answer.
+        check("no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number")
+        check_kind("windows", windows, WindowSettings)
         self.windows = windows or WindowSettings()
         positions = position_limit(model)
         if positions is not None and self.windows.max_seq_len > positions:
@@ -140,7 +152,7 @@ class Reader:
         self.model = model
         self.tokenizer = _without_presets(tokenizer)
         self.max_answer_length = max_answer_length
-        self.no_answer_threshold = no_answer_threshold
+        self.no_answer_threshold = float(no_answer_threshold)
         self.batch_size = batch_size
         self.exported = exported
         self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
@@ -183,10 +195,9 @@ class Reader:
         Raises:
             DistilError: Nothing there, or not a model and a fast tokenizer, or it was not exported.
         """
-        name, hub = str(name_or_path), {"token": token, "revision": revision}
+        name, hub = os.path.expanduser(name_or_path), {"token": token, "revision": revision}
         check_backend(backend)
-        if num_threads is not None and num_threads < 1:
-            raise DistilError(f"num_threads must be at least 1, not {num_threads}")
+        check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
         if backend != "torch":
             model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
             exported = ExportedModel(find_exported(name, backend, **hub), num_threads)
@@ -228,8 +239,7 @@ class Reader:
         self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
-        if top_k < 1:
-            raise DistilError(f"top_k must be at least 1, not {top_k}")
+        check("top_k", top_k, is_whole(top_k), "at least 1 and whole")
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")
@@ -336,6 +346,9 @@ class Reader:
 
     def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
+        if predictions_path is not None:
+            require_writable(Path(predictions_path).expanduser(), directory=False)
+        require_measurable(windows.examples)
         predictions = list(self.predict_windows(windows))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
 
@@ -369,8 +382,8 @@ class Reader:
             DistilError: The reader is an exported one.
         """
         self.require_weights()
-        shutil.rmtree(Path(directory) / EXPORT_FOLDER, ignore_errors=True)
-        return save_pretrained(directory, self.model, self.tokenizer)
+        remove_exported(expanded(directory))
+        return save_model(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:
         """Raise a DistilError if this is an exported reader."""

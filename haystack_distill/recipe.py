@@ -4,9 +4,9 @@ Each step works in a directory of its own under the recipe's `output_dir` and le
 finished is not done again; one that was cut off goes on from its last checkpoint.
 """
 
+import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -18,22 +18,28 @@ import pyarrow as pa
 from accelerate import PartialState
 
 from augment.augmenter import augmented
+from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger
 from haystack_distill import students
-from haystack_distill.card import write_card
+from haystack_distill.card import CARD_FILE, write_card
+from haystack_distill.checkpoints import FOLDER, Checkpoints, alone_in, clear_finished
+from haystack_distill.compat import architectures
 from haystack_distill.corpus import Corpus, TextSettings
-from haystack_distill.devices import resolve_device
+from haystack_distill.devices import require_device, resolve_device
 from haystack_distill.embedded import named_reader
 from haystack_distill.errors import DistilError
 from haystack_distill.features import WindowSettings
-from haystack_distill.files import RUN_FILE, hash_of, write_aside, write_json
+from haystack_distill.files import RUN_FILE, expanded, hash_of, require_writable, write_aside, write_json
 from haystack_distill.general import GeneralTrainer
+from haystack_distill.inspection import json_in
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.measurements import Measurements, measure_reader
+from haystack_distill.metrics import require_measurable
+from haystack_distill.objectives import IntermediateLayersObjective, PredictionLayerObjective
 from haystack_distill.reader import Reader
 from haystack_distill.recipe_file import GeneralStep, LayersStep, Recipe, Training, layers_losses
-from haystack_distill.report import write_report
-from haystack_distill.runs import versions
+from haystack_distill.report import REPORT_FILE, write_report
+from haystack_distill.runs import NOT_RECORDED, differences, versions
 from haystack_distill.sample import sample_path
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
@@ -41,7 +47,8 @@ from haystack_distill.squad_arrow import SCHEMA, batches_of, plain_rows
 from haystack_distill.squad_checks import Row
 from haystack_distill.store import cache_directory, cached_table
 from haystack_distill.teachers import model_hash
-from haystack_distill.trainer import ReaderTrainer
+from haystack_distill.together import decided_by_main
+from haystack_distill.trainer import ReaderTrainer, require_same_tokens, warn_of_shared_contexts
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +89,10 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
         DistilError: Something is wrong with the recipe, or a step was done otherwise before.
         DataError: Something is wrong with the data.
     """
-    return _Cook(recipe, progress).run()
+    cook = _Cook(recipe, progress)
+    with contextlib.ExitStack() as held:
+        decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        return cook.run()
 
 
 def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
@@ -103,6 +113,8 @@ class Ingredients:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        require_writable(Path(recipe.output_dir).expanduser())
+        require_device(recipe.device)
         windows = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
         self.reading: dict[str, Any] = {
             "windows": windows,
@@ -110,8 +122,14 @@ class Ingredients:
             "precision": recipe.precision,
         }
         self.where = {name: self.reading[name] for name in ("device", "precision")}
-        self.teacher = named_reader(recipe.teacher, **self.reading)
         self.examples = self.load(recipe.data, "train")
+        self.dev_examples: datasets.Dataset | None = None
+        if recipe.dev_data:
+            with _in_section("dev_data"):
+                self.dev_examples = self.load(recipe.dev_data, "validation")
+                require_measurable(self.dev_examples)
+        self.teacher = named_reader(recipe.teacher, **self.reading)
+        self._tagger: str | None = None
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
         """Examples of files or of a data set on the hub."""
@@ -134,6 +152,17 @@ class Ingredients:
         if not path.exists():
             write_aside(path, write)
         return Corpus(path)
+
+    def starting_weights(self) -> dict[str, str]:
+        """Hashes of the models that are named besides the teacher: a name may come to stand for other weights."""
+        general, found = self.recipe.general, {}
+        start = self.recipe.student.start_from
+        if start is not None:
+            student = self.first_student() if general is None else LanguageModel.load(start, **self.where)
+            found["start_from_weights"] = model_hash(student.model)
+        if general is not None and general.teacher is not None:
+            found["general_teacher_weights"] = model_hash(LanguageModel.load(general.teacher, **self.where).model)
+        return found
 
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
         """Student and teacher of step 1."""
@@ -170,18 +199,69 @@ class Ingredients:
             return self.load(step.data, "train")
         if step.multiplication_factor == 1:
             return self.examples
-        mask = self.teacher.tokenizer.mask_token
-        if mask is None and step.p_mask:
-            raise DistilError("layers: the tokenizer has no mask token; set p_mask: 0")
-        settings = step.augmentation(self.recipe.seed, mask)
-        key = hash_of(
-            "augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), choose_tagger(step.tagger)
-        )
+        settings, tagger = self.augmentation(step)
+        key = hash_of("augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), tagger)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
             return batches_of(_row_of(example) for example in augmented(self.examples, settings))
 
         return cached_table("examples", key, SCHEMA, batches, self.recipe.cache_dir)[0]
+
+    def augmentation(self, step: LayersStep) -> tuple[AugmentSettings, str]:
+        """How step 2 multiplies the data, and the tagger that this means here."""
+        mask = self.teacher.tokenizer.mask_token
+        if mask is None and step.p_mask:
+            raise DistilError("the tokenizer has no mask token; set p_mask: 0")
+        if self._tagger is None:
+            self._tagger = choose_tagger(step.tagger)
+        return step.augmentation(self.recipe.seed, mask), self._tagger
+
+
+def check_steps(have: Ingredients, student: Reader) -> None:
+    """Find out whether every step can begin, so that the last does not fail after the first ones took hours.
+
+    Args:
+        have: What the recipe works with.
+        student: The reader that the first step on questions begins with, or one of its shape.
+
+    Raises:
+        DistilError: One cannot; the message begins with its name.
+        DataError: Data of step 2 cannot be read.
+    """
+    recipe = have.recipe
+    labelled = any(have.examples["labelled"])
+    configs = student.model.config, have.teacher.model.config
+    if recipe.layers:
+        with _in_section("layers"):
+            if recipe.layers.data is not None:
+                have.load(recipe.layers.data, "train")
+            elif recipe.layers.multiplication_factor > 1:
+                have.augmentation(recipe.layers)
+            require_same_tokens(student, have.teacher)
+            IntermediateLayersObjective(*configs, **layers_losses(recipe.layers))
+    if recipe.answers:
+        with _in_section("answers"):
+            PredictionLayerObjective(**recipe.answers.losses())
+            if not labelled and recipe.answers.distillation_loss_weight == 0:
+                raise DistilError(
+                    "none of the data is labelled, so with a distillation_loss_weight of 0 there is nothing to learn: "
+                    "raise it, or give labelled data"
+                )
+    if recipe.labels_only:
+        with _in_section("labels_only"):
+            if not labelled:
+                raise DistilError("none of the data is labelled: leave labels_only out, or give labelled data")
+            if recipe.general:
+                have.first_student()  # it is made of other things than the student that step 1 teaches
+
+
+@contextlib.contextmanager
+def _in_section(name: str) -> Iterator[None]:
+    """What is wrong in here is said with the section's name before it."""
+    try:
+        yield
+    except DistilError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 class _Cook:
@@ -190,7 +270,7 @@ class _Cook:
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
         self.progress = progress
-        self.output = Path(recipe.output_dir).expanduser()
+        self.output = expanded(recipe.output_dir)
         if self.output.exists() and not self.output.is_dir():
             raise DistilError(f"{self.output} is a file: choose another output_dir")
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")
@@ -201,15 +281,31 @@ class _Cook:
         recipe = self.recipe
         with self.processes.main_process_first():
             have = Ingredients(recipe)
+            starting_weights = have.starting_weights()
         self.reading = have.reading
         self.record = {
             "teacher": model_hash(have.teacher.model),
-            "student": asdict(recipe.student),
+            "student": asdict(recipe.student) | starting_weights,
             "windows": asdict(have.teacher.windows),
             "seed": recipe.seed,
             "precision": have.teacher.precision,
         }
-        student = self._general(have, recipe.general) if recipe.general else have.first_student()
+        if have.dev_examples is not None and self.processes.is_main_process:
+            warn_of_shared_contexts(have.examples, have.dev_examples)
+        self._known()  # one that was cut off is better known before the steps than after
+        pair = None
+        if recipe.general is None:
+            student = have.first_student()
+        elif self._is_finished(self.output / GENERAL):
+            made = LanguageModel.load(self.output / GENERAL, **have.where)
+            student = students.from_language_model(made, have.teacher)
+        else:
+            pair = have.general_pair(recipe.general)
+            student = students.from_language_model(pair[0], have.teacher)
+        with self.processes.main_process_first():  # the others find what it has read in the cache
+            check_steps(have, student)
+        if recipe.general:
+            student = self._general(have, recipe.general, pair)
         if recipe.layers:
             with self.processes.main_process_first():
                 data = have.layers_data(recipe.layers)
@@ -235,13 +331,15 @@ class _Cook:
             readers["labels only"] = self._labels_only(have)
         return self._finish(readers, have)
 
-    def _general(self, have: Ingredients, step: GeneralStep) -> Reader:
+    def _general(
+        self, have: Ingredients, step: GeneralStep, pair: tuple[LanguageModel, LanguageModel] | None
+    ) -> Reader:
         with self.processes.main_process_first():
             corpus = have.corpus(step, cache_directory(self.recipe.cache_dir) / "corpora")
-        directory = self._begin(GENERAL, step, corpus.identity)
+        directory = self._begin(GENERAL, step, corpus.identity, corpus_content=corpus.fingerprint)
         if not self._is_finished(directory):
             text = TextSettings(step.max_seq_len, step.mask_probability, step.buffer_windows)
-            student, teacher = have.general_pair(step)
+            student, teacher = pair or have.general_pair(step)
             distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
         return students.from_language_model(LanguageModel.load(directory, **have.where), have.teacher)
@@ -273,18 +371,27 @@ class _Cook:
             seed=self.recipe.seed, precision=self.recipe.precision, progress=self.progress, resume=True
         )
 
-    def _begin(self, name: str, step: Training, data: str) -> Path:
+    def _begin(self, name: str, step: Training, data: str, **more: str | None) -> Path:
         """The directory of a step, after a check that nothing else was begun there."""
         told = {key: value for key, value in asdict(step).items() if key != "checkpoint_every"}  # decides no weight
-        self.record = {**self.record, name: {**told, "data": data}}
+        self.record = {**self.record, name: {**told, "data": data, **more}}
         record = json.loads(json.dumps(self.record))
         directory = self.output / name
         begun = directory / _STEP_FILE
-        if begun.exists():
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            changed = [
-                f"{place}: then {then}, now {now}" for place, then, now in _differences(before, record) if then != now
-            ]
+        before = None
+        if self._is_finished(directory) or Checkpoints(directory / FOLDER, run="").any():  # else nothing stands on it
+            before = json_in(directory, _STEP_FILE, f"remove {directory} to do the step anew")
+        if before is not None:
+            changed, unknown = [], []
+            for place, then, now in differences(before, record):
+                if then == NOT_RECORDED:
+                    unknown.append(place)
+                elif then != now:
+                    changed.append(f"{place}: then {then}, now {now}")
+            if unknown:
+                logger.warning(
+                    "%s was begun by an earlier version, which did not record %s", directory, ", ".join(unknown)
+                )
             if changed:
                 raise DistilError(
                     f"{directory} was begun otherwise ({'; '.join(changed)}). Remove it, and the directories of the "
@@ -300,23 +407,26 @@ class _Cook:
         return (directory / RUN_FILE).exists()
 
     def _note(self, name: str, directory: Path) -> None:
-        self.done[name] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+        remedy = f"remove {directory} to do the step anew"
+        record = json_in(directory, RUN_FILE, remedy) or {}
+        if not {"steps", "seconds", "history"} <= record.keys():
+            raise DistilError(f"{directory / RUN_FILE} is not the record of a finished run: {remedy}")
+        self.done[name] = record
         if self.processes.is_main_process:  # a run killed at its very end may have left them
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            clear_finished(directory)
 
     def _finish(self, readers: dict[str, Reader], have: Ingredients) -> RecipeResult:
         """Measure, and write the finished reader with its report and its card."""
         recipe = self.recipe
         target = self.output / READER
-        result_file = self.output / RESULT_FILE
-        dev = None
-        if recipe.dev_data:
-            with self.processes.main_process_first():
-                dev = have.load(recipe.dev_data, "validation")
+        dev = have.dev_examples
         shown = {"dev_data": None if dev is None else content_hash(dev), "card": [recipe.license, recipe.language]}
         record = json.loads(json.dumps(self.record | shown))
-        known = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
-        if known.get("record") != record:
+        known = self._known()
+        wanted = ["config.json", "model.safetensors", CARD_FILE, *([REPORT_FILE] if dev is not None else [])]
+        made = all((target / name).is_file() for name in wanted)
+        self.processes.wait_for_everyone()  # until all have looked, and before the first one writes
+        if known.get("record") != record or not made:
             measured = []
             if dev is not None:
                 for (name, reader), role in zip(readers.items(), _ROLES, strict=False):
@@ -333,10 +443,18 @@ class _Cook:
                     "seconds": {name: run["seconds"] for name, run in self.done.items()},
                     "metrics": {one.name: dict(one.metrics) for one in measured},
                 }
-                write_json(result_file, known)
+                write_json(self.output / RESULT_FILE, known)
             self.processes.wait_for_everyone()
-            known = json.loads(result_file.read_text(encoding="utf-8"))
+            known = self._known()
         return RecipeResult(target, known["steps"], known["seconds"], known["metrics"])
+
+    def _known(self) -> dict[str, Any]:
+        """What came of the recipe when it was finished before; empty where it was not."""
+        remedy = "remove it, and the recipe measures its readers and writes it again"
+        known = json_in(self.output, RESULT_FILE, remedy) or {}
+        if known and not {"record", "steps", "seconds", "metrics"} <= known.keys():
+            raise DistilError(f"{self.output / RESULT_FILE} is not the result of a recipe: {remedy}")
+        return known
 
     def _describe(self, target: Path, dev: datasets.Dataset | None, measured: list[Measurements]) -> None:
         """The finished reader's report and card."""
@@ -358,24 +476,9 @@ class _Cook:
         )
 
 
-def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves of two nested dictionaries: where they are, and what stands there."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(name), now.get(name), f"{place}.{name}" if place else name)
-    else:
-        yield place, before, now
-
-
 def _is_reader(name: str) -> bool:
     """Whether a model says of itself that it answers questions."""
-    from transformers import AutoConfig
-
-    try:
-        architectures = AutoConfig.from_pretrained(name).architectures or []
-    except (OSError, ValueError) as error:
-        raise DistilError(f"student: cannot load start_from {name!r}: {error}") from error
-    return any(architecture.endswith("ForQuestionAnswering") for architecture in architectures)
+    return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
 
 
 def _row_of(example: dict[str, Any]) -> Row:

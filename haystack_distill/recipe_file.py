@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from augment.settings import AugmentSettings
 from haystack_distill.config import read_mapping, suggestion
 from haystack_distill.errors import DistilError
-from haystack_distill.settings import Interval, TrainingSettings
+from haystack_distill.licences import require_language, require_licence
+from haystack_distill.settings import Interval, TrainingSettings, default_stride, require_seed
 
 Section = TypeVar("Section")
 LayerMapping = list[int | None] | str
@@ -241,7 +242,7 @@ class Recipe:
         labels_only: Also train the same student on labels alone for as many steps, to compare with.
         seed: Of everything that is random.
         max_seq_len: Tokens of a window.
-        doc_stride: Context tokens between the starts of two neighbouring windows.
+        doc_stride: Context tokens between the starts of two neighbouring windows; by default a third of `max_seq_len`.
         max_query_length: Question tokens at most.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda", ...
@@ -261,7 +262,7 @@ class Recipe:
     labels_only: bool = False
     seed: int = 42
     max_seq_len: int = 384
-    doc_stride: int = 128
+    doc_stride: int = None  # type: ignore[assignment]  # a number as soon as the recipe is made
     max_query_length: int = 64
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
@@ -270,10 +271,15 @@ class Recipe:
     language: str | None = None
 
     def __post_init__(self) -> None:
+        if self.doc_stride is None:
+            object.__setattr__(self, "doc_stride", default_stride(self.max_seq_len))
         if not (self.general or self.layers or self.answers):
             raise DistilError("every step is left out: a recipe has at least one of general, layers and answers")
         if self.labels_only and not self.dev_data:
             raise DistilError("labels_only is there to compare with: give dev_data, or leave it out")
+        require_seed(self.seed)
+        require_licence(self.license)
+        require_language(self.language)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries, every default spelt out."""
@@ -377,7 +383,7 @@ output_dir: distilled                 # the finished reader will be in distilled
 # labels_only: false                  # true: also train the student on labels alone for as many steps, to compare
 # seed: 42
 # max_seq_len: 384                    # tokens of a window
-# doc_stride: 128
+# doc_stride: 128                     # tokens between the starts of two windows; by default a third of max_seq_len
 # max_query_length: 64
 # precision: auto                     # bf16 where the hardware is fast at it
 # device: auto

@@ -1,6 +1,5 @@
 """What a recipe would do, and about how long that takes here: nothing of it is done but a few steps to time."""
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,9 +9,19 @@ import datasets
 
 from haystack_distill import students
 from haystack_distill.corpus import TextSettings
+from haystack_distill.files import scratch_directory, writing
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.reader import Reader
-from haystack_distill.recipe import ANSWERS, GENERAL, LABELS_ONLY, LAYERS, Ingredients, distil_general, labels_training
+from haystack_distill.recipe import (
+    ANSWERS,
+    GENERAL,
+    LABELS_ONLY,
+    LAYERS,
+    Ingredients,
+    check_steps,
+    distil_general,
+    labels_training,
+)
 from haystack_distill.recipe_file import Recipe, Training, layers_losses
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import load_examples
@@ -53,10 +62,15 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
     """
     have = Ingredients(recipe)
     plan = []
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    with scratch_directory() as scratch, writing(Path(scratch)):
         if recipe.general:
             step = recipe.general
             student, teacher = have.general_pair(step)
+            reader = students.from_language_model(student, have.teacher)
+        else:
+            reader = have.first_student()
+        check_steps(have, reader)
+        if recipe.general:
             corpus = have.corpus(step, Path(scratch))
             # A small buffer: what is timed is a step, not how long the first one waits.
             buffer = min(step.buffer_windows, _LONG * step.batch_size * step.gradient_accumulation_steps)
@@ -68,9 +82,6 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
             n_steps = step.max_steps or 0
             windows = n_steps * step.batch_size * step.gradient_accumulation_steps
             plan.append(PlannedStep(GENERAL, 0, windows, n_steps, n_steps * _seconds_a_step(recipe, step, general), 0))
-            reader = students.from_language_model(student, have.teacher)
-        else:
-            reader = have.first_student()
         sample = load_examples(have.examples.select(range(min(_SAMPLE, len(have.examples)))), cache_dir=scratch)
         if recipe.layers:
             plan.append(_plan_layers(have, reader, sample, scratch))

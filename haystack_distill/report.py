@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from haystack_distill import plots
 from haystack_distill.errors import DistilError
-from haystack_distill.files import write_aside, write_json
+from haystack_distill.files import expanded, require_writable, write_aside, write_json
 from haystack_distill.measurements import Measurements
 from haystack_distill.squad import content_hash
 
@@ -104,7 +104,7 @@ def write_report(
         "histories": {name: [dict(line) for line in history] for name, history in histories.items()},
         "examples": [_example(row) for row in examples],  # type: ignore[arg-type]
     }
-    return _write(Path(directory), title, measurements, content)
+    return _write(expanded(directory), title, measurements, content)
 
 
 def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Path:
@@ -120,10 +120,12 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
         DistilError: Fewer than two runs, one without a `report.json` that can be read, runs measured on different
             data, or `output` is one of them.
     """
-    paths = [Path(directory) for directory in directories]
+    paths = [expanded(directory) for directory in directories]
+    require_writable(expanded(output))
     if len({path.resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DistilError("a comparison needs at least two different runs; one run's own report is its report.html")
-    if Path(output).resolve() in [path.resolve() for path in paths]:
+    output = expanded(output)
+    if output.resolve() in [path.resolve() for path in paths]:
         raise DistilError(f"{output} holds a report that is compared here: write the comparison to another directory")
     contents = [_read(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
@@ -149,7 +151,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
         "histories": histories,
         "examples": contents[0]["examples"],
     }
-    return _write(Path(output), f"Comparison of {len(paths)} runs", _told_apart(merged), content)
+    return _write(output, f"Comparison of {len(paths)} runs", _told_apart(merged), content)
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """A run and its directory: what it was made from, whether it may go on, and what it leaves behind."""
 
+import contextlib
 import json
+import logging
+import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +17,34 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
+from haystack_distill.checkpoints import (
+    BEGUN_FILE,
+    FOLDER,
+    Checkpoints,
+    alone_in,
+    begun_in,
+    check_directory,
+    clear_finished,
+    finished_in,
+)
+from haystack_distill.compat import load_model
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE, write_json
-from haystack_distill.loop import whole_checkpoints
+from haystack_distill.files import RUN_FILE, file_hash, needing_tmpdir, write_json
+from haystack_distill.fingerprints import NotComparable, code_fingerprint
 from haystack_distill.settings import TrainingSettings
+from haystack_distill.teachers import start_of
+from haystack_distill.together import decided_by_main
+
+logger = logging.getLogger(__name__)
+
+NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
+NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
+_HASH = re.compile(r"[0-9a-f]{64}")
+# How students began whose run stopped, by the hash of the weights that it left them with.
+_LEFT_BY_STOPPED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -42,7 +69,7 @@ class RunResult:
 class RunDirectory:
     """Where a run works: the output directory, or without one a temporary directory that goes when the run ends.
 
-    Use it as a context manager around the run.
+    Use it as a context manager around the run: until its end no other run can work in the directory.
 
     Args:
         output_dir: Where checkpoints, log and the finished model go, or None.
@@ -53,10 +80,12 @@ class RunDirectory:
     Attributes:
         settings: What to train with. A run without an output directory could not be resumed, so it writes no
             checkpoints, unless `keep_best` takes the model from one.
+        checkpoints: The run's checkpoints.
+        finished: The record of this very run, where it is finished and was to be resumed; see `restore`.
 
     Raises:
-        DistilError: An unfinished run is there and is not to be resumed or was begun otherwise, or a setting needs an
-            output directory.
+        DistilError: Another run is at work there, what is there is not to be resumed or overwritten or was begun
+            otherwise, or a setting needs an output directory.
     """
 
     def __init__(
@@ -66,10 +95,16 @@ class RunDirectory:
         self.processes = processes
         self.temporary = output_dir is None
         self.settings = settings
+        self.finished: dict[str, Any] | None = None
+        self._held = contextlib.ExitStack()
         if output_dir is not None:
             self.path = output_dir
-            if processes.is_main_process:  # it looks after the directory for all
-                self._begin(settings)
+            try:
+                # The main process looks after the directory for all.
+                self.run_id, self.finished = decided_by_main(lambda: self._begin(settings), processes)
+            except BaseException:
+                self._held.close()
+                raise
             return
         if settings.resume:
             raise DistilError("resume needs an output_dir to resume from")
@@ -79,32 +114,47 @@ class RunDirectory:
             raise DistilError("several processes need an output_dir to share")
         if not settings.keep_best:
             self.settings = replace(settings, checkpoint_every=None)
-        self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
+        with needing_tmpdir():
+            self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
+        self.run_id = secrets.token_hex(8)
 
-    def _begin(self, settings: TrainingSettings) -> None:
-        begun = self.checkpoints / "run.json"
-        if not (begun.exists() and whole_checkpoints(self.checkpoints)):  # else there is nothing to lose
-            write_json(begun, self.record)
-            return
-        if not settings.resume:
-            raise DistilError(
-                f"{self.path} holds the checkpoints of a run that did not finish; set resume=True to go on with it, or "
-                "remove its directory 'checkpoints' to start again"
-            )
-        before = json.loads(begun.read_text(encoding="utf-8"))
-        here = json.loads(json.dumps(self.record))
-        changed = [name for name in here if here[name] != before.get(name)]
-        if changed:
-            raise DistilError(
-                f"cannot resume the run in {self.path}: its {', '.join(changed)} differ from now "
-                f"({'; '.join(f'{name}: then {before.get(name)}, now {here[name]}' for name in changed)}). Run it as "
-                "it was begun, or remove its directory 'checkpoints' to start again"
-            )
+    def _begin(self, settings: TrainingSettings) -> tuple[str, dict[str, Any] | None]:
+        """The id of the run that is begun or resumed, and its record if it is finished."""
+        self._held.enter_context(alone_in(self.path))
+        check_directory(self.path, resume=settings.resume, overwrite=settings.overwrite)
+        clear_finished(self.path)
+        begun, finished = begun_in(self.path), finished_in(self.path)
+        if settings.resume and begun is not None and self._of(begun["run_id"]).any():
+            # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
+            began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
+            if began is not None and json.loads(json.dumps(began)) == begun.get("student"):
+                self.record = self.record | {"student": began}
+            require_same_run(f"cannot resume the run in {self.path}", begun, self.record)
+            self._of(begun["run_id"]).clear_aside()
+            return begun["run_id"], None
+        if settings.resume and begun is None and finished is not None:
+            try:
+                require_same_run(f"the finished run in {self.path} is another one", finished, self.record)
+                return finished["run_id"], finished
+            except DistilError:
+                if not settings.overwrite:
+                    raise
+        if begun is not None:
+            self._of(begun["run_id"]).clear()
+        run_id = secrets.token_hex(8)
+        write_json(self.path / FOLDER / BEGUN_FILE, {"run_id": run_id} | self.record)
+        self._of(run_id).clear_aside()
+        for place, _, why in _not_comparable(self.record):
+            logger.warning("the run in %s cannot be resumed if it stops: its %s is %s", self.path, place, why)
+        return run_id, None
 
     @property
-    def checkpoints(self) -> Path:
-        """Where the checkpoints are while the run lasts."""
-        return self.path / "checkpoints"
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints while it lasts."""
+        return self._of(self.run_id)
+
+    def _of(self, run_id: str) -> Checkpoints:
+        return Checkpoints(self.path / FOLDER, run_id, self.settings.keep_checkpoints, self.settings.keep_best)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -112,6 +162,28 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         if self.temporary:
             shutil.rmtree(self.path)
+        self._held.close()
+
+    def restore(self, model: PreTrainedModel) -> RunResult:
+        """Give a model the weights of the finished run; return the run's result.
+
+        Raises:
+            DistilError: The weights are not those that the run wrote.
+        """
+        assert self.finished is not None
+        problem = f"the weights in {self.path} are not those that the finished run there wrote"
+        remedy = "put them back, or train anew with overwrite and without resume"
+        if self.finished["weights"] != _weights_in(self.path):
+            raise DistilError(f"{problem}; {remedy}")
+        logger.info("the run in %s is finished: its result is taken as it is", self.path)
+        try:
+            weights = load_model(type(model), str(self.path))[0].state_dict()
+            model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise DistilError(f"{problem} ({error}); {remedy}") from error
+        model.eval()
+        names = ("steps", "seconds", "metrics", "history")
+        return RunResult(**{name: self.finished[name] for name in names}, directory=self.path)
 
     def finish(self, result: RunResult, save: Callable[[Path], object]) -> RunResult:
         """Let `save` write the model, write the run's record, remove the checkpoints: they have served."""
@@ -121,16 +193,23 @@ class RunDirectory:
         if self.processes.is_main_process:
             save(self.path)
             finished = {
+                "run_id": self.run_id,
                 "status": "finished",
                 "versions": versions(),
+                "weights": _weights_in(self.path),
                 "metrics": result.metrics,
                 "steps": result.steps,
                 "seconds": result.seconds,
             }
             write_json(self.path / RUN_FILE, self.record | finished | {"history": result.history})
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.checkpoints.clear()
         self.processes.wait_for_everyone()  # until the model is there to be loaded
         return replace(result, directory=self.path)
+
+
+def _weights_in(directory: Path) -> dict[str, str]:
+    """The hashes of a model's files of weights."""
+    return {path.name: file_hash(path) for path in sorted(directory.glob("model*.safetensors"))}
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -150,13 +229,90 @@ def versions(*more: str) -> dict[str, str]:
 
 def settings_that_matter(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that decide the weights; how a run is shown or kept may change when it is resumed."""
-    shown = ("resume", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
+    shown = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
     return {name: value for name, value in asdict(settings).items() if name not in shown}
 
 
 def recorded(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A method's arguments as JSON can hold them; a function by its name."""
-    return {
-        name: getattr(value, "__qualname__", repr(value)) if callable(value) else value
-        for name, value in arguments.items()
-    }
+    """A method's arguments as JSON can hold them; a function by its name and a hash of its code."""
+    return {name: _function(value) if callable(value) else value for name, value in arguments.items()}
+
+
+def _function(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        return f"{name} (code {code_fingerprint(function)})"
+    except NotComparable as error:
+        return f"{NOT_COMPARABLE}{name}, because {error}"
+
+
+@contextlib.contextmanager
+def student_may_come_back(student: PreTrainedModel, record: dict[str, Any]) -> Iterator[None]:
+    """Remember how a student began whose run stops in here: it may be handed in again, half trained, to resume."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
+            _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
+        raise
+
+
+def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Check that what is to be resumed was begun as it would be now.
+
+    Args:
+        refusal: How the error begins: what cannot be done.
+        before: The record that was written when the run began.
+        now: The record of the run as it is asked for.
+
+    Raises:
+        DistilError: They differ, or something in them cannot be compared; by name.
+    """
+    here = json.loads(json.dumps(now))
+    before = {name: value for name, value in before.items() if name in here}  # not what came of the run
+    again = "start again with overwrite and without resume"
+    remedy = f"Run it as it was begun, or {again}"
+    unknown = [*_not_comparable(before), *_not_comparable(here)]
+    if unknown:
+        raise DistilError(f"{refusal}: its {unknown[0][0]} is {unknown[0][2]}. {remedy}")
+    leaves = [*differences(before, here)]
+    changed = [leaf for leaf in leaves if leaf[1] not in (leaf[2], NOT_RECORDED)]
+    new = [place for place, then, _ in leaves if then == NOT_RECORDED]
+    if new and not changed:
+        raise DistilError(
+            f"{refusal}: it was begun by an earlier version of haystack-distill, which did not record its "
+            f"{', '.join(new)}. Finish it with that version, or {again}"
+        )
+    if changed:
+        names = ", ".join(place for place, _, _ in changed)
+        alone = len(changed) == 1
+        values = "; ".join(
+            f"{'' if alone else f'{place}: '}then {then!r}, now {is_now!r}"
+            for place, then, is_now in changed
+            if not _is_hash(then, is_now)
+        )
+        shown = f" ({values})" if values else ""
+        raise DistilError(f"{refusal}: its {names} {'differs' if alone else 'differ'} from now{shown}. {remedy}")
+
+
+def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves of two nested dictionaries: where they are (dotted), and what stands there in each.
+
+    `NOT_RECORDED` stands where one of them has no such name.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            sides = before.get(name, NOT_RECORDED), now.get(name, NOT_RECORDED)
+            yield from differences(*sides, f"{place}.{name}" if place else name)
+    else:
+        yield place, before, now
+
+
+def _not_comparable(record: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    leaves = differences(record, record)
+    return [leaf for leaf in leaves if isinstance(leaf[1], str) and leaf[1].startswith(NOT_COMPARABLE)]
+
+
+def _is_hash(*values: Any) -> bool:
+    """Whether there is nothing in the values for anyone to read."""
+    return all(isinstance(value, str) and _HASH.fullmatch(value) for value in values)

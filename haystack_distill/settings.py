@@ -1,12 +1,19 @@
 """How a run trains: one dataclass, checked when it is made."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DistilError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 Interval = int | Literal["epoch"] | None
+
+
+def default_stride(max_seq_len: int) -> int:
+    """How far apart windows start where nobody says so: a third of their length, which is BERT's 128 of 384."""
+    return max(1, max_seq_len // 3)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class TrainingSettings:
         checkpoint_every: "epoch", a number of steps, or None for no checkpoints. With `keep_best` and dev data
             checkpoints are written at each evaluation. A run without an output directory writes none otherwise.
         keep_checkpoints: How many checkpoints are kept while the run lasts; they go when it is finished.
-        resume: Go on from the last checkpoint in the output directory, if there is one.
+        resume: Go on from the last checkpoint in the output directory, if there is one. A run that is finished there
+            is not done again; its result is taken.
+        overwrite: Train anew in an output directory that holds a reader or a run that did not finish. With `resume`,
+            a run that did not finish is resumed.
         log_every: Steps between two lines of the log.
         tensorboard: Write the log for TensorBoard too, to `<output_dir>/tensorboard`.
         progress: Show progress bars.
@@ -58,27 +68,36 @@ class TrainingSettings:
     checkpoint_every: Interval = "epoch"
     keep_checkpoints: int = 2
     resume: bool = False
+    overwrite: bool = False
     log_every: int = 10
     tensorboard: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_epochs", "batch_size", "gradient_accumulation_steps", "keep_checkpoints", "log_every"):
-            _check(name, getattr(self, name), _whole(getattr(self, name)), "a whole number of at least 1")
+            check(name, getattr(self, name), is_whole(getattr(self, name)), "a whole number of at least 1")
         for name in ("evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
-            _check(
-                name, value, value is None or value == "epoch" or _whole(value), "'epoch', a number of steps or None"
+            check(
+                name, value, value is None or value == "epoch" or is_whole(value), "'epoch', a number of steps or None"
             )
-        _check("max_steps", self.max_steps, self.max_steps is None or _whole(self.max_steps), "at least 1, or None")
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        for name in ("max_grad_norm", "weight_decay"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        _check("warmup_proportion", self.warmup_proportion, 0 <= self.warmup_proportion < 1, "from 0 to below 1")
-        _check("dropout", self.dropout, self.dropout is None or 0 <= self.dropout < 1, "from 0 to below 1, or None")
-        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        for name in ("keep_best", "resume", "tensorboard", "progress"):
+            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+        check("max_steps", self.max_steps, self.max_steps is None or is_whole(self.max_steps), "at least 1, or None")
+        rate, decay, norm = self.learning_rate, self.weight_decay, self.max_grad_norm
+        check("learning_rate", rate, is_number(rate) and rate > 0, "a number above 0")
+        check("weight_decay", decay, is_number(decay) and decay >= 0, "a number of at least 0")
+        check("max_grad_norm", norm, norm == math.inf or (is_number(norm) and norm >= 0), "a number of at least 0")
+        for name, value, none in (
+            ("warmup_proportion", self.warmup_proportion, ""),
+            ("dropout", self.dropout, ", or None"),
+        ):
+            right = (is_number(value) and 0 <= value < 1) or (value is None and bool(none))
+            check(name, value, right, f"a number from 0 to below 1{none}")
+        require_seed(self.seed)
+        check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         patience = self.early_stopping_patience
-        _check("early_stopping_patience", patience, patience is None or _whole(patience), "at least 1, or None")
+        check("early_stopping_patience", patience, patience is None or is_whole(patience), "at least 1, or None")
         if patience is not None and not (self.keep_best and self.evaluate_every):
             raise DistilError("early_stopping_patience needs keep_best=True and evaluate_every")
         if self.keep_best and not self.evaluate_every:
@@ -93,10 +112,10 @@ class TrainingSettings:
         return [field.name for field in fields(cls)]
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def require_seed(seed: Any) -> None:
+    """Check that every library takes a seed.
 
-
-def _check(name: str, value: Any, right: bool, wanted: str) -> None:
-    if not right:
-        raise DistilError(f"{name} must be {wanted}, not {value!r}")
+    Raises:
+        DistilError: One does not; NumPy takes none below 0 and none of more than 32 bits.
+    """
+    check("seed", seed, is_whole(seed, 0) and seed < 2**32, "a whole number from 0 to 4294967295")

@@ -28,7 +28,7 @@ from haystack_distill.squad_arrow import (
 from haystack_distill.squad_intake import Intake, ReadReport, sum_of, warn_of
 from haystack_distill.squad_json import questions_in_file, write_rows
 from haystack_distill.squad_tables import COLUMNS, require_question_columns, table_kind
-from haystack_distill.store import cached_table
+from haystack_distill.store import NO_CODE, cached_table
 
 __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_squad_with_report", "write_squad"]
 
@@ -230,7 +230,7 @@ def _looks_like_file(source: str) -> bool:
 
 def _load_from_hub(name: str, split: str) -> datasets.Dataset:
     try:
-        loaded = datasets.load_dataset(name, split=split)
+        loaded = datasets.load_dataset(name, split=split, **NO_CODE)
     except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
         raise DataError(
             f'Cannot load split "{split}" of "{name}" from the Hugging Face hub ({type(error).__name__}: {error}). '

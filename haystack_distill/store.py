@@ -15,19 +15,33 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from packaging.version import Version
 
-from haystack_distill.errors import DistilError
+from haystack_distill.errors import DistilError, WriteError
 from haystack_distill.files import file_hash, write_aside, write_json
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "HAYSTACK_DISTILL_CACHE"
+# For `datasets.load_dataset` by a name on the hub: before version 4 it would ask whether code there may be run.
+NO_CODE: dict[str, Any] = {} if Version(datasets.__version__) >= Version("4.0.0") else {"trust_remote_code": False}
 
 
 def cache_directory(cache_dir: str | Path | None = None) -> Path:
-    """The directory of all caches: `cache_dir`, else `$HAYSTACK_DISTILL_CACHE`, else `~/.cache/haystack-distill`."""
-    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "haystack-distill"
-    return Path(chosen).expanduser()
+    """The directory of all caches: `cache_dir`, else `$HAYSTACK_DISTILL_CACHE`, else `~/.cache/haystack-distill`.
+
+    Raises:
+        DistilError: It is in the home directory, and there is none: HOME is not set and the system does not know who
+            this is, as in a container that runs under a number of its own.
+    """
+    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "haystack-distill")
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError as error:
+        raise DistilError(
+            f"no home directory to keep the cache in ({error}): set HOME, pass another cache_dir, or set the "
+            f"environment variable {CACHE_VARIABLE}"
+        ) from error
 
 
 def cached_table(
@@ -76,7 +90,11 @@ def cached_table(
             with _blaming(path.parent):
                 writer.close()
 
-    write_aside(path, write)
+    try:
+        write_aside(path, write, durable=False)  # one that a power cut damaged is built again
+    except WriteError as error:
+        with _blaming(path.parent):
+            raise error
     kept = notes() if notes else {}
     with _blaming(path.parent):  # the side file comes last: a table without it is built again
         write_json(side, {"sha256": file_hash(path), "notes": kept})
@@ -101,7 +119,7 @@ def _blaming(folder: Path) -> Iterator[None]:
     """What the system refuses in here is the cache directory's fault; a full disk, most often."""
     try:
         yield
-    except OSError as error:
+    except (OSError, WriteError) as error:
         raise DistilError(
             f"Cannot use the cache directory {folder} ({error}): make room there, pass another cache_dir, or set the "
             f"environment variable {CACHE_VARIABLE}."

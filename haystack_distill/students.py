@@ -7,15 +7,19 @@ A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
 import copy
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
+from haystack_distill.checks import check, is_number, is_whole
+from haystack_distill.compat import for_answers
 from haystack_distill.errors import DistilError
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.reader import Reader
+from haystack_distill.settings import require_seed
 from haystack_distill.vocabulary import prune_vocabulary
 
 __all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
@@ -66,18 +70,27 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
         DistilError: A name that the configuration does not have, or a width that the heads do not divide.
     """
     _require_weights(teacher)
+    require_seed(seed)
     config = copy.deepcopy(teacher.model.config)
     for name, value in shape.items():
         if name not in config.to_dict() and name not in config.attribute_map:
             raise DistilError(f"the configuration of {config.model_type} has no {name!r}")
-        setattr(config, name, value)
+        _check_shape(name, value, getattr(config, name))
+        try:
+            setattr(config, name, value)
+        except Exception as error:  # transformers 5 has errors of its own for what a field cannot be
+            raise DistilError(f"{name} cannot be {value!r}: {error}") from error
     if config.hidden_size % config.num_attention_heads:
         raise DistilError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _blank(teacher.model, config)
+        try:
+            student = _blank(teacher.model, config)
+        except Exception as error:  # each architecture meets what it cannot be in a place of its own
+            said = ", ".join(f"{name}={value!r}" for name, value in shape.items())
+            raise DistilError(f"no {config.model_type} model can be made with {said}: {error}") from error
     own = student.state_dict()
     carried = {
         name: weight
@@ -102,7 +115,7 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     _require_weights(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a head that does not fit starts the same every time
-        model = AutoModelForQuestionAnswering.from_config(copy.deepcopy(student.model.config))
+        model = AutoModelForQuestionAnswering.from_config(for_answers(student.model.config), trust_remote_code=False)
     missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
     if missing:
         raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")
@@ -122,6 +135,20 @@ def _require_weights(model: AnyModel) -> None:
         model.require_weights()
 
 
+def _check_shape(name: str, value: Any, present: Any) -> None:
+    """A DistilError unless a value of a configuration is of the kind that stands there now."""
+    if name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
+        check(name, value, is_whole(value), "a whole number of at least 1")
+    elif isinstance(present, bool):
+        check(name, value, isinstance(value, bool), "True or False")
+    elif isinstance(present, int):
+        check(name, value, isinstance(value, int) and not isinstance(value, bool), "a whole number")
+    elif isinstance(present, float):
+        check(name, value, is_number(value), "a number")
+    elif isinstance(present, str):
+        check(name, value, isinstance(value, str), "text")
+
+
 def _blank(like: PreTrainedModel, config: Any) -> PreTrainedModel:
     """A model of the same class with another configuration, and with a pooling layer only where that has one."""
     without = {"add_pooling_layer": False} if getattr(like, "pooler", like) is None else {}
@@ -130,22 +157,26 @@ def _blank(like: PreTrainedModel, config: Any) -> PreTrainedModel:
 
 def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
     """The teacher layers that a student keeps, counted from 1."""
-    if not 1 <= layers <= total:
-        raise DistilError(f"a student cut from a teacher of {total} layers has 1 to {total} layers, not {layers}")
+    if not (is_whole(layers) and layers <= total):
+        raise DistilError(f"a student cut from a teacher of {total} layers has 1 to {total} layers, not {layers!r}")
     if which == "uniform":
         return [(2 * layer * total + layers) // (2 * layers) for layer in range(1, layers + 1)]
     if which == "first":
         return list(range(1, layers + 1))
     if which == "last":
         return list(range(total - layers + 1, total + 1))
-    if isinstance(which, str):
-        raise DistilError(f"which must be 'uniform', 'first', 'last' or a list of layers, not {which!r}")
-    kept = list(which)
+    listed = isinstance(which, Sequence) and not isinstance(which, str)
+    check("which", which, listed and all(map(_is_layer, which)), "'uniform', 'first', 'last' or a list of layers")
+    kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
         raise DistilError(
             f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}"
         )
     return kept
+
+
+def _is_layer(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _layer_list(model: PreTrainedModel) -> str | None:

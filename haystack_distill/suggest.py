@@ -1,7 +1,6 @@
 """Which student fits a budget: candidate shapes are made and measured on this machine."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from haystack_distill import students
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import FILES, check_backend
-from haystack_distill.files import EXPORT_FOLDER
+from haystack_distill.files import EXPORT_FOLDER, scratch_directory, writing
 from haystack_distill.measurements import milliseconds_a_question
 from haystack_distill.reader import Reader
 
@@ -90,7 +89,7 @@ def suggest_students(
         raise DistilError("there are no questions to time")
     found = []
     for making, student in _shapes(teacher):
-        with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+        with scratch_directory() as scratch, writing(Path(scratch)):
             if backend == "torch":
                 student.save(scratch)
                 file = Path(scratch) / "model.safetensors"

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from haystack_distill.devices import evaluating
 from haystack_distill.features import WindowRows, Windows
 from haystack_distill.files import hash_of
 from haystack_distill.reader import Reader
@@ -45,16 +46,27 @@ _SCHEMA = pa.schema(
 
 def model_hash(model: PreTrainedModel) -> str:
     """SHA-256 over a model's configuration and weights, whatever it is called and wherever it lies."""
-    config = {
-        name: value
-        for name, value in model.config.to_diff_dict().items()
-        if name not in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
-    }
-    digest = hashlib.sha256(hash_of(type(model).__name__, config).encode())
+    return _hash_of_weights(model, hash_of(type(model).__name__, config_that_matters(model))).hexdigest()
+
+
+def start_of(model: PreTrainedModel) -> dict[str, Any]:
+    """What a run records of its student as it is before the first step: class, configuration, hash of the weights."""
+    weights = _hash_of_weights(model, "").hexdigest()
+    return {"class": type(model).__name__, "config": config_that_matters(model), "weights": weights}
+
+
+def config_that_matters(model: PreTrainedModel) -> dict[str, Any]:
+    """What a model's configuration has of its own, without what says only where it came from and how it is kept."""
+    kept = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
+    return {name: value for name, value in model.config.to_diff_dict().items() if name not in kept}
+
+
+def _hash_of_weights(model: PreTrainedModel, begin: str) -> Any:
+    digest = hashlib.sha256(begin.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest
 
 
 class TeacherOutputs:
@@ -84,10 +96,11 @@ class TeacherOutputs:
             return _run(teacher, self.windows, share, progress)
 
         everything = range(len(self.windows))
-        if processes is None or processes.num_processes == 1:
-            made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
-        else:
-            made = _run_together(self.key, run, len(everything), processes, cache_dir)
+        with evaluating(teacher.model):
+            if processes is None or processes.num_processes == 1:
+                made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
+            else:
+                made = _run_together(self.key, run, len(everything), processes, cache_dir)
         self.table, _, self.from_cache = made
         self._arrow = self.table.with_format("arrow")
         self._said_of = functools.lru_cache(maxsize=64)(self._say)

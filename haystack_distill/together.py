@@ -3,11 +3,34 @@
 They need a cache directory and an output directory that all of them see.
 """
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from haystack_distill.errors import DistilError
 from haystack_distill.features import Windows
 from haystack_distill.reader import Prediction, Reader
+
+_T = TypeVar("_T")
+
+
+def decided_by_main(decide: Callable[[], _T], processes: PartialState) -> _T:
+    """What `decide` returns in the main process, in every process; a DistilError of it is raised in every one."""
+    if processes.num_processes == 1:
+        return decide()
+    outcome: list[Any] = [None, None]
+    if processes.is_main_process:
+        try:
+            outcome[0] = decide()
+        except DistilError as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    decided: _T = outcome[0]
+    return decided
 
 
 def share_of(n: int, processes: PartialState) -> range:

@@ -1,18 +1,25 @@
 """ReaderTrainer: a student learns from labels, from a teacher's answers, or from a teacher's layers."""
 
 import functools
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 
+from haystack_distill.checks import check_kind
+from haystack_distill.devices import resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import takes_token_types, tokenizer_hash
+from haystack_distill.files import expanded
 from haystack_distill.loop import require_one_device, require_own_weights, run_loop
+from haystack_distill.metrics import require_measurable
 from haystack_distill.objectives import (
     IntermediateLayersObjective,
     LabelObjective,
@@ -20,11 +27,21 @@ from haystack_distill.objectives import (
     PredictionLayerObjective,
 )
 from haystack_distill.reader import ExampleSource, Reader, position_limit
-from haystack_distill.runs import RunDirectory, RunResult, recorded, settings_that_matter
+from haystack_distill.runs import (
+    RunDirectory,
+    RunResult,
+    recorded,
+    settings_that_matter,
+    student_may_come_back,
+)
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.squad import content_hash, load_examples
-from haystack_distill.teachers import TeacherOutputs, model_hash
+from haystack_distill.teachers import TeacherOutputs, model_hash, start_of
 from haystack_distill.together import evaluate_together
+
+logger = logging.getLogger(__name__)
+
+_ROWS_AT_A_TIME = 1000
 
 
 class ReaderTrainer:
@@ -40,9 +57,8 @@ class ReaderTrainer:
         >>> from haystack_distill import Reader, ReaderTrainer, students  # doctest: +SKIP
         >>> teacher = Reader.load("deepset/roberta-base-squad2")  # doctest: +SKIP
         >>> student = students.from_teacher(teacher, layers=6)  # doctest: +SKIP
-        >>> trainer = ReaderTrainer(student, "student")  # doctest: +SKIP
-        >>> trainer.distil_intermediate_layers_from(teacher, "train.json")  # doctest: +SKIP
-        >>> trainer.distil_prediction_layer_from(teacher, "train.json")  # doctest: +SKIP
+        >>> ReaderTrainer(student, "layers").distil_intermediate_layers_from(teacher, "train.json")  # doctest: +SKIP
+        >>> ReaderTrainer(student, "student").distil_prediction_layer_from(teacher, "train.json")  # doctest: +SKIP
     """
 
     def __init__(
@@ -53,8 +69,9 @@ class ReaderTrainer:
         *,
         cache_dir: str | Path | None = None,
     ) -> None:
+        check_kind("settings", settings, TrainingSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else expanded(output_dir)
         self.settings = settings or TrainingSettings()
         self.cache_dir = cache_dir
 
@@ -89,7 +106,8 @@ class ReaderTrainer:
             dev_data: Examples to measure on; never trained on.
             temperature: T, softens both distributions; with "kl_div" only.
             distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
-            distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`.
+            distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`. A run
+                with a function is resumed only with the same code, and the same state of what the function uses.
         """
         arguments = {
             "temperature": temperature,
@@ -134,17 +152,7 @@ class ReaderTrainer:
             DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
                 do not fit.
         """
-        if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
-            raise DistilError(
-                "teacher and student split text differently, so their layers cannot be compared token by token; use a "
-                "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
-            )
-        positions = position_limit(teacher.model)
-        if positions is not None and self.student.windows.max_seq_len > positions:
-            raise DistilError(
-                f"the student's windows have {self.student.windows.max_seq_len} tokens, the teacher knows {positions} "
-                "positions; lower the student's max_seq_len"
-            )
+        require_same_tokens(self.student, teacher)
         require_one_device(self.student, teacher)
         arguments = {
             "layer_mapping": layer_mapping,
@@ -187,11 +195,16 @@ class ReaderTrainer:
             dev_windows = None
             if dev_data is not None:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
+                require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
-        if not any(examples["labelled"]) and "labels" in objective.weights and teacher is None:
-            raise DistilError(
-                "none of the examples is labelled, so there is nothing to train on; distil from a teacher instead"
-            )
+        teaches = {name for name, weight in objective.weights.items() if weight}
+        if teaches <= {"labels"} and not any(examples["labelled"]):
+            remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
+            raise DistilError(f"none of the examples is labelled, so there is nothing to train on; {remedy}")
+        if processes.is_main_process:
+            windows.warn_of_lost_answers()
+            if dev_windows is not None:
+                warn_of_shared_contexts(examples, dev_windows.examples)
         if shown_by is not None:  # it reads the student's batches
             windows.token_types = windows.token_types or takes_token_types(shown_by.model)
         if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):
@@ -204,11 +217,19 @@ class ReaderTrainer:
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
+            "student": start_of(self.student.model),
             "teacher": None if teacher is None else model_hash(teacher.model),
+            "teacher_settings": _teacher_settings(told_by, shown_by),
+            "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
             "processes": processes.num_processes,
-            "precision": self.student.precision if self.settings.precision == "auto" else self.settings.precision,
+            "precision": resolve_precision(self.settings.precision, self.student.device),
         }
-        with RunDirectory(self.output_dir, record, self.settings, processes) as directory:
+        with (
+            RunDirectory(self.output_dir, record, self.settings, processes) as directory,
+            student_may_come_back(self.student.model, directory.record),
+        ):
+            if directory.finished is not None:
+                return directory.restore(self.student.model)
             told = None
             if told_by is not None:
                 outputs = TeacherOutputs(
@@ -235,3 +256,62 @@ class ReaderTrainer:
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
+
+    def _measuring(self) -> dict[str, Any]:
+        """What of the student decides its scores during the run, and so which weights are the best."""
+        names = ("max_answer_length", "no_answer_threshold", "precision")
+        return {name: getattr(self.student, name) for name in names}
+
+
+def warn_of_shared_contexts(train: datasets.Dataset, dev: datasets.Dataset) -> None:
+    """Log how many contexts of the dev data are trained on too: scores on them say little about other texts.
+
+    Args:
+        train: Rows as `squad.load_examples` gives them; read as a stream.
+        dev: Likewise; eight bytes a context are kept.
+    """
+    measured = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *_context_hashes(dev)]))
+    shared = np.zeros(len(measured), dtype=bool)
+    for hashes in _context_hashes(train) if len(measured) else ():
+        places = np.searchsorted(measured, hashes).clip(max=len(measured) - 1)
+        shared[places[measured[places] == hashes]] = True
+    if shared.any():
+        logger.warning(
+            "%d of the %d contexts of the dev data are in the training data too, so its scores are too good: take them "
+            "out of one of the two",
+            shared.sum(),
+            len(measured),
+        )
+
+
+def _context_hashes(examples: datasets.Dataset) -> Iterator[np.ndarray]:
+    """Python's hashes of the contexts, a batch of rows at a time; good within one process."""
+    for table in examples.select_columns(["context"]).with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
+        yield np.array([hash(context) for context in table["context"].unique().to_pylist()], dtype=np.int64)
+
+
+def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[str, Any] | None:
+    """What of a teacher, besides its weights, decides what it teaches."""
+    if told_by is not None:
+        windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
+        return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
+    return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows
+
+
+def require_same_tokens(student: Reader, teacher: Reader) -> None:
+    """Check that two readers see the same tokens, so that their layers can be compared.
+
+    Raises:
+        DistilError: Different tokenizers, or windows longer than the teacher's.
+    """
+    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
+        raise DistilError(
+            "teacher and student split text differently, so their layers cannot be compared token by token; use a "
+            "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
+        )
+    positions = position_limit(teacher.model)
+    if positions is not None and student.windows.max_seq_len > positions:
+        raise DistilError(
+            f"the student's windows have {student.windows.max_seq_len} tokens, the teacher knows {positions} "
+            "positions; lower the student's max_seq_len"
+        )

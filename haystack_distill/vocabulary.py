@@ -2,7 +2,6 @@
 
 import copy
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from haystack_distill.checks import is_number
+from haystack_distill.compat import load_tokenizer
 from haystack_distill.errors import DistilError
+from haystack_distill.features import text_tokenizer
+from haystack_distill.files import scratch_directory, writing
 from haystack_distill.reader import Reader
 
 _TEXTS_AT_ONCE = 1000
@@ -151,9 +154,8 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
     counts: Counter[int] = Counter()
     texts = iter(corpus)
     while some := list(islice(texts, _TEXTS_AT_ONCE)):
-        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-        for ids in encoded:
-            counts.update(ids)
+        for encoding in text_tokenizer(tokenizer).encode_batch(some, add_special_tokens=False):
+            counts.update(encoding.ids)
     if not counts:
         raise DistilError("the corpus holds no text: give texts of the domain, questions and contexts")
     return counts
@@ -162,12 +164,12 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
 def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float) -> list[int]:
     """The ids that stay, rising."""
     total, wanted = sum(counts.values()), None
-    if 0 < keep <= 1:
+    if is_number(keep) and 0 < keep <= 1:
         share = keep
-    elif keep > 1 and keep == int(keep):
+    elif is_number(keep) and keep > 1 and keep == int(keep):
         share, wanted = 1.0, int(keep)
     else:
-        raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep}")
+        raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep!r}")
     parts = vocabulary.parts()
     kept = vocabulary.needed()
     seen = sum(counts[id] for id in kept)
@@ -200,7 +202,7 @@ def _rebuilt(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with other contents, made as it is made from files, which is the same in every transformers."""
     _renumber_specials(content.get("post_processor"), number)
-    with tempfile.TemporaryDirectory(prefix="haystack-distill-") as scratch:
+    with scratch_directory() as scratch, writing(Path(scratch)):
         tokenizer.save_pretrained(scratch)
         directory = Path(scratch)
         for file in directory.iterdir():
@@ -214,7 +216,7 @@ def _rebuilt(
                 str(number[int(id)]): entry for id, entry in config["added_tokens_decoder"].items()
             }
         path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(scratch, use_fast=True)
+        return load_tokenizer(scratch)
 
 
 def _renumber_specials(processor: dict[str, Any] | None, number: dict[int, int]) -> None:

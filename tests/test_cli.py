@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.cli import app
+from haystack_distill.cli_inputs import load_teacher
 from haystack_distill.squad import load_examples
 
 COMMANDS = [
@@ -290,6 +291,7 @@ def test_every_setting_reaches_the_trainer(
         "checkpoint_every": 5,
         "keep_checkpoints": 3,
         "resume": True,
+        "overwrite": True,
         "log_every": 2,
         "tensorboard": True,
         "progress": False,
@@ -345,7 +347,7 @@ def test_distil_with_other_windows_for_a_short_teacher(
     assert record["method"] == "distil_prediction_layer"
     assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
     assert record["windows"]["max_seq_len"] == 48
-    assert "more than the 32 positions" in refusal("distil-intermediate", *base, *QUICK)
+    assert "more than the 32 positions" in refusal("distil-intermediate", *base, "--overwrite", *QUICK)
 
 
 def test_distil_intermediate(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
@@ -510,6 +512,67 @@ def test_ask(student_dir: Path, tmp_path: Path) -> None:
     assert "top_k must be at least 1" in refusal(*base, "--context", context, "--top-k", "0")
 
 
+def test_offsets_are_those_of_the_context_file_as_it_is(student_dir: Path, tmp_path: Path) -> None:
+    content = "Ada Lovelace wrote it.\r\n\r\nThat was\rin 1843.\r\n"
+    file = tmp_path / "windows.txt"
+    file.write_bytes(content.encode())
+    base = ["ask", "--model", student_dir, "--question", "When was that?", "--top-k", "1000", *WINDOWS]
+    told = run_json(*base, "--context-file", file, "--no-allow-no-answer")["answers"]
+    assert {answer["end"] for answer in told} >= {content.index("1843") + 4}
+    for answer in told:
+        assert content[answer["start"] : answer["end"]] == answer["text"]
+    piped = run(*base, "--context-file", "-", "--no-allow-no-answer", "--json", input=content.encode())
+    assert json.loads(piped.stdout)["answers"] == told
+    file.write_bytes(b"caf\xe9")
+    assert "cannot read the context" in refusal(*base, "--context-file", file)
+    assert "cannot read the context" in refusal(*base, "--context-file", "-", input=b"caf\xe9")
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In everything that takes a file or a directory: the shell expands no ~ behind an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = set()
+    waiting = [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            if not any(word in str(parameter.metavar) for word in ("FILE", "DIRECTORY")):
+                continue
+            names.add(parameter.name)
+            several = parameter.multiple or parameter.nargs == -1
+            for typed, meant in (("~/x", tmp_path / "x"), ("a/~b", "a/~b"), ("~nobody-here/x", "~nobody-here/x")):
+                ctx = typer.Context(command, resilient_parsing=True)  # so that no --config is read
+                value = parameter.process_value(ctx, [typed] if several else typed)
+                assert str(value[0] if several else value) == str(meant), (command.name, parameter.name)
+    assert names >= {"output_dir", "data", "dev_data", "model", "teacher", "student", "cache_dir", "config", "output"}
+    assert names >= {"predictions", "corpus", "calibration_data", "context_file", "directory", "directories"}
+
+
+def test_a_teacher_that_sees_shorter_windows_sees_them_overlap(teacher_dir: Path) -> None:
+    reading = {"windows": WindowSettings(600, max_query_length=16), "device": "cpu"}
+    teacher = load_teacher(str(teacher_dir), reading, same_windows=False)
+    assert teacher.windows == WindowSettings(128, 42, 16)
+    reading["windows"] = WindowSettings(600, 10, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(128, 10, 16)
+    reading["windows"] = WindowSettings(100, 60, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(100, 60, 16)
+
+
+def test_paths_in_the_home_directory(student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run_json("student", "--teacher=~/student", "--layers=1", "--output-dir=~/smaller")
+    assert run_json("info", "~/smaller")["directory"] == str(tmp_path / "smaller")
+    assert run("recipe", "init", "--output=~/recipe.yaml").exit_code == 0
+    assert (tmp_path / "recipe.yaml").exists()
+    (tmp_path / "student.yaml").write_text("output_dir: '~/again'\nlayers: 1\n")
+    run_json("student", "--teacher=~/student", "--config=~/student.yaml")
+    assert (tmp_path / "again" / "model.safetensors").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_info(teacher_dir: Path, tmp_path: Path) -> None:
     told = run_json("info", teacher_dir)
     reader = Reader.load(teacher_dir, windows=WindowSettings(48, 16, 16))
@@ -555,6 +618,7 @@ def recipe_file(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
     plan = run_json("recipe", "--config", recipe_file, "--dry-run")
     assert [step["name"] for step in plan["plan"]] == ["3-answers"]
@@ -653,7 +717,7 @@ def test_interrupting_says_how_to_resume(
         checkpoint = out / "checkpoints" / "checkpoint-1"
         if written != "nothing":
             checkpoint.mkdir(parents=True)
-            (out / "checkpoints" / "run.json").touch()
+            (out / "checkpoints" / "run.json").write_text('{"run_id": "1", "method": "train"}')
         if written == "checkpoint":
             (checkpoint / "complete").touch()
         raise KeyboardInterrupt
@@ -691,6 +755,7 @@ def test_progress_bars_stay_off_stdout(student_dir: Path, squad_file: Path, tmp_
     assert run_json(*base, "--progress", "--log-every", "1")["command"] == "train"
 
 
+@pytest.mark.slow
 def test_as_a_process(student_dir: Path, tmp_path: Path) -> None:
     def process(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "haystack_distill", *map(str, arguments)]

@@ -75,6 +75,33 @@ def test_a_directory_gives_its_files_by_name(tmp_path: Path) -> None:
     assert corpus.identity == "a.txt (5 bytes), b.txt (6 bytes), c.txt (5 bytes)"
 
 
+def test_the_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.txt").write_text("second")
+    names = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    known = Corpus(names).fingerprint
+    assert known == Corpus(tmp_path).fingerprint != Corpus(names[::-1]).fingerprint
+    (tmp_path / "a.txt").write_text("First")
+    assert Corpus(tmp_path).fingerprint != known
+    rows = datasets.Dataset.from_list([{"text": "one"}])
+    assert Corpus(rows.to_iterable_dataset()).fingerprint is None
+    assert Corpus(rows.to_iterable_dataset(), name="one").fingerprint is not None
+    with pytest.raises(DistilError, match="name is for an IterableDataset"):
+        Corpus(tmp_path, name="files")
+
+    class Builder:
+        hash = "1st commit"
+
+        def as_streaming_dataset(self, split: str) -> datasets.IterableDataset:
+            return rows.to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: Builder())
+    before = Corpus("some/data").fingerprint
+    Builder.hash = "2nd commit"
+    assert None not in (before, Corpus("some/data").fingerprint)
+    assert before != Corpus("some/data").fingerprint
+
+
 def test_another_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"body": "words"}))
     assert texts_of(Corpus(tmp_path / "a.jsonl", text_column="body")) == ["words"]
@@ -141,6 +168,17 @@ def test_windows_are_the_text_in_full_windows(make: MakeWindows, tokenizer: Bert
     found = np.empty((20, 14), dtype=np.int64)
     found[order] = batch["input_ids"][:, 1:-1].numpy()
     assert tokenizer.convert_ids_to_tokens(found.flatten().tolist()) == text[: 20 * 14]
+
+
+def test_special_tokens_written_in_the_corpus_are_text(
+    make: MakeWindows, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Ada wrote [SEP] and [CLS] first\n\nforty [MASK] came")
+    windows = make(tmp_path / "a.txt", mask_probability=0.0, buffer_windows=1)
+    once = np.concatenate([windows._tokens_of(texts) for texts, _ in windows.corpus.read()])
+    assert (once == tokenizer.sep_token_id).sum() == 1  # between the documents; the second ends with the corpus
+    assert tokenizer.cls_token_id not in once
+    assert (once == tokenizer.mask_token_id).sum() == 1
 
 
 def test_the_corpus_begins_again_and_loses_nothing(make: MakeWindows, tokenizer: BertTokenizerFast) -> None:
@@ -225,10 +263,18 @@ def test_a_tokenizer_without_masks(make: MakeWindows, tokenizer: BertTokenizerFa
         TextWindows(Corpus(text_file), without, TextSettings(), n_steps=1, seed=0, token_types=False)
 
 
-@pytest.mark.parametrize("wrong", [{"max_seq_len": 4}, {"mask_probability": 1.0}, {"buffer_windows": 0}])
-def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DistilError, match=next(iter(wrong))):
-        TextSettings(**wrong)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_seq_len", [4, "128", 128.0, None]),
+        ("mask_probability", [1.0, "0.15", None, True, float("nan")]),
+        ("buffer_windows", [0, "16", 16.0, True]),
+    ],
+)
+def test_settings_that_cannot_be(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(DistilError, match=f"^{name} must be a .*number"):
+            TextSettings(**{name: value})
 
 
 def test_what_windows_are_called(make: MakeWindows) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from haystack_distill import DistilError
-from haystack_distill.devices import autocast, resolve_device, resolve_precision
+from haystack_distill.devices import AUTO_PRECISION_VARIABLE, autocast, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -46,12 +46,26 @@ def test_an_unknown_device_is_a_clear_error() -> None:
 def test_precision_auto_is_what_the_device_does_fast(
     device: str, fast_bf16: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(AUTO_PRECISION_VARIABLE, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast_bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast_bf16 or including_emulation
     )
     assert resolve_precision("auto", torch.device(device)) == wanted
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_the_environment_decides_what_auto_is(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, wanted)
+    for fast_bf16 in (True, False):
+        monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda fast=fast_bf16: fast)
+        assert resolve_precision("auto", CPU) == wanted
+    assert resolve_precision("fp32", CPU) == "fp32"  # what is named is taken as before
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "half")
+    with pytest.raises(DistilError, match=f"{AUTO_PRECISION_VARIABLE} must be one of .*, not 'half'"):
+        resolve_precision("auto", CPU)
+    assert resolve_precision("bf16", CPU) == "bf16"
 
 
 def test_a_named_precision_is_taken() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
+from haystack_distill.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.embedded import embedded_teacher
 from haystack_distill.export import ExportSettings, export_reader
 from haystack_distill.exported import FILES, ExportedModel
@@ -51,7 +52,7 @@ def test_a_reader_in_bf16_is_exported_in_fp32(
     record = export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
     assert record["backends"]["onnx"]["largest_difference"] < 1e-4
     assert reader.precision == "bf16"
-    monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "bf16")
     assert Reader.load(tmp_path / "reader", windows=WINDOWS, device="cpu").precision == "bf16"
     assert Reader.load(tmp_path / "reader", windows=WINDOWS, backend="onnx").precision == "fp32"
 
@@ -100,6 +101,7 @@ def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Non
         Reader.load(tmp_path / "reader", backend="onnx-int8")
 
 
+@pytest.mark.slow
 def test_saving_other_weights_removes_what_was_exported(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     export_reader(tiny_reader(), tmp_path / "reader", ExportSettings(int8="none"))
     tiny_reader(seed=1).save(tmp_path / "reader")
@@ -144,6 +146,7 @@ def test_refused(exported: tuple[Reader, Path, dict], tiny_reader: Callable[...,
         Reader.load(broken, backend="onnx", windows=WINDOWS)
 
 
+@pytest.mark.slow
 def test_a_model_whose_export_says_something_else_is_refused(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +168,7 @@ def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader]
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None:
     teacher = embedded_teacher(windows=WindowSettings(128, 64, 32), device="cpu", precision="fp32")
     export_reader(teacher, tmp_path / "reader")
@@ -175,6 +179,7 @@ def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None
     assert sum(one[0].text == other[0].text for one, other in zip(found, expected, strict=True)) >= len(asked) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"

@@ -1,7 +1,9 @@
 """Windows against the tokenizers themselves, for each family of tokenizers, and characters against the text."""
 
+import random
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +15,28 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
+    AutoTokenizer,
     BertConfig,
     BertTokenizerFast,
     DistilBertConfig,
     ElectraConfig,
+    LongformerConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
 from transformers import AutoModelForQuestionAnswering as Auto
 
-from haystack_distill import DistilError, WindowSettings, features
-from haystack_distill.features import PairTemplate, PairWindows, Windows, takes_token_types, tokenizer_hash
+from haystack_distill import DistilError, Reader, WindowSettings, features
+from haystack_distill.features import (
+    PairTemplate,
+    PairWindows,
+    Windows,
+    takes_token_types,
+    text_tokenizer,
+    tokenizer_hash,
+)
 from haystack_distill.squad import read_squad
+from tests.conftest import SHARED
 
 PLAIN = "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (so they say)."
 UNICODE = (
@@ -212,6 +224,84 @@ def test_windows_are_those_of_the_tokenizer_with_truncation(family: PreTrainedTo
     assert len(windows) > 1
 
 
+@pytest.mark.parametrize("written", ["{0}", "say {0} twice", "say{0}twice", "{0}{0} say", "say {0}, {1} and {2}!"])
+def test_special_tokens_written_in_a_text_are_text(family: PreTrainedTokenizerFast, written: str) -> None:
+    names = {"[CLS]", "[SEP]", "[UNK]", "[PAD]", "<s>", "</s>", "<unk>", "<pad>"}
+    own = [name for name in family.all_special_tokens if name in names]
+    assert len(own) == 4
+    for turn in range(4):
+        text = written.format(*own[turn:], *own)
+        windows = cut(rows((QUESTION, text), (text, PLAIN)), family, max_query_length=300)
+        ids, spans = tokens_of(windows, 0)
+        unknown = family.unk_token_id  # for characters that the vocabulary lacks, such as the brackets
+        assert not set(ids) & set(family.all_special_ids) - {unknown}
+        assert {place for start, end in spans for place in range(start, end)} >= {
+            place for place, character in enumerate(text) if not character.isspace()
+        }
+        template = windows.template
+        asked = windows.table[1]["input_ids"][len(template.prefix) : windows.table[1]["context_start"]]
+        question = asked[: len(asked) - len(template.middle)]
+        assert not set(question) & set(family.all_special_ids) - {unknown}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_mask_token_in_a_text_is_the_mask_token(name: str) -> None:
+    tokenizer = fast(FAMILIES[name]())
+    mask = "<mask>" if tokenizer.cls_token == "<s>" else "[MASK]"
+    tokenizer.add_special_tokens({"mask_token": mask})
+    text = f"The harbour of {mask} was {tokenizer.sep_token} built{mask} in 1702"
+    ids, spans = tokens_of(cut(rows((QUESTION, text)), tokenizer), 0)
+    assert [text[slice(*span)] for id, span in zip(ids, spans, strict=True) if id == tokenizer.mask_token_id] == [
+        mask,
+        mask,
+    ]
+    assert tokenizer.sep_token_id not in ids
+    plain = f"The harbour of {mask} was built in 1702"
+    assert tokens_of(cut(rows((QUESTION, plain)), tokenizer), 0)[0] == tokenizer.encode(plain, add_special_tokens=False)
+
+
+def test_a_longformer_answers_where_question_and_context_name_its_separator() -> None:
+    tokenizer = fast(byte_level())
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = LongformerConfig(
+        vocab_size=len(tokenizer), attention_window=[64], pad_token_id=1, sep_token_id=2, type_vocab_size=1, **sizes
+    )
+    reader = Reader(Auto.from_config(config), tokenizer, device="cpu", precision="fp32")
+    assert reader.answer("Who wrote </s> first?", "Ada wrote </s></s> and <s> first.", allow_no_answer=False)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("model", ["minilm-l6-squad2"])
+def test_real_texts_become_the_tokens_that_they_always_became(model: str) -> None:
+    directory = SHARED / "models" / model
+    if not directory.exists():
+        pytest.skip("../shared is not here")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    data = read_squad(SHARED / "data" / "squad" / "dev-v2.0.json.gz")
+    texts = [*dict.fromkeys(data["context"]), *data["question"][:1000]]
+    wanted = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = text_tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
+    assert [encoding.ids for encoding in found] == wanted["input_ids"]
+    assert [encoding.offsets for encoding in found] == [
+        [tuple(span) for span in one] for one in wanted["offset_mapping"]
+    ]
+
+
+def test_windows_of_pairs_take_special_tokens_for_text_too(family: PreTrainedTokenizerFast) -> None:
+    pair = (f"Who wrote {family.cls_token}?", f"Nobody {family.sep_token} wrote {family.pad_token} it.")
+    windows = PairWindows([pair], family, token_types=True)
+    assert windows.take(np.array([0]))["input_ids"][0].as_py() == cut(rows(pair), family).table[0]["input_ids"]
+
+
+def test_the_tokenizer_of_texts_is_made_once_and_leaves_the_other_alone(family: PreTrainedTokenizerFast) -> None:
+    before = family.backend_tokenizer.to_str()
+    assert text_tokenizer(family) is text_tokenizer(family)
+    text_tokenizer(family).encode("so")
+    assert family.backend_tokenizer.to_str() == before
+    special = family.encode(f"{family.sep_token}", add_special_tokens=False)
+    assert special == [family.sep_token_id]
+
+
 # --- characters --------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +366,37 @@ def test_a_letter_keeps_its_combining_marks(family: PreTrainedTokenizerFast) -> 
         first, last = (row[name] - row["context_start"] for name in ("start_position", "end_position"))
         # Tokenizers that drop accents would otherwise answer "Cafe" where the text says "Café".
         assert UNICODE[row["char_starts"][first] : row["char_ends"][last]].rstrip(".") == word
+
+
+def test_spans_are_moved_as_one_character_after_another_would_be() -> None:
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(draw.choices("ab \n\u0301\u0302", k=draw.randint(1, 14)))
+        starts = sorted(draw.randint(0, len(text)) for _ in range(draw.randint(1, 5)))
+        spans = [(start, draw.randint(start, len(text))) for start in starts]
+        trimmed = []
+        for start, end in spans:
+            while start < end and text[start].isspace():
+                start += 1
+            while start < end and text[end - 1].isspace():
+                end -= 1
+            trimmed.append((start, end))
+        with_marks = []
+        for (start, end), following in zip(trimmed, [*(start for start, _ in trimmed[1:]), len(text)], strict=True):
+            while start < end < following and unicodedata.combining(text[end]):
+                end += 1
+            with_marks.append(end)
+        found = features._trim(text, *np.array(spans, dtype=np.int32).T)
+        assert np.stack(found, axis=1).tolist() == [list(span) for span in trimmed]
+        assert features._with_marks(text, *found).tolist() == with_marks
+
+
+def test_cutting_takes_time_in_proportion_to_the_text(bert: PreTrainedTokenizerFast) -> None:
+    text = "came " * 64_000 + "e" + "\u0301" * 64_000
+    started = time.process_time()
+    windows = PairWindows([(QUESTION, text)], bert, token_types=True)
+    assert time.process_time() - started < 3  # one pass over all tokens for each character takes many times as long
+    assert len(windows) > 100
 
 
 @pytest.mark.parametrize("context", [PLAIN, UNICODE], ids=["plain", "unicode"])
@@ -351,6 +472,56 @@ def test_a_label_only_where_the_whole_answer_lies(bert: PreTrainedTokenizerFast)
             assert here == (windows.template.no_answer_position, windows.template.no_answer_position)
         assert row["labelled"]
     assert 0 < inside < len(windows)
+
+
+def test_lost_answers_are_counted_and_a_stride_that_loses_none_is_named(
+    bert: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [match.span() for match in re.finditer(r"\S+", PLAIN)]
+    answers = [(words[place][0], words[place + 2][1]) for place in range(len(words) - 2)]
+    examples = rows(*[("who", PLAIN)] * (len(answers) + 2), answers=answers)  # and two that are unanswerable
+
+    def made(doc_stride: int) -> Windows:
+        return Windows(examples, bert, WindowSettings(20, doc_stride, 8), token_types=True, cache_dir=tmp_path)
+
+    def without_label(windows: Windows) -> int:
+        found = [0] * len(examples)
+        for row in windows.table:
+            found[row["example"]] += row["start_position"] > 0
+        return found[: len(answers)].count(0)
+
+    apart = made(20)
+    lost = without_label(apart)
+    assert 1 < lost < len(answers)
+    for windows in (apart, made(20)):  # cut now, and found in the cache
+        caplog.clear()
+        windows.warn_of_lost_answers()
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert message.startswith(f"{lost} of {len(answers)} answers lie in no window whole")
+        stride = int(re.search(r"doc_stride=(\d+) loses none", message)[1])
+    caplog.clear()
+    near = made(stride)
+    near.warn_of_lost_answers()
+    assert not caplog.records
+    assert without_label(near) == 0
+
+
+def test_answers_longer_than_a_window_need_larger_windows(
+    bert: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    windows = cut(rows(("who", PLAIN), ("so", PLAIN), answers=[(0, len(PLAIN)), (4, 11)]), bert, 20, 5, 8)
+    windows.warn_of_lost_answers()
+    assert "1 of 2 answers lie in no window whole" in caplog.text
+    assert "1 of them need a larger max_seq_len" in caplog.text
+    assert "loses none" not in caplog.text
+
+
+def test_the_default_stride_follows_the_length() -> None:
+    assert [WindowSettings(length).doc_stride for length in (384, 256, 128, 512)] == [128, 85, 42, 170]
+    assert WindowSettings().doc_stride == 128
+    assert WindowSettings(384) == WindowSettings(384, 128)
+    assert WindowSettings(256, max_query_length=30).doc_stride == 85
+    assert WindowSettings(256, 128).doc_stride == 128
 
 
 def test_labels_of_rows_without_an_answer(bert: PreTrainedTokenizerFast) -> None:
@@ -448,6 +619,8 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
         PairTemplate.of(Slow())  # type: ignore[arg-type]
+    with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
+        text_tokenizer(Slow())  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_that_ends_in_its_special_tokens_is_refused() -> None:

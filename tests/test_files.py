@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from haystack_distill.files import file_hash, hash_of, write_aside, write_json
+from haystack_distill.files import expanded, file_hash, hash_of, write_aside, write_json
 
 
 def test_write_aside_replaces_as_a_whole(tmp_path: Path) -> None:
@@ -25,6 +25,13 @@ def test_write_aside_replaces_as_a_whole(tmp_path: Path) -> None:
 def test_write_json_keeps_unicode_and_order(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"z": "é", "a": 1})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "z": "é",\n  "a": 1\n}\n'
+
+
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/a") == expanded(Path("~/a")) == tmp_path / "a"
+    assert expanded("~nobody-here/a") == Path("~nobody-here/a")  # pathlib would raise
+    assert expanded("a/~") == Path("a/~")
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
@@ -91,6 +92,19 @@ def test_narrower_students_have_projections_in_the_checkpoint(
     assert record["text"] == {"max_seq_len": 24, "mask_probability": 0.15, "buffer_windows": 16}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_teacher_in_training_mode_teaches_without_dropout(
+    method: Method, teacher: LanguageModel, corpus: Path
+) -> None:
+    histories = []
+    for training in (False, True):
+        teacher.model.train(training)
+        student = students.from_teacher(teacher, layers=2)
+        histories.append(run(method, student, teacher, corpus, max_steps=2).history[0]["loss"])
+        assert teacher.model.training == training
+    assert histories[0] == histories[1]
+
+
 class Killed(Exception):
     pass
 
@@ -128,6 +142,71 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert [line["loss"] for line in resumed.history if "loss" in line] == [
         line["loss"] for line in untouched.history if "loss" in line
     ]
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch, teacher: LanguageModel, tmp_path: Path) -> Callable[[Any], Path]:
+    """Begins a run on a corpus that dies after its first checkpoint, and returns its directory."""
+
+    def begin(source: Any) -> Path:
+        compute, passes = _LoopTrainer.compute_loss, []
+
+        def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Any:
+            passes.append(1)
+            if len(passes) == 8:
+                raise Killed
+            return compute(self, *arguments, **keywords)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_LoopTrainer, "compute_loss", dying)
+            with pytest.raises(Killed):
+                go_on(students.from_teacher(teacher, layers=2), teacher, source, tmp_path / "run", resume=False)
+        return tmp_path / "run"
+
+    return begin
+
+
+def go_on(student: LanguageModel, teacher: LanguageModel, source: Any, directory: Path, **changed: Any) -> RunResult:
+    layers = GeneralTrainer.distil_layers_from
+    return run(layers, student, teacher, source, directory, **{"resume": True, "checkpoint_every": 3} | changed)
+
+
+def test_resume_refuses_other_text_another_student_and_another_precision(
+    teacher: LanguageModel, corpus: Path, killed: Callable[[Any], Path]
+) -> None:
+    directory = killed(corpus)
+    student = students.from_teacher(teacher, layers=2)
+    text = corpus.read_text()
+    corpus.write_text(text.replace("1843", "1943", 1))  # as long as before
+    with pytest.raises(DistilError, match=r"its corpus_content differs from now\. Run it as it was begun"):
+        go_on(student, teacher, corpus, directory)
+    corpus.write_text(text)
+    with torch.no_grad():
+        student.model.get_input_embeddings().weight[0] += 1
+    with pytest.raises(DistilError, match=r"its student\.weights differs from now"):
+        go_on(student, teacher, corpus, directory)
+    teacher.precision = "bf16" if teacher.precision == "fp32" else "fp32"
+    with pytest.raises(DistilError, match=r"its teacher_settings\.precision differs from now \(then '"):
+        go_on(students.from_teacher(teacher, layers=2), teacher, corpus, directory)
+
+
+def test_a_stream_is_resumed_only_by_the_name_of_its_content(
+    teacher: LanguageModel, corpus: Path, killed: Callable[[Any], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stream() -> datasets.IterableDataset:
+        return datasets.load_dataset("text", data_files=str(corpus), split="train", streaming=True)
+
+    directory = killed(Corpus(stream(), name="facts, 1st edition"))
+    assert "cannot be resumed" not in caplog.text
+    student = students.from_teacher(teacher, layers=2)
+    for source in (Corpus(stream(), name="facts, 2nd edition"), Corpus(corpus)):
+        with pytest.raises(DistilError, match="its corpus, corpus_content differ from now"):
+            go_on(student, teacher, source, directory)
+    assert go_on(student, teacher, Corpus(stream(), name="facts, 1st edition"), directory).steps == 12
+    killed(stream())
+    assert "cannot be resumed if it stops: its corpus_content is not comparable: an IterableDataset" in caplog.text
+    with pytest.raises(DistilError, match=r"its corpus_content is not comparable.*Corpus\(dataset, name="):
+        go_on(students.from_teacher(teacher, layers=2), teacher, stream(), directory)
 
 
 @pytest.mark.parametrize("method", METHODS)

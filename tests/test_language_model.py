@@ -35,6 +35,14 @@ def test_a_masked_language_model_survives_saving(tokenizer: BertTokenizerFast, t
     assert not list((tmp_path / "lm").glob("*.bin"))
 
 
+def test_a_tilde_is_the_home_directory(
+    tokenizer: BertTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_model(tokenizer).save("~/lm") == tmp_path / "lm"
+    assert LanguageModel.load("~/lm", device="cpu").has_head
+
+
 def test_a_reader_gives_its_encoder(tiny_reader, tmp_path: Path) -> None:
     reader = tiny_reader()
     reader.save(tmp_path / "reader")

@@ -1,8 +1,11 @@
 """Reader: answers, measurements and model directories."""
 
+import copy
 import itertools
 import json
 import logging
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -18,6 +24,9 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2ForQuestionAnswering,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForQuestionAnswering,
 )
@@ -26,6 +35,7 @@ from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.metrics import read_predictions, squad_metrics
 from haystack_distill.reader import Answer, Prediction
 from haystack_distill.squad import load_examples
+from tests.conftest import make_tiny_reader
 
 MakeReader = Callable[..., Reader]
 
@@ -204,7 +214,7 @@ def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
     [
         ("", "b", 1, "must not be empty"),
         ("a", " \n", 1, "must not be empty"),
-        ("a", "b", 0, "top_k must be at least 1"),
+        *(("a", "b", top_k, "top_k must be at least 1") for top_k in (0, "3", 1.5, True, None)),
     ],
 )
 def test_bad_questions_are_refused(
@@ -307,6 +317,14 @@ def test_a_saved_reader_is_a_plain_transformers_model(tiny_reader: MakeReader, t
     assert tokenizer(QUESTION, CONTEXT)["input_ids"] == reader.tokenizer(QUESTION, CONTEXT)["input_ids"]
 
 
+def test_a_tilde_is_the_home_directory(
+    tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny_reader().save("~/reader") == tmp_path / "reader"
+    assert Reader.load("~/reader", device="cpu", windows=WindowSettings(48, 16, 16)).n_parameters
+
+
 def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path: Path) -> None:
     tiny_reader(seed=0).save(tmp_path / "reader")
     (tmp_path / "reader" / "README.md").write_text("mine")
@@ -367,6 +385,129 @@ def test_a_model_without_a_head_is_loaded_with_a_warning(
     assert "qa_outputs.weight: they start random and must be trained" in caplog.text
 
 
+@pytest.fixture
+def with_markers(tokenizer: BertTokenizerFast, tmp_path: Path) -> Reader:
+    """A tiny reader whose tokenizer has two special tokens more."""
+    more = copy.deepcopy(tokenizer)
+    more.add_special_tokens({"additional_special_tokens": ["<q>", "<c>"]})
+    return make_tiny_reader(more)
+
+
+@pytest.mark.parametrize("written_by", [4, 5])
+def test_a_directory_is_read_whichever_transformers_wrote_it(
+    with_markers: Reader, tmp_path: Path, written_by: int
+) -> None:
+    """The files as the other version writes them, by hand: each environment has only one."""
+    directory = with_markers.save(tmp_path / "reader")
+    (directory / "special_tokens_map.json").unlink(missing_ok=True)
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    settings: dict[str, Any] = {"mask_token": "[MASK]", "model_max_length": 512, **names}
+    if written_by == 5:
+        settings |= {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True}
+        settings |= {"extra_special_tokens": ["<q>", "<c>"]}
+    else:
+        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "extra_special_tokens": {}}
+        settings |= {"additional_special_tokens": ["<q>", "<c>"]}
+        (directory / "special_tokens_map.json").write_text(
+            json.dumps({**names, "mask_token": "[MASK]", "additional_special_tokens": ["<q>", "<c>"]})
+        )
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = Reader.load(directory, windows=with_markers.windows, device="cpu", precision="fp32")
+    assert loaded.answer(QUESTION, CONTEXT, 9) == with_markers.answer(QUESTION, CONTEXT, 9)
+    assert {"<q>", "<c>"} <= set(loaded.tokenizer.all_special_tokens)
+    assert loaded.tokenizer.tokenize("<q> bees") == ["<q>", "bees"]
+    loaded.save(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again(f"<q>{QUESTION}", CONTEXT).data == with_markers.tokenizer(f"<q>{QUESTION}", CONTEXT).data
+
+
+def test_what_is_saved_is_for_both_transformers(with_markers: Reader, tmp_path: Path) -> None:
+    settings = json.loads((with_markers.save(tmp_path / "reader") / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] != "TokenizersBackend"  # transformers 4 has no such class
+    assert not isinstance(settings.get("extra_special_tokens"), list)  # and reads a mapping under this name
+    assert settings["additional_special_tokens"] == ["<q>", "<c>"]
+    assert settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
+    generic = copy.copy(with_markers)
+    generic.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=with_markers.tokenizer.backend_tokenizer, **with_markers.tokenizer.special_tokens_map
+    )
+    settings = json.loads((generic.save(tmp_path / "generic") / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_tokenizer_splits_as_its_file_says(tmp_path: Path) -> None:
+    """transformers 5 gives DeBERTa's another normaliser than the file has: it keeps white space and ligatures."""
+    pieces = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0), ("\u2581", -1.0)]
+    pieces += [(letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz.?\ufb01"]
+    backend = Tokenizer(Unigram(pieces, unk_id=3))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    config = DebertaV2Config(
+        vocab_size=len(pieces) + 1, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    directory = tmp_path / "deberta"
+    DebertaV2ForQuestionAnswering(config).save_pretrained(directory)
+    backend.save(str(directory / "tokenizer.json"))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+    (directory / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "DebertaV2Tokenizer"}))
+    text = "WHO  \ufb01nds\nit?"
+    loaded = Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu")
+    assert loaded.tokenizer(text, text)["input_ids"] == backend.encode(text, text).ids
+    plain = AutoTokenizer.from_pretrained(loaded.save(tmp_path / "saved"))
+    assert plain(text, text)["input_ids"] == backend.encode(text, text).ids
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_who_reads_what_is_saved(tiny_reader: MakeReader, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        directory = tiny_reader().save(tmp_path / "reader")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("labels", [3, 1])
+def test_a_model_with_another_head_gets_a_fresh_one(
+    tokenizer: BertTokenizerFast, tmp_path: Path, labels: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    classifier = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape))
+    classifier.save_pretrained(tmp_path / "mnli")
+    tokenizer.save_pretrained(tmp_path / "mnli")
+    settings: dict[str, Any] = {"windows": WindowSettings(48, 16, 16), "device": "cpu"}
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        reader = Reader.load(tmp_path / "mnli", **settings)
+    assert "qa_outputs.weight" in caplog.text
+    assert reader.answer(QUESTION, CONTEXT)
+    encoder = classifier.bert.encoder.state_dict()
+    assert all(torch.equal(weight, encoder[name]) for name, weight in reader.model.bert.encoder.state_dict().items())
+    again = Reader.load(reader.save(tmp_path / "saved"), **settings)
+    assert torch.equal(again.model.qa_outputs.weight, reader.model.qa_outputs.weight)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()).get("id2label", {}).keys() <= {"0", "1"}
+    config = BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape)
+    with pytest.raises(DistilError, match=f"has {labels} outputs a token, a reader has two"):
+        Reader(BertForQuestionAnswering(config), tokenizer, **settings)
+
+
+def test_a_span_head_of_another_size_is_drawn_anew(
+    tokenizer: BertTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = BertConfig(
+        vocab_size=len(tokenizer), num_labels=3, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    BertForQuestionAnswering(config).save_pretrained(tmp_path / "odd")
+    tokenizer.save_pretrained(tmp_path / "odd")
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        reader = Reader.load(tmp_path / "odd", device="cpu")
+    assert reader.model.qa_outputs.out_features == 2
+    assert "qa_outputs.bias, qa_outputs.weight: they start random" in caplog.text
+
+
 def test_copy_is_independent(tiny_reader: MakeReader) -> None:
     reader = tiny_reader()
     copied = reader.copy()
@@ -416,26 +557,41 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
         ({"precision": "int8"}, "precision must be one of"),
         ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
         ({"device": "gpu"}, "device must be"),
-        ({"max_answer_length": 0}, "must be at least 1"),
-        ({"batch_size": 0}, "must be at least 1"),
+        *(({"device": device}, "device must be") for device in (None, 1.5, ["cpu"])),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 1, not ")
+            for name in ("max_answer_length", "batch_size")
+            for value in (0, "30", 1.5, True, None)
+        ),
+        *(
+            ({"no_answer_threshold": value}, "no_answer_threshold must be a")
+            for value in ("0", None, True, float("nan"))
+        ),
+        ({"windows": {"max_seq_len": 64}}, "windows must be a WindowSettings"),
     ],
 )
 def test_settings_are_checked(
     tiny_reader: MakeReader, tokenizer: BertTokenizerFast, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DistilError, match=message):
-        Reader(tiny_reader().model, tokenizer, windows=WindowSettings(64, 16, 16), **settings)
+        Reader(tiny_reader().model, tokenizer, **{"windows": WindowSettings(64, 16, 16)} | settings)
 
 
-def test_load_errors_name_the_place(tiny_reader: MakeReader, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [0, "4", 1.5, True])
+def test_threads_are_checked(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(DistilError, match="num_threads must be at least 1, or None, not"):
+        Reader.load(tmp_path, num_threads=threads)
+
+
+def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    made = Reader(reader.model, reader.tokenizer, windows=reader.windows, no_answer_threshold=float("-inf"))
+    assert made.answer(QUESTION, CONTEXT)[0].no_answer
+
+
+def test_load_errors_name_the_place(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
         Reader.load(tmp_path / "nowhere")
-    reader = tiny_reader()
-    reader.save(tmp_path / "pickled")
-    (tmp_path / "pickled" / "model.safetensors").unlink()
-    torch.save(reader.model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
-    with pytest.raises(DistilError, match="cannot load a reader"):
-        Reader.load(tmp_path / "pickled")
 
 
 def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
 from haystack_distill.general import GeneralTrainer
+from haystack_distill.language_model import LanguageModel
 from haystack_distill.recipe import Ingredients, run_recipe
 from haystack_distill.recipe_file import load_recipe
 from haystack_distill.recipe_plan import plan_recipe
+from haystack_distill.squad import content_hash
+from haystack_distill.teachers import model_hash
 
 TEXT = [
     "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
@@ -73,8 +77,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path) -> None:
+@pytest.mark.slow
+def test_all_steps(
+    write: Callable[..., Path], tmp_path: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     result = run(write(labels_only=True))
+    assert "4 of the 4 contexts of the dev data are in the training data too" in caplog.text
     assert result.directory == tmp_path / "out" / "reader"
     # 8 questions times 3 in batches of 4, then 8 questions twice; labels only as often as all of them.
     windows = dict(result.steps)
@@ -96,6 +104,7 @@ def test_all_steps(write: Callable[..., Path], tmp_path: Path, squad_file: Path)
     assert 8 < augmented <= 24
 
 
+@pytest.mark.slow
 def test_a_finished_recipe_is_not_done_again(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -120,6 +129,7 @@ def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> No
     assert (result.directory / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
     run(write(layers="none", answers={"max_steps": 1}, dev_data=None))
     made = tmp_path / "out" / "1-general"
@@ -172,12 +182,57 @@ def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: P
         run(path)
 
 
+def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., Path], tmp_path: Path) -> None:
+    general = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "max_seq_len": 24, "buffer_windows": 4}
+    general |= {"teacher": str(tmp_path / "language-model")}
+    teacher = Reader.load(tmp_path / "teacher", windows=WindowSettings(48, 16, 16), device="cpu")
+    LanguageModel.of(teacher).save(tmp_path / "language-model")
+    teacher.save(tmp_path / "start")
+    answers = {"max_steps": 1, "learning_rate": 1e-3}
+    begun = {"layers": "none", "answers": answers, "dev_data": None}
+    path = write(**begun, general=general)
+    only = write("only", **begun, general="none", student={"start_from": str(tmp_path / "start")})
+    for one in (path, only):
+        run(one)
+    text = tmp_path / "corpus.txt"
+    content = text.read_text()
+    text.write_text(content.replace("1843", "1943"))  # as long as before
+    with pytest.raises(DistilError, match=r"1-general was begun otherwise \(1-general\.corpus_content: then "):
+        run(path)
+    text.write_text(content)
+    torch.nn.init.normal_(teacher.model.get_input_embeddings().weight)
+    LanguageModel.of(teacher).save(tmp_path / "language-model")
+    teacher.save(tmp_path / "start")
+    with pytest.raises(DistilError, match=r"begun otherwise \(student\.general_teacher_weights: then \w+, now \w+\)"):
+        run(path)
+    with pytest.raises(DistilError, match=r"begun otherwise \(student\.start_from_weights: then \w+, now \w+\)"):
+        run(only)
+
+
+def test_what_an_earlier_version_began(
+    write: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(layers="none", answers={"max_steps": 1}, dev_data=None)
+    result = run(path)
+    for name in ("1-general", "3-answers"):  # as they were written before
+        begun = tmp_path / "out" / name / "step.json"
+        record = json.loads(begun.read_text())
+        del record["1-general"]["corpus_content"]
+        begun.write_text(json.dumps(record))
+    assert run(path).steps == result.steps
+    assert "1-general was begun by an earlier version, which did not record 1-general.corpus_content" in caplog.text
+    begun.write_text('{"teacher": "a')
+    with pytest.raises(DistilError, match=r"step.json cannot be read .*: remove .*3-answers to start again"):
+        run(path)
+
+
 def test_predictions_need_a_masked_language_model(write: Callable[..., Path], tmp_path: Path) -> None:
     corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "objective": "predictions", "max_seq_len": 24}
     with pytest.raises(DistilError, match=r"general: .*name one as general.teacher"):
         run(write(general=corpus))
 
 
+@pytest.mark.slow
 def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write(labels_only=True)
     plan = {step.name: step for step in plan_recipe(load_recipe(path))}
@@ -190,6 +245,166 @@ def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
     assert plan["2-layers"].examples == 24
     assert all(step.seconds >= 0 for step in plan.values())
     assert plan["3-answers"].cache_megabytes > 0
+
+
+# --- what is wrong, known before the first step ----------------------------------------------------------------------
+
+
+def unlabelled(squad_file: Path) -> Path:
+    content = json.loads(squad_file.read_text())
+    for paragraph in content["data"][0]["paragraphs"]:
+        for qa in paragraph["qas"]:
+            qa |= {"answers": [], "is_impossible": False, "labelled": False}
+    path = squad_file.with_name("unlabelled.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+QUICK = {"max_steps": 1, "batch_size": 4, "checkpoint_every": "none"}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no dev file": ({"dev_data": "absent.json"}, r"dev_data: absent\.json: no such file"),
+    "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: Question "q0-0" is unlabelled'),
+    "layer mapping": ({"layers": {"layer_mapping": "lst"}}, r"layers: layer_mapping has to be"),
+    "too short a mapping": ({"layers": {"layer_mapping": [1]}}, r"layers: layer_mapping names 1 teacher layers"),
+    "no such layer": ({"layers": {"layer_mapping": [1, 9]}}, r"layers: layer_mapping contains 9"),
+    "below 0": ({"layers": {"hidden_loss_weight": -1}}, r"layers: hidden_loss_weight has to be 0 or more"),
+    "nothing to learn": (
+        {"layers": dict.fromkeys(("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"), 0)},
+        r"layers: There is nothing to learn",
+    ),
+    "other heads": (
+        {"student": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}},
+        r"layers: The student has 4 attention heads",
+    ),
+    "no data of its own": ({"layers": {"data": "absent.json"}}, r"layers: absent\.json: no such file"),
+    "no tagger": ({"layers": {"multiplication_factor": 2, "tagger": "nltk"}}, r"layers: NLTK's tagger needs its data"),
+    "temperature": ({"answers": {"temperature": 0}}, r"answers: temperature has to be greater than 0"),
+    "no number": ({"answers": {"temperature": "nan"}}, r"answers: temperature has to be greater than 0"),
+    "weight": ({"answers": {"distillation_loss_weight": 1.5}}, r"answers: distillation_loss_weight has to be between"),
+    "labels that are not there": (
+        {"data": "UNLABELLED", "answers": {"distillation_loss_weight": 0}},
+        r"answers: none of the data is labelled",
+    ),
+    "labels only": ({"data": "UNLABELLED", "labels_only": True}, r"labels_only: none of the data is labelled"),
+    "licence": ({"license": "apache 2.0"}, r"the hub knows no licence 'apache 2.0': did you mean \"apache-2.0\""),
+    "language": ({"language": "english"}, r"the hub takes a language as its code"),
+    "seed": ({"seed": -1}, r"seed must be a whole number from 0"),
+    "device": ({"device": "gpu"}, r"device .*gpu"),
+    "absent device": ({"device": "cuda:77"}, r"device 'cuda:77' cannot be used here"),
+    "windows": ({"max_seq_len": 500}, r"max_seq_len 500 is more than the 128 positions"),
+    "layers": ({"student": {"layers": 9}}, r"1 to 4 layers, not 9"),
+    "no student": ({"student": {"start_from": "absent"}}, r"start_from 'absent'"),
+    "no teacher": ({"teacher": "./absent"}, r"cannot load a reader"),
+    "output": ({"output_dir": "FILE/below"}, r"cannot write .*below"),
+    "cache": ({"cache_dir": "FILE/below"}, r"Cannot use the cache directory"),
+    "corpus": ({"general": {"corpus": "absent.txt", "max_steps": 1}}, r"absent\.txt"),
+    "text": ({"general": {"max_steps": 1, "mask_probability": 2}}, r"mask_probability must be from 0"),
+    "general mapping": ({"general": {"max_steps": 1, "max_seq_len": 24, "layer_mapping": "lst"}}, r"layer_mapping has"),
+}
+
+
+@pytest.fixture
+def wrong(
+    write: Callable[..., Path], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """Writes a recipe that is wrong in one place, and stops what trains."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("augment.tagging._trouble_with_nltk", lambda: "is not here")
+    (tmp_path / "FILE").write_text("mine")
+    named = {"UNLABELLED": str(unlabelled(squad_file))}
+
+    def recipe(name: str) -> Path:
+        changed = {
+            key: named.get(value, value) if isinstance(value, str) else value for key, value in WRONG[name][0].items()
+        }
+        sections = {"layers": QUICK, "answers": QUICK, "general": "none"}
+        for section in ("layers", "answers", "general"):
+            if section in changed:
+                sections[section] = {**QUICK, **changed.pop(section)}
+        return write(**sections | changed)
+
+    return recipe
+
+
+@pytest.mark.parametrize("does", ["dry run", "run"])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_known_before_the_first_step(
+    name: str, does: str, wrong: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wrong(name)
+
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step began")
+
+    monkeypatch.setattr("haystack_distill.loop._LoopTrainer", train)
+    with pytest.raises(DistilError, match=WRONG[name][1]):
+        plan_recipe(load_recipe(path)) if does == "dry run" else run(path)
+    assert not list(tmp_path.glob("out/*/*.safetensors"))
+
+
+def test_what_failed_does_not_stand_in_the_way(write: Callable[..., Path], tmp_path: Path) -> None:
+    corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "batch_size": 2, "buffer_windows": 4}
+    rest: dict[str, Any] = {"layers": "none", "answers": QUICK, "dev_data": None}
+    with pytest.raises(DistilError, match="knows 128 positions"):
+        run(write(general=corpus | {"max_seq_len": 500}, **rest))
+    assert (tmp_path / "out" / "1-general" / "step.json").exists()
+    result = run(write(general=corpus | {"max_seq_len": 24}, **rest))
+    assert result.steps["1-general"] == 1
+    begun = json.loads((tmp_path / "out" / "1-general" / "step.json").read_text())
+    assert begun["1-general"]["max_seq_len"] == 24
+
+
+def test_a_reader_that_was_removed_is_made_again(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(general="none", layers="none", answers=QUICK)
+    first = run(path)
+    whole = {file.name for file in first.directory.iterdir()}
+    made = weights(first.directory)
+    monkeypatch.setattr(ReaderTrainer, "_run", None)
+    for name in (None, "model.safetensors", "README.md", "report.json"):
+        shutil.rmtree(first.directory) if name is None else (first.directory / name).unlink()
+        again = run(path)
+        assert again.steps == first.steps
+        assert again.metrics == first.metrics
+        assert {file.name for file in first.directory.iterdir()} == whole
+        assert same(weights(first.directory), made)
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "3-answers/step.json", "3-answers/haystack_distill.json"])
+@pytest.mark.parametrize("content", ["cut", "", "[]", "{}", "null", b"\xff\xfe"])
+def test_a_record_that_was_cut_is_one_sentence(
+    file: str, content: Any, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(general="none", layers="none", answers=QUICK, dev_data=None)
+    finished = tmp_path / "out" / "3-answers"
+    finished.mkdir(parents=True)
+    monkeypatch.setattr(ReaderTrainer, "_run", None)
+    have = Ingredients(load_recipe(path))
+    have.first_student().save(finished)
+    told = {key: value for key, value in have.recipe.as_dict()["answers"].items() if key != "checkpoint_every"}
+    record = {
+        "teacher": model_hash(have.teacher.model),
+        "student": have.recipe.as_dict()["student"],
+        "windows": {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16},
+        "seed": 42,
+        "precision": "fp32",
+        "3-answers": told | {"data": content_hash(have.examples)},
+    }
+    (finished / "step.json").write_text(json.dumps(record))
+    (finished / "haystack_distill.json").write_text(json.dumps({"steps": 1, "seconds": 1, "history": []}))
+    assert run(path).steps == {"3-answers": 1}
+    broken = tmp_path / "out" / file
+    whole = broken.read_bytes()
+    broken.write_bytes(
+        whole[: len(whole) // 2] if content == "cut" else content if isinstance(content, bytes) else content.encode()
+    )
+    if (file, content) == ("recipe.json", "{}"):  # nothing is known, so it is measured again
+        assert run(path).steps == {"3-answers": 1}
+        return
+    with pytest.raises(DistilError, match=rf"{broken.name}.*remove|begun otherwise") as caught:
+        run(path)
+    assert "\n" not in str(caught.value)
 
 
 # --- killed and resumed --------------------------------------------------------------------------------------------
@@ -226,6 +441,7 @@ def kill_in_step(path: Path, directory: Path, later: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
     ran = subprocess.run(
@@ -245,6 +461,7 @@ def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_p
     assert left_over(tmp_path / "killed-cache") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:
     small = {"batch_size": 2, "learning_rate": 5e-5}

@@ -18,11 +18,14 @@ from haystack_distill import DistilError, TrainingSettings
         ("log_every", [0]),
         ("evaluate_every", [0, "step", 0.5, True]),
         ("checkpoint_every", [0, "never"]),
-        ("learning_rate", [0, -1e-5, float("nan")]),
-        ("max_grad_norm", [-1.0, float("nan")]),
-        ("weight_decay", [-0.1]),
-        ("warmup_proportion", [-0.1, 1.0]),
-        ("dropout", [-0.1, 1.0]),
+        ("max_steps", [0, "100", 10.0, True]),
+        ("learning_rate", [0, -1e-5, float("nan"), float("inf"), "3e-4", None, True, [3e-4]]),
+        ("max_grad_norm", [-1.0, float("nan"), "1.0", None, True]),
+        ("weight_decay", [-0.1, float("inf"), "0.01", None, False]),
+        ("warmup_proportion", [-0.1, 1.0, "0.1", None, False]),
+        ("dropout", [-0.1, 1.0, "0.1", False]),
+        ("seed", [-1, 2**32, "42", 1.5, None, True]),
+        *((name, ["false", None, 1]) for name in ("keep_best", "resume", "tensorboard", "progress")),
         ("precision", ["float32", None]),
         ("early_stopping_patience", [0, 1.5]),
     ],
@@ -34,6 +37,8 @@ def test_bad_values_are_named(name: str, values: list[Any]) -> None:
 
 
 def test_values_at_the_edge_are_taken() -> None:
+    TrainingSettings(max_grad_norm=float("inf"), seed=0, learning_rate=1)
+    TrainingSettings(seed=2**32 - 1)
     TrainingSettings(max_grad_norm=0, weight_decay=0, warmup_proportion=0, dropout=None, evaluate_every=1)
     TrainingSettings(checkpoint_every=None, evaluate_every=None, early_stopping_patience=None)
     TrainingSettings(keep_best=True, evaluate_every=7, checkpoint_every=7, early_stopping_patience=1)

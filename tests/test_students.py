@@ -172,6 +172,11 @@ def test_fresh_leaves_the_random_numbers_alone(make_teacher: Callable[..., Reade
     [
         (0, "uniform", "1 to 6 layers, not 0"),
         (7, "uniform", "1 to 6 layers, not 7"),
+        ("3", "uniform", "has 1 to 6 layers, not '3'"),
+        (True, "uniform", "has 1 to 6 layers, not True"),
+        (2.0, "uniform", "has 1 to 6 layers, not 2.0"),
+        (2, 5, "which must be 'uniform', 'first', 'last' or a list of layers, not 5"),
+        (2, ["1", "2"], "which must be 'uniform'"),
         (2, "middle", "which must be 'uniform', 'first', 'last' or a list of layers, not 'middle'"),
         (2, [1, 2, 3], "must name 2 different layers"),
         (2, [3, 1], "in rising order"),
@@ -190,5 +195,18 @@ def test_cuts_that_do_not_fit(
 def test_shapes_that_do_not_fit(make_teacher: Callable[..., Reader]) -> None:
     with pytest.raises(DistilError, match="the configuration of bert has no 'width'"):
         fresh(make_teacher(), width=8)
+    for shape, message in (
+        ({"hidden_size": "192"}, "hidden_size must be a whole number of at least 1, not '192'"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
+        ({"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob must be a number, not '0.1'"),
+        ({"max_position_embeddings": 64.0}, "max_position_embeddings must be a whole number"),
+        ({"max_position_embeddings": -3}, r"no bert model can be made with max_position_embeddings=-3: "),
+        ({"hidden_act": 3}, "hidden_act must be text"),
+        ({"hidden_act": "no-such"}, "hidden_act.*no-such"),
+        ({"seed": "1"}, "seed must be a whole number"),
+    ):
+        with pytest.raises(DistilError, match=message):
+            fresh(make_teacher(), **shape)
     with pytest.raises(DistilError, match="hidden_size 9 is not a multiple of num_attention_heads 2"):
         fresh(make_teacher(), hidden_size=9)

@@ -28,10 +28,12 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
+from haystack_distill.checkpoints import seal
 from haystack_distill.loop import _dropout, _LoopTrainer
 from haystack_distill.squad import load_examples
 from haystack_distill.students import fresh
 from haystack_distill.teachers import model_hash
+from haystack_distill.trainer import warn_of_shared_contexts
 
 MakeReader = Callable[..., Reader]
 Method = Callable[[ReaderTrainer, Reader, Path], RunResult]
@@ -68,6 +70,19 @@ def data(squad_file: Path, tmp_path: Path) -> Path:
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"version": "v2.0", "data": articles}))
     return path
+
+
+def test_answers_that_lie_in_no_window_whole_are_counted_in_a_warning(
+    tiny_reader: MakeReader, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    apart, near = (tiny_reader(windows=WindowSettings(20, stride, 8)) for stride in (20, 5))
+    ReaderTrainer(apart, settings=settings(max_steps=1)).train(data)
+    (message,) = [record.getMessage() for record in caplog.records if "in no window whole" in record.getMessage()]
+    assert message.startswith("3 of 21 answers")
+    assert message.endswith("doc_stride=5 loses none")
+    caplog.clear()
+    ReaderTrainer(near, settings=settings(max_steps=1)).train(data)
+    assert "in no window whole" not in caplog.text
 
 
 def weights_of(reader: Reader) -> dict[str, Tensor]:
@@ -180,6 +195,7 @@ ReaderTrainer(student, sys.argv[1] + "/two", settings).distil_prediction_layer_f
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(pair: Callable, data: Path, tmp_path: Path) -> None:
     student, teacher = pair()
@@ -303,7 +319,9 @@ def test_a_run_killed_while_it_writes_a_checkpoint(
         patch.setattr(_LoopTrainer, "_save_optimizer_and_scheduler", dying)
         with pytest.raises(Killed):
             ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=3, keep_checkpoints=1)).train(data)
-    assert (tmp_path / "run" / "checkpoints" / "checkpoint-9" / "model.safetensors").exists()
+    there = tmp_path / "run" / "checkpoints"
+    assert (there / ".haystack-distill" / "checkpoint-9" / "model.safetensors").exists()
+    assert (there / "checkpoint-6" / "complete").exists()  # with one kept, the one before is there until then
     student, _ = pair()
     ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=3, keep_checkpoints=1, resume=True)).train(data)
     assert same(weights_of(student), wanted)
@@ -354,22 +372,151 @@ def test_resume_refuses_what_is_not_the_same_run(pair: Callable, data: Path, squ
     def trainer(**changed: Any) -> ReaderTrainer:
         return ReaderTrainer(student, killed, settings(resume=True, **changed))
 
-    with pytest.raises(DistilError, match=r"its settings differ from now.*0\.001.*0\.002"):
+    with pytest.raises(DistilError, match=r"its settings.learning_rate differs from now \(then 0\.001, now 0\.002\)"):
         trainer(learning_rate=0.002).distil_intermediate_layers_from(teacher, data)
-    with pytest.raises(DistilError, match="its settings differ"):
-        trainer(n_epochs=3).distil_intermediate_layers_from(teacher, data)
-    with pytest.raises(DistilError, match="its data differ"):
+    with pytest.raises(DistilError, match=r"its settings.seed, settings.n_epochs differ|its settings.n_epochs, sett"):
+        trainer(n_epochs=3, seed=5).distil_intermediate_layers_from(teacher, data)
+    with pytest.raises(DistilError, match=r"its data.examples, data.windows, data.sha256 differ"):
         trainer().distil_intermediate_layers_from(teacher, squad_file)
-    with pytest.raises(DistilError, match="its arguments differ"):
+    with pytest.raises(DistilError, match=r"its arguments.hidden_loss_weight differs from now \(then 1.0, now 0.5\)"):
         trainer().distil_intermediate_layers_from(teacher, data, hidden_loss_weight=0.5)
     with pytest.raises(DistilError, match="its method, arguments"):
         trainer().distil_prediction_layer_from(teacher, data)
-    with pytest.raises(DistilError, match="its dev_data differ"):
+    with pytest.raises(DistilError, match="its dev_data, measuring differ"):
         trainer().distil_intermediate_layers_from(teacher, data, squad_file)
     with torch.no_grad():
         teacher.model.qa_outputs.bias += 1
-    with pytest.raises(DistilError, match="its teacher differ"):
+    with pytest.raises(DistilError, match=r"its teacher differs from now\. Run it as it was begun"):
         trainer().distil_intermediate_layers_from(teacher, data)
+
+
+def test_resume_refuses_another_student_or_a_teacher_in_another_precision(
+    pair: Callable, data: Path, killed: Path
+) -> None:
+    def resume(student: Reader, teacher: Reader) -> None:
+        ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
+
+    student, teacher = pair()
+    student.model.config.hidden_dropout_prob = 0.3
+    with pytest.raises(
+        DistilError, match=r"its student.config.hidden_dropout_prob differs from now \(then .*, now 0.3"
+    ):
+        resume(student, teacher)
+    student, _ = pair()
+    with torch.no_grad():
+        student.model.qa_outputs.bias += 1
+    with pytest.raises(DistilError, match=r"its student.weights differs from now\. Run"):
+        resume(student, teacher)
+    teacher.precision = "bf16"
+    with pytest.raises(
+        DistilError, match=r"its teacher_settings.precision differs from now \(then 'fp32', now 'bf16'\)"
+    ):
+        resume(pair()[0], teacher)
+    teacher.precision, teacher.windows = "fp32", WindowSettings(64, 16, 16)  # it reads the student's windows
+    resume(pair()[0], teacher)
+
+
+def my_loss(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    return SCALE * (student - teacher).square().masked_fill(~mask, 0.0).mean(dim=1)
+
+
+SCALE = 2.0
+
+
+def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scores(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"checkpoint_every": "epoch", "evaluate_every": "epoch"}
+
+    def run(student: Reader, teacher: Reader, loss: Any = my_loss, **changed: Any) -> RunResult:
+        trainer = ReaderTrainer(student, tmp_path / "run", settings(**chosen | changed))
+        return trainer.distil_prediction_layer_from(teacher, data, data, distillation_loss=loss)
+
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            run(*pair())
+    student, teacher = pair()
+    teacher.windows = WindowSettings(64, 32, 16)
+    with pytest.raises(
+        DistilError, match=r"its teacher_settings.windows.max_seq_len, teacher_settings.windows.doc_str"
+    ):
+        run(student, teacher, resume=True)
+    teacher.windows = student.windows
+    for name, value in (("no_answer_threshold", 1.0), ("max_answer_length", 3), ("precision", "bf16")):
+        student, _ = pair()
+        setattr(student, name, value)
+        with pytest.raises(DistilError, match=f"its measuring.{name} differs from now"):
+            run(student, teacher, resume=True)
+    student, _ = pair()
+    with pytest.raises(DistilError, match=r"its arguments.distillation_loss differs .*my_loss.*now 'kl_div'"):
+        run(student, teacher, "kl_div", resume=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(my_loss.__globals__, "SCALE", 3.0)
+        with pytest.raises(DistilError, match=r"its arguments\.distillation_loss differs from now"):
+            run(student, teacher, resume=True)
+    assert run(student, teacher, resume=True).steps == 12
+
+
+def test_a_run_whose_loss_cannot_be_compared_cannot_be_resumed(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import threading
+
+    lock = threading.Lock()
+
+    def locked(*given: Any) -> Tensor:
+        with lock:
+            return my_loss(*given)
+
+    def run(**changed: Any) -> None:
+        trainer = ReaderTrainer(pair()[0], tmp_path / "run", settings(checkpoint_every="epoch", **changed))
+        trainer.distil_prediction_layer_from(pair()[1], data, distillation_loss=locked)
+
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            run()
+    assert "cannot be resumed if it stops: its arguments.distillation_loss is not comparable" in caplog.text
+    with pytest.raises(
+        DistilError, match=r"its arguments.distillation_loss is not comparable: .*locked, because it uses"
+    ):
+        run(resume=True)
+
+
+def test_a_student_left_half_trained_may_be_handed_in_again(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = pair()
+    ReaderTrainer(student, tmp_path / "whole", settings()).train(data)
+    wanted = weights_of(student)
+    student, _ = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch")).train(data)
+    ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch", resume=True)).train(data)
+    assert same(weights_of(student), wanted)
+    records = [json.loads((tmp_path / name / "haystack_distill.json").read_text()) for name in ("whole", "run")]
+    assert records[0]["student"] == records[1]["student"]  # as it was before the first step, not when it was resumed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "student"}), "did not record its student"),
+        (lambda record: json.dumps(record)[:50], r"run.json cannot be read \(.*remove .*checkpoints to start again"),
+        (lambda record: "[]", "run.json is not a run's record"),
+    ],
+)
+def test_a_record_that_says_too_little(
+    pair: Callable, data: Path, killed: Path, change: Callable[[dict], str], message: str
+) -> None:
+    path = killed / "checkpoints" / "run.json"
+    path.write_text(change(json.loads(path.read_text())))
+    student, teacher = pair()
+    with pytest.raises(DistilError, match=message):
+        ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
 
 
 def test_a_run_that_died_before_its_first_checkpoint_has_nothing_to_lose(
@@ -397,6 +544,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(pair: Callable, data: Path, 
     projections = [name for name in weights if "projection" in name]
     assert projections  # what the objective has to learn itself is kept too
     save_file({name: weight for name, weight in weights.items() if name != projections[0]}, path)
+    (path.parent / "complete").unlink()
+    seal(path.parent, json.loads((killed / "checkpoints" / "run.json").read_text())["run_id"], None)
     student, teacher = pair()
     with pytest.raises(DistilError, match=f"does not fit this run.*(?s:.*){projections[0]}"):
         ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
@@ -565,11 +714,10 @@ def test_the_directory_is_a_reader_and_a_record(pair: Callable, data: Path, tmp_
     assert record["data"]["examples"] == 23
     assert record["steps"] == result.steps
     assert record["history"] == result.history
-    loaded = Reader.load(directory, windows=student.windows, device="cpu")
+    loaded = Reader.load(directory, windows=student.windows, device="cpu", precision="fp32")
     question = ("Who built the harbour?", "It was built by Cornelis Baak.")
     assert loaded.answer(*question) == student.answer(*question)
-    # the directory is free for another run
-    assert ReaderTrainer(student, directory, settings(n_epochs=1)).train(data).steps == 6
+    assert ReaderTrainer(student, directory, settings(n_epochs=1, overwrite=True)).train(data).steps == 6
 
 
 def test_tensorboard_needs_a_directory(pair: Callable, data: Path) -> None:
@@ -630,8 +778,55 @@ def test_unlabelled_rows_teach_by_the_teachers_word_alone(pair: Callable, data: 
     lines = [line for line in result.history if "loss" in line]
     assert {line["loss_labels"] for line in lines} == {0.0}
     assert lines[-1]["loss_distillation"] < lines[0]["loss_distillation"] / 2
-    with pytest.raises(DistilError, match="none of the examples is labelled"):
+    with pytest.raises(DistilError, match=r"none of the examples is labelled.*distil from a teacher"):
         ReaderTrainer(student, settings=settings()).train(rows)
+    with pytest.raises(DistilError, match=r"none of the examples is labelled.*raise distillation_loss_weight"):
+        ReaderTrainer(student, settings=settings()).distil_prediction_layer_from(
+            teacher, rows, distillation_loss_weight=0.0
+        )
+    ReaderTrainer(student, settings=settings(max_steps=1)).distil_intermediate_layers_from(teacher, rows)
+    chosen = ReaderTrainer(student, settings=settings(max_steps=1))
+    assert chosen.distil_prediction_layer_from(teacher, data, distillation_loss_weight=0.0).steps == 1
+
+
+def test_contexts_that_train_and_dev_share_are_counted(
+    pair: Callable, data: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, dev = load_examples(data), load_examples(squad_file)
+    first = train.select([0])["context"][0]
+    train = train.filter(lambda row: row["context"] == first)
+    ReaderTrainer(pair()[0], settings=settings(max_steps=1)).train(train, dev)
+    assert "1 of the 4 contexts of the dev data are in the training data too" in caplog.text
+    caplog.clear()
+    ReaderTrainer(pair()[0], settings=settings(max_steps=1)).train(
+        train, dev.filter(lambda row: row["context"] != first)
+    )
+    assert "training data too" not in caplog.text
+    many = [{"context": str(number)} for number in range(2500)]
+    warn_of_shared_contexts(datasets.Dataset.from_list(many[::2]), datasets.Dataset.from_list(many[::3] * 2))
+    assert "417 of the 834 contexts" in caplog.text
+    caplog.clear()
+    warn_of_shared_contexts(datasets.Dataset.from_list(many[:3]), datasets.Dataset.from_list(many[4:6]))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+def test_the_record_has_the_precision_that_was_used(
+    pair: Callable, data: Path, tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reader answers in: "auto" of the settings is about the device."""
+    monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", "bf16")
+    monkeypatch.setattr("haystack_distill.devices._cpu_multiplies_bf16", lambda: True)
+    used, whole = set(), _LoopTrainer.compute_loss
+    monkeypatch.setattr(
+        _LoopTrainer, "compute_loss", lambda self, *a, **k: (used.add(self.precision), whole(self, *a, **k))[1]
+    )
+    student, _ = pair()
+    assert student.precision == "fp32"
+    ReaderTrainer(student, tmp_path / "run", settings(max_steps=1, precision=asked)).train(data)
+    record = json.loads((tmp_path / "run" / "haystack_distill.json").read_text())
+    assert {record["precision"]} == used == {"bf16" if asked == "auto" else asked}
+    assert student.precision == "fp32"
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -642,6 +837,46 @@ def test_a_teacher_is_not_changed(pair: Callable, data: Path, method: Method) ->
     assert model_hash(teacher.model) == before
     assert not teacher.model.training
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_teacher_in_training_mode_teaches_without_dropout(
+    pair: Callable, data: Path, method: Method, stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = []
+    for training in (False, True):
+        student, teacher = pair()
+        teacher.model.train(training)
+        teacher.model.get_submodule("bert.embeddings").eval()  # each module gets back the mode that it had
+        modes = [module.training for module in teacher.model.modules()]
+        trainer = ReaderTrainer(student, settings=settings(n_epochs=1), cache_dir=tmp_path / str(training))
+        with monkeypatch.context() as patch:
+            if stopped:
+                kill_at_loss(patch, 3)
+                with pytest.raises(Killed):
+                    method(trainer, teacher, data)
+            else:
+                histories.append([line["loss"] for line in method(trainer, teacher, data).history if "loss" in line])
+        assert [module.training for module in teacher.model.modules()] == modes
+        assert any(modes) == training
+    assert stopped or histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_student_whose_run_stopped_answers_without_dropout(
+    pair: Callable, data: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = pair()
+
+    def stop(*_: Any, **__: Any) -> Tensor:
+        assert student.model.training
+        raise error
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", stop)
+    with pytest.raises(error):
+        ReaderTrainer(student, settings=settings(dropout=0.5)).train(data)
+    assert not any(module.training for module in student.model.modules())
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

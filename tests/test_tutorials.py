@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, temporary = tmp_path / "here", tmp_path / "temporary"

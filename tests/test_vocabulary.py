@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.features import text_tokenizer
 from haystack_distill.students import prune_vocabulary
 from tests.conftest import CONTEXTS, QUESTIONS
 
@@ -108,7 +109,8 @@ def test_texts_of_the_corpus_are_read_as_before(reader: Reader, tmp_path: Path) 
         )
         assert after == before
     assert pruned.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
-    saved = Reader.load(pruned.save(tmp_path / "pruned"), windows=reader.windows, device="cpu")
+    directory = pruned.save(tmp_path / "pruned")
+    saved = Reader.load(directory, windows=reader.windows, device="cpu", precision=reader.precision)
     assert saved.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
     assert len(saved.tokenizer) == len(pruned.tokenizer)
     assert saved.tokenizer.pad_token_id == saved.model.config.pad_token_id
@@ -122,6 +124,15 @@ def test_other_texts_are_spelt_not_unknown(reader: Reader) -> None:
         assert after.count(unknown) <= before.count(reader.tokenizer.unk_token_id)
         assert len(after) >= len(before)
     assert pruned.answer_batch(PAIRS)  # windows, offsets and positions hold
+
+
+def test_special_tokens_written_in_the_corpus_are_counted_as_text(reader: Reader) -> None:
+    name = reader.tokenizer.sep_token
+    text = f"Ada {name} wrote"
+    spelt = text_tokenizer(reader.tokenizer).encode(text, add_special_tokens=False).tokens
+    pruned = prune_vocabulary(reader, [text])
+    assert text_tokenizer(pruned.tokenizer).encode(text, add_special_tokens=False).tokens == spelt
+    assert reader.tokenizer.sep_token not in spelt
 
 
 def test_the_reader_itself_is_left_alone(reader: Reader) -> None:
@@ -140,7 +151,7 @@ def test_keep_says_how_many(reader: Reader) -> None:
         prune_vocabulary(reader, TEXTS, keep=least - 1)
 
 
-@pytest.mark.parametrize("keep", [0, -1.0, 2.5])
+@pytest.mark.parametrize("keep", [0, -1.0, 2.5, "0.5", None, True, float("inf")])
 def test_refused(tiny_reader: Callable[..., Reader], keep: float) -> None:
     with pytest.raises(DistilError, match="keep must be"):
         prune_vocabulary(tiny_reader(), TEXTS, keep=keep)

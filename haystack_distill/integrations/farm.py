@@ -3,16 +3,19 @@
     from haystack_distill.integrations.farm import DistilFARMReader as FARMReader
 
 is the one line that changes: `train`, `distil_prediction_layer_from` and `distil_intermediate_layers_from` keep their
-signatures and train the reader in place. What an argument asks for is done or, where it cannot be, refused by an error.
+signatures and train the reader in place. What an argument asks for is done or, where it cannot be, refused by an error;
+one that would change no result here is named in a warning.
 """
 
 import copy
 import functools
 import hashlib
 import inspect
+import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,9 +40,13 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.checkpoints import begun_in, finished_in
+from haystack_distill.compat import for_answers, no_questions, require_known_kind
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
-from haystack_distill.files import RUN_FILE, file_hash, hash_of
+from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
+from haystack_distill.inspection import json_in
+from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
 from haystack_distill.settings import TrainingSettings
@@ -48,6 +55,8 @@ from haystack_distill.store import cached_table
 from haystack_distill.trainer import ReaderTrainer
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
+
+logger = logging.getLogger(__name__)
 
 # What FARMReader.save writes and FARMReader prefers over a Hugging Face model in the same directory.
 _HAYSTACK_1_FILES = (
@@ -145,11 +154,13 @@ def _signature_of(parent: Callable[..., Any]) -> Callable[[_Method], Callable[..
     return decorate
 
 
-class DistilFARMReader(FARMReader):
+class DistilFARMReader(ReadsText, FARMReader):
     """Haystack 1's FARMReader with this package's training.
 
-    Answering, evaluation and pipelines (YAML: `type: DistilFARMReader`) are the parent's. Training differs in what it
-    does, not in how it is called; arguments mean what FARMReader's documentation says, with these additions:
+    Answering, evaluation and pipelines are the parent's, but documents without text (blank ones, tables) are left out
+    and `_split_overlap` meta that only one document records does no harm. YAML says `type: DistilFARMReader`; a process
+    that loads it has to import this module first. Training differs in what it does, not in how it is called; arguments
+    mean what FARMReader's documentation says, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
     - `data_dir` and `train_filename` name a file that `squad.read_squad` reads (SQuAD-format JSON or a table; gzip
@@ -166,6 +177,9 @@ class DistilFARMReader(FARMReader):
       student_logits and teacher_logits: it is called for the starts and for the ends of each window, (1, tokens, 1),
       divided by the temperature.
     - `early_stopping` takes `EarlyStopping(metric="f1", mode="max")`, and the best weights are restored.
+    - Without effect, and named in one warning, are `num_processes` (one process prepares the data, with the tokenizer's
+      threads), `evaluate_every` without data to evaluate on, `checkpoints_to_keep` without `checkpoint_every`, and
+      `cache_path` without `caching`.
 
     Each returns a `haystack_distill.RunResult` and saves the reader to `save_dir` as a Hugging Face model directory.
     What these signatures have no room for (a layer mapping, weights of losses, ...) is there without them:
@@ -183,7 +197,9 @@ class DistilFARMReader(FARMReader):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         # Of its own, or Haystack would not note the parameters for YAML.
-        super().__init__(*arguments, **keywords)
+        _check_model(str(arguments[0] if arguments else keywords.get("model_name_or_path", "")))
+        with no_questions():
+            super().__init__(*arguments, **keywords)
 
     __init__.__signature__ = inspect.signature(FARMReader.__init__)  # type: ignore[attr-defined]
 
@@ -243,7 +259,11 @@ class DistilFARMReader(FARMReader):
             if plan.best_dir is not None:
                 self.save(plan.best_dir)
             if plan.checkpoints is not None:
-                shutil.rmtree(plan.checkpoints)
+                for path in plan.checkpoints.iterdir():  # it was empty when the run began
+                    if path.is_file():
+                        path.unlink()
+                with suppress(OSError):  # something of the user's is in there
+                    plan.checkpoints.rmdir()
         return replace(result, metrics=metrics, directory=plan.save_dir)
 
 
@@ -273,18 +293,14 @@ class _Plan:
         distillation = _distillation(method, left, batch_size, teacher_batch_size)
         use_amp, num_processes = take("use_amp"), take("num_processes")
         _refuse(not isinstance(use_amp, bool), f"use_amp must be True or False, not {use_amp!r}")
-        _refuse(
-            num_processes not in (None, 0, 1),
-            f"num_processes={num_processes}: one process prepares the data, with the tokenizer's threads; leave it out",
-        )
+        idle = {"num_processes": num_processes not in (None, 0, 1)}
 
         accumulation, evaluate_every, checkpoint_every = (
             take(name) for name in ("grad_acc_steps", "evaluate_every", "checkpoint_every")
         )
         _refuse(accumulation < 1, f"grad_acc_steps must be at least 1, not {accumulation!r}")
-        _refuse(
-            evaluate_every not in (0, 300) and not sources.has_dev,
-            "evaluate_every without dev_filename or dev_split has nothing to evaluate on; give one of them",
+        idle["evaluate_every without dev_filename or dev_split"] = (
+            evaluate_every not in (0, 300) and not sources.has_dev
         )
         early_stopping = take("early_stopping")
         patience = _patience(early_stopping, bool(evaluate_every) and sources.has_dev)
@@ -294,18 +310,16 @@ class _Plan:
             "the number that evaluate_every has",
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
-        checkpoints = Path(take("checkpoint_root_dir")) / method
-        keep = checkpoint_every is not None or (checkpoints / "checkpoints" / "run.json").exists()
+        checkpoints = expanded(take("checkpoint_root_dir")) / method
+        keep = checkpoint_every is not None or begun_in(checkpoints) is not None
+        _refuse(
+            keep and _is_foreign(checkpoints),
+            f"{checkpoints}, where checkpoints would be kept, holds other files; choose another checkpoint_root_dir",
+        )
         keep_checkpoints = take("checkpoints_to_keep")
-        _refuse(
-            keep_checkpoints != 3 and checkpoint_every is None,
-            "checkpoints_to_keep without checkpoint_every has nothing to keep; set checkpoint_every too",
-        )
-        caching, cache_path = take("caching"), Path(take("cache_path"))
-        _refuse(
-            not caching and cache_path != Path("cache/data_silo"),
-            "cache_path without caching keeps nothing; set caching=True too",
-        )
+        idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
+        caching, cache_path = take("caching"), expanded(take("cache_path"))
+        idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
         settings = TrainingSettings(
@@ -322,6 +336,7 @@ class _Plan:
             checkpoint_every=checkpoint_steps if patience is None else "epoch",  # "epoch" stands for each evaluation
             keep_checkpoints=keep_checkpoints,
             resume=keep,
+            overwrite=True,  # as in Haystack 1
             progress=reader.progress_bar,
         )
         suffix = "_tinybert_stage_1" if method == "distil_intermediate_layers" else ""
@@ -331,12 +346,16 @@ class _Plan:
             settings=settings,
             teacher_batch_size=teacher_batch_size,
             distillation=distillation,
-            save_dir=Path(take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"),
-            best_dir=Path(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
+            save_dir=expanded(
+                take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"
+            ),
+            best_dir=expanded(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
             checkpoints=checkpoints if keep else None,
             cache_path=cache_path if caching else None,
         )
         assert not left, f"neither used nor refused: {left}"
+        if any(idle.values()):
+            logger.warning("without effect: %s", ", ".join(name for name, given in idle.items() if given))
         return plan
 
 
@@ -406,7 +425,7 @@ class _Sources:
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
             windows = WindowSettings(max_seq_len, stride, max_query_length)
-        folder = Path(data_dir)
+        folder = expanded(data_dir)
         return cls(
             train=folder / train,
             dev=folder / dev if dev else None,
@@ -430,9 +449,39 @@ class _Sources:
         return data, dev, read(self.test) if self.test else None
 
 
+def _check_model(name: str) -> None:
+    """Refuse what FARMReader would end in a traceback on, or run code for. A model that it saved itself passes."""
+    directory = Path(name)
+    if (directory / "language_model.bin").exists() or not directory.exists():
+        return
+    require_known_kind(name, "reader")
+    settings = json_in(directory, "tokenizer_config.json") or {}
+    again = f"Reader.load({name!r}).save(NEW_DIRECTORY)"
+    _refuse(
+        settings.get("tokenizer_class") == "TokenizersBackend"
+        or isinstance(settings.get("extra_special_tokens"), list),
+        f"{name}: transformers 5 wrote this tokenizer, in a form that transformers 4 cannot read; {again} writes it "
+        "so that both can",
+    )
+    labels = len((json_in(directory, "config.json") or {}).get("id2label") or "12")
+    _refuse(
+        labels != 2, f"{name} has a head of {labels} labels, a reader has two; {again} gives it a fresh one to train"
+    )
+
+
 def _refuse(condition: bool, message: str) -> None:
     if condition:
         raise DistilError(message)
+
+
+def _is_foreign(directory: Path) -> bool:
+    """Whether a directory holds something, but neither an unfinished nor a finished run."""
+    return (
+        directory.exists()
+        and any(not name.startswith(".haystack-distill") for name in os.listdir(directory))
+        and begun_in(directory) is None
+        and finished_in(directory) is None
+    )
 
 
 def _scratch(directory: Path | None = None) -> TemporaryDirectory:
@@ -621,7 +670,9 @@ def _question_answering_model(model: Any) -> PreTrainedModel:
     linear = head.feed_forward.feed_forward[0]
     _fold_calibration(head, linear)
     with torch.device("meta"):  # only its shape is wanted; no memory, no random numbers
-        assembled = AutoModelForQuestionAnswering.from_config(language_model.config)
+        assembled = AutoModelForQuestionAnswering.from_config(
+            for_answers(language_model.config), trust_remote_code=False
+        )
     prefix = assembled.base_model_prefix
     has_pooler = getattr(getattr(assembled, prefix), "pooler", None) is not None
     if getattr(language_model, "pooler", None) is not None and not has_pooler:

@@ -5,13 +5,21 @@ is slow about a FARMReader is replaced (every window padded to `max_seq_len`, a 
 each window, a Python object for each step); how answers are chosen and put together is FARMReader's own code.
 """
 
+import functools
+import itertools
+import logging
 import math
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
+import huggingface_hub
 import torch
 
 try:
+    from haystack import Document
     from haystack.modeling.data_handler.inputs import QAInput
     from haystack.modeling.model.prediction_head import QuestionAnsweringHead
     from haystack.modeling.model.predictions import QACandidate, QAPred
@@ -24,49 +32,202 @@ except ImportError as error:
     ) from error
 
 from haystack_distill.errors import DistilError
-from haystack_distill.features import AnyWindows, WindowSettings
-from haystack_distill.reader import Reader
+from haystack_distill.features import AnyWindows, WindowSettings, model_inputs
+from haystack_distill.reader import Reader, position_limit
 from haystack_distill.spans import separate_spans
 
 __all__ = ["DistilledReader"]
 
+logger = logging.getLogger(__name__)
 
-class DistilledReader(BaseReader):
+_MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "onnx/*"]
+# What `model_kwargs` may say that changes no answer; `torch_dtype` is done, everything else refused.
+_HARMLESS_MODEL_ARGUMENTS = frozenset({"attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"})
+
+
+class ReadsText:
+    """Prediction as FARMReader's, where documents without text and overlaps that only one side records do no harm.
+
+    What holds no text (a blank document, a table) has no answers and changes none of the others'.
+    """
+
+    def predict(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        """See FARMReader; documents without text are left out."""
+        return FARMReader.predict(self, query, [one for one in documents if _holds_text(one)], top_k)  # type: ignore[arg-type]
+
+    def predict_batch(
+        self,
+        queries: list[str],
+        documents: list[Document] | list[list[Document]],
+        top_k: int | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, Any]:
+        """See FARMReader; documents without text have no answers, in their place."""
+
+        def ask(queries: list[str], lists: list[Document] | list[list[Document]]) -> dict[str, Any]:
+            return FARMReader.predict_batch(self, queries, lists, top_k, batch_size)  # type: ignore[arg-type]
+
+        if documents and isinstance(documents[0], list):
+            return ask(queries, [[one for one in some if _holds_text(one)] for some in documents])  # type: ignore[union-attr]
+        texts = [[one] if not isinstance(one, Document) or _holds_text(one) else [] for one in documents]
+        if all(texts):
+            return ask(queries, documents)
+        # A list of its own for each pair: in one list, the answers of those behind it would move up.
+        result = ask([query for query in queries for _ in texts], texts * len(queries))  # type: ignore[operator]
+        result["queries"] = queries
+        if len(queries) > 1:
+            answers = iter(result["answers"])
+            result["answers"] = [list(itertools.islice(answers, len(texts))) for _ in queries]
+        return result
+
+    def get_params(self, return_defaults: bool = False) -> dict[str, Any]:
+        """The arguments that the node was made with, as they go into a pipeline's YAML."""
+        if _is_called_by("save_to_yaml"):  # `get_params` is asked at other times too, when this would be noise
+            logger.warning(
+                "the YAML names %s, which Haystack does not know by itself: where it is loaded, import %s first",
+                type(self).__name__,
+                type(self).__module__,
+            )
+        return super().get_params(return_defaults)  # type: ignore[misc]
+
+    def _deduplicate_predictions(self, predictions: list[QAPred], documents: list[Document]) -> list[QAPred]:
+        """Of an answer that two overlapping documents give, keep the one with the higher confidence."""
+        overlaps = self._identify_overlapping_docs(documents)
+        if not overlaps:
+            return predictions
+        place = {prediction.id: number for number, prediction in enumerate(predictions)}
+        worse = set()
+        for number, here in enumerate(predictions):
+            for overlap in overlaps.get(here.id, []):
+                there = place.get(overlap["doc_id"], -1)  # FARMReader makes nothing of a document without tokens
+                if there <= number:  # each pair once
+                    continue
+                back = next(one for one in overlaps[overlap["doc_id"]] if one["doc_id"] == here.id)
+                for mine, other in itertools.product(_spans_in(here, overlap), _spans_in(predictions[there], back)):
+                    if FARMReader._is_duplicate_answer(mine, overlap, other, back):
+                        worse.add(mine if mine.confidence < other.confidence else other)
+        for prediction in predictions:
+            prediction.prediction = [one for one in prediction.prediction if one not in worse]
+        return predictions
+
+    @staticmethod
+    def _identify_overlapping_docs(documents: list[Document]) -> dict[str, list[dict[str, Any]]]:
+        """Overlaps of each document with others of the list, where both record which characters they share."""
+        named = {
+            one.id: {
+                overlap["doc_id"]: overlap
+                for overlap in one.meta.get("_split_overlap") or []
+                if overlap.get("doc_id") not in (None, one.id) and overlap.get("range")
+            }
+            for one in documents
+        }
+        mutual = {
+            key: [overlap for other, overlap in overlaps.items() if key in named.get(other, {})]
+            for key, overlaps in named.items()
+        }
+        return {key: overlaps for key, overlaps in mutual.items() if overlaps}
+
+
+def _holds_text(document: Document) -> bool:
+    if not isinstance(document.content, str):
+        _warn_of(document.content_type)
+        return False
+    return bool(document.content) and not document.content.isspace()
+
+
+@functools.cache  # once is enough: a table may come with every query
+def _warn_of(content_type: str) -> None:
+    logger.warning(
+        "documents of type %r are left out: this reader reads text; give them to a TableReader", content_type
+    )
+
+
+def _is_called_by(function: str) -> bool:
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
+
+
+def _spans_in(prediction: QAPred, overlap: dict[str, Any]) -> list[QACandidate]:
+    return [
+        one
+        for one in prediction.prediction
+        if one.answer_type == "span" and FARMReader._qa_cand_in_overlap(one, overlap)
+    ]
+
+
+class _Elsewhere:
+    """A method of FARMReader that this node does not have: looking it up says what does the job."""
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> NoReturn:
+        raise AttributeError(f"DistilledReader only answers, it has no {self.name}: {self.remedy}")
+
+
+_TRAINS = "train with haystack_distill.integrations.farm.DistilFARMReader or the command `haystack-distill`"
+_MEASURES = (
+    "measure with Pipeline.eval(), with haystack_distill.Reader.load(...).evaluate(...), or with "
+    "haystack_distill.integrations.farm.DistilFARMReader, which has it"
+)
+
+
+class DistilledReader(ReadsText, BaseReader):
     """Finds answers to a query in documents, as FARMReader does and scored as it scores, only faster.
 
-    One difference: a confidence leaves padding out of its softmax, where FARMReader counts it in, so the two differ a
-    little (a few hundredths) for documents much shorter than `max_seq_len`.
+    One difference: a confidence leaves padding out of its softmax, where FARMReader counts it in. For documents much
+    shorter than `max_seq_len` the two differ (by up to 0.19 for a sentence), and so may the order of answers from
+    different documents. `farm_confidences=True` gives FARMReader's, at the cost of computing on padding; logits
+    (`use_confidence_scores=False`) are FARMReader's always.
 
-    Arguments are FARMReader's and mean the same, but those about processes, progress bars, downloads and several
-    devices, which it does not take. New are `backend`, `num_threads` (see `Reader.load`) and `precision`; calibrated
-    confidence scores and training are FARMReader's and `DistilFARMReader`'s. In pipelines (YAML): `type:
-    DistilledReader`. Several threads may call it at once.
+    Arguments are FARMReader's, in its order, and mean the same. Without effect, and named in a warning, are several
+    processes and more than one device; there is no progress bar. New are `backend`, `num_threads` (see `Reader.load`),
+    `precision` and `farm_confidences`; calibrated confidence scores and training are FARMReader's and
+    `DistilFARMReader`'s. Several threads may call it at once.
+
+    In pipelines (YAML): `type: DistilledReader`; a process that loads the YAML has to import this module first.
 
     Args:
         model_name_or_path: A reader directory (what `Reader.save` wrote, or a Hugging Face one) or a name on the hub.
-        backend: "torch", or "onnx" and "onnx-int8" for a reader that was exported.
-        num_threads: Processor threads that a forward pass may use.
         model_version: Branch, tag or commit of a model on the hub.
         context_window_size: Characters around an answer that are returned with it.
         batch_size: Windows of `max_seq_len` tokens in a batch, or more that are shorter.
         use_gpu: Whether to use a GPU if there is one ("torch" only).
+        devices: The first of these is used, unless `use_gpu` is False.
         no_ans_boost: Added to the no-answer's logit.
         return_no_answer: Whether to return a no-answer among the answers.
         top_k: Answers at most.
         top_k_per_candidate: Answers from one document at most.
         top_k_per_sample: Answers from one window at most.
+        num_processes: Without effect: tokenizer and model have threads.
         max_seq_len: Tokens of a window at most, query included.
         doc_stride: Document tokens between the starts of two neighbouring windows.
+        progress_bar: Without effect: there is none.
         duplicate_filtering: Of the answers of a window, none starts or ends within so many tokens of a better one's
             start or end; -1 keeps all.
         use_confidence_scores: Whether scores are confidences (0 to 1), by which answers then are ranked, or logits.
         confidence_threshold: Leave out answers with less confidence.
-        use_auth_token: What opens a private model on the hub.
+        proxies: Proxy servers to download a model through.
+        local_files_only: Whether to take a model of the hub from its local cache only.
+        force_download: Whether to download a model of the hub again.
+        use_auth_token: What opens a private model on the hub, or True for the token of this computer.
         max_query_length: Tokens of the query that are kept.
+        preprocessing_batch_size: Pairs of query and document that are computed at once; None: all.
+        model_kwargs: `torch_dtype` is another way to say `precision`; what else changes no answer is without effect.
+        backend: "torch", or "onnx" and "onnx-int8" for a reader that was exported.
+        num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `devices.resolve_precision`.
+        farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
+            in fp32, scores are then FARMReader's to the bit.
 
     Raises:
-        DistilError: Nothing there, or not a question answering model, or it was not exported.
+        DistilError: Nothing there, or not a question answering model, or it was not exported; windows longer than the
+            model's positions, or so far apart that text would be skipped; `model_kwargs` that would change answers.
 
     Example:
         >>> reader = DistilledReader("my-student", backend="onnx-int8")  # doctest: +SKIP
@@ -76,45 +237,78 @@ class DistilledReader(BaseReader):
     def __init__(
         self,
         model_name_or_path: str,
-        backend: str = "torch",
-        num_threads: int | None = None,
         model_version: str | None = None,
         context_window_size: int = 150,
         batch_size: int = 50,
         use_gpu: bool = True,
+        devices: list | None = None,
         no_ans_boost: float = 0.0,
         return_no_answer: bool = False,
         top_k: int = 10,
         top_k_per_candidate: int = 3,
         top_k_per_sample: int = 1,
+        num_processes: int | None = None,
         max_seq_len: int = 256,
         doc_stride: int = 128,
+        progress_bar: bool = True,
         duplicate_filtering: int = 0,
         use_confidence_scores: bool = True,
         confidence_threshold: float | None = None,
-        use_auth_token: str | None = None,
+        proxies: dict | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        use_auth_token: str | bool | None = None,
         max_query_length: int = 64,
+        preprocessing_batch_size: int | None = None,
+        model_kwargs: dict | None = None,
+        backend: str = "torch",
+        num_threads: int | None = None,
         precision: str = "fp32",
+        farm_confidences: bool = False,
     ) -> None:
         super().__init__()
+        self.model_name_or_path = model_name_or_path
         self.return_no_answers = return_no_answer
         self.top_k = top_k
         self.top_k_per_candidate = top_k_per_candidate
         self.use_confidence_scores = use_confidence_scores
         self.confidence_threshold = confidence_threshold
-        self.preprocessing_batch_size = None  # all documents at once; `_Inferencer` makes batches
-        device = "auto" if use_gpu and backend == "torch" else "cpu"
+        self.preprocessing_batch_size = preprocessing_batch_size
+        self.progress_bar = progress_bar
+        rest = set(model_kwargs or {}) - {"torch_dtype"}
+        if not rest <= _HARMLESS_MODEL_ARGUMENTS:
+            names = ", ".join(sorted(rest - _HARMLESS_MODEL_ARGUMENTS))
+            raise DistilError(f"model_kwargs: {names} is not done here; leave it out, or use FARMReader")
+        idle = {
+            "num_processes": (num_processes or 0) > 1,
+            "devices": len(devices or []) > 1,
+            "model_kwargs": bool(rest),
+        }
+        if any(idle.values()):
+            names = ", ".join(name for name, given in idle.items() if given)
+            logger.warning("one process answers on one device with the model as it is; without effect: %s", names)
+        device = "cpu"
+        if use_gpu and (devices or backend == "torch"):
+            device = str(devices[0]) if devices else "auto"
         reader = Reader.load(
-            model_name_or_path,
+            _fetched(
+                model_name_or_path,
+                revision=model_version,
+                token=use_auth_token,
+                proxies=proxies,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            ),
             backend=backend,
             num_threads=num_threads,
-            token=use_auth_token,
+            token=use_auth_token,  # type: ignore[arg-type]
             revision=model_version,
-            windows=WindowSettings(max_seq_len, doc_stride, max_query_length),
+            windows=_windows(max_seq_len, doc_stride, max_query_length),
             batch_size=batch_size,
-            precision=precision,
+            precision=_precision((model_kwargs or {}).get("torch_dtype"), precision),
             device=device,
         )
+        self.devices = [reader.device]
         # Only its rules are used, as FARMReader sets them; its weights, two numbers, are not.
         head = QuestionAnsweringHead(
             layer_dims=[1, 2],
@@ -125,27 +319,135 @@ class DistilledReader(BaseReader):
             duplicate_filtering=duplicate_filtering,
             use_confidence_scores_for_ranking=use_confidence_scores,
         )
-        self.inferencer = _Inferencer(reader, head)
+        self.inferencer = _Inferencer(reader, head, farm_confidences)
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens of a window at most, query included."""
+        return self.inferencer.reader.windows.max_seq_len
+
+    @property
+    def doc_stride(self) -> int:
+        """Document tokens between the starts of two neighbouring windows."""
+        return self.inferencer.reader.windows.doc_stride
+
+    @property
+    def max_query_length(self) -> int:
+        """Tokens of the query that are kept."""
+        return self.inferencer.reader.windows.max_query_length
+
+    def update_parameters(
+        self,
+        context_window_size: int | None = None,
+        no_ans_boost: float | None = None,
+        return_no_answer: bool | None = None,
+        max_seq_len: int | None = None,
+        doc_stride: int | None = None,
+    ) -> None:
+        """Change settings of a loaded reader; None leaves one as it is. Not while other threads call it.
+
+        Raises:
+            DistilError: As the constructor; then nothing is changed.
+        """
+        reader, head = self.inferencer.reader, self.inferencer.head
+        if max_seq_len is not None or doc_stride is not None:
+            windows = _windows(
+                self.max_seq_len if max_seq_len is None else max_seq_len,
+                self.doc_stride if doc_stride is None else doc_stride,
+                self.max_query_length,
+            )
+            positions = position_limit(reader.model)
+            if positions is not None and windows.max_seq_len > positions:
+                raise DistilError(
+                    f"max_seq_len {windows.max_seq_len} is more than the {positions} positions of the model; lower it"
+                )
+            reader.windows = windows
+        if context_window_size is not None:
+            head.context_window_size = context_window_size
+        if no_ans_boost is not None:
+            head.no_ans_boost = no_ans_boost
+        if return_no_answer is not None:
+            self.return_no_answers = return_no_answer
+
+    def _extract_answers_of_predictions(
+        self, predictions: list[QAPred], top_k: int | None = None
+    ) -> tuple[list[Any], float]:
+        # A text of which the tokenizer makes nothing is no reason to believe in "no answer", nor against it.
+        found = [prediction for prediction in predictions if prediction.no_answer_gap > -math.inf]
+        return FARMReader._extract_answers_of_predictions(self, found, top_k)
 
     # How documents become questions, and what is found in them answers: as in Haystack 1.
-    predict = FARMReader.predict
-    predict_batch = FARMReader.predict_batch
-    _extract_answers_of_predictions = FARMReader._extract_answers_of_predictions
+    predict_on_texts = FARMReader.predict_on_texts
     _preprocess_batch_queries_and_docs = FARMReader._preprocess_batch_queries_and_docs
-    _deduplicate_predictions = FARMReader._deduplicate_predictions
-    _identify_overlapping_docs = staticmethod(FARMReader._identify_overlapping_docs)
-    _qa_cand_in_overlap = staticmethod(FARMReader._qa_cand_in_overlap)
-    _is_duplicate_answer = staticmethod(FARMReader._is_duplicate_answer)
     _add_answer_page_number = FARMReader._add_answer_page_number
     _check_no_answer = staticmethod(FARMReader._check_no_answer)
+
+    train = _Elsewhere(_TRAINS)
+    distil_prediction_layer_from = _Elsewhere(_TRAINS)
+    distil_intermediate_layers_from = _Elsewhere(_TRAINS)
+    eval = _Elsewhere(_MEASURES)
+    eval_on_file = _Elsewhere(_MEASURES)
+    calibrate_confidence_scores = _Elsewhere(
+        "calibrate a FARMReader or a haystack_distill.integrations.farm.DistilFARMReader, and answer with that"
+    )
+    save = _Elsewhere("the directory that it was loaded from is the whole model; copy that")
+    save_to_remote = _Elsewhere("upload the directory that it was loaded from with `haystack-distill push`")
+    convert_to_onnx = _Elsewhere(
+        "export with `haystack-distill export --model DIRECTORY`, then load with backend='onnx'"
+    )
+
+
+def _windows(max_seq_len: int, doc_stride: int, max_query_length: int) -> WindowSettings:
+    windows = WindowSettings(max_seq_len, doc_stride, max_query_length)
+    if doc_stride >= max_seq_len - max_query_length:  # FARMReader's condition
+        raise DistilError(
+            f"with doc_stride {doc_stride}, max_seq_len {max_seq_len} and max_query_length {max_query_length} there is "
+            f"text between windows that none of them holds; doc_stride must be below {max_seq_len - max_query_length}"
+        )
+    return windows
+
+
+def _precision(dtype: Any, precision: str) -> str:
+    """The precision that `model_kwargs` or the argument asks for."""
+    if dtype is None:
+        return precision
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    asked = names.get(str(dtype).removeprefix("torch."))
+    if asked is None:
+        raise DistilError(f"torch_dtype in model_kwargs must be torch.float32, float16 or bfloat16, not {dtype!r}")
+    if precision not in ("fp32", asked):
+        raise DistilError(
+            f"torch_dtype {dtype} in model_kwargs and precision {precision!r} contradict; give one of them"
+        )
+    return asked
+
+
+def _fetched(name: str, *, proxies: dict | None, local_files_only: bool, force_download: bool, **hub: Any) -> str:
+    """The directory of a model of the hub where a download was asked for in a special way; else the name as it is."""
+    if Path(name).is_dir() or not (proxies or local_files_only or force_download):
+        return name
+    try:
+        return huggingface_hub.snapshot_download(
+            name,
+            proxies=proxies,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=_MODEL_FILES,
+            **hub,
+        )
+    except (OSError, ValueError) as error:
+        where = "in the hub's local cache" if local_files_only else "on the hub"
+        raise DistilError(f"cannot find {name!r} {where}: {error}") from error
 
 
 class _Inferencer:
     """What FARMReader asks: predictions for questions about documents."""
 
-    def __init__(self, reader: Reader, head: QuestionAnsweringHead) -> None:
+    def __init__(self, reader: Reader, head: QuestionAnsweringHead, farm_confidences: bool) -> None:
         self.reader = reader
         self.head = head
+        self.farm_confidences = farm_confidences
+        self.model = SimpleNamespace(prediction_heads=[head])  # where users of FARMReader look for its settings
 
     @property
     def batch_size(self) -> int:
@@ -161,11 +463,9 @@ class _Inferencer:
         pairs = [(one.questions[0].text, one.doc_text) for one in objects]
         if not all(question.strip() for question, _ in pairs):
             raise DistilError("the query is empty; give a question")
-        if not all(text.strip() for _, text in pairs):
-            raise DistilError("a document holds no text; leave it out")
         windows = self.reader.cut_pairs(pairs)
         of_window: dict[int, list[QACandidate]] = {}
-        for batch, starts, ends in self.reader.logits(windows, range(len(windows))):
+        for batch, starts, ends in self._logits(windows):
             for window, candidates in zip(batch["window"].tolist(), self._candidates(batch, starts, ends), strict=True):
                 of_window[window] = candidates
         predictions = []
@@ -192,11 +492,30 @@ class _Inferencer:
             )
         return predictions
 
+    def _logits(self, windows: AnyWindows) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """As `Reader.logits`; FARMReader's batches where its confidences are wanted."""
+        if not self.farm_confidences:
+            yield from self.reader.logits(windows, range(len(windows)))
+            return
+        if self.reader.exported is None:
+            self.reader.model.eval()
+        for first in range(0, len(windows), self.batch_size):
+            batch = windows.collate(windows.__getitems__(range(first, min(first + self.batch_size, len(windows)))))
+            for name, filler in (("input_ids", windows.pad_token_id), ("context_mask", False)):
+                batch[name] = self._padded(batch[name], filler)
+            for name in batch.keys() & {"attention_mask", "token_type_ids"}:
+                batch[name] = self._padded(batch[name], 0)
+            yield batch, *self.reader.forward(model_inputs(batch))
+
+    def _padded(self, rows: torch.Tensor, filler: int) -> torch.Tensor:
+        return torch.nn.functional.pad(rows, (0, self.reader.windows.max_seq_len - rows.shape[1]), value=filler)
+
     def _candidates(
         self, batch: dict[str, torch.Tensor], starts: torch.Tensor, ends: torch.Tensor
     ) -> Iterator[list[QACandidate]]:
         """Of each window of a batch the best spans and, last, the no-answer; positions are the window's."""
-        padding = batch["attention_mask"] == 0
+        kept = torch.ones_like(batch["attention_mask"]) if self.farm_confidences else batch["attention_mask"]
+        padding = kept == 0
         start_chances = starts.masked_fill(padding, -torch.inf).softmax(1)
         end_chances = ends.masked_fill(padding, -torch.inf).softmax(1)
         context = batch["context_mask"].clone()
@@ -207,12 +526,18 @@ class _Inferencer:
         first, last = first.clamp(min=0), last.clamp(min=0)
         confidence = (start_chances.gather(1, first) + end_chances.gather(1, last)) / 2
         nothing = zip(
-            (starts[:, 0] + ends[:, 0]).tolist(), ((start_chances + end_chances)[:, 0] / 2).tolist(), strict=True
+            self._numbers(starts[:, 0] + ends[:, 0]),
+            self._numbers((start_chances + end_chances)[:, 0] / 2),
+            strict=True,
         )
-        found = zip(*(table.tolist() for table in (scores, confidence, first, last)), strict=True)
+        found = zip(self._numbers(scores), self._numbers(confidence), first.tolist(), last.tolist(), strict=True)
         for row, no_answer in zip(found, nothing, strict=True):
             spans = [span for span in zip(*row, strict=True) if span[0] > -math.inf]
             yield [_candidate("span", *span) for span in spans] + [_candidate("no_answer", *no_answer, 0, 0)]
+
+    def _numbers(self, table: torch.Tensor) -> Any:
+        """Rows of numbers: FARMReader goes on computing in fp32, where double precision would round otherwise."""
+        return table.numpy() if self.farm_confidences else table.tolist()
 
 
 def _candidate(kind: str, score: float, confidence: float, start: int, end: int) -> QACandidate:

@@ -18,7 +18,7 @@ import torch
 
 from haystack_distill.errors import DistilError
 from haystack_distill.exported import check_backend
-from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings
+from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings, text_tokenizer
 from haystack_distill.reader import Reader
 from haystack_distill.spans import best_spans, log_partition, no_answer_score
 
@@ -37,6 +37,8 @@ __all__ = ["DistilledReader", "reader_from_haystack"]
 logger = logging.getLogger(__name__)
 
 _ANSWERS_PER_SEQUENCE = 20  # what TransformersExtractiveReader takes where nothing is said
+_PLACED_BY_ACCELERATE = ("auto", "balanced", "balanced_low_0", "sequential")  # on one device, for one model that fits
+_DONE_ANYWAY = [("trust_remote_code", False), ("use_safetensors", True)]  # of model_kwargs
 # One lock for all components: a lock of its own would keep a component from being copied.
 _LOADING = threading.Lock()
 
@@ -46,7 +48,7 @@ class DistilledReader:
     """Finds answers to a query in documents with a distilled reader, or any other question answering model.
 
     Inputs, outputs and parameters are those of `TransformersExtractiveReader` (transformers-haystack), and so is what
-    they mean, but for these differences:
+    they mean, but for these differences (docs/serving.md has them in a table):
 
     - Models with segments (BERT and its kin) get their `token_type_ids`.
     - The windows of all documents are sorted by length before they are batched, so little is spent on padding. With
@@ -54,18 +56,25 @@ class DistilledReader:
       everything at once.
     - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
     - An answer has at most `max_answer_length` tokens.
-    - Scores are the model's own probabilities, so there is no `calibration_factor`. See below.
+    - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning. See below.
     - A document with no text but white space is left out with a warning, like one without content. If that leaves
-      none, there are no answers, just as for an empty list.
-    - A parameter given to `run` always counts, also where it is 0.
-    - `model` has no default. Instead of `model_kwargs` there is `revision`: weights are read from safetensors, in fp32,
-      onto one device, and no code that comes with a model is ever run. `precision` says what to compute in.
+      none, there are no answers, just as for an empty list or an empty query.
+    - A document that is passed twice (same id, same content) counts once.
+    - A parameter given to `run` always counts, also where it is 0, which most may not be.
+    - `model` has no default. Of `model_kwargs`, `revision` and a `device_map` of one device are used; the rest is
+      ignored with a warning: weights are read from safetensors, in fp32, onto one device, and no code that comes with a
+      model is ever run. `precision` says what to compute in.
 
     **Scores.** All windows of all documents share one softmax, as in Clark and Gardner 2018
     (https://arxiv.org/abs/1710.10723): a document is to the query what a window is to a document, and answers are
     ranked by their logits, as in the original. The no-answer stands in it once, with the logit of the window that
     believes in it least. So the scores of all answers and the no-answer add up to at most 1, depend on what else is in
     `documents`, and for one document that fits into a window are those of `Reader.answer`.
+
+    **The no-answer** is an `ExtractedAnswer` with `data=None` and stands where its score puts it, as in the original.
+    There its score is the product of what the other answers' scores lack to 1, and it is nearly always last; here it is
+    what the model believes, so **`answers[0].data` is None where the model thinks that no document holds an answer**.
+    `no_answer=False` leaves it out.
 
     Raises:
         DistilError: A parameter is out of its range; on `warm_up` or the first `run`, the model cannot be loaded.
@@ -77,15 +86,16 @@ class DistilledReader:
         >>> reader.run(query="Who wrote it?", documents=documents)["answers"][0].data  # doctest: +SKIP
         'Ada Lovelace'
 
-    A pipeline with this component is loaded with `Pipeline.loads(yaml, allowed_modules=["haystack_distill"])`: Haystack
-    imports components of other packages only if it is told to trust them.
+    A pipeline with this component is loaded with `Pipeline.loads(yaml, allowed_modules=["haystack_distill"])`, or in a
+    process whose environment has `HAYSTACK_DESERIALIZATION_ALLOWLIST=haystack_distill`: Haystack imports components of
+    other packages only if they are on its list of trusted modules.
     """
 
     def __init__(
         self,
         model: Path | str,
-        device: ComponentDevice | None = None,
-        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),  # noqa: B008
+        device: ComponentDevice | str | None = None,
+        token: Secret | str | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),  # noqa: B008
         top_k: int = 20,
         score_threshold: float | None = None,
         max_seq_length: int = 384,
@@ -93,8 +103,10 @@ class DistilledReader:
         max_batch_size: int | None = None,
         answers_per_seq: int | None = None,
         no_answer: bool = True,
-        *,
+        calibration_factor: float | None = None,
         overlap_threshold: float | None = 0.01,
+        model_kwargs: dict[str, Any] | None = None,
+        *,
         max_query_length: int = 64,
         max_answer_length: int = 30,
         precision: str = "auto",
@@ -106,8 +118,10 @@ class DistilledReader:
 
         Args:
             model: A directory (what `Reader.save` wrote) or a model name on the Hugging Face hub.
-            device: Where to compute; None is Haystack's default device. A single one.
-            token: For private models on the hub; resolved only when the model is loaded.
+            device: Where to compute, a single device: a `ComponentDevice`, or a name such as "cpu" or "cuda:0"; None
+                (or "auto") is Haystack's default device.
+            token: For private models on the hub; resolved only when the model is loaded. A string is taken as
+                `Secret.from_token` takes it: the component works, but cannot be serialised.
             top_k: Answers at most, the no-answer not counted.
             score_threshold: Return only answers, the no-answer included, with at least this score.
             max_seq_length: Tokens in a window, query and special tokens included; longer documents are cut.
@@ -115,9 +129,12 @@ class DistilledReader:
             max_batch_size: Windows that go through the model at the same time, at most.
             answers_per_seq: Candidates that each window contributes at most; None is 20.
             no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds
-                one.
+                one. It is the first where it has the highest score.
+            calibration_factor: TransformersExtractiveReader's, ignored with a warning; scores need no calibration.
             overlap_threshold: Leave out an answer that shares more than this part of its characters, or of the other's,
                 with a better one of the same document; None keeps all.
+            model_kwargs: TransformersExtractiveReader's: `revision` and a `device_map` of one device (which counts more
+                than `device`, as there) are used, the rest is ignored with a warning.
             max_query_length: Tokens of the query that are kept.
             max_answer_length: Tokens of the longest answer.
             precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
@@ -126,9 +143,9 @@ class DistilledReader:
                 (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
             num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
         """
+        self.device, self.revision, ignored = _of_model_kwargs(model_kwargs, _component_device(device), revision)
         self.model_name_or_path = str(model)
-        self.device = device
-        self.token = token
+        self.token = (Secret.from_token(token) if token else None) if isinstance(token, str) else token
         self.top_k = top_k
         self.score_threshold = score_threshold
         self.max_seq_length = max_seq_length
@@ -140,7 +157,6 @@ class DistilledReader:
         self.max_query_length = max_query_length
         self.max_answer_length = max_answer_length
         self.precision = precision
-        self.revision = revision
         self.backend = backend
         self.num_threads = num_threads
         check_backend(backend)
@@ -154,17 +170,31 @@ class DistilledReader:
             answers_per_seq=answers_per_seq,
             overlap_threshold=overlap_threshold,
         )
-        if device is not None and device.has_multiple_devices:
+        if self.device is not None and self.device.has_multiple_devices:
             raise DistilError("a distilled reader runs on one device; give device=ComponentDevice.from_str(...)")
-        elsewhere = device is not None and device.to_torch().type != "cpu"
+        elsewhere = self.device is not None and self.device.to_torch().type != "cpu"
         if backend != "torch" and (elsewhere or precision not in ("auto", "fp32")):
             raise DistilError(
                 f"backend {backend!r} runs on the processor, in the number format that the reader was exported in; "
                 "leave device and precision out, or use backend='torch'"
             )
+        if calibration_factor is not None:
+            ignored.insert(0, "calibration_factor")
+        if ignored:
+            logger.warning("DistilledReader ignores %s.", ", ".join(ignored))
+        if calibration_factor is not None and score_threshold is not None:
+            logger.warning(
+                "score_threshold=%s now applies to the model's own probabilities, which are not calibrated; choose it "
+                "anew.",
+                score_threshold,
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """The component as a dictionary; a token is named by its environment variable, never written out."""
+        """The component as a dictionary; a token is named by its environment variable, never written out.
+
+        Raises:
+            ValueError: The token was given as such, not as `Secret.from_env_var`.
+        """
         return default_to_dict(
             self,
             model=self.model_name_or_path,
@@ -238,31 +268,32 @@ class DistilledReader:
         """Find answers to a query in documents. Several threads may call this at once.
 
         Args:
-            query: The question.
-            documents: Where to look; they may have any length.
-            top_k: This and the following: see the constructor, whose value holds where None is given. (To keep
-                overlapping answers for once, give `overlap_threshold=1.0`.)
-            score_threshold: See above.
-            max_seq_length: See above.
-            stride: See above.
-            max_batch_size: See above.
-            answers_per_seq: See above.
-            no_answer: See above.
-            overlap_threshold: See above.
+            query: The question to answer from the documents. An empty one has no answers.
+            documents: The documents in which to look for answers; they may have any length.
+            top_k: How many answers to return at most, at least 1; the no-answer comes on top. Default: the
+                component's setting, as for all that follow.
+            score_threshold: Return only answers whose score, from 0 to 1, is at least this.
+            max_seq_length: How many tokens the model reads at a time, question included; longer documents are cut
+                into windows of this length.
+            stride: How many tokens two neighbouring windows of a long document share.
+            max_batch_size: How many windows go through the model at the same time at most.
+            answers_per_seq: How many candidates each window contributes at most.
+            no_answer: Whether to add an answer without text, scored by the belief that no document holds an answer.
+            overlap_threshold: Leave out an answer that shares more than this part (0 to 1) of its characters, or of
+                the other's, with a better answer from the same document; 1 keeps all.
 
         Returns:
-            `{"answers": [...]}`, best first; empty where no document has content. An answer has `query`, `data`,
-            `score` (0 to 1), `document`, `document_offset` (characters of the content) and, where the document's meta
-            has a `page_number`, `meta["answer_page_number"]`. The no-answer has `query` and `score` only.
+            `{"answers": [...]}`, best first; empty where the query is empty or no document has content. An answer has
+            `query`, `data`, `score` (0 to 1), `document`, `document_offset` (characters of the content) and, where the
+            document's meta has a `page_number`, `meta["answer_page_number"]`. The no-answer, first where it has the
+            highest score, has `query` and `score` only: its `data` is None.
 
         Raises:
-            DistilError: A parameter is out of its range, the query is empty, or leaves no room for the documents.
+            DistilError: A parameter is out of its range, or the query leaves no room for the documents.
         """
         self.warm_up()
         if not documents:
             return {"answers": []}
-        if not query.strip():
-            raise DistilError("the query is empty; give a question")
         top_k = _first(top_k, self.top_k)
         score_threshold = _first(score_threshold, self.score_threshold)
         max_batch_size = _first(max_batch_size, self.max_batch_size)
@@ -278,8 +309,8 @@ class DistilledReader:
             answers_per_seq=answers_per_seq,
             overlap_threshold=overlap_threshold,
         )
-        documents = [document for document in documents if _has_text(document)]
-        if not documents:
+        documents = [document for document in _distinct(documents) if _has_text(document)]
+        if not documents or not query.strip():
             return {"answers": []}
 
         reader = self._reader_for(query, max_seq_length, stride)
@@ -291,9 +322,7 @@ class DistilledReader:
             if len(kept) == top_k:
                 break
             if overlap_threshold is None or not any(
-                documents[other.document].id == documents[span.document].id
-                and _overlap(other, span) > overlap_threshold
-                for other in kept
+                other.document == span.document and _overlap(other, span) > overlap_threshold for other in kept
             ):
                 kept.append(span)
         answers = [_answer(query, documents[span.document], span, found.score(span.logit)) for span in kept]
@@ -307,7 +336,7 @@ class DistilledReader:
     def _reader_for(self, query: str, max_seq_length: int, stride: int) -> Reader:
         """A reader of its own for one run, with the loaded weights and windows that overlap by `stride` tokens."""
         assert self.reader is not None
-        n_query = len(self.reader.tokenizer(query.strip(), add_special_tokens=False, verbose=False)["input_ids"])
+        n_query = len(text_tokenizer(self.reader.tokenizer).encode(query.strip(), add_special_tokens=False).ids)
         if n_query > self.max_query_length:
             logger.warning(
                 "The query has %d tokens; only the first %d are used (max_query_length).",
@@ -452,6 +481,57 @@ def _selections(windows: AnyWindows, max_batch_size: int | None) -> Iterator[lis
 
 def _window_settings(max_seq_length: int, max_query_length: int) -> WindowSettings:
     return WindowSettings(max_seq_length, max_query_length=max(1, min(max_query_length, max_seq_length // 2)))
+
+
+def _component_device(device: Any) -> ComponentDevice | None:
+    """A device that was given as itself, by its name or as PyTorch's.
+
+    Raises:
+        DistilError: No such device.
+    """
+    if device is None or device == "auto" or isinstance(device, ComponentDevice):
+        return None if device == "auto" else device
+    try:
+        return ComponentDevice.from_str(f"cuda:{device}" if isinstance(device, int) else str(device))
+    except ValueError as error:
+        raise DistilError(
+            f"device must be a ComponentDevice or a name such as 'cpu' or 'cuda:0', not {device!r} ({error})"
+        ) from error
+
+
+def _of_model_kwargs(
+    model_kwargs: dict[str, Any] | None, device: ComponentDevice | None, revision: str | None
+) -> tuple[ComponentDevice | None, str | None, list[str]]:
+    """Device and revision after what TransformersExtractiveReader's `model_kwargs` say of them, and what is ignored."""
+    ignored = []
+    for name, value in (model_kwargs or {}).items():
+        if name == "device_map" and not isinstance(value, dict):
+            value = {"": value}
+        if value is None or (name, value) in _DONE_ANYWAY:
+            continue
+        if name == "device_map":
+            places = list(value.values())
+            if any(place != places[0] for place in places):
+                ignored.append("model_kwargs['device_map'] of several devices (one is used)")
+            elif places and places[0] not in (None, *_PLACED_BY_ACCELERATE):
+                mapped = _component_device(places[0])
+                if device not in (None, mapped):
+                    ignored.append("device (model_kwargs['device_map'] counts)")
+                device = mapped
+        elif name == "revision" and revision in (None, value):
+            revision = value
+        else:
+            hint = " (there is precision=...)" if name in ("dtype", "torch_dtype") else ""
+            ignored.append(f"model_kwargs[{name!r}]{hint}")
+    return device, revision, ignored
+
+
+def _distinct(documents: list[Document]) -> list[Document]:
+    """The documents, each once: two retrievers may find the same one."""
+    seen: dict[tuple[str, str | None], Document] = {}
+    for document in documents:
+        seen.setdefault((document.id, document.content), document)
+    return list(seen.values())
 
 
 def _has_text(document: Document) -> bool:

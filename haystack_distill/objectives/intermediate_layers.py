@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
 from haystack_distill.objectives.objective import Objective
@@ -34,6 +34,8 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
     Raises:
         DistilError: the name is unknown, or the mapping does not fit the two depths or leaves out every layer.
     """
+    if not isinstance(mapping, Sequence):
+        raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {mapping!r}.')
     if isinstance(mapping, str):
         resolved = _named_mapping(mapping, n_student, n_teacher)
     else:
@@ -127,8 +129,8 @@ class IntermediateLayersObjective(Objective):
             "attention": attention_loss_weight,
         }
         for name, weight in weights.items():
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise DistilError(f"{name}_loss_weight has to be 0 or more, not {weight}.")
+            if not (is_number(weight) and weight >= 0):
+                raise DistilError(f"{name}_loss_weight has to be 0 or more and a number, not {weight!r}.")
         self.weights = {name: float(weight) for name, weight in weights.items() if weight > 0}
         if not self.weights:
             raise DistilError(

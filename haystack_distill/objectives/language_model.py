@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
 from haystack_distill.objectives.objective import Objective
@@ -48,16 +48,17 @@ class LanguageModelObjective(Objective):
         cosine_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise DistilError(f"temperature has to be greater than 0, not {temperature}.")
+        if not (is_number(temperature) and temperature > 0):
+            raise DistilError(f"temperature has to be greater than 0 and a number, not {temperature!r}.")
         weights = {
-            "soft_target_weight": soft_target_weight * temperature**2,
+            "soft_target_weight": soft_target_weight,
             "masked_word_weight": masked_word_weight,
             "cosine_weight": cosine_weight,
         }
         for name, weight in weights.items():
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise DistilError(f"{name} has to be 0 or more.")
+            if not (is_number(weight) and weight >= 0):
+                raise DistilError(f"{name} has to be 0 or more and a number, not {weight!r}.")
+        weights["soft_target_weight"] *= temperature**2
         names = ("soft_targets", "masked_words", "cosine")
         self.weights = {name: weight for name, weight in zip(names, weights.values(), strict=True) if weight > 0}
         if not self.weights:

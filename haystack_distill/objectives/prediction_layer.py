@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
@@ -54,12 +54,12 @@ class PredictionLayerObjective(Objective):
         distillation_loss: str | DistillationLoss = "kl_div",
     ) -> None:
         super().__init__()
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise DistilError(f"temperature has to be greater than 0, not {temperature}.")
-        if not 0 <= distillation_loss_weight <= 1:
+        if not (is_number(temperature) and temperature > 0):
+            raise DistilError(f"temperature has to be greater than 0 and a number, not {temperature!r}.")
+        if not (is_number(distillation_loss_weight) and 0 <= distillation_loss_weight <= 1):
             raise DistilError(
                 "distillation_loss_weight has to be between 0 (labels only) and 1 (teacher only), "
-                f"not {distillation_loss_weight}."
+                f"not {distillation_loss_weight!r}."
             )
         if distillation_loss not in ("kl_div", "mse") and not callable(distillation_loss):
             raise DistilError(f'distillation_loss has to be "kl_div", "mse" or a callable, not {distillation_loss!r}.')

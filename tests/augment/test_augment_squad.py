@@ -290,6 +290,7 @@ def test_two_runs_never_write_the_same_output(source: Path, tmp_path: Path) -> N
     multiply(source, tmp_path / "out.json")
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(source: Path, tmp_path: Path) -> None:
     content = json.loads(source.read_text())
     article = content["data"][2]
@@ -432,6 +433,32 @@ def test_the_script_makes_shards_and_merges_them(script: Callable[..., tuple[int
     merge = ["--merge", tmp_path / "1.json", "--merge", tmp_path / "2.json"]
     assert script(*merge, squad_path=None)[0] == 0
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_the_script_takes_a_tilde_for_the_home_directory(
+    script: Callable[..., tuple[int, str]], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = f"~/{source.relative_to(tmp_path)}"
+    common = ["--squad_path", home, "--tagger", "textblob"]
+    code, said = script(*common, "--statistics_only", "--output_path=~/s.json", squad_path=None, output=None)
+    assert code == 0, said
+    for part in (1, 2):
+        code, said = script(
+            *common,
+            "--statistics=~/s.json",
+            f"--shard={part}/2",
+            f"--output_path=~/{part}.json",
+            squad_path=None,
+            output=None,
+        )
+        assert code == 0, said
+    merge = ["--merge=~/1.json", "--merge=~/2.json", "--output_path=~/all.json"]
+    code, said = script(*merge, squad_path=None, output=None)
+    assert code == 0, said
+    assert (tmp_path / "all.json").exists()
+    code, said = script("--squad_path", home, "--preview", 2, "--tagger", "textblob", squad_path=None, output=None)
+    assert code == 0, said
 
 
 def test_the_script_shows_variants_and_writes_nothing(script: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

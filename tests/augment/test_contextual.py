@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertModel,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from augment import contextual
 from augment.augmenter import Augmenter
@@ -80,6 +88,23 @@ def test_batches_change_nothing_and_long_texts_are_cut(directory: Path) -> None:
             assert all(choice.isalnum() for choice in choices)
 
 
+def test_special_tokens_written_in_a_text_are_text(
+    directory: Path, tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = ContextualCandidates(str(directory), device="cpu")
+    seen: list[int] = []
+    real = BertForMaskedLM.forward
+
+    def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        seen.extend((keywords["input_ids"] == tokenizer.sep_token_id).sum(1).tolist())
+        return real(self, *arguments, **keywords)
+
+    monkeypatch.setattr(BertForMaskedLM, "forward", forward)
+    text = "Ada wrote [SEP] the first [SEP] program"
+    candidates([text], [spans_of(text)])
+    assert set(seen) == {1}  # the one that ends the sequence
+
+
 def test_few_passes_a_text(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = ContextualCandidates(str(directory), device="cpu", batch_size=64)
     rows = []
@@ -145,6 +170,15 @@ def test_a_glove_file_that_is_none(directory: Path, tmp_path: Path, content: str
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="cannot load a masked language model"):
         ContextualCandidates(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForQuestionAnswering])
+def test_a_model_without_its_head_is_refused(tokenizer: BertTokenizerFast, tmp_path: Path, kind: type) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    kind(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "headless")
+    tokenizer.save_pretrained(tmp_path / "headless")
+    with pytest.raises(DistilError, match=r"holds no weights for cls\.predictions.*would be random"):
+        ContextualCandidates(str(tmp_path / "headless"))
 
 
 def test_byte_level_tokenizers(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Which tagger tags, and that it is said."""
 
+import json
 import logging
+import shutil
+from pathlib import Path
 
 import nltk
 import pytest
@@ -37,9 +40,72 @@ def test_nltk_without_data_is_an_error_that_names_the_remedy(without_data: list[
 def test_data_is_downloaded_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     here: list[str] = []
     monkeypatch.setattr(nltk, "download", lambda name, quiet: here.append(name))
-    monkeypatch.setattr(tagging, "_found", lambda: bool(here))
+    monkeypatch.setattr(tagging, "_trouble", lambda: None if here else "is not here")
     assert choose_tagger("auto") == "nltk"
     assert here == ["averaged_perceptron_tagger_eng"]
+
+
+WHOLE = {
+    "weights": {"bias": {"NN": 1.0, "VB": -1.0}},
+    "tagdict": {"the": "DT"},
+    "classes": ["NN", "VB", "DT"],
+}
+
+
+@pytest.fixture
+def data(without_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tagger's data, small and whole; more is not to be downloaded."""
+    folder = tmp_path / "nltk_data" / "taggers" / "averaged_perceptron_tagger_eng"
+    folder.mkdir(parents=True)
+    for name, content in WHOLE.items():
+        (folder / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(content))
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
+    # Later versions of NLTK read nothing but what lies where they look.
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk_data"))
+    return folder
+
+
+def test_whole_data_tags(data: Path, without_data: list[str]) -> None:
+    assert choose_tagger("auto") == choose_tagger("nltk") == "nltk"
+    assert without_data == []
+    tagger = make_tagger("nltk")
+    assert tagger is not None
+    assert tagger(["the", "ship"]) == ["DT", "NN"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "no classes", "directory", "archive"])
+@pytest.mark.parametrize("part", WHOLE)
+def test_half_of_nltks_data_is_none(
+    damage: str, part: str, data: Path, without_data: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = data / f"averaged_perceptron_tagger_eng.{part}.json"
+    if damage == "archive":
+        shutil.rmtree(data)
+        data.with_suffix(".zip").write_bytes(b"PK\3\4 and no more")
+    elif damage == "directory":
+        file.unlink()
+        file.mkdir()
+    elif damage == "missing":
+        file.unlink()
+    else:
+        file.write_text({"cut": file.read_text()[:-3], "empty": "", "no classes": "null"}[damage])
+    with caplog.at_level(logging.INFO):
+        assert choose_tagger("auto") == "textblob"
+    assert without_data == ["averaged_perceptron_tagger_eng"]  # it is asked for once
+    assert "TextBlob" in caplog.text
+    with pytest.raises(DistilError, match=r"data 'averaged_perceptron_tagger_eng', which is .*nltk\.downloader"):
+        choose_tagger("nltk")
+
+
+def test_a_download_that_fails_is_no_traceback(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError(28, "No space left on device"), ValueError("Could not find a default download directory")):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(nltk, "download", fail)
+        shutil.rmtree(data, ignore_errors=True)
+        assert choose_tagger("auto") == "textblob"
 
 
 def test_the_others_are_taken_as_named(without_data: list[str]) -> None:
@@ -63,8 +129,6 @@ def test_textblob_gives_one_tag_a_token() -> None:
 
 @pytest.mark.real_data
 def test_nltk_tags_where_its_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
     shared = Path(__file__).resolve().parents[3] / "shared" / "nltk_data"
     if not shared.exists():
         pytest.skip("needs ../shared/nltk_data")

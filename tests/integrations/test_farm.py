@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -405,19 +406,15 @@ def test_a_loss_that_takes_neither_is_refused(idle: tuple, squad_file: Path) -> 
 # --- Every argument is used or refused -------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("train", {"num_processes": 4}, "one process prepares the data"),
     ("train", {"use_amp": "O1"}, "use_amp must be True or False"),
     ("train", {"devices": ["cpu", "cpu"]}, "one process trains on one device"),
     ("train", {"devices": ["cuda:0"], "use_gpu": False}, "contradict"),
     ("train", {"devices": ["cuda:1"]}, "CUDA_VISIBLE_DEVICES"),
-    ("train", {"evaluate_every": 5}, "nothing to evaluate on"),
     ("train", {"evaluate_every": -1, "dev_split": 0.2}, "evaluate_every must be at least 1"),
     ("train", {"dev_split": 0.2, "dev_filename": "dev.json"}, "give one of them"),
     ("train", {"dev_split": 1.5}, "dev_split must be"),
     ("train", {"dev_split": 0.99}, "leaves none to train on"),
-    ("train", {"checkpoints_to_keep": 1}, "set checkpoint_every too"),
     ("train", {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
-    ("train", {"cache_path": Path("elsewhere")}, "set caching=True too"),
     ("train", {"grad_acc_steps": 0}, "grad_acc_steps must be"),
     ("train", {"warmup_proportion": 1.0}, "warmup_proportion must be"),
     ("train", {"n_epochs": 0}, "n_epochs must be"),
@@ -459,6 +456,25 @@ def test_refused(idle: tuple, squad_file: Path, method: str, arguments: dict[str
         run(student, method, squad_file, teacher, **arguments)
     assert not changed(before, student)
     assert not Path("saved_models").exists() or not list(Path("saved_models").iterdir())
+
+
+def test_what_changes_no_result_is_named_in_one_warning(
+    student: DistilFARMReader, squad_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    idle = {"num_processes": 4, "evaluate_every": 5, "checkpoints_to_keep": 1, "cache_path": Path("elsewhere")}
+    run(student, "train", squad_file, **idle)
+    (warning,) = [record.getMessage() for record in caplog.records if "without effect" in record.getMessage()]
+    assert warning.partition(": ")[2].split(", ") == [
+        "num_processes",
+        "evaluate_every without dev_filename or dev_split",
+        "checkpoints_to_keep without checkpoint_every",
+        "cache_path without caching=True",
+    ]
+    assert not Path("elsewhere").exists()
+    assert not Path("model_checkpoints").exists()
+    caplog.clear()
+    run(student, "train", squad_file, num_processes=0, evaluate_every=0)
+    assert not [record for record in caplog.records if "without effect" in record.getMessage()]
 
 
 def test_refused_processors(idle: tuple, squad_file: Path, tmp_path: Path) -> None:
@@ -592,6 +608,9 @@ class Interrupting:
     def __init__(self, calls: int) -> None:
         self.left = calls
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), ()  # how often it was called decides no value: not what a resumed run has to have alike
+
     def __call__(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         self.left -= 1
         if self.left == 0:
@@ -704,3 +723,51 @@ def test_nothing_is_left_behind(student: DistilFARMReader, squad_file: Path) -> 
     assert names <= set(os.listdir("deep/out"))
     assert not Path("deep/out/checkpoints").exists()
     assert not Path("model_checkpoints").exists()
+
+
+# --- directories that others wrote -----------------------------------------------------------------------------------
+
+
+def test_a_directory_that_farm_reader_saved_is_converted(make: Make, tmp_path: Path) -> None:
+    make(kind=FARMReader, seed=1, **TEACHER).save(tmp_path / "old")
+    with pytest.raises(DistilError, match=r"Haystack 1's own format.*DistilFARMReader\('.*old'\)\.save"):
+        Reader.load(tmp_path / "old")
+    old = DistilFARMReader(str(tmp_path / "old"), **CUT)
+    old.save(tmp_path / "new")
+    new = Reader.load(tmp_path / "new", windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    found, wanted = (reader.answer(QUESTION, HARBOUR, 5) for reader in (new, reader_from_farm(old)))
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert [answer.logit for answer in found] == pytest.approx([answer.logit for answer in wanted], abs=1e-5)
+
+
+def change(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "message"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, r"transformers 5 wrote.*Reader\.load\("),
+        ("tokenizer_config.json", {"extra_special_tokens": ["<q>"]}, "transformers 5 wrote"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "a head of 3 labels"),
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "code of its own"),
+        ("config.json", {"model_type": ""}, "knows no '' models"),
+    ],
+)
+def test_directories_that_farm_reader_cannot_read(
+    saved: Make, tmp_path: Path, file: str, entries: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(saved(), tmp_path / "odd")
+    change(tmp_path / "odd" / file, **entries)
+    with pytest.raises(DistilError, match=message):
+        DistilFARMReader(str(tmp_path / "odd"), **CUT)
+
+
+def test_a_reader_of_a_model_with_another_head_can_be_read_by_all(saved: Make, tmp_path: Path) -> None:
+    shutil.copytree(saved(), tmp_path / "mnli")
+    change(
+        tmp_path / "mnli" / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}
+    )
+    Reader.load(tmp_path / "mnli", windows=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
+    DistilFARMReader(str(tmp_path / "fresh"), **CUT).save(tmp_path / "again")
+    assert Reader.load(tmp_path / "again", windows=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from haystack_distill import DistilError, Reader, WindowSettings, compat
 from haystack_distill import reader as reader_module
 from haystack_distill.export import export_reader
+from haystack_distill.features import text_tokenizer
 
 try:
     version("haystack-ai")
@@ -29,6 +31,7 @@ from haystack import Document, ExtractedAnswer, Pipeline
 from haystack.components.retrievers import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.tools import ComponentTool
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
 
@@ -297,7 +300,8 @@ def test_token_type_ids_reach_the_model_and_matter(directory: str, documents: li
 def test_documents_are_batched_by_length_together(directory: str, documents: list[Document]) -> None:
     component = make(directory)
     seen = batches_seen(component)
-    mixed = [documents[0], documents[2], documents[1]] * 3
+    contents = [documents[0].content, documents[2].content, documents[1].content] * 3
+    mixed = [Document(id=f"{number}", content=content) for number, content in enumerate(contents)]
     component.run(QUERY, mixed, max_batch_size=3)
     assert [len(inputs["input_ids"]) for inputs in seen] == [3, 3, 3]
     lengths = [inputs["attention_mask"].sum(1) for inputs in seen]
@@ -363,6 +367,33 @@ def test_no_documents_no_answers_as_in_haystacks_reader(directory: str) -> None:
     assert make(directory).run(QUERY, []) == theirs == {"answers": []}
 
 
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_has_no_answers(directory: str, documents: list[Document], query: str) -> None:
+    assert make(directory).run(query, documents) == {"answers": []}
+
+
+def test_a_document_passed_twice_counts_once(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=30)
+    once = component.run(QUERY, documents)["answers"]
+    # As from a second retriever: the same document, with another score.
+    again = [Document(id=one.id, content=one.content, score=0.5) for one in documents[::-1]]
+    twice = component.run(QUERY, [*documents, *again, documents[0]])["answers"]
+    assert spans(twice) == spans(once)
+    assert [answer.score for answer in twice] == [answer.score for answer in once]
+    assert all(answer.document.score is None for answer in twice if answer.document)  # the first one's
+    assert spans(component.run(QUERY, documents + again, overlap_threshold=1.0)["answers"]) == spans(
+        component.run(QUERY, documents, overlap_threshold=1.0)["answers"]
+    )
+
+
+def test_other_text_under_the_same_id_is_another_document(directory: str, documents: list[Document]) -> None:
+    component = make(directory, top_k=30)
+    expected = component.run(QUERY, documents[:2])["answers"]
+    alike = [Document(id="x", content=documents[0].content), Document(id="x", content=documents[1].content)]
+    found = component.run(QUERY, alike)["answers"]
+    assert [(a.data, a.score) for a in found] == [(a.data, a.score) for a in expected]
+
+
 def test_a_long_query_loses_its_end(
     directory: str, documents: list[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -379,6 +410,20 @@ def test_a_long_query_loses_its_end(
     assert spans(cut) == spans(short)
     assert [answer.score for answer in cut] == pytest.approx([answer.score for answer in short])
     assert "max_query_length" in caplog.text
+
+
+def test_a_query_that_names_special_tokens_is_read_whole(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    seen = batches_seen(component)
+    query = "who [SEP] built [PAD] the harbour?"
+    component.run(query, documents[:1])
+    tokenizer = component.reader.tokenizer
+    ids = seen[0]["input_ids"][0].tolist()
+    separators = [place for place, id_ in enumerate(ids) if id_ == tokenizer.sep_token_id]
+    assert len(separators) == 2
+    asked = tokenizer.convert_ids_to_tokens(ids[1 : separators[0]])
+    assert asked[-1] == tokenizer.tokenize("harbour?")[-1]
+    assert len(asked) == len(text_tokenizer(tokenizer).encode(query, add_special_tokens=False).ids)
 
 
 def warm(component: DistilledReader) -> DistilledReader:
@@ -415,6 +460,46 @@ def test_ranks_like_haystacks_reader_where_a_model_has_no_segments(
     for span in spans(theirs.run(QUERY, documents, top_k=60)["answers"]):
         expected.setdefault(span)  # they name a span twice if two windows hold it
     assert spans(ours.run(QUERY, documents)["answers"]) == list(expected)[:30]
+
+
+def test_what_haystacks_reader_does_otherwise(directory: str, documents: list[Document]) -> None:
+    """The rows of the table in docs/serving.md that say something of TransformersExtractiveReader."""
+
+    def theirs(**parameters: object) -> TransformersExtractiveReader:
+        return TransformersExtractiveReader(
+            directory, **{"device": CPU, "max_seq_length": 48, "stride": 8} | parameters
+        )
+
+    reader, ours = theirs(overlap_threshold=None), make(directory, overlap_threshold=None)
+    answers = reader.run(QUERY, documents, top_k=1000)["answers"]
+    # Scores: a calibrated sigmoid of each answer alone, so that they do not change with the other documents.
+    alone = reader.run(QUERY, documents[:1], top_k=1000)["answers"]
+    scores = {answer.data: answer.score for answer in alone if answer.data}
+    shared = [answer for answer in answers if answer.document and answer.document.id == documents[0].id]
+    assert shared
+    assert [scores[answer.data] for answer in shared] == pytest.approx([answer.score for answer in shared])
+    # The no-answer: what the others lack to 1, multiplied, and placed by its score; a None may come first there too.
+    answers = reader.run(QUERY, documents, top_k=5)["answers"]
+    rest = [answer.score for answer in answers if answer.document]
+    assert [a.score for a in answers if not a.document] == pytest.approx([math.prod(1 - score for score in rest)])
+    for component in (reader, ours):
+        found = component.run(QUERY, documents)["answers"]
+        assert [a.score for a in found] == sorted((a.score for a in found), reverse=True)
+    assert [(a.data, a.score) for a in theirs(top_k=0).run(QUERY, documents)["answers"]] == [(None, 1)]
+    # 0 and an empty query.
+    assert len(theirs(top_k=3).run(QUERY, documents, top_k=0)["answers"]) == 4  # the constructor's
+    assert theirs(score_threshold=1.0).run(QUERY, documents, score_threshold=0.0) == {"answers": []}  # likewise
+    assert theirs().run("", documents)["answers"]
+    # A document twice, and one without content.
+    twice = theirs(overlap_threshold=None).run(QUERY, [documents[0]] * 2, top_k=2)["answers"]
+    assert [answer.data for answer in twice].count(alone[0].data) == 2
+    with pytest.raises(ValueError, match="batch length"):
+        reader.run(QUERY, [*documents, Document(content=None)])
+    # Plain strings.
+    with pytest.raises(ValueError, match="Invalid component device"):
+        theirs(device="cpu")
+    with pytest.raises(AttributeError, match="resolve_value"):
+        theirs(token="hf_secret").warm_up()
 
 
 def pipeline_of(component: DistilledReader, documents: list[Document]) -> Pipeline:
@@ -495,15 +580,182 @@ def test_to_dict_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
         DistilledReader("somewhere", token=Secret.from_token("secret value")).to_dict()
 
 
+def test_what_was_serialised_before_calibration_factor_was_taken_still_loads() -> None:
+    written = {
+        "type": "haystack_distill.integrations.haystack.DistilledReader",
+        "init_parameters": {
+            "model": "somewhere",
+            "device": {"type": "single", "device": "cpu"},
+            "token": {"type": "env_var", "env_vars": ["HF_API_TOKEN", "HF_TOKEN"], "strict": False},
+            "top_k": 3,
+            "score_threshold": None,
+            "max_seq_length": 256,
+            "stride": 64,
+            "max_batch_size": None,
+            "answers_per_seq": None,
+            "no_answer": True,
+            "overlap_threshold": 0.01,
+            "max_query_length": 64,
+            "max_answer_length": 30,
+            "precision": "auto",
+            "revision": None,
+            "backend": "torch",
+            "num_threads": None,
+        },
+    }
+    assert DistilledReader.from_dict(written).to_dict() == written
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    caplog.clear()
+    return found
+
+
+def test_yaml_of_haystacks_reader_loads_with_a_warning(
+    directory: str, documents: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = TransformersExtractiveReader(
+        directory, device=CPU, max_seq_length=48, stride=8, model_kwargs={"dtype": torch.float32}
+    )
+    old = pipeline_of(theirs, documents).dumps()
+    assert "calibration_factor: 0.1" in old
+    name = "haystack_integrations.components.readers.transformers.extractive_reader.TransformersExtractiveReader"
+    assert name in old
+    new = old.replace(name, "haystack_distill.integrations.haystack.DistilledReader")
+    pipeline = Pipeline.loads(new, allowed_modules=["haystack_distill"])
+    (warning,) = warnings_of(caplog)
+    assert "calibration_factor" in warning
+    assert "dtype" in warning
+    assert "precision" in warning
+    assert "device_map" not in warning  # one device: used
+    reader = pipeline.get_component("reader")
+    assert reader.device == CPU
+    assert reader.run(QUERY, documents)["answers"]
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["haystack_distill"])  # ours now: nothing to warn of
+    assert again.to_dict() == pipeline.to_dict()
+    assert not warnings_of(caplog)
+
+
+def test_a_threshold_for_calibrated_scores_is_to_be_chosen_anew(caplog: pytest.LogCaptureFixture) -> None:
+    DistilledReader("x", calibration_factor=0.1, score_threshold=0.6)
+    assert any("score_threshold=0.6" in warning for warning in warnings_of(caplog))
+    DistilledReader("x", score_threshold=0.6)
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(
+    ("model_kwargs", "device", "revision", "ignored"),
+    [
+        (None, None, None, ""),
+        ({}, None, None, ""),
+        ({"device_map": "cpu"}, "cpu", None, ""),
+        ({"device_map": 1}, "cuda:1", None, ""),
+        ({"device_map": {"": "cuda:1"}}, "cuda:1", None, ""),
+        ({"device_map": "auto", "revision": "v1", "trust_remote_code": False}, None, "v1", ""),
+        ({"device_map": {"bert": "cuda:0", "qa_outputs": "cpu"}}, None, None, "device_map"),
+        ({"trust_remote_code": True}, None, None, "trust_remote_code"),
+        ({"quantization_config": {"load_in_8bit": True}, "torch_dtype": "torch.float16"}, None, None, "quantization"),
+        ({"quantization_config": None}, None, None, ""),
+    ],
+)
+def test_what_applies_of_model_kwargs_is_used(
+    model_kwargs: dict | None,
+    device: str | None,
+    revision: str | None,
+    ignored: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    component = DistilledReader("x", model_kwargs=model_kwargs)
+    assert component.device == (ComponentDevice.from_str(device) if device else None)
+    assert component.revision == revision
+    found = warnings_of(caplog)
+    assert len(found) == bool(ignored)
+    assert all(ignored in warning for warning in found)
+
+
+def test_device_map_counts_more_than_device_as_in_haystacks_reader(caplog: pytest.LogCaptureFixture) -> None:
+    theirs = TransformersExtractiveReader(
+        "x", device=ComponentDevice.from_str("cuda:0"), model_kwargs={"device_map": "cpu"}
+    )
+    assert theirs.model_kwargs["device_map"] == "cpu"
+    caplog.clear()
+    component = DistilledReader("x", device="cuda:0", model_kwargs={"device_map": "cpu"})
+    assert component.device == CPU
+    assert any("device_map" in warning for warning in warnings_of(caplog))
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [("cpu", "cpu"), ("cuda:0", "cuda:0"), ("cuda", "cuda"), (torch.device("cpu"), "cpu"), (1, "cuda:1")],
+)
+def test_a_device_may_be_a_plain_string(given: object, device: str) -> None:
+    component = DistilledReader("x", device=given)
+    assert component.device == ComponentDevice.from_str(device)
+    assert DistilledReader.from_dict(component.to_dict()).device == component.device
+
+
+def test_a_plain_device_in_yaml_is_used(directory: str, documents: list[Document]) -> None:
+    written = make(directory).to_dict()
+    written["init_parameters"]["device"] = "cpu"
+    assert warm(DistilledReader.from_dict(written)).reader.device == torch.device("cpu")
+    assert DistilledReader("x", device="auto").device is None
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", -1])
+def test_an_unknown_device_is_named(device: object) -> None:
+    with pytest.raises(DistilError, match="such as 'cpu' or 'cuda:0'"):
+        DistilledReader("x", device=device)
+
+
+def test_a_plain_token_is_used_and_never_written(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    component = make(directory, token="hf_secret")
+    tokens = []
+    load = Reader.load
+    monkeypatch.setattr(
+        Reader, "load", lambda *args, **given: tokens.append(given.pop("token")) or load(*args, **given)
+    )
+    component.warm_up()
+    assert tokens == ["hf_secret"]
+    assert "hf_secret" not in repr(component.token)
+    pipeline = Pipeline()
+    pipeline.add_component("reader", component)
+    for write in (component.to_dict, pipeline.to_dict, pipeline.dumps):
+        with pytest.raises(ValueError, match=r"Cannot serialize token-based secret. Use .* environment variables"):
+            write()
+    assert "hf_secret" not in repr(pipeline)
+    assert make(directory, token="").token is None  # as `os.environ.get("HF_TOKEN", "")` gives it
+
+
+def test_the_environment_may_allow_loading(
+    directory: str, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = pipeline_of(make(directory), documents).dumps()
+    with pytest.raises(Exception, match="HAYSTACK_DESERIALIZATION_ALLOWLIST"):
+        Pipeline.loads(yaml)
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "haystack_distill")
+    assert Pipeline.loads(yaml).get_component("reader").model_name_or_path == directory
+
+
+def test_a_tool_describes_every_parameter(directory: str) -> None:
+    properties = ComponentTool(make(directory)).parameters["properties"]
+    assert set(properties) == set(inspect.signature(DistilledReader.run).parameters) - {"self"}
+    described = [entry["description"] for entry in properties.values()]
+    assert len(set(described)) == len(described)
+    assert all(len(description.split()) > 5 for description in described)
+    assert not any("bove" in description or "onstructor" in description for description in described)
+    assert "question" in properties["query"]["description"]
+    assert "shares" in properties["overlap_threshold"]["description"]
+
+
 def test_parameters_are_those_of_haystacks_reader() -> None:
     def parameters(function: Callable) -> dict[str, object]:
         return {name: p.default for name, p in inspect.signature(function).parameters.items()}
 
     assert parameters(DistilledReader.run) == parameters(TransformersExtractiveReader.run)
     theirs, ours = parameters(TransformersExtractiveReader.__init__), parameters(DistilledReader.__init__)
-    assert set(theirs) - set(ours) == {"calibration_factor", "model_kwargs"}
-    differing = {name for name in set(theirs) & set(ours) if theirs[name] != ours[name]}
-    assert differing == {"model"}
+    assert list(ours)[: len(theirs)] == list(theirs)  # also by position
+    assert {name for name in theirs if theirs[name] != ours[name]} == {"model", "calibration_factor"}
     sockets = [
         (c.__haystack_input__._sockets_dict, c.__haystack_output__._sockets_dict)
         for c in (DistilledReader("x"), TransformersExtractiveReader("x", device=CPU))
@@ -625,8 +877,6 @@ def test_stride_0_counts(directory: str, documents: list[Document]) -> None:
 
 def test_what_cannot_work_says_so(directory: str, documents: list[Document], tmp_path: Path) -> None:
     component = make(directory)
-    with pytest.raises(DistilError, match="query is empty"):
-        component.run("  ", documents)
     with pytest.raises(DistilError, match="raise max_seq_length or lower stride"):
         component.run(QUERY, documents, stride=45)
     with pytest.raises(DistilError, match="128 positions"):

@@ -258,10 +258,16 @@ def test_families_name_their_sizes_differently():
 
 
 @pytest.mark.parametrize("name", ["embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"])
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "1.0", None, True])
 def test_bad_weight(name, weight):
     with pytest.raises(DistilError, match=name):
         IntermediateLayersObjective(config(2), config(4), **{name: weight})
+
+
+@pytest.mark.parametrize("mapping", [3, None, {1: 2}, True])
+def test_a_mapping_that_is_no_list(mapping):
+    with pytest.raises(DistilError, match="layer_mapping has to be"):
+        IntermediateLayersObjective(config(2), config(4), mapping)
 
 
 def test_all_weights_zero():

@@ -54,8 +54,13 @@ def test_what_cannot_be():
     with pytest.raises(DistilError, match=r"16 wide and the teacher 32.*cosine_weight=0"):
         LanguageModelObjective(CONFIG, wide)
     LanguageModelObjective(CONFIG, wide, cosine_weight=0)
-    with pytest.raises(DistilError, match="temperature"):
-        LanguageModelObjective(CONFIG, CONFIG, temperature=0)
+    for temperature in (0, "2", None, True):
+        with pytest.raises(DistilError, match="temperature has to be greater than 0 and a number, not"):
+            LanguageModelObjective(CONFIG, CONFIG, temperature=temperature)
+    for name in ("soft_target_weight", "masked_word_weight", "cosine_weight"):
+        for weight in ("1", None, True, float("nan")):
+            with pytest.raises(DistilError, match=f"{name} has to be 0 or more and a number, not"):
+                LanguageModelObjective(CONFIG, CONFIG, **{name: weight})
     with pytest.raises(DistilError, match="masked_word_weight has to be 0 or more"):
         LanguageModelObjective(CONFIG, CONFIG, masked_word_weight=-1)
     with pytest.raises(DistilError, match="nothing to learn"):

@@ -139,6 +139,14 @@ def test_callable_with_the_wrong_shape(reduce):
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": INF}, "temperature"),
+        *(
+            ({"temperature": value}, "temperature has to be greater than 0 and a number, not")
+            for value in ("2", None, True)
+        ),
+        *(
+            ({"distillation_loss_weight": value}, "distillation_loss_weight has to be between")
+            for value in ("1", None, True)
+        ),
         ({"distillation_loss_weight": -0.1}, "distillation_loss_weight"),
         ({"distillation_loss_weight": 1.1}, "distillation_loss_weight"),
         ({"distillation_loss_weight": float("nan")}, "distillation_loss_weight"),

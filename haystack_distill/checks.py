@@ -1,0 +1,28 @@
+"""Checks of arguments: what is wrong is said where it is given, in one sentence that names the argument."""
+
+import math
+from numbers import Real
+from typing import Any, TypeGuard
+
+from haystack_distill.errors import DistilError
+
+
+def check(name: str, value: Any, right: bool, wanted: str) -> None:
+    """Raise a DistilError that names an argument unless its value is right."""
+    if not right:
+        raise DistilError(f"{name} must be {wanted}, not {value!r}")
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least `least`; True and False are no numbers."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number; True and False are none, nor is text."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise a DistilError that names an argument unless its value is None or of a class."""
+    check(name, value, value is None or isinstance(value, kind), f"a {kind.__name__}, or None for the defaults")
