@@ -25,6 +25,7 @@ _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 
 CSV, LINES, PARQUET = "csv", "lines", "parquet"
 _ENDINGS = {".csv": CSV, ".tsv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
+FILE_ENDINGS = tuple(ending + packing for ending in (".json", *_ENDINGS) for packing in ("", ".gz"))
 
 
 def table_kind(path: Path) -> str | None:
@@ -106,13 +107,13 @@ def _listed(answers: Any) -> Any:
         # Where the lists differ in length, the check meets a null.
         return [{"text": text, "answer_start": _whole(start)} for text, start in zip_longest(texts, starts)]
     if isinstance(answers, list):
-        return [
-            {**one, "answer_start": _whole(one["answer_start"])}
-            if isinstance(one, dict) and "answer_start" in one
-            else one
-            for one in answers
-        ]
+        return [_with_whole_start(answer) for answer in answers]
     return answers
+
+
+def _with_whole_start(answer: Any) -> Any:
+    has_start = isinstance(answer, dict) and "answer_start" in answer
+    return answer | {"answer_start": _whole(answer["answer_start"])} if has_start else answer
 
 
 def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
