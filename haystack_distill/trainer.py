@@ -204,7 +204,10 @@ class ReaderTrainer:
         teaches = {name for name, weight in objective.weights.items() if weight}
         if teaches <= {"labels"} and not any(examples["labelled"]):
             remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
-            raise DistilError(f"none of the examples is labelled, so there is nothing to train on; {remedy}")
+            raise DistilError(
+                "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
+                f"augment_squad writes), so there is nothing to train on; {remedy}"
+            )
         if processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:

@@ -896,6 +896,9 @@ def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     fewer = run_json(*base, "--corpus", tmp_path / "texts.txt", "--overwrite")
     assert fewer["tokens"] < told["tokens"]
     assert "metrics" not in fewer
+    load_examples(squad_file).to_csv(tmp_path / "questions.csv")
+    from_table = run_json(*base, "--corpus", tmp_path / "questions.csv", "--overwrite")
+    assert from_table["tokens"] == told["tokens"]
 
 
 def test_suggest(student_dir: Path, squad_file: Path) -> None:

@@ -27,7 +27,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
+from haystack_distill import DataError, DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
 from haystack_distill.checkpoints import seal
 from haystack_distill.compat import save_model
 from haystack_distill.loop import _dropout, _LoopTrainer
@@ -761,8 +761,10 @@ def test_a_file_of_haystack_1s_augment_squad_is_distilled_from_but_no_labels(pai
     result = trainer.distil_prediction_layer_from(teacher, augmented)
     assert {line["loss_labels"] for line in result.history if "loss" in line} == {0.0}
     assert trainer.distil_intermediate_layers_from(teacher, augmented).steps == 2
-    with pytest.raises(DistilError, match="none of the examples is labelled"):
+    with pytest.raises(DistilError, match=r"none of the examples is labelled \(.*Haystack 1's augment_squad.*distil"):
         trainer.train(augmented)
+    with pytest.raises(DataError, match=r'"q0-0-0" is unlabelled \(.*Haystack 1\'s augment_squad'):
+        trainer.distil_prediction_layer_from(teacher, data, augmented)
 
 
 def unlabelled(path: Path) -> datasets.Dataset:
