@@ -66,6 +66,8 @@ class _Walk:
             return self._code(value)
         if isinstance(value, MethodType):
             return _digest("method", self.of(value.__func__), self.of(value.__self__))
+        if isinstance(value, FunctionType) and hasattr(value, "_torchdynamo_orig_callable"):  # by torch.compile
+            return _digest("compiled", self.of(value._torchdynamo_orig_callable))
         if id(value) in self.met:
             return _digest("met", str(self.met[id(value)]))
         self.met[id(value)] = len(self.met)
