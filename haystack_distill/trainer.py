@@ -30,6 +30,7 @@ from haystack_distill.reader import ExampleSource, Reader, position_limit
 from haystack_distill.runs import (
     RunDirectory,
     RunResult,
+    code_of,
     recorded,
     settings_that_matter,
     student_may_come_back,
@@ -219,6 +220,7 @@ class ReaderTrainer:
         record = {
             "method": method,
             "arguments": recorded(arguments),
+            "code": code_of(arguments),
             "settings": settings_that_matter(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),

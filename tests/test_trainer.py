@@ -450,11 +450,13 @@ def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scor
         with pytest.raises(DistilError, match=f"its measuring.{name} differs from now"):
             run(student, teacher, resume=True)
     student, _ = pair()
-    with pytest.raises(DistilError, match=r"its arguments.distillation_loss differs .*my_loss.*now 'kl_div'"):
+    with pytest.raises(
+        DistilError, match=r"its arguments.distillation_loss, code.distillation_loss differ .*my_loss.*now 'kl_div'"
+    ):
         run(student, teacher, "kl_div", resume=True)
     with monkeypatch.context() as patch:
         patch.setitem(my_loss.__globals__, "SCALE", 3.0)
-        with pytest.raises(DistilError, match=r"its arguments\.distillation_loss differs from now"):
+        with pytest.raises(DistilError, match=r"its code\.distillation_loss differs from now\. Run it as it was begun"):
             run(student, teacher, resume=True)
     assert run(student, teacher, resume=True).steps == 12
 
@@ -478,10 +480,8 @@ def test_a_run_whose_loss_cannot_be_compared_cannot_be_resumed(
         kill_at_loss(patch, 9)
         with pytest.raises(Killed):
             run()
-    assert "cannot be resumed if it stops: its arguments.distillation_loss is not comparable" in caplog.text
-    with pytest.raises(
-        DistilError, match=r"its arguments.distillation_loss is not comparable: .*locked, because it uses"
-    ):
+    assert "cannot be resumed if it stops: its code.distillation_loss is not comparable" in caplog.text
+    with pytest.raises(DistilError, match=r"its code.distillation_loss is not comparable: it uses a lock"):
         run(resume=True)
 
 
