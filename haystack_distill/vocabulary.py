@@ -164,7 +164,7 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
 def _fixed(model: PreTrainedModel, vocabulary: _Vocabulary) -> set[int]:
     """The ids that must stay what they are: RoBERTa and its kin count positions from the padding id."""
     tokens = set(vocabulary.tokens())
-    fixed = {getattr(model.config, "pad_token_id", None)} & tokens
+    fixed = tokens & {getattr(model.config, "pad_token_id", None)}
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:
