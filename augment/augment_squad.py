@@ -78,7 +78,7 @@ def augment_squad(
     contextual replacement) and that `tokenizer` only tells the mask token and, without a tagger, what a word is.
 
     Args:
-        squad_path: SQuAD-format JSON, plain or gzip.
+        squad_path: SQuAD-format JSON, plain or gzip, or a table that `haystack_distill.squad.read_squad` reads.
         output_path: where to write; gzip when the name ends in .gz.
         glove_path: see `AugmentSettings`, as for all parameters up to `seed`.
         model: as above.
@@ -281,7 +281,7 @@ _S = AugmentSettings
 
 @_app.command()
 def _script(
-    squad_path: Annotated[Path | None, _option("SQuAD-format JSON, plain or .gz", "squad_path")] = None,
+    squad_path: Annotated[Path | None, _option("SQuAD-format JSON, plain or .gz, or a table", "squad_path")] = None,
     output_path: Annotated[Path | None, _option("where to write, packed when it ends in .gz", "output_path")] = None,
     multiplication_factor: Annotated[
         int, _option("versions of each row, the original included", "multiplication_factor")
@@ -340,7 +340,11 @@ def _script(
     ] = _S.word_possibilities,
     glove_path: Annotated[
         Path | None,
-        _option("GloVe vectors for words of several pieces; else the model's own", "glove_path", rich_help_panel=_HOW),
+        _option(
+            "GloVe, fastText or word2vec (.vec) vectors for words of several pieces; else the model's own",
+            "glove_path",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     device: Annotated[str, _option("where --model runs", "device", rich_help_panel=_HOW)] = _S.device,
     batch_size: Annotated[

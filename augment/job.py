@@ -27,7 +27,7 @@ from augment.settings import AugmentSettings
 from augment.tally import Tally
 from haystack_distill.errors import DataError, DistilError, WriteError
 from haystack_distill.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
-from haystack_distill.squad_checks import Row
+from haystack_distill.squad_checks import Place, Row
 from haystack_distill.squad_intake import Intake, warn_of
 from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
 
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # raise it when the same input and settings would give another output
 _BLOCK = 2**20
+_TABLE_ROWS = 100  # of a table, which has no articles, in one file of the working directory
 PACKING = 6  # of an output; the highest level takes several times as long on gigabytes
 _PLACES = ("model", "tokenizer", "glove_path")  # settings that name files, which another machine keeps elsewhere
 
@@ -157,7 +158,7 @@ class Job:
         number, of = self.shard or (1, 1)
         try:
             total = count_of_questions(self.source)
-            for position, (_, items) in enumerate(itertools.groupby(intake.rows(), key=lambda item: item[0].article)):
+            for position, (_, items) in enumerate(itertools.groupby(intake.rows(), key=_article_of)):
                 rows = [row for _, row in items]
                 progress("reading", len(rows), total)
                 if position % of == number - 1:
@@ -218,6 +219,12 @@ def _is(path: Path, content: Any) -> bool:
         return bool(json.loads(path.read_text(encoding="utf-8")) == content)
     except ValueError:
         return False
+
+
+def _article_of(item: tuple[Place, Row]) -> tuple[int, str]:
+    """What rows are worked on together: an article, or so many rows of a table as have one title."""
+    place, row = item
+    return (place.article, "") if place.title is not None else (place.article // _TABLE_ROWS, row.title)
 
 
 def _names(folder: Path, suffix: str) -> list[str]:

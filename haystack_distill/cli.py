@@ -59,6 +59,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.files import RUN_FILE, require_writable
 from haystack_distill.inspection import describe
 from haystack_distill.settings import TrainingSettings
+from haystack_distill.squad_checks import whole_characters
 
 if TYPE_CHECKING:
     from haystack_distill.runs import RunResult
@@ -291,6 +292,7 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
     if (context is None) == (context_file is None):
         raise DistilError("give the text to look in once: either --context TEXT or --context-file FILE")
     text = context if context is not None else text_of(str(context_file))
+    question = whole_characters(question)  # what is no text cannot be shown either
     with logs_on_stderr():
         reader = load_reader(model, **reader_settings(given))
         answers = reader.answer(question, text, given["top_k"], allow_no_answer=given["allow_no_answer"])

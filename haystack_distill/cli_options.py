@@ -132,7 +132,10 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 REQUIRED = inspect.Parameter.empty
 _READER = f"A directory, a name on the Hugging Face hub, or '{EMBEDDED}', the small teacher of this package."
 READER_METAVAR = f"NAME|DIRECTORY|{EMBEDDED}"
-_FILES = "SQuAD-format JSON, plain or gzip; say it again for more files. Or the name of a data set on the hub: its"
+_FILES = (
+    "SQuAD-format JSON or a table (CSV, JSON lines, Parquet); say it again for more files. Or the name of a data set "
+    "on the hub: its"
+)
 
 MODEL = option("model", str, REQUIRED, _READER, metavar=READER_METAVAR)
 TEACHER = option("teacher", str, REQUIRED, f"The reader to learn from. {_READER}", metavar=READER_METAVAR)

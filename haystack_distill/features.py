@@ -29,6 +29,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.files import hash_of
 from haystack_distill.settings import default_stride
 from haystack_distill.squad import content_hash
+from haystack_distill.squad_checks import halves_in, whole_characters
 from haystack_distill.store import cached_table
 
 logger = logging.getLogger(__name__)
@@ -289,6 +290,15 @@ class AnyWindows:
         }
 
 
+def _whole_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Questions and contexts without half surrogate pairs, which tokenizers refuse."""
+    whole = [(whole_characters(question), whole_characters(context)) for question, context in pairs]
+    if any(new is not old for pair in zip(whole, pairs, strict=True) for new, old in zip(*pair, strict=True)):
+        replaced = sum(halves_in(text) for pair in pairs for text in pair)
+        logger.warning("replaced %d half surrogate pair(s), which are no characters, by U+FFFD", replaced)
+    return whole
+
+
 class PairWindows(AnyWindows):
     """The windows of a few (question, context) pairs, in memory: what a reader looks at while it serves.
 
@@ -308,6 +318,7 @@ class PairWindows(AnyWindows):
         token_types: bool,
     ) -> None:
         super().__init__(tokenizer, settings, token_types=token_types)
+        pairs = _whole_pairs(pairs)
         self._contexts = [context for _, context in pairs]
         nothing: dict[str, list] = {"text": [], "answer_start": []}
         rows: dict[str, list] = {

@@ -221,7 +221,8 @@ def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Go
             ) from error
         if not row.get("labelled", True):
             raise DataError(
-                f'Question "{gold.id}" is unlabelled (a transfer-set row), so there is nothing to measure against: '
+                f'Question "{gold.id}" is unlabelled (a transfer-set row, or of a file without answers such as '
+                "Haystack 1's augment_squad writes), so there is nothing to measure against: "
                 'leave such rows out with dataset.filter(lambda row: row["labelled"]).'
             )
         if gold.id in seen:

@@ -181,6 +181,11 @@ def whole_characters(text: str) -> str:
     return text
 
 
+def halves_in(text: str) -> int:
+    """How many halves of surrogate pairs a text holds."""
+    return len(_HALF.findall(text))
+
+
 def number_as_text(value: Any) -> Any:
     """A whole number as text, which is what annotation tools and tables hold for an id; anything else as it is."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -4,9 +4,7 @@ import ast
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 
 CSV, LINES, PARQUET = "csv", "lines", "parquet"
 _ENDINGS = {".csv": CSV, ".tsv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
+FILE_ENDINGS = tuple(ending + packing for ending in (".json", *_ENDINGS) for packing in ("", ".gz"))
 
 
 def table_kind(path: Path) -> str | None:
@@ -41,8 +40,8 @@ def questions_in_table(path: Path, kind_: str) -> Iterator[Question]:
         DataError: the file cannot be read, is broken, or lacks a column.
     """
     rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind_](path)
-    for place, row in rows:
-        yield question_of(row, place)
+    for place, row, replaced in rows:
+        yield question_of(row, place)._replace(replaced=replaced)
 
 
 def questions_in_records(path: Path) -> Iterator[Question]:
@@ -50,7 +49,7 @@ def questions_in_records(path: Path) -> Iterator[Question]:
     with opened(path) as file:
         text = WholeCharacters(file)
         replaced = 0
-        for index, row in enumerate(ijson.items(text, "item")):
+        for index, row in enumerate(ijson.items(text, "item", use_float=True)):
             yield question_of(row, Place(str(path), index))._replace(replaced=text.replaced - replaced)
             replaced = text.replaced
 
@@ -107,7 +106,14 @@ def _listed(answers: Any) -> Any:
             return None  # the check says that this is not a list of answers
         # Where the lists differ in length, the check meets a null.
         return [{"text": text, "answer_start": _whole(start)} for text, start in zip_longest(texts, starts)]
+    if isinstance(answers, list):
+        return [_with_whole_start(answer) for answer in answers]
     return answers
+
+
+def _with_whole_start(answer: Any) -> Any:
+    has_start = isinstance(answer, dict) and "answer_start" in answer
+    return answer | {"answer_start": _whole(answer["answer_start"])} if has_start else answer
 
 
 def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
@@ -127,14 +133,13 @@ def _is_whole(value: Any) -> bool:
 
 def _whole(value: Any) -> Any:
     """A number like 12.0, which is what pandas makes of 12 in a column with gaps, as an integer."""
-    is_whole = isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value)
-    return int(value) if is_whole else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files: where each row stands, the row, and how many half surrogate pairs were replaced since the last -----------
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     index = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -143,7 +148,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
             columns = [column for column in COLUMNS if column in names]
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
                 for row in batch.to_pylist():
-                    yield Place(str(path), index), row
+                    yield Place(str(path), index), row, 0
                     index += 1
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: row {index} or one soon after it holds text that is not UTF-8 ({error})") from error
@@ -152,12 +157,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
         raise DataError(f"{path}: not a sound Parquet file ({what}): fetch or write it again") from error
 
 
-def _line_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     with opened(path) as file:
-        index = 0
-        for number, line in enumerate(io.BufferedReader(WholeCharacters(file)), 1):
+        text = WholeCharacters(file)
+        index = replaced = 0
+        for number, line in enumerate(io.BufferedReader(text), 1):
             if not line.isspace():
-                yield Place(str(path), index, line=number), _line(line, path)
+                yield Place(str(path), index, line=number), _line(line, path), text.replaced - replaced
+                replaced = text.replaced
                 index += 1
 
 
@@ -171,7 +178,7 @@ def _line(line: bytes, path: Path) -> Any:
         return BadExample("not JSON", f"this line is not JSON, or is cut off ({error}): write it again or remove it")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     csv.field_size_limit(_LONGEST_CELL)  # a context may be a book
     index = 0
     try:
@@ -188,7 +195,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[Place, Any]]:
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    yield Place(str(path), index, line=line), _typed(names, cells)
+                    yield Place(str(path), index, line=line), _typed(names, cells), 0
                     index += 1
                 line = reader.line_num + 1
     except UnicodeDecodeError:

@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 import torch
 import typer
+import yaml
 from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.checkpoints import alone_in
 from haystack_distill.cli import app
 from haystack_distill.cli_inputs import load_teacher
+from haystack_distill.compat import save_model
+from haystack_distill.squad import load_examples
 
 COMMANDS = [
     "train",
@@ -493,6 +497,38 @@ def test_evaluate(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     assert (always_silent["NoAns_f1"], always_silent["HasAns_f1"]) == (100, 0)
 
 
+def test_bytes_that_are_no_text_can_be_asked(student_dir: Path) -> None:
+    # What Python makes of an argument in another encoding.
+    question, context = "Who wrote it in K\udcf6ln?", "Ada \udcf6 Lovelace wrote the first program in 1843."
+    base = ["ask", "--model", student_dir, "--question", question, "--context", context, *WINDOWS]
+    told = run_json(*base)
+    assert told["question"] == "Who wrote it in K\ufffdln?"
+    assert told["answers"]
+    result = run(*base)
+    assert result.exit_code == 0
+    assert "K\ufffdln" in result.stdout
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables_are_data_too(student_dir: Path, squad_file: Path, tmp_path: Path, ending: str) -> None:
+    table = tmp_path / f"data.{ending}"
+    rows = load_examples(squad_file).remove_columns("labelled")
+    {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[ending](table)
+    expected = run_json("evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS)
+    assert run_json("evaluate", "--model", student_dir, "--data", table, *WINDOWS)["metrics"] == expected["metrics"]
+
+
+def test_on_bad_example_skips_what_annotation_tools_leave(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    content = json.loads(squad_file.read_text())
+    expected = run_json("evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS)["metrics"]
+    content["data"] += [{"title": ["no title"], "paragraphs": content["data"][0]["paragraphs"]}, "no article"]
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content))
+    assert "the title must be a string, not a list" in refusal("evaluate", "--model", student_dir, "--data", path)
+    skipping = run_json("evaluate", "--model", student_dir, "--data", path, "--on-bad-example", "skip", *WINDOWS)
+    assert skipping["metrics"] == expected
+
+
 def test_ask(student_dir: Path, tmp_path: Path) -> None:
     context = "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on."
     file = tmp_path / "context.txt"
@@ -739,6 +775,28 @@ def test_interrupting_says_how_to_resume(
         assert "did not finish: add --resume" in refusal(*base)
 
 
+def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", out, *QUICK]
+    told = run_json(*base)
+    before = (out / "model.safetensors").read_bytes()
+    assert "holds the result of a finished run: add --overwrite to train anew" in refusal(*base)
+    assert run_json(*base, "--resume") == told  # not trained again: the seconds are those of then
+    assert "is another one: its settings differ" in refusal(*base, "--resume", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() == before
+    run_json(*base, "--overwrite", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() != before
+    base[base.index(out)] = student_dir
+    assert "holds a config.json, which training would replace: add --overwrite" in refusal(*base)
+
+
+def test_another_run_at_work(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    with alone_in(tmp_path / "out"):
+        assert "another run is at work in" in refusal(*base)
+    run_json(*base)
+
+
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, student_dir: Path) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
@@ -838,6 +896,9 @@ def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     fewer = run_json(*base, "--corpus", tmp_path / "texts.txt", "--overwrite")
     assert fewer["tokens"] < told["tokens"]
     assert "metrics" not in fewer
+    load_examples(squad_file).to_csv(tmp_path / "questions.csv")
+    from_table = run_json(*base, "--corpus", tmp_path / "questions.csv", "--overwrite")
+    assert from_table["tokens"] == told["tokens"]
 
 
 def test_suggest(student_dir: Path, squad_file: Path) -> None:
@@ -851,3 +912,82 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
     assert nothing.exit_code == 2
     assert "no student of" in nothing.stderr
     assert run(*base, "--budget", "cheap").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "--model", "BROKEN", "--data", "DATA"),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it."),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it.", "--backend", "onnx"),
+        ("train", "--model", "BROKEN", "--data", "DATA", "--output-dir", "OUT"),
+        ("student", "--teacher", "BROKEN", "--output-dir", "OUT"),
+        ("distil", "--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        ("distil", "--teacher", "STUDENT", "--student", "BROKEN", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        (
+            "distil-intermediate",
+            "--teacher",
+            "BROKEN",
+            "--student",
+            "STUDENT",
+            "--data",
+            "DATA",
+            "--output-dir",
+            "OUT",
+            *QUICK,
+        ),
+        ("export", "--model", "BROKEN", "--output-dir", "OUT"),
+        ("prune", "--model", "BROKEN", "--corpus", "DATA", "--output-dir", "OUT"),
+        ("suggest", "--teacher", "BROKEN", "--budget", "10 MB"),
+        ("info", "BROKEN"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_names_a_broken_model(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    places = {"BROKEN": broken, "STUDENT": student_dir, "DATA": squad_file, "OUT": tmp_path / "out"}
+    message = refusal(*(places.get(part, part) for part in command))
+    assert "Git LFS pointer" in message
+    assert "git lfs pull" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["teacher", "student.start_from", "general.teacher"])
+def test_a_recipe_names_a_broken_model(
+    recipe_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path, place: str
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": {"AutoModel": "own.M"}}))
+    recipe = yaml.safe_load(recipe_file.read_text())
+    (tmp_path / "corpus.txt").write_text("Ada wrote it.\n" * 9)
+    changed: dict[str, Any] = {"teacher": str(broken)}
+    if place == "student.start_from":
+        changed = {"student": {"start_from": str(broken)}}
+    elif place == "general.teacher":
+        changed = {"general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "teacher": str(broken)}}
+    recipe_file.write_text(yaml.safe_dump(recipe | changed))
+    for dry_run in ([], ["--dry-run"]):
+        assert "code of its own" in refusal("recipe", "--config", recipe_file, *dry_run)
+
+
+def test_distil_refuses_a_teacher_without_a_head(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    headless = save_model(tmp_path / "headless", reader.model.base_model, reader.tokenizer)
+    arguments = (
+        "--teacher",
+        headless,
+        "--student",
+        student_dir,
+        "--data",
+        squad_file,
+        "--output-dir",
+        tmp_path / "out",
+    )
+    assert "the teacher's answers are random" in refusal("distil", *arguments, *QUICK)
+    assert run("distil-intermediate", *arguments, *QUICK).exit_code == 0

@@ -723,3 +723,17 @@ def test_windows_do_not_depend_on_how_many_rows_are_cut_at_once(
     together = cut(examples, tokenizer, 48, 16, 16).table.to_list()
     monkeypatch.setattr("haystack_distill.features._ROWS_PER_BATCH", 3)
     assert cut(examples, tokenizer, 48, 16, 16).table.to_list() == together
+
+
+def test_half_a_surrogate_pair_is_replaced_where_it_stands(tiny_reader: Callable[..., Any], caplog: Any) -> None:
+    reader = tiny_reader()
+    context = "Ada \ud83d Lovelace \ude00 wrote the first program in 1843"
+    mended = context.replace("\ud83d", "\ufffd").replace("\ude00", "\ufffd")
+    found = reader.answer("Who\udfff?", context, 3)
+    assert "replaced 3 half surrogate pair(s)" in caplog.text
+    assert found == reader.answer("Who\ufffd?", mended, 3)
+    for answer in found:
+        assert answer.text == mended[answer.start : answer.end]
+    caplog.clear()
+    reader.answer("Who 😀?", "Köln 😀 " + mended)
+    assert caplog.text == ""

@@ -45,7 +45,7 @@ from haystack_distill.compat import for_answers, no_questions, require_known_kin
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
-from haystack_distill.inspection import json_in
+from haystack_distill.inspection import json_in, lacks_weights
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
@@ -135,8 +135,10 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _signature_of(parent: Callable[..., Any]) -> Callable[[_Method], Callable[..., RunResult]]:
-    """Give a method its parent's signature. The method is given all arguments by name, defaults filled in."""
+    """Give a method its parent's signature and `on_bad_example`; it is given all arguments by name, with defaults."""
     signature = inspect.signature(parent)
+    more = inspect.Parameter("on_bad_example", inspect.Parameter.KEYWORD_ONLY, default="error", annotation=str)
+    signature = signature.replace(parameters=[*signature.parameters.values(), more])
 
     def decorate(method: _Method) -> Callable[..., RunResult]:
         @functools.wraps(method)
@@ -161,7 +163,8 @@ class DistilFARMReader(ReadsText, FARMReader):
     mean what FARMReader's documentation says, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
-    - `data_dir` and `train_filename` name a SQuAD file (gzip too); bad questions are errors that say where they are.
+    - `data_dir` and `train_filename` name a file that `squad.read_squad` reads (SQuAD-format JSON or a table; gzip
+      too); bad questions are errors that say where they are, or with `on_bad_example="skip"` left out and counted.
     - `processor` may be a SquadProcessor or, for intermediate layers, an UnlabeledTextProcessor; its files and lengths
       then count, as in Haystack 1. A line of plain text longer than `max_seq_len` becomes several windows.
     - `dev_split` holds out whole contexts, the same ones each time.
@@ -247,6 +250,7 @@ class DistilFARMReader(ReadsText, FARMReader):
                 teacher = _teacher(teacher_model, student, plan.teacher_batch_size, plan.settings.batch_size)
                 distil = getattr(trainer, f"{method}_from")
                 result = distil(teacher, data, dev, **plan.distillation)
+            self.head_is_trained = method != "distil_intermediate_layers"
             metrics = dict(result.metrics)
             if test is not None:
                 tested = student.evaluate_windows(student.cut(test, cache_dir=cache))
@@ -367,6 +371,7 @@ class _Sources:
     windows: WindowSettings
     plain_text: bool
     tokenizer: Any  # a processor's own, or None
+    on_bad_example: Any  # as for load_examples
 
     @property
     def has_dev(self) -> bool:
@@ -376,6 +381,7 @@ class _Sources:
     def of(cls, reader: FARMReader, method: str, given: dict[str, Any]) -> "_Sources":
         processor = given.pop("processor", None)
         data_dir, train = given.pop("data_dir"), given.pop("train_filename")
+        on_bad_example = given.pop("on_bad_example")
         own = reader.inferencer.processor
         asked = {name: given.pop(name) for name in ("dev_filename", "test_filename", "max_seq_len")}
         asked["dev_split"] = given.pop("dev_split") or None  # 0, the default, asks for nothing
@@ -406,6 +412,10 @@ class _Sources:
             plain_text and bool(dev or test or dev_split),
             "plain text has no answers to measure on; leave dev_filename, test_filename and dev_split out",
         )
+        _refuse(
+            plain_text and on_bad_example != "error",
+            "on_bad_example is about questions, and plain text has none; leave it out",
+        )
         _refuse(bool(dev and dev_split), "dev_filename and dev_split are two ways to one thing; give one of them")
         _refuse(not 0 <= dev_split < 1, f"dev_split must be from 0 to below 1, not {dev_split!r}")
         max_seq_len, max_query_length = (
@@ -425,17 +435,19 @@ class _Sources:
             windows=windows,
             plain_text=plain_text,
             tokenizer=getattr(processor, "tokenizer", None),
+            on_bad_example=on_bad_example,
         )
 
     def load(self, cache: Path) -> tuple[datasets.Dataset, datasets.Dataset | None, datasets.Dataset | None]:
         """Examples to train on, to measure on, to test on."""
         if self.plain_text:
             return _plain_text(self.train, cache), None, None
-        data = load_examples(self.train, cache_dir=cache)
-        dev = load_examples(self.dev, cache_dir=cache) if self.dev else None
+        read = functools.partial(load_examples, on_bad_example=self.on_bad_example, cache_dir=cache)
+        data = read(self.train)
+        dev = read(self.dev) if self.dev else None
         if self.dev_split:
             data, dev = _hold_out(data, self.dev_split)
-        return data, dev, load_examples(self.test, cache_dir=cache) if self.test else None
+        return data, dev, read(self.test) if self.test else None
 
 
 def _check_model(name: str) -> None:
@@ -598,6 +610,12 @@ def _binds(signature: inspect.Signature, *arguments: Any, **keywords: Any) -> bo
 def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batch_size: int) -> Reader:
     """The teacher as a Reader. A FARMReader sees the student's windows, as in Haystack 1; a Reader its own."""
     if isinstance(teacher, FARMReader):
+        if not getattr(teacher, "head_is_trained", False) and lacks_weights(teacher.model_name_or_path, "qa_outputs."):
+            logger.warning(
+                "%s holds no weights for a question answering head, so the teacher's answers are random; layers can be "
+                "learnt from it",
+                teacher.model_name_or_path,
+            )
         reader = reader_from_farm(
             teacher,
             windows=student.windows,

@@ -531,3 +531,47 @@ def test_the_three_operations_import_neither_torch_nor_transformers(source: Path
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert len(read_squad(tmp_path / "out.json")) == 24 * 20
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "json"])
+def test_all_kinds_of_files_are_multiplied_alike(source: Path, tmp_path: Path, ending: str) -> None:
+    rows = read_squad(source)
+    table = tmp_path / f"table.{ending}"
+    written = rows.remove_columns("labelled")
+    {"csv": written.to_csv, "parquet": written.to_parquet}.get(ending, written.to_json)(table)
+    seen: list[tuple] = []
+    report = multiply(table, tmp_path / "out.json", on_progress=lambda *progress: seen.append(progress))
+    found = read_squad(tmp_path / "out.json")
+    assert report.tally.rows_in == len(rows)
+    originals = [row for row in found if "-aug" not in row["id"]]
+    assert originals == rows.to_list()
+    multiply(source, tmp_path / "expected.json")
+    expected = {row["id"]: row for row in read_squad(tmp_path / "expected.json")}
+    assert {row["id"]: row for row in found} == expected
+    assert {stage for stage, _, _ in seen} == {"reading", "augmenting"}
+
+
+def test_rows_of_a_table_are_worked_on_a_hundred_at_a_time(tmp_path: Path) -> None:
+    rows = [
+        {"title": "T" if n < 250 else "U", "context": f"The ship {n} left.", "question": "Who?", "answer": f"ship {n}"}
+        for n in range(300)
+    ]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    multiply(table, tmp_path / "out.json", multiplication_factor=2, on_bad_example="skip")
+    titles = [article["title"] for article in json.loads((tmp_path / "out.json").read_text())["data"]]
+    assert titles == ["T", "T", "T", "U"]
+
+
+def test_a_file_of_haystack_1s_augment_squad_stays_unlabelled(source: Path, tmp_path: Path) -> None:
+    content = json.loads(source.read_text(encoding="utf-8"))
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                qa["answers"] = []
+        article["paragraphs"] *= 2
+    source.write_text(json.dumps(content))
+    multiply(source, tmp_path / "out.json")
+    found = read_squad(tmp_path / "out.json")
+    assert not any(found["labelled"])
+    assert "0-0-0-2-aug1" in found["id"][:]

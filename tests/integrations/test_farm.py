@@ -185,7 +185,10 @@ def test_the_signature_is_farm_readers(name: str) -> None:
     def shape(function: Callable) -> list[tuple]:
         return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
-    assert shape(getattr(DistilFARMReader, name)) == shape(getattr(FARMReader, name))
+    ours = shape(getattr(DistilFARMReader, name))
+    if name in METHODS:
+        assert ours.pop() == ("on_bad_example", inspect.Parameter.KEYWORD_ONLY, "error")
+    assert ours == shape(getattr(FARMReader, name))
     assert len(shape(getattr(DistilFARMReader, name))) > 3
 
 
@@ -636,6 +639,18 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(make: Make, teacher: FAR
     assert not list(Path("checks").rglob("checkpoint-*"))
 
 
+def test_a_checkpoint_directory_of_the_users_stays(student: DistilFARMReader, squad_file: Path) -> None:
+    theirs = Path("project/train/articles.txt")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(DistilError, match=r"project/train, where checkpoints would be kept, holds other files"):
+        run(student, "train", squad_file, checkpoint_root_dir="project", checkpoint_every=2)
+    run(student, "train", squad_file, checkpoint_root_dir="project")
+    run(student, "train", squad_file, checkpoint_root_dir="other", checkpoint_every=2)
+    assert theirs.read_text() == "mine"
+    assert not Path("other/train").exists()
+
+
 def test_weights_too_coarse_to_train_are_refused(make: Make, squad_file: Path) -> None:
     student = make()
     student.inferencer.model.half()
@@ -649,6 +664,24 @@ def test_bad_data_is_an_error_that_names_the_place(student: DistilFARMReader, sq
     squad_file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="paragraph 0, question 0"):
         run(student, "train", squad_file)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_questions_may_be_skipped(
+    student: DistilFARMReader, teacher: FARMReader, squad_file: Path, method: str
+) -> None:
+    content = json.loads(squad_file.read_text())
+    content["data"].insert(0, {"title": ["no title"], "paragraphs": content["data"][0]["paragraphs"]})
+    for number, qa in enumerate(content["data"][1]["paragraphs"][1]["qas"]):
+        qa["id"] = number  # as in Haystack's own tiny.json
+    squad_file.write_text(json.dumps(content))
+    arguments = {} if method == "train" else {"teacher": teacher}
+    with pytest.raises(DataError, match="the title must be a string"):
+        run(student, method, squad_file, **arguments)
+    result = run(student, method, squad_file, **arguments, on_bad_example="skip")
+    assert json.loads((result.directory / "haystack_distill.json").read_text())["data"]["examples"] == 8
+    with pytest.raises(DistilError, match="Unknown on_bad_example 'ignore'"):
+        run(student, method, squad_file, **arguments, on_bad_example="ignore")
 
 
 # --- Saving, pipelines -----------------------------------------------------------------------------------------------
