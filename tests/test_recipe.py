@@ -339,7 +339,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "output": ({"output_dir": "FILE/below"}, r"cannot write .*below"),
     "cache": ({"cache_dir": "FILE/below"}, r"Cannot use the cache directory"),
     "corpus": ({"general": {"corpus": "absent.txt", "max_steps": 1}}, r"absent\.txt"),
-    "text": ({"general": {"max_steps": 1, "mask_probability": 2}}, r"mask_probability must be from 0"),
+    "text": ({"general": {"max_steps": 1, "mask_probability": 2}}, r"mask_probability must be .*from 0"),
     "general mapping": ({"general": {"max_steps": 1, "max_seq_len": 24, "layer_mapping": "lst"}}, r"layer_mapping has"),
 }
 
