@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE, file_hash, hash_of, sync, write_json
+from haystack_distill.files import RUN_FILE, file_hash, hash_of, sync, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -289,17 +289,20 @@ def alone_in(directory: Path) -> Iterator[None]:
         DistilError: Another run is at work there, or the directory cannot be written to.
     """
     lock = FileLock(directory / _LOCK)
-    try:
+    with writing(directory):
+        made = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DistilError(
-            f"another run is at work in {directory}: wait until it is done, or choose another output directory"
-        ) from None
-    except OSError as error:
-        raise DistilError(f"cannot write to {directory} ({error.strerror or error})") from error
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise DistilError(
+                f"another run is at work in {directory}: wait until it is done, or choose another output directory"
+            ) from None
     try:
         yield
     finally:
         (directory / _LOCK).unlink(missing_ok=True)
+        if made:  # a run that failed before it wrote anything leaves nothing; one that wrote something, all of it
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         lock.release()

@@ -1,12 +1,23 @@
 """Files: whole or not at all, and hashed by their content."""
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from haystack_distill.files import expanded, file_hash, hash_of, save_pretrained, sync, write_aside, write_json
+from haystack_distill.errors import WriteError
+from haystack_distill.files import (
+    expanded,
+    file_hash,
+    hash_of,
+    require_writable,
+    save_pretrained,
+    sync,
+    write_aside,
+    write_json,
+)
 
 
 def test_write_aside_replaces_as_a_whole(tmp_path: Path) -> None:
@@ -135,3 +146,57 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
 def test_hash_of_tells_parts_apart() -> None:
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
     assert len({hash_of("a", "b"), hash_of("b", "a"), hash_of("ab"), hash_of(["a", "b"]), hash_of("a", None)}) == 5
+
+
+def test_a_directory_that_is_a_mount_is_written_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "mount"
+    target.mkdir()
+    rename = os.replace
+
+    def of_one_disk(source: Path, to: Path) -> None:
+        if Path(source).is_relative_to(target) != Path(to).is_relative_to(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, to)
+
+    class Part:
+        def save_pretrained(self, directory: Path) -> None:
+            (directory / "part").write_text("whole")
+
+    monkeypatch.setattr(os, "replace", of_one_disk)
+    save_pretrained(target, Part())
+    assert [path.name for path in target.iterdir()] == ["part"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch
+    ],
+)
+def test_whoever_writes_a_full_disk_is_named(error: Exception, tmp_path: Path) -> None:
+    class Part:
+        def save_pretrained(self, directory: Path) -> None:
+            (directory / "half").write_text("ha")
+            raise error
+
+    with pytest.raises(WriteError, match=r"cannot write .*reader \(.*\): make room there or choose another place"):
+        save_pretrained(tmp_path / "reader", Part())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="a bug"):
+        save_pretrained(tmp_path / "reader", type("Bug", (), {"save_pretrained": _bug})())
+
+
+def _bug(*_: object) -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "directory")
+    require_writable(tmp_path / "file", directory=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, directory in ((tmp_path / "file", True), (tmp_path / "file" / "x", False), (tmp_path, False)):
+        with pytest.raises(WriteError, match="choose another place"):
+            require_writable(path, directory=directory)
