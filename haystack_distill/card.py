@@ -12,6 +12,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.files import expanded, write_aside
 from haystack_distill.licences import require_language, require_licence
 from haystack_distill.measurements import Measurements
+from haystack_distill.squad_tables import FILE_ENDINGS
 
 CARD_FILE = "README.md"
 
@@ -58,7 +59,7 @@ _METRICS = {"exact": ("exact_match", "Exact match"), "f1": ("f1", "F1")}
 def hub_name(name: str | Path) -> str | None:
     """`name` where it can only be a name on the hub; None for files and directories and for the embedded teacher."""
     text = str(name)
-    if text == "embedded" or text.endswith((".json", ".json.gz")) or expanded(text).exists():
+    if text == "embedded" or text.lower().endswith(FILE_ENDINGS) or expanded(text).exists():
         return None
     try:
         validate_repo_id(text)

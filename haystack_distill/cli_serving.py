@@ -168,8 +168,8 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
 
 
 def _texts(source: str, given: dict[str, Any]) -> Any:
-    """The texts of a SQuAD file or of a corpus."""
-    if source.endswith((".json", ".json.gz")):
+    """The texts of a file of questions or of a corpus; JSON lines and Parquet are a corpus."""
+    if source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         from haystack_distill.squad import plain_rows
 
         for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):

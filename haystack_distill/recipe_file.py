@@ -232,7 +232,7 @@ class Recipe:
 
     Attributes:
         teacher: The reader to learn from: a directory, a hub name or "embedded".
-        data: Training data: SQuAD-format files, a data set on the hub, or "sample", the small one of this package.
+        data: Training data: SQuAD-format files, tables, a data set on the hub or "sample", the one of this package.
         output_dir: Where everything goes; the finished reader is in `reader` in it.
         dev_data: What teacher and student are measured on at the end; never trained on.
         student: How the student is made.
@@ -377,7 +377,7 @@ EXAMPLE = """\
 # Behind a # stand defaults and, where there is none, examples; docs/recipe.md has every key.
 
 teacher: deepset/roberta-base-squad2  # a reader: directory, hub name, or 'embedded', the small one of this package
-data: train.json                      # SQuAD-format JSON (.gz too, or a list), a data set on the hub, or 'sample'
+data: train.json                      # SQuAD-format JSON or a table (or a list), a data set on the hub, or 'sample'
 dev_data: dev.json                    # likewise: what teacher and student are measured on; never trained on
 output_dir: distilled                 # the finished reader will be in distilled/reader, with a report and a model card
 # labels_only: false                  # true: also train the student on labels alone for as many steps, to compare

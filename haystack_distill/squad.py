@@ -27,7 +27,7 @@ from haystack_distill.squad_arrow import (
 )
 from haystack_distill.squad_intake import Intake, ReadReport, sum_of, warn_of
 from haystack_distill.squad_json import questions_in_file, write_rows
-from haystack_distill.squad_tables import COLUMNS, require_question_columns, table_kind
+from haystack_distill.squad_tables import COLUMNS, FILE_ENDINGS, require_question_columns, table_kind
 from haystack_distill.store import NO_CODE, cached_table
 
 __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_squad_with_report", "write_squad"]
@@ -36,9 +36,6 @@ PathLike: TypeAlias = str | Path
 OnBadExample: TypeAlias = Literal["error", "skip"]
 
 _FORMAT = 3  # raise it when the same input would be read differently
-_ENDINGS = tuple(
-    ending + packing for ending in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet") for packing in ("", ".gz")
-)
 _HASHED_COLUMNS = ["id", "question", "context", "answers", "is_impossible", "labelled"]
 
 
@@ -221,7 +218,7 @@ def _hash_of_source(path: Path) -> str:
 
 
 def _looks_like_file(source: str) -> bool:
-    if source.lower().endswith(_ENDINGS) or Path(source).expanduser().exists():
+    if source.lower().endswith(FILE_ENDINGS) or Path(source).expanduser().exists():
         return True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub.")

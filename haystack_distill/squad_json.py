@@ -120,7 +120,7 @@ def _articles(path: Path) -> Iterator[tuple[Any, int]]:
     with opened(path) as file:
         text = WholeCharacters(file)
         replaced = 0
-        for article in ijson.items(text, "data.item"):
+        for article in ijson.items(text, "data.item", use_float=True):
             yield article, text.replaced - replaced
             replaced = text.replaced
 
@@ -130,7 +130,9 @@ def _form_of(path: Path, file: BinaryIO) -> str:
     remedy = 'SQuAD-format data is {"version": ..., "data": [articles]}'
     keys = set()
     # JSON lines are several values, of which the first is enough.
-    for position, (prefix, event, value) in enumerate(ijson.parse(WholeCharacters(file), multiple_values=True)):
+    for position, (prefix, event, value) in enumerate(
+        ijson.parse(WholeCharacters(file), multiple_values=True, use_float=True)
+    ):
         if position == 0 and event == "start_array":
             return _RECORDS
         if position == 0 and event != "start_map":
@@ -155,11 +157,11 @@ def _naming_what_is_broken(path: Path, done: list[int]) -> Iterator[None]:
         yield
     except (ijson.JSONError, UnicodeDecodeError, json.JSONDecodeError) as error:
         require_utf8(path)
-        named = _not_a_number(path)
-        if named is not None:
-            raise named from error
         # yajl adds lines with the place of the error; its first line says what it is.
         what = str(error.args[0] if error.args else error).splitlines()[0]
+        named = None if "premature" in what or "ncomplete" in what else _not_a_number(path)
+        if named is not None:
+            raise named from error
         raise DataError(
             f"{path}: the JSON is broken or cut off (truncated) after {done[0]} whole articles ({what}): "
             "fetch or write the file again."
@@ -196,8 +198,9 @@ def _not_a_number(path: Path) -> DataError | None:
         found = _CONSTANT.match(file.read(16))
     if found is None:
         return None
+    where = path if place.article < 0 else place  # beside the questions
     return DataError(
-        f'{place}: "{key}" is {found[1].decode()} (at byte {begin + found.start(1)}), which JSON does not have: write '
+        f'{where}: "{key}" is {found[1].decode()} (at byte {begin + found.start(1)}), which JSON does not have: write '
         "a value or null there, or leave the key out"
     )
 
@@ -218,7 +221,7 @@ def _end_of_json(path: Path, slow: int, step: int) -> tuple[int, Place, str]:
 def _places(path: Path, file: _Watched) -> Iterator[tuple[Place, str]]:
     """Where in a file the parser is, and the last key that it has read."""
     place = Place(str(path), -1)
-    for prefix, event, value in ijson.parse(file, buf_size=_CHUNK):
+    for prefix, event, value in ijson.parse(file, buf_size=_CHUNK, use_float=True):
         if event == "start_map":
             if prefix == "item":
                 place = Place(str(path), place.article + 1)

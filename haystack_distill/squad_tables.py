@@ -4,9 +4,7 @@ import ast
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 
 CSV, LINES, PARQUET = "csv", "lines", "parquet"
 _ENDINGS = {".csv": CSV, ".tsv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
+FILE_ENDINGS = tuple(ending + packing for ending in (".json", *_ENDINGS) for packing in ("", ".gz"))
 
 
 def table_kind(path: Path) -> str | None:
@@ -50,7 +49,7 @@ def questions_in_records(path: Path) -> Iterator[Question]:
     with opened(path) as file:
         text = WholeCharacters(file)
         replaced = 0
-        for index, row in enumerate(ijson.items(text, "item")):
+        for index, row in enumerate(ijson.items(text, "item", use_float=True)):
             yield question_of(row, Place(str(path), index))._replace(replaced=text.replaced - replaced)
             replaced = text.replaced
 
@@ -107,7 +106,14 @@ def _listed(answers: Any) -> Any:
             return None  # the check says that this is not a list of answers
         # Where the lists differ in length, the check meets a null.
         return [{"text": text, "answer_start": _whole(start)} for text, start in zip_longest(texts, starts)]
+    if isinstance(answers, list):
+        return [_with_whole_start(answer) for answer in answers]
     return answers
+
+
+def _with_whole_start(answer: Any) -> Any:
+    has_start = isinstance(answer, dict) and "answer_start" in answer
+    return answer | {"answer_start": _whole(answer["answer_start"])} if has_start else answer
 
 
 def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
@@ -127,8 +133,7 @@ def _is_whole(value: Any) -> bool:
 
 def _whole(value: Any) -> Any:
     """A number like 12.0, which is what pandas makes of 12 in a column with gaps, as an integer."""
-    is_whole = isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value)
-    return int(value) if is_whole else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # --- files: where each row stands, the row, and how many half surrogate pairs were replaced since the last -----------

@@ -41,6 +41,8 @@ def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "embedded",
         "train.json",
         "data/train.json.gz",
+        "train.csv",
+        "data/train.jsonl",
         "",
     ):
         assert hub_name(name) is None

@@ -202,8 +202,10 @@ def test_what_annotation_tools_write_is_taken(save):
 def test_numbers_and_texts_are_the_same_ids(save):
     with pytest.raises(DataError, match=r'id "7"\): this id was already used'):
         read_squad(save(squad(qa("7", answer("Köln")), qa(7, answer("Köln")))))
-    huge = 2**200
-    assert read_squad(save(squad(qa(huge, answer("Köln")))))["id"][:] == [str(huge)]
+    large = 2**62
+    assert read_squad(save(squad(qa(large, answer("Köln")))))["id"][:] == [str(large)]
+    with pytest.raises(DataError, match="integer overflow"):
+        read_squad(save(WHOLE.replace(b'"q1"', b"9" * 5000)))
 
 
 def test_skipping_leaves_out_what_is_bad_wherever_it_stands(save, caplog):

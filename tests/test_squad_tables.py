@@ -186,10 +186,43 @@ def test_a_number_that_is_none_is_named_in_squad_json_too(tmp_path, word, before
     where = rf'article "T" \(data\[1\]\), paragraph 1, question 1: "is_impossible" is {word} \(at byte {offset}\), which JSON'
     with pytest.raises(DataError, match=where):
         read_squad(path)
+    (tmp_path / "version.json").write_text(f'{{"version": {word}, "data": []}}')
+    with pytest.raises(DataError, match=rf'version\.json: "version" is {word} \(at byte 12\)'):
+        read_squad(tmp_path / "version.json")
     records = tmp_path / "records.json"
     records.write_text(json.dumps([*flat_rows()[:1], {"question": float(word)}]))
     with pytest.raises(DataError, match=rf'row 1: "question" is {word} \(at byte'):
         read_squad(records)
+
+
+ANSWERS = {
+    "a list of answers": [{"text": "Köln", "answer_start": float(FIRST)}, {"text": "Zoë", "answer_start": 0, "id": 3}],
+    "lists": {"text": ["Köln", "Zoë"], "answer_start": [FIRST, 0.0]},
+}
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+@pytest.mark.parametrize("name", ["data.jsonl", "records.json", "data.csv", "pandas.parquet"])
+def test_answers_may_be_lists_or_a_list(tmp_path, form, name):
+    row = {"id": "a", "context": CONTEXT, "question": "Where?", "answers": ANSWERS[form]}
+    frame = pd.DataFrame([row])
+    if name.endswith("csv"):
+        frame.to_csv(tmp_path / name)
+    elif name.endswith("parquet"):
+        frame.to_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_text(json.dumps([row] if name.endswith(".json") else row))
+    assert read_squad(tmp_path / name)["answers"][0] == {"text": ["Köln", "Zoë"], "answer_start": [FIRST, 0]}
+
+
+def test_several_flat_answers(tmp_path):
+    row = {"context": CONTEXT, "question": "Who?", "answer": ["Köln", "Zoë"]}
+    for more in ({}, {"answer_start": [FIRST, 0]}, {"answer_start": None}):
+        (tmp_path / "data.jsonl").write_text(json.dumps({**row, **more}))
+        assert read_squad(tmp_path / "data.jsonl")["answers"][0]["answer_start"] == [FIRST, 0]
+    (tmp_path / "data.jsonl").write_text(json.dumps({**row, "answer_start": [FIRST]}))
+    with pytest.raises(DataError, match="answer_start must be an integer, not null"):
+        read_squad(tmp_path / "data.jsonl")
 
 
 BROKEN = {

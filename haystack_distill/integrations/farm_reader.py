@@ -234,7 +234,7 @@ class DistilledReader(ReadsText, BaseReader):
         num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
-            in fp32, scores are then FARMReader's to the bit.
+            in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8".
 
     Raises:
         DistilError: Nothing there, or not a question answering model, or it was not exported; windows longer than the
@@ -286,6 +286,11 @@ class DistilledReader(ReadsText, BaseReader):
         self.confidence_threshold = confidence_threshold
         self.preprocessing_batch_size = preprocessing_batch_size
         self.progress_bar = progress_bar
+        if farm_confidences and backend == "onnx-int8":
+            raise DistilError(
+                "farm_confidences counts padding, which onnx-int8 leaves out; take backend 'torch' or 'onnx', or leave "
+                "farm_confidences out"
+            )
         rest = set(model_kwargs or {}) - {"torch_dtype"}
         if not rest <= _HARMLESS_MODEL_ARGUMENTS:
             names = ", ".join(sorted(rest - _HARMLESS_MODEL_ARGUMENTS))

@@ -24,6 +24,7 @@ from haystack.nodes import BM25Retriever, FARMReader
 
 from haystack_distill import DistilError, Reader
 from haystack_distill.embedded import embedded_teacher
+from haystack_distill.export import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
 from haystack_distill.integrations.farm_reader import DistilledReader
@@ -157,6 +158,8 @@ def test_refused(directory: str, tiny_reader: Callable[..., Reader]) -> None:
         reader.predict_batch(["Who?"], [*documents()[:1], "text"])
     with pytest.raises(DistilError, match="haystack-distill export"):
         DistilledReader(directory, backend="onnx", **CUT)
+    with pytest.raises(DistilError, match="counts padding, which onnx-int8 leaves out"):
+        DistilledReader(directory, backend="onnx-int8", farm_confidences=True, **CUT)
 
 
 def test_no_documents(directory: str) -> None:
@@ -173,6 +176,18 @@ def test_text_without_tokens_holds_no_answer(directory: str) -> None:
     assert [answer.answer for answer in alone] == [""]
     beside = plain(reader.predict("Who built the harbour?", [*documents(), silent]))
     assert beside == plain(reader.predict("Who built the harbour?", documents()))
+
+
+def test_int8_answers_depend_on_no_other_query_or_document(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    made = tiny_reader(seed=3, initializer_range=0.4)
+    export_reader(made, tmp_path / "reader")
+    reader = DistilledReader(str(tmp_path / "reader"), backend="onnx-int8", top_k=8, **CUT)
+    queries = [question for question, _, _ in QUESTIONS]
+    alone = [reader.predict(query, documents())["answers"] for query in queries]
+    together = reader.predict_batch(queries, [documents() for _ in queries], batch_size=16)["answers"]
+    assert together == alone
+    one = reader.predict(queries[0], documents()[:1])["answers"]
+    assert all(answer in reader.predict(queries[0], documents(), top_k=100)["answers"] for answer in one)
 
 
 def test_a_batch_size_is_that_of_the_reader(directory: str) -> None:
