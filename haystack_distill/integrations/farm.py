@@ -578,8 +578,8 @@ def _loss(loss: Any, temperature: float) -> Any:
         return loss
     parameters = inspect.signature(loss)
     if _binds(parameters, student_logits=None, teacher_logits=None) and "mask" not in parameters.parameters:
-
-        @functools.wraps(loss)
+        # Its attributes stay its own: a resumed run is compared by them, and so by its own idea of them (`__reduce__`).
+        @functools.wraps(loss, updated=())
         def of_each_window(
             student_logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, temperature: float
         ) -> torch.Tensor:

@@ -254,11 +254,11 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as Haystack 1's tests train on: each question has several answers."""
+    """A file as Haystack 1's tests train on: ids are numbers, questions have several answers."""
     articles = []
     for number, (context, (question, answers)) in enumerate(TINY.items(), 1):
         spans = [{"answer_start": context.index(answer), "text": answer} for answer in answers]
-        qas = [{"answers": spans, "id": f"721101104002104039{number}", "question": question, "is_impossible": False}]
+        qas = [{"answers": spans, "id": 721101104002104039 + number, "question": question, "is_impossible": False}]
         articles.append({"title": f"test{number}", "paragraphs": [{"context": context, "qas": qas}]})
     path = tmp_path_factory.mktemp("squad") / "tiny.json"
     path.write_text(json.dumps({"data": articles}))
