@@ -164,8 +164,9 @@ class Ingredients:
     def reader_of(self, student: LanguageModel) -> Reader:
         """A reader on what step 1 left, with the head of the reader that it began with, else the teacher's."""
         start = self.recipe.student.start_from
-        own = start is not None and _is_reader(start)
-        return students.from_language_model(student, Reader.load(start, **self.reading) if own else self.teacher)
+        if start is not None and _is_reader(start):
+            return students.from_language_model(student, Reader.load(start, **self.reading))
+        return students.from_language_model(student, self.teacher)
 
     def _made_from(self, teacher: students.AnyModel) -> students.AnyModel:
         shape = self.recipe.student
