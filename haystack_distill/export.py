@@ -106,7 +106,8 @@ def export_reader(
     if reader.model.config.model_type == "longformer":  # found out by exporting, which takes minutes
         raise DistilError(
             f"{type(reader.model).__name__} cannot be exported to ONNX: its attention is cut into as many pieces as "
-            "the text that it is exported with has; use it with backend='torch', or distil it into another model"
+            "the text that it is exported with has; use it with backend='torch', or distil it into a model of another "
+            "kind"
         )
     reader = copy.copy(reader)
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, SupportsFloat, TypeAlias
 import datasets
 
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import write_aside
+from haystack_distill.files import expanded, write_aside
 from haystack_distill.squad_arrow import plain_rows
 
 __all__ = [
@@ -165,7 +165,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     Raises:
         DataError: the file cannot be read, or holds something else; the message says what.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -200,7 +200,7 @@ def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
         DataError: an id or a prediction is not a string.
         WriteError: the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     for id_, text in predictions.items():
         if not isinstance(id_, str) or not isinstance(text, str):
             raise DataError(f'Predictions map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}.')

@@ -352,7 +352,7 @@ class Reader:
     def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
         if predictions_path is not None:
-            require_writable(Path(predictions_path).expanduser(), directory=False)
+            require_writable(expanded(predictions_path), directory=False)
         require_measurable(windows.examples)
         predictions = list(self.predict_windows(windows))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)

@@ -114,7 +114,7 @@ class Ingredients:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        require_writable(Path(recipe.output_dir).expanduser())
+        require_writable(expanded(recipe.output_dir))
         require_device(recipe.device)
         windows = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
         self.reading: dict[str, Any] = {

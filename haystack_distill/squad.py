@@ -15,7 +15,7 @@ import datasets
 import pyarrow as pa
 
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import file_hash, hash_of, write_aside
+from haystack_distill.files import expanded, file_hash, hash_of, write_aside
 from haystack_distill.squad_arrow import (
     SCHEMA,
     batches_of,
@@ -99,7 +99,7 @@ def read_squad_with_report(
         DistilError: as for `read_squad`.
     """
     skip = _wants_skip(on_bad_example)
-    files = [Path(path).expanduser() for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    files = [expanded(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files:
         raise DataError("No file to read: give at least one SQuAD-format file.")
     for path in files:
@@ -181,7 +181,7 @@ def write_squad(
     """
     if version not in ("1.1", "2.0"):
         raise DistilError(f'Unknown SQuAD version {version!r}: choose "1.1" or "2.0".')
-    path = Path(path).expanduser()
+    path = expanded(path)
     require_columns(dataset, SCHEMA.names, "load it with load_examples first")
     if len(dataset) == 0:
         raise DataError(f"The dataset has no rows: nothing to write to {path}.")
@@ -218,7 +218,7 @@ def _hash_of_source(path: Path) -> str:
 
 
 def _looks_like_file(source: str) -> bool:
-    if source.lower().endswith(FILE_ENDINGS) or Path(source).expanduser().exists():
+    if source.lower().endswith(FILE_ENDINGS) or expanded(source).exists():
         return True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub.")

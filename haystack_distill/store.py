@@ -18,7 +18,7 @@ import pyarrow as pa
 from packaging.version import Version
 
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.files import file_hash, write_aside, write_json
+from haystack_distill.files import expanded, file_hash, write_aside, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
     """
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "haystack-distill")
     try:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     except RuntimeError as error:
         raise DistilError(
             f"no home directory to keep the cache in ({error}): set HOME, pass another cache_dir, or set the "

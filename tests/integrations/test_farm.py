@@ -22,13 +22,20 @@ from haystack.modeling.data_handler.processor import InferenceProcessor, SquadPr
 from haystack.modeling.model.prediction_head import QuestionAnsweringHead
 from haystack.nodes import BM25Retriever, FARMReader
 from haystack.utils import EarlyStopping
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, BertTokenizerFast
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    BertTokenizerFast,
+)
 
 from haystack_distill import DataError, DistilError, Reader, RunResult, WindowSettings
 from haystack_distill.features import Windows
 from haystack_distill.integrations import farm
 from haystack_distill.integrations.farm import DistilFARMReader, farm_reader_from, reader_from_farm
 from haystack_distill.squad import load_examples
+from tests.conftest import squad_content
 
 CUT = {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16, "use_gpu": False, "progress_bar": False}
 QUESTION = "Who built the harbour?"
@@ -783,3 +790,24 @@ def test_a_reader_of_a_model_with_another_head_can_be_read_by_all(saved: Make, t
     Reader.load(tmp_path / "mnli", windows=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
     DistilFARMReader(str(tmp_path / "fresh"), **CUT).save(tmp_path / "again")
     assert Reader.load(tmp_path / "again", windows=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)
+
+
+def test_a_teacher_without_a_head_is_named_and_teaches(
+    student: DistilFARMReader, saved: Make, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Haystack 1's own tests distil from such models."""
+    BertModel(BertConfig.from_pretrained(saved(seed=1, **TEACHER))).save_pretrained("headless")
+    for file in Path(saved(seed=1, **TEACHER)).iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, "headless")
+    teacher = DistilFARMReader("headless", **CUT)
+    (directory / "train.json").write_text(json.dumps(squad_content()))
+    arguments: dict[str, Any] = {"data_dir": ".", "train_filename": "train.json", "n_epochs": 1}
+    with caplog.at_level("WARNING", "haystack_distill"):
+        student.distil_prediction_layer_from(teacher, **arguments)
+    assert "headless holds no weights for a question answering head" in caplog.text
+    caplog.clear()
+    teacher.train(**arguments)
+    with caplog.at_level("WARNING", "haystack_distill"):
+        student.distil_prediction_layer_from(teacher, **arguments)
+    assert "holds no weights" not in caplog.text
