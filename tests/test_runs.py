@@ -364,9 +364,9 @@ def test_a_record_that_is_not_of_a_run(student: Callable[[], Reader], squad_file
 def test_kills_and_damages_at_random() -> None:
     """A small share of what the benchmark does."""
     script = Path(__file__).parents[1] / "benchmarks" / "checkpoint_faults.py"
-    command = [sys.executable, str(script), "--kills", "3", "--damages", "4", "--seed", "2"]
+    command = [sys.executable, str(script), "--kills", "2", "--damages", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "3 kills: " in done.stdout
-    assert "4 damaged checkpoints: " in done.stdout
+    assert "2 kills: " in done.stdout
+    assert "3 damaged checkpoints: " in done.stdout
     assert "WRONG" not in done.stdout
