@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
 NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
 _HASH = re.compile(r"[0-9a-f]{64}")
-# How students began whose run stopped, by the hash of the weights that it left them with.
-_LEFT_BY_STOPPED: dict[str, Any] = {}
+# How students began, by the hash of the weights that a run left them with.
+_LEFT_BY_RUNS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class RunDirectory:
             )
         before = read_record(begun)
         # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
-        began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
+        began = _LEFT_BY_RUNS.get(self.record["student"]["weights"])
         if began is not None and json.loads(json.dumps(began)) == before.get("student"):
             self.record = self.record | {"student": began}
         require_same_run(f"cannot resume the run in {self.path}", before, self.record)
@@ -189,15 +189,15 @@ def _fingerprint(function: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def student_may_come_back(student: PreTrainedModel, record: dict[str, Any]) -> Iterator[None]:
-    """Remember how a student began whose run stops in here: it may be handed in again, half trained, to resume."""
+def student_may_come_back(student: PreTrainedModel, directory: RunDirectory) -> Iterator[None]:
+    """Remember how a student began: it may be handed in again, half trained after a stop or trained, to resume."""
     try:
         yield
-    except BaseException:
-        if record["processes"] == 1:  # of several, one may be alone with its error, and sharded weights need all
+    finally:
+        # Of several processes, one may be alone with its error, and sharded weights need all.
+        if not directory.temporary and directory.processes.num_processes == 1:
             with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
-                _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
-        raise
+                _LEFT_BY_RUNS[start_of(student)["weights"]] = directory.record["student"]
 
 
 def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -216,7 +216,8 @@ def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) 
     unknown = [*_not_comparable(before), *_not_comparable(here)]
     if unknown:
         raise DistilError(f"{refusal}: its {unknown[0][0]} is {unknown[0][2]}. {remedy}")
-    leaves = [*differences(before, here)]
+    known = {name: before[name] for name in here if name in before}  # not what it says of the run's end
+    leaves = [*differences(known, here)]
     changed = [leaf for leaf in leaves if leaf[1] not in (leaf[2], NOT_RECORDED)]
     new = [place for place, then, _ in leaves if then == NOT_RECORDED]
     if new and not changed:
