@@ -168,7 +168,7 @@ class GeneralTrainer:
             "corpus_content": _content_of(source) if self.output_dir and processes.is_main_process else None,
             "text": asdict(self.text),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": start_of(self.student.model),
+            "student": None if self.output_dir is None else start_of(self.student.model),
             "teacher": model_hash(teacher.model),
             "teacher_settings": {"precision": teacher.precision},
             "processes": processes.num_processes,
@@ -177,7 +177,7 @@ class GeneralTrainer:
         with (
             windows,
             RunDirectory(self.output_dir, record, self.settings, processes) as directory,
-            student_may_come_back(self.student.model, directory.record),
+            student_may_come_back(self.student.model, directory),
         ):
             if directory.finished is not None:
                 return directory.restore(self.student.model)

@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
 NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
 _HASH = re.compile(r"[0-9a-f]{64}")
-# How students began whose run stopped, by the hash of the weights that it left them with.
-_LEFT_BY_STOPPED: dict[str, Any] = {}
+# How students began, by the hash of the weights that a run left them with.
+_LEFT_BY_RUNS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -125,20 +125,20 @@ class RunDirectory:
         clear_finished(self.path)
         begun, finished = begun_in(self.path), finished_in(self.path)
         if settings.resume and begun is not None and self._of(begun["run_id"]).any():
-            # A student that is still as this run left it when it stopped: the checkpoint puts its weights back.
-            began = _LEFT_BY_STOPPED.get(self.record["student"]["weights"])
-            if began is not None and json.loads(json.dumps(began)) == begun.get("student"):
-                self.record = self.record | {"student": began}
+            self._take_back_student(begun)
             require_same_run(f"cannot resume the run in {self.path}", begun, self.record)
             self._of(begun["run_id"]).clear_aside()
             return begun["run_id"], None
         if settings.resume and begun is None and finished is not None:
+            own = self.record
+            self._take_back_student(finished)
             try:
                 require_same_run(f"the finished run in {self.path} is another one", finished, self.record)
                 return finished["run_id"], finished
             except DistilError:
                 if not settings.overwrite:
                     raise
+                self.record = own  # another run, then, which begins with the student as it is
         if begun is not None:
             self._of(begun["run_id"]).clear()
         run_id = secrets.token_hex(8)
@@ -147,6 +147,12 @@ class RunDirectory:
         for place, _, why in _not_comparable(self.record):
             logger.warning("the run in %s cannot be resumed if it stops: its %s is %s", self.path, place, why)
         return run_id, None
+
+    def _take_back_student(self, before: dict[str, Any]) -> None:
+        """Record a student that is still as this run left it as it began: the run puts its weights back."""
+        began = _LEFT_BY_RUNS.get(self.record["student"]["weights"])
+        if began is not None and json.loads(json.dumps(began)) == before.get("student"):
+            self.record = self.record | {"student": began}
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -255,15 +261,15 @@ def _fingerprint(function: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def student_may_come_back(student: PreTrainedModel, record: dict[str, Any]) -> Iterator[None]:
-    """Remember how a student began whose run stops in here: it may be handed in again, half trained, to resume."""
+def student_may_come_back(student: PreTrainedModel, directory: RunDirectory) -> Iterator[None]:
+    """Remember how a student began: it may be handed in again, half trained after a stop or trained, to resume."""
     try:
         yield
-    except BaseException:
-        if record["processes"] == 1:  # of several, one may be alone with its error, and sharded weights need all
+    finally:
+        # Of several processes, one may be alone with its error, and sharded weights need all.
+        if not directory.temporary and directory.processes.num_processes == 1:
             with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
-                _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
-        raise
+                _LEFT_BY_RUNS[start_of(student)["weights"]] = directory.record["student"]
 
 
 def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:

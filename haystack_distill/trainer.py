@@ -226,7 +226,7 @@ class ReaderTrainer:
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": start_of(self.student.model),
+            "student": None if self.output_dir is None else start_of(self.student.model),
             "teacher": None if teacher is None else model_hash(teacher.model),
             "teacher_settings": _teacher_settings(told_by, shown_by),
             "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
@@ -235,7 +235,7 @@ class ReaderTrainer:
         }
         with (
             RunDirectory(self.output_dir, record, self.settings, processes) as directory,
-            student_may_come_back(self.student.model, directory.record),
+            student_may_come_back(self.student.model, directory),
         ):
             if directory.finished is not None:
                 restored = directory.restore(self.student.model)

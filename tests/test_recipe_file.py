@@ -100,7 +100,7 @@ labels_only: true
         (LEAST + "layers: {n_epoch: 3}", "layers: unknown key 'n_epoch'; did you mean 'n_epochs'"),
         (LEAST + "layers: {n_epochs: 3.5}", "layers: n_epochs: '3.5' is not a whole number"),
         (LEAST + "layers: {learning_rate: fast}", "layers: learning_rate: 'fast' is not a number"),
-        (LEAST + "layers: {learning_rate: -1}", "layers: learning_rate must be above 0"),
+        (LEAST + "layers: {learning_rate: -1}", "layers: learning_rate must be a number above 0"),
         (LEAST + "layers: {multiplication_factor: 0}", "layers: multiplication_factor must be"),
         (LEAST + "layers: {p_mask: 0.6, p_pos: 0.6}", "layers: p_mask . p_pos is 1.2"),
         (LEAST + "layers: {data: a, multiplication_factor: 2}", "layers: data of its own is taken as it is"),
