@@ -340,7 +340,11 @@ def _script(
     ] = _S.word_possibilities,
     glove_path: Annotated[
         Path | None,
-        _option("GloVe vectors for words of several pieces; else the model's own", "glove_path", rich_help_panel=_HOW),
+        _option(
+            "GloVe, fastText or word2vec (.vec) vectors for words of several pieces; else the model's own",
+            "glove_path",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     device: Annotated[str, _option("where --model runs", "device", rich_help_panel=_HOW)] = _S.device,
     batch_size: Annotated[

@@ -6,6 +6,7 @@ batches; and only the hidden places are multiplied with the vocabulary.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from haystack_distill.files import expanded
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces
 _VECTORS = 100_000  # of a GloVe file, which begins with the most frequent words
+_HEADER = re.compile(r"\d+ (?P<width>[1-9]\d*)\s*")  # of a .vec file: how many words, and numbers a word
 _CONTINUES = "##"
 _BEGINS = ("\u0120", "\u2581")  # byte-level and SentencePiece tokenizers mark the beginning of a word
 
@@ -42,8 +44,9 @@ class ContextualCandidates:
     Args:
         model: a masked language model with a fast tokenizer; a directory or hub name.
         word_possibilities: how many candidates a word gets at most.
-        glove_path: vectors in GloVe's text form (a word and its numbers a line), for words of several pieces. Without
-            it a word is the mean of the model's input embeddings of its pieces.
+        glove_path: vectors in GloVe's text form (a word and its numbers a line), or in that of fastText and word2vec
+            (.vec, with a line before the words that says how many there are), for words of several pieces. Without it
+            a word is the mean of the model's input embeddings of its pieces.
         device: "auto", "cpu", "cuda", ...
         batch_size: sequences a forward pass.
 
@@ -242,16 +245,21 @@ def _in_case_of(word: str, guess: str) -> str:
 def _glove(path: Path) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
     vectors: list[np.ndarray] = []
+    number = 1
     try:
         with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                if number == _VECTORS:
+            width = -1  # numbers a word; the first line says
+            for number, line in enumerate(file, 1):
+                if number == 1 and (header := _HEADER.fullmatch(line)):
+                    width = int(header["width"])
+                    continue
+                if len(words) == _VECTORS:
                     break
-                # The word may hold spaces; how many numbers there are, the first line says.
-                word, *numbers = line.rstrip().rsplit(" ", len(vectors[0]) if vectors else -1)
+                word, *numbers = line.rstrip().rsplit(" ", width)  # the word may hold spaces
                 vector = np.array(numbers, dtype=np.float32)
-                if not numbers or (vectors and len(vector) != len(vectors[0])):
+                if not numbers or 0 < width != len(numbers):
                     raise ValueError(f"{len(numbers)} numbers")
+                width = len(numbers)
                 words.append(word)
                 vectors.append(vector)
     except OSError as error:
@@ -260,9 +268,11 @@ def _glove(path: Path) -> tuple[list[str], np.ndarray]:
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{path}, line {len(words) + 1}: not a word and its vector ({error}); glove_path must be a file in GloVe's "
-            "text form"
+            f"{path}, line {number}: not a word and its vector ({error}); glove_path must be a file in GloVe's "
+            "or word2vec's text form"
         ) from error
     if not words:
-        raise DataError(f"{path}: the file is empty; glove_path must be a file in GloVe's text form")
+        raise DataError(
+            f"{path}: the file holds no words; glove_path must be a file in GloVe's or word2vec's text form"
+        )
     return words, np.stack(vectors)

@@ -27,7 +27,8 @@ class AugmentSettings:
             `model` is named.
         word_possibilities: how many of the model's candidates are considered for a word.
         model: a masked language model, a directory or hub name; None leaves contextual replacement out.
-        glove_path: vectors in GloVe's text form, for words of several pieces; None takes the model's own embeddings.
+        glove_path: vectors in the text form of GloVe, fastText or word2vec, for words of several pieces; None takes the
+            model's own embeddings.
         device: where the model runs: "auto", "cpu", "cuda", ...
         batch_size: sequences a forward pass of the model; a text takes about seven.
         mask_token: what a masked word becomes; None takes it from `tokenizer`, or "[MASK]" without one.

@@ -50,8 +50,17 @@ def faults_in_words() -> Iterator[None]:
         # The net below all checks: what the system refuses is the user's to mend, wherever it was asked.
         if error.errno is None or error.errno == errno.EPIPE:  # a pipe that was closed is click's to end quietly
             raise
-        place = error.filename or ("stdout" if _lost_stdout() else "a file")
-        say(f"[bold red]Error:[/] {escape(str(place))}: {error.strerror}: make room, or choose another place")
+        _give_up_stdout()
+        if error.filename is None:  # of what is written, all but stdout has a name by now
+            told = f"cannot write the result to stdout ({error.strerror}): make room there, or send it elsewhere"
+        else:
+            told = f"{error.filename}: {error.strerror}: check the path, or choose another"
+        say(f"[bold red]Error:[/] {escape(told)}")
+        raise typer.Exit(2) from error
+    except RuntimeError as error:
+        if str(error) != "Could not determine home directory.":  # pathlib's, for ~ where nobody is at home
+            raise
+        say("[bold red]Error:[/] a path begins with ~, but there is no home directory: set HOME, or write the path out")
         raise typer.Exit(2) from error
 
 
@@ -62,15 +71,13 @@ def never_lose_a_result() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _lost_stdout() -> bool:
-    """Whether stdout cannot be written; what waits to be written is then dropped, or Python would try it again."""
+def _give_up_stdout() -> None:
+    """Drop what waits for a stdout that cannot be written: Python would try it again at its end, and say so."""
     try:
         sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def say(message: str) -> None:

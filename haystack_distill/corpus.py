@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,8 +125,18 @@ class Corpus:
                 batch = next(batches)
             except StopIteration:
                 return
-            except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-                raise DataError(f"the corpus {self.identity} cannot be read: {error}") from error
+            except (
+                OSError,
+                ValueError,
+                RuntimeError,
+                EOFError,
+                zlib.error,
+                datasets.exceptions.DatasetsError,
+            ) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"{self._place_in(rows.state_dict())} cannot be read: {reason}. Fetch it again, or leave it out"
+                ) from error
             if self.column not in batch.column_names:
                 there = ", ".join(batch.column_names)
                 raise DataError(
@@ -135,6 +146,13 @@ class Corpus:
             mine = number % processes == process
             texts = batch[self.column].to_pylist() if mine else []
             yield [text or "" for text in texts], rows.state_dict
+
+    def _place_in(self, state: dict[str, Any]) -> str:
+        """The file that a reader in this state is at, else the whole corpus."""
+        while "shard_idx" not in state and isinstance(state.get("examples_iterable"), dict):
+            state = state["examples_iterable"]
+        number = state.get("shard_idx", len(self._files))
+        return str(self._files[number]) if number < len(self._files) else f"the corpus {self.identity}"
 
 
 def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, str | None]:
@@ -216,10 +234,33 @@ class TextRows(NamedTuple):
 
 
 class _Bookmark(NamedTuple):
-    """Where a chunk begins: the corpus' state, and the tokens that were read but belong to this chunk."""
+    """Where a chunk begins: the corpus' state, and the tokens that were read but belong to this chunk.
+
+    In a corpus that does not fill a chunk: its start, and how many of its tokens belong to the chunks before.
+    """
 
     state: dict[str, Any] | None
     left_over: list[int]
+    skip: int = 0
+
+
+class _Whole:
+    """The tokens of one pass over a corpus, kept as long as they are fewer than `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._pieces: list[np.ndarray] = [np.zeros(0, dtype=np.int32)]
+
+    def add(self, tokens: np.ndarray) -> None:
+        self._left -= len(tokens)
+        if self._left > 0:
+            self._pieces.append(tokens)
+        else:
+            self._pieces.clear()
+
+    @property
+    def tokens(self) -> np.ndarray | None:
+        return np.concatenate(self._pieces) if self._left > 0 else None
 
 
 class TextWindows:
@@ -326,7 +367,7 @@ class TextWindows:
 
     def go_to(self, place: dict[str, Any]) -> None:
         """Go to where `place_of` was asked, so that nothing before it is read."""
-        self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"])
+        self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"], place.get("skip", 0))
 
     def close(self) -> None:
         """Stop reading ahead and wait until that is done; otherwise a thread may be cut off in a library's own code,
@@ -406,25 +447,43 @@ class TextWindows:
         wanted = self.settings.buffer_windows * self.body
         pieces = [np.array(bookmark.left_over, dtype=np.int32)]
         have = len(pieces[0])
-        state = bookmark.state
+        state, skip = bookmark.state, bookmark.skip
         while True:
-            before = have
-            from_the_start = state is None
+            whole = _Whole(wanted) if state is None else None
             for tokens, here in self._read_tokens(state):
-                pieces.append(tokens)
-                have += len(tokens)
+                if whole is not None:
+                    whole.add(tokens)
+                pieces.append(tokens[skip:])
+                skip -= min(skip, len(tokens))
+                have += len(pieces[-1])
                 if have >= wanted:
                     tokens = np.concatenate(pieces)
                     for first in range(0, have - wanted + 1, wanted):
                         left = tokens[first + wanted :]
                         yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here(), left.tolist())
                     pieces, have = [left], len(left)
-                    before = -1  # something came
             if self._closed:
                 return
-            if from_the_start and have == before:
-                raise DataError(f"the corpus {self.corpus.identity} holds no text")
+            if whole is not None and whole.tokens is not None:
+                yield from self._repeated(whole.tokens, np.concatenate(pieces))
+                return
             state = None
+
+    def _repeated(self, corpus: np.ndarray, left: np.ndarray) -> Iterator[tuple[np.ndarray, _Bookmark]]:
+        """Chunks of what is left and then of a corpus that does not fill one, over and over, without reading it again.
+
+        A corpus of a page would be read thousands of times before the first step otherwise.
+        """
+        if not len(corpus):
+            raise DataError(f"the corpus {self.corpus.identity} holds no text")
+        wanted = self.settings.buffer_windows * self.body
+        place = 0  # of the next token in the corpus
+        while not self._closing.is_set():
+            needed = wanted - len(left)
+            repeated = np.tile(corpus, -(-(place + needed) // len(corpus)))[place : place + needed]
+            place = (place + needed) % len(corpus)
+            yield np.concatenate([left, repeated]).reshape(-1, self.body), _Bookmark(None, [], place)
+            left = left[:0]
 
     def _read_tokens(self, state: dict[str, Any] | None) -> Iterator[tuple[np.ndarray, Callable[[], dict[str, Any]]]]:
         """The corpus' tokens from a state on, and with each piece what gives the state behind it."""

@@ -15,7 +15,7 @@ from haystack_distill.features import WindowSettings
 from haystack_distill.files import expanded, require_writable, write_json
 from haystack_distill.reader import Reader
 from haystack_distill.sample import sample_path
-from haystack_distill.settings import TrainingSettings
+from haystack_distill.settings import TrainingSettings, require_seed
 from haystack_distill.squad import load_examples
 from haystack_distill.trainer import ReaderTrainer
 
@@ -47,6 +47,7 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     console = Console(quiet=json)
     directory = expanded(output_dir or "demo-reader")
     require_writable(directory)
+    require_seed(seed)
     dev = sample_path("dev")
     teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
     own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again

@@ -103,6 +103,11 @@ def export_reader(
     if (chosen.int8 == "static") != (calibration is not None):
         raise DistilError("static quantisation needs calibration data, and nothing else does")
     reader.require_weights()
+    if reader.model.config.model_type == "longformer":  # found out by exporting, which takes minutes
+        raise DistilError(
+            f"{type(reader.model).__name__} cannot be exported to ONNX: its attention is cut into as many pieces as "
+            "the text that it is exported with has; use it with backend='torch', or distil it into another model"
+        )
     reader = copy.copy(reader)
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
@@ -236,9 +241,9 @@ def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) 
     compared: dict[str, Any] = {"torch": {}}
     served = {"torch": reader}
     for backend, file in made.items():
-        served[backend] = _like(reader, ExportedModel(file))
+        served[backend] = _like(reader, ExportedModel(file, one_by_one=backend == "onnx-int8"))
         largest, same = 0.0, []
-        for window, (starts, ends) in _logits(served[backend], windows, selection):
+        for window, (starts, ends) in _run(served[backend], backend, windows, selection):
             other_starts, other_ends = expected[window]
             largest = max(largest, float((starts - other_starts).abs().max()), float((ends - other_ends).abs().max()))
             same.append(bool(starts.argmax() == other_starts.argmax() and ends.argmax() == other_ends.argmax()))
@@ -256,6 +261,29 @@ def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) 
         for backend, one in served.items():
             compared[backend]["metrics"] = one.evaluate_windows(windows)  # type: ignore[arg-type]
     return compared
+
+
+def _run(
+    reader: Reader, backend: str, windows: AnyWindows, selection: range
+) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """`_logits` of an exported model.
+
+    Raises:
+        DistilError: ONNX Runtime cannot run it: what was exported works at some lengths only, or not in int8.
+    """
+    try:
+        yield from _logits(reader, windows, selection)
+    except Exception as error:  # ONNX Runtime's own errors have no base class of their own
+        reason = " ".join(str(error).split())[:200]
+        kind = type(reader.model).__name__
+        if backend == "onnx-int8":
+            raise DistilError(
+                f"ONNX Runtime cannot run {kind} in int8; export it with int8='none' ({reason})"
+            ) from error
+        raise DistilError(
+            f"the ONNX form of {kind} cannot be run at other lengths than it was made at, so it is not written; use "
+            f"this model with backend='torch' ({reason})"
+        ) from error
 
 
 def _logits(

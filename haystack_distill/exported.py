@@ -30,18 +30,21 @@ class ExportedModel:
     Args:
         path: The ONNX file.
         num_threads: Processor threads of one call; None leaves it to ONNX Runtime: one a core.
+        one_by_one: Run each window of a batch by itself and without its padding, so that its logits depend on nothing
+            else, to the bit. In int8 they would: an activation has one scale for the whole batch, padding included.
 
     Raises:
         DistilError: ONNX Runtime is not installed, or cannot read the file.
     """
 
-    def __init__(self, path: Path, num_threads: int | None = None) -> None:
+    def __init__(self, path: Path, num_threads: int | None = None, *, one_by_one: bool = False) -> None:
         runtime = import_onnx("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         # Threads that wait for the next call would take the processor from whatever else is going on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = path
+        self.one_by_one = one_by_one
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors have no base class of their own
@@ -49,7 +52,20 @@ class ExportedModel:
         self._inputs = [entry.name for entry in self._session.get_inputs()]
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Start and end logits (B, L), float32, of a batch of `features.model_inputs`."""
+        """Start and end logits (B, L), float32, of a batch of `features.model_inputs`.
+
+        The logits of padding are the model's, or -inf if windows are run one by one.
+        """
+        if not self.one_by_one:
+            return self._run(inputs)
+        mask = inputs["attention_mask"]
+        start, end = torch.full(mask.shape, -torch.inf), torch.full(mask.shape, -torch.inf)
+        for row, length in enumerate(mask.sum(1).tolist()):
+            window = {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
+            start[row : row + 1, :length], end[row : row + 1, :length] = self._run(window)
+        return start, end
+
+    def _run(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         start, end = self._session.run(
             ["start_logits", "end_logits"], {name: inputs[name].numpy() for name in self._inputs}
         )

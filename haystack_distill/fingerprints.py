@@ -66,6 +66,8 @@ class _Walk:
             return self._code(value)
         if isinstance(value, MethodType):
             return _digest("method", self.of(value.__func__), self.of(value.__self__))
+        if isinstance(value, FunctionType) and hasattr(value, "_torchdynamo_orig_callable"):  # by torch.compile
+            return _digest("compiled", self.of(value._torchdynamo_orig_callable))
         if id(value) in self.met:
             return _digest("met", str(self.met[id(value)]))
         self.met[id(value)] = len(self.met)
@@ -105,7 +107,9 @@ class _Walk:
         return self._object(value)
 
     def _function(self, function: FunctionType) -> bytes:
-        own = function.__code__, function.__defaults__, function.__kwdefaults__, vars(function)
+        copied = getattr(vars(function).get("__wrapped__"), "__dict__", {})  # by functools.wraps: they are the other's
+        attributes = {name: value for name, value in vars(function).items() if name not in copied}
+        own = function.__code__, function.__defaults__, function.__kwdefaults__, attributes
         found = [self.of(part) for part in own]
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # one that nothing was put into yet

@@ -102,6 +102,18 @@ def check_tokenizer_file(name: str | Path) -> None:
         ) from error
 
 
+def lacks_weights(name: str | Path, prefix: str) -> bool:
+    """Whether a directory holds safetensors, none of which has a name that begins with `prefix`."""
+    from safetensors import safe_open
+
+    files = list(Path(name).glob("*.safetensors"))
+    for file in files:
+        with safe_open(str(file), framework="numpy") as stream:
+            if any(weight.startswith(prefix) for weight in stream.keys()):  # noqa: SIM118 (not a mapping)
+                return False
+    return bool(files)
+
+
 def _check_fetched(file: Path) -> None:
     with open(file, "rb") as stream:
         begin = stream.read(len(_LFS_POINTER))

@@ -150,6 +150,7 @@ class Reader:
                 f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
             )
         self.model = model
+        self.untrained: tuple[str, ...] = ()  # names of weights that no file held and no training has set
         self.tokenizer = _without_presets(tokenizer)
         self.max_answer_length = max_answer_length
         self.no_answer_threshold = float(no_answer_threshold)
@@ -185,7 +186,8 @@ class Reader:
         Args:
             name_or_path: What `save` wrote, or a name on the hub.
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
-                (`export.export_reader`). Such a reader answers and is measured, but cannot learn or be saved.
+                (`export.export_reader`). Such a reader answers and is measured, but cannot learn or be saved. In int8
+                each window is run by itself, so that an answer does not depend on what else is asked.
             num_threads: Processor threads that a forward pass may use. With "torch" this is a setting of the whole
                 process.
             token: What opens a private model on the hub.
@@ -200,14 +202,17 @@ class Reader:
         check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
         if backend != "torch":
             model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
-            exported = ExportedModel(find_exported(name, backend, **hub), num_threads)
+            file = find_exported(name, backend, **hub)
+            exported = ExportedModel(file, num_threads, one_by_one=backend == "onnx-int8")
             return cls(model, tokenizer, exported=exported, **settings)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         model, tokenizer, fresh = load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
-        return cls(model, tokenizer, **settings)
+        reader = cls(model, tokenizer, **settings)
+        reader.untrained = tuple(fresh)
+        return reader
 
     @property
     def n_parameters(self) -> int:
@@ -393,6 +398,14 @@ class Reader:
                 "backend='torch'"
             )
 
+    def require_trained(self) -> None:
+        """Raise a DistilError if this reader's answers are random: some of its weights are untrained."""
+        if self.untrained:
+            raise DistilError(
+                f"the teacher's answers are random: its files hold no weights for {', '.join(self.untrained)}; take a "
+                "reader that was trained on questions, or train this one first"
+            )
+
     def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
         """A reader with another model, maybe another tokenizer, and this one's settings."""
         self.require_weights()
@@ -410,7 +423,9 @@ class Reader:
     def copy(self) -> "Reader":
         """An independent reader with the same weights and settings."""
         self.require_weights()
-        return self.with_model(copy.deepcopy(self.model))
+        copied = self.with_model(copy.deepcopy(self.model))
+        copied.untrained = self.untrained
+        return copied
 
 
 def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -92,6 +92,7 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
     cook = _Cook(recipe, progress)
     with contextlib.ExitStack() as held:
         decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
+        decided_by_main(cook.check_reader, cook.processes)
         return cook.run()
 
 
@@ -129,6 +130,8 @@ class Ingredients:
                 self.dev_examples = self.load(recipe.dev_data, "validation")
                 require_measurable(self.dev_examples)
         self.teacher = named_reader(recipe.teacher, **self.reading)
+        if recipe.answers:
+            self.teacher.require_trained()
         self._tagger: str | None = None
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
@@ -186,6 +189,13 @@ class Ingredients:
         if _is_reader(start):
             return Reader.load(start, **self.reading)
         return students.from_language_model(LanguageModel.load(start, **self.where), self.teacher)
+
+    def reader_of(self, student: LanguageModel) -> Reader:
+        """A reader on what step 1 left, with the head of the reader that it began with, else the teacher's."""
+        start = self.recipe.student.start_from
+        if start is not None and _is_reader(start):
+            return students.from_language_model(student, Reader.load(start, **self.reading))
+        return students.from_language_model(student, self.teacher)
 
     def _made_from(self, teacher: students.AnyModel) -> students.AnyModel:
         shape = self.recipe.student
@@ -277,6 +287,18 @@ class _Cook:
         self.record: dict[str, Any] = {}  # what the step at hand is made from, all steps before it included
         self.done: dict[str, dict[str, Any]] = {}  # the run records of finished steps
 
+    def check_reader(self) -> None:
+        """Check that the finished reader would not be written over something else: at first nothing may be there."""
+        begun = [self.output / name / _STEP_FILE for name in (GENERAL, LAYERS, ANSWERS, LABELS_ONLY)]
+        target = self.output / READER
+        if any(path.exists() for path in (*begun, self.output / RESULT_FILE)) or not target.exists():
+            return
+        if not target.is_dir() or any(target.iterdir()):
+            raise DistilError(
+                f"{target}, where the finished reader would go, is not of this recipe: choose another output_dir, or "
+                "move it away"
+            )
+
     def run(self) -> RecipeResult:
         recipe = self.recipe
         with self.processes.main_process_first():
@@ -298,10 +320,10 @@ class _Cook:
             student = have.first_student()
         elif self._is_finished(self.output / GENERAL):
             made = LanguageModel.load(self.output / GENERAL, **have.where)
-            student = students.from_language_model(made, have.teacher)
+            student = have.reader_of(made)
         else:
             pair = have.general_pair(recipe.general)
-            student = students.from_language_model(pair[0], have.teacher)
+            student = have.reader_of(pair[0])
         with self.processes.main_process_first():  # the others find what it has read in the cache
             check_steps(have, student)
         if recipe.general:
@@ -342,7 +364,7 @@ class _Cook:
             student, teacher = pair or have.general_pair(step)
             distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
-        return students.from_language_model(LanguageModel.load(directory, **have.where), have.teacher)
+        return have.reader_of(LanguageModel.load(directory, **have.where))
 
     def _step(
         self,

@@ -232,7 +232,7 @@ class Recipe:
 
     Attributes:
         teacher: The reader to learn from: a directory, a hub name or "embedded".
-        data: Training data: SQuAD-format files, tables, a data set on the hub or "sample", our small one.
+        data: Training data: SQuAD-format files, tables, a data set on the hub or "sample", the one of this package.
         output_dir: Where everything goes; the finished reader is in `reader` in it.
         dev_data: What teacher and student are measured on at the end; never trained on.
         student: How the student is made.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import datasets
 
-from haystack_distill import students
 from haystack_distill.corpus import TextSettings
 from haystack_distill.files import scratch_directory, writing
 from haystack_distill.general import GeneralTrainer
@@ -66,7 +65,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
         if recipe.general:
             step = recipe.general
             student, teacher = have.general_pair(step)
-            reader = students.from_language_model(student, have.teacher)
+            reader = have.reader_of(student)
         else:
             reader = have.first_student()
         check_steps(have, reader)

@@ -177,7 +177,19 @@ def _read(directory: Path) -> dict[str, Any]:
         raise DistilError(f"{path} is broken ({error}): {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DistilError(f"{path} is not a report of this version of haystack-distill: {remedy}")
+    if not _is_whole(content):
+        raise DistilError(f"{path} lacks what a report is made of: {remedy}")
     return content | {"measurements": [Measurements.from_json(one) for one in content["measurements"]]}
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    """Whether the parts of a report are there, each as what it should be."""
+    parts = {"data": dict, "runs": dict, "histories": dict, "examples": list, "measurements": list}
+    if not all(isinstance(content.get(name), kind) for name, kind in parts.items()):
+        return False
+    wanted = {"id", "question", "answers", "excerpt"}
+    examples = all(isinstance(example, dict) and wanted <= example.keys() for example in content["examples"])
+    return examples and {"questions", "sha256"} <= content["data"].keys()
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

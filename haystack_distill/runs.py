@@ -234,16 +234,24 @@ def settings_that_matter(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def recorded(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A method's arguments as JSON can hold them; a function by its name and a hash of its code."""
-    return {name: _function(value) if callable(value) else value for name, value in arguments.items()}
+    """A method's arguments as JSON can hold them; a function by its name."""
+    return {name: _name(value) if callable(value) else value for name, value in arguments.items()}
 
 
-def _function(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
+def code_of(arguments: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints of the functions among a method's arguments."""
+    return {name: _fingerprint(value) for name, value in arguments.items() if callable(value)}
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _fingerprint(function: Callable[..., Any]) -> str:
     try:
-        return f"{name} (code {code_fingerprint(function)})"
+        return code_fingerprint(function)
     except NotComparable as error:
-        return f"{NOT_COMPARABLE}{name}, because {error}"
+        return f"{NOT_COMPARABLE}{error}"
 
 
 @contextlib.contextmanager
@@ -252,8 +260,9 @@ def student_may_come_back(student: PreTrainedModel, record: dict[str, Any]) -> I
     try:
         yield
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
-            _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
+        if record["processes"] == 1:  # of several, one may be alone with its error, and sharded weights need all
+            with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
+                _LEFT_BY_STOPPED[start_of(student)["weights"]] = record["student"]
         raise
 
 

@@ -6,7 +6,7 @@ A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ from haystack_distill.vocabulary import prune_vocabulary
 
 __all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
 
+_PER_LAYER = ("layer_types", "attention_window")  # of ModernBERT and of Longformer
+
 AnyModel = TypeVar("AnyModel", Reader, LanguageModel)
 
 
@@ -38,7 +40,7 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
             length is `layers`.
 
     Raises:
-        DistilError: More layers than the teacher has, or a list that does not fit.
+        DistilError: More layers than the teacher has, a list that does not fit, or layers that cannot be kept singly.
     """
     _require_weights(teacher)
     total = int(teacher.model.config.num_hidden_layers)
@@ -48,10 +50,14 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
             "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
             "layers cannot be kept; make the student another way (students.fresh, Reader.load)"
         )
+    if teacher.model.config.model_type == "funnel":
+        raise DistilError(
+            "the teacher's layers stand in blocks that shorten the text (Funnel), so single layers cannot be kept; "
+            "make the student another way (students.fresh with block_sizes, Reader.load)"
+        )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None) is not None:  # ModernBERT and others say per layer what it is
-        config.layer_types = [teacher.model.config.layer_types[layer - 1] for layer in kept]
+    _set_per_layer(config, teacher.model.config, [layer - 1 for layer in kept])
     student = _blank(teacher.model, config)
     _copy_weights(teacher.model, student, kept)
     return teacher.with_model(student)
@@ -67,7 +73,8 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
             `num_attention_heads`, `intermediate_size`, ...
 
     Raises:
-        DistilError: A name that the configuration does not have, or a width that the heads do not divide.
+        DistilError: A name that the configuration does not have, a value of another type, a width that the heads do
+            not divide, or a shape that the architecture cannot have.
     """
     _require_weights(teacher)
     require_seed(seed)
@@ -80,6 +87,8 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
             setattr(config, name, value)
         except Exception as error:  # transformers 5 has errors of its own for what a field cannot be
             raise DistilError(f"{name} cannot be {value!r}: {error}") from error
+    given, had = config.num_hidden_layers, teacher.model.config.num_hidden_layers
+    _set_per_layer(config, teacher.model.config, [layer % had for layer in range(given)], but=shape)
     if config.hidden_size % config.num_attention_heads:
         raise DistilError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}"
@@ -90,12 +99,13 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
             student = _blank(teacher.model, config)
         except Exception as error:  # each architecture meets what it cannot be in a place of its own
             said = ", ".join(f"{name}={value!r}" for name, value in shape.items())
-            raise DistilError(f"no {config.model_type} model can be made with {said}: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise DistilError(f"no {config.model_type} model can be made with {said}: {reason}") from error
     own = student.state_dict()
     carried = {
         name: weight
         for name, weight in teacher.model.state_dict().items()
-        if name in own and own[name].shape == weight.shape and _layer_number(teacher.model, name) is None
+        if name in own and own[name].shape == weight.shape and not _in_a_layer(teacher.model, name)
     }
     # Layers of the same shape are as random as the rest: a layer only makes sense on top of those it grew up with.
     student.load_state_dict(carried, strict=False)
@@ -149,6 +159,14 @@ def _check_shape(name: str, value: Any, present: Any) -> None:
         check(name, value, isinstance(value, str), "text")
 
 
+def _set_per_layer(config: Any, teacher: Any, kept: list[int], *, but: Collection[str] = ()) -> None:
+    """Take what the teacher's configuration says per layer from the layers that are kept, counted from 0."""
+    for name in _PER_LAYER:
+        values = getattr(teacher, name, None)
+        if isinstance(values, (list, tuple)) and name not in but:
+            setattr(config, name, [values[layer] for layer in kept])
+
+
 def _blank(like: PreTrainedModel, config: Any) -> PreTrainedModel:
     """A model of the same class with another configuration, and with a pooling layer only where that has one."""
     without = {"add_pooling_layer": False} if getattr(like, "pooler", like) is None else {}
@@ -191,6 +209,13 @@ def _layer_list(model: PreTrainedModel) -> str | None:
     )
 
 
+def _in_a_layer(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight belongs to a layer, and not to embeddings, head or shared layers."""
+    if model.config.model_type == "funnel":
+        return ".encoder.blocks." in name or ".decoder.layers." in name
+    return _layer_number(model, name) is not None
+
+
 def _layer_number(model: PreTrainedModel, name: str) -> int | None:
     """Which layer (from 0) a weight belongs to; None for embeddings, head and shared layers."""
     layers = _layer_list(model)
@@ -209,4 +234,9 @@ def _copy_weights(teacher: PreTrainedModel, student: PreTrainedModel, kept: list
         elif number in place:
             rest = name[len(f"{layers}.{number}.") :]
             weights[f"{layers}.{place[number]}.{rest}"] = weight
+    # ModernBERT's first layer has no normalisation before its attention: the embeddings are normalised already.
+    bare = [name for name, module in student.named_modules() if isinstance(module, nn.Identity)]
+    for name in bare:
+        for parameter in ("weight", "bias"):
+            weights.pop(f"{name}.{parameter}", None)
     student.load_state_dict(weights)

@@ -30,6 +30,7 @@ from haystack_distill.reader import ExampleSource, Reader, position_limit
 from haystack_distill.runs import (
     RunDirectory,
     RunResult,
+    code_of,
     recorded,
     settings_that_matter,
     student_may_come_back,
@@ -108,7 +109,11 @@ class ReaderTrainer:
             distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
             distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`. A run
                 with a function is resumed only with the same code, and the same state of what the function uses.
+
+        Raises:
+            DistilError: The teacher's head is untrained, so that its answers are random.
         """
+        teacher.require_trained()
         arguments = {
             "temperature": temperature,
             "distillation_loss_weight": distillation_loss_weight,
@@ -215,6 +220,7 @@ class ReaderTrainer:
         record = {
             "method": method,
             "arguments": recorded(arguments),
+            "code": code_of(arguments),
             "settings": settings_that_matter(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
@@ -232,7 +238,9 @@ class ReaderTrainer:
             student_may_come_back(self.student.model, directory.record),
         ):
             if directory.finished is not None:
-                return directory.restore(self.student.model)
+                restored = directory.restore(self.student.model)
+                self._head_has_learnt(shown_by)
+                return restored
             told = None
             if told_by is not None:
                 outputs = TeacherOutputs(
@@ -256,9 +264,14 @@ class ReaderTrainer:
                 teacher=shown_by,
                 evaluate=evaluate,
             )
+            self._head_has_learnt(shown_by)
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - began, metrics, history)
             return directory.finish(result, self.student.save)
+
+    def _head_has_learnt(self, shown_by: Reader | None) -> None:
+        if shown_by is None:  # layers alone leave the head as it was
+            self.student.untrained = ()
 
     def _measuring(self) -> dict[str, Any]:
         """What of the student decides its scores during the run, and so which weights are the best."""

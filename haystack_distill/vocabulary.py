@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -19,6 +20,7 @@ from haystack_distill.files import scratch_directory, writing
 from haystack_distill.reader import Reader
 
 _TEXTS_AT_ONCE = 1000
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of SentencePiece's byte fallback
 
 
 def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0) -> Reader:
@@ -40,7 +42,7 @@ def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0
     reader.require_weights()
     content = json.loads(reader.tokenizer.backend_tokenizer.to_str())
     vocabulary = _Vocabulary.of(content)
-    kept = _choose(vocabulary, _count(reader.tokenizer, corpus), keep)
+    kept = _choose(vocabulary, _count(reader.tokenizer, corpus), keep, _fixed(reader.model, vocabulary))
     number = {old: new for new, old in enumerate(kept)}
     vocabulary.keep(number)
     tokenizer = _rebuilt(reader.tokenizer, content, number)
@@ -72,8 +74,8 @@ class _Vocabulary:
         return {id: token for token, id in self.model["vocab"].items()} | self.added
 
     def needed(self) -> set[int]:
-        """What no text can be read without: special tokens and single characters."""
-        letters = {id for id, token in self.tokens().items() if len(self.letters(token)) <= 1}
+        """What no text can be read without: special tokens, single characters, and the bytes that spell the others."""
+        letters = {id for id, token in self.tokens().items() if len(self.letters(token)) <= 1 or _BYTE.fullmatch(token)}
         return letters | set(self.added) | self._unknown()
 
     def letters(self, token: str) -> str:
@@ -161,8 +163,24 @@ def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter
     return counts
 
 
-def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float) -> list[int]:
-    """The ids that stay, rising."""
+def _fixed(model: PreTrainedModel, vocabulary: _Vocabulary) -> set[int]:
+    """The ids that must stay what they are: RoBERTa and its kin count positions from the padding id."""
+    tokens = set(vocabulary.tokens())
+    fixed = tokens & {getattr(model.config, "pad_token_id", None)}
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            if not tokens.issuperset(range(padding + 1)):
+                raise DistilError(
+                    f"{type(model).__name__} counts positions from padding id {padding}, and its tokenizer lacks ids "
+                    "up to there: its vocabulary cannot be pruned"
+                )
+            fixed.update(range(padding + 1))
+    return fixed
+
+
+def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float, fixed: set[int]) -> list[int]:
+    """The ids that stay, `fixed` among them, rising."""
     total, wanted = sum(counts.values()), None
     if is_number(keep) and 0 < keep <= 1:
         share = keep
@@ -171,7 +189,7 @@ def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float) -> list[
     else:
         raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep!r}")
     parts = vocabulary.parts()
-    kept = vocabulary.needed()
+    kept = vocabulary.needed() | fixed
     seen = sum(counts[id] for id in kept)
     if wanted is not None and wanted < len(kept):
         raise DistilError(f"{len(kept)} tokens are special or single characters and must stay; keep at least as many")
@@ -240,7 +258,7 @@ def _with_rows(model: PreTrainedModel, kept: list[int], number: dict[int, int]) 
     padding = table.padding_idx
     with torch.no_grad():
         smaller.weight.copy_(table.weight[kept])
-    smaller.padding_idx = None if padding is None else number[padding]
+    smaller.padding_idx = None if padding is None else number.get(padding)  # the row may be one of no token
     pruned.set_input_embeddings(smaller)
     pruned.config.vocab_size = len(kept)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+import yaml
 from typer.testing import CliRunner, Result
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.checkpoints import alone_in
 from haystack_distill.cli import app
 from haystack_distill.cli_inputs import load_teacher
+from haystack_distill.compat import save_model
 from haystack_distill.squad import load_examples
 
 COMMANDS = [
@@ -383,6 +386,42 @@ def test_training_refusals(student_dir: Path, squad_file: Path, tmp_path: Path) 
     assert "Missing option '--data'" in refusal("train", "--model", student_dir, "--output-dir", tmp_path / "out")
 
 
+@pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "evaluate", "export", "prune"])
+def test_data_to_measure_on_is_checked_before_anything_is_loaded(
+    command: str, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("haystack_distill.reader.load_with_tokenizer", load)
+    content = json.loads(squad_file.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][0] |= {"labelled": False, "answers": []}
+    unlabelled = tmp_path / "unlabelled.json"
+    unlabelled.write_text(json.dumps(content))
+    readers = ["--teacher", tmp_path, "--student", tmp_path] if "distil" in command else ["--model", tmp_path]
+    option = "--dev-data" if command in TRAINING_COMMANDS else "--data"
+    more = ["--data", squad_file] if command in TRAINING_COMMANDS else []
+    more += ["--corpus", squad_file] if command == "prune" else []
+    more += ["--output-dir", tmp_path / "out"] if command != "evaluate" else []
+    for data, said in ((unlabelled, 'Question "q0-0" is unlabelled'), (tmp_path / "absent.json", "no such file")):
+        assert said in refusal(command, *readers, *more, option, data)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+@pytest.mark.parametrize("command", [*TRAINING_COMMANDS, "student", "demo"])
+def test_a_seed_that_not_all_take(
+    command: str, seed: int, teacher_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ["--output-dir", tmp_path / "out", "--seed", seed]
+    given = {
+        "train": ["--model", teacher_dir, "--data", squad_file],
+        "student": ["--teacher", teacher_dir, "--num-hidden-layers", 1],
+        "demo": [],
+    }.get(command, ["--teacher", teacher_dir, "--student", teacher_dir, "--data", squad_file])
+    assert "seed must be a whole number from 0 to 4294967295" in refusal(command, *given, *out)
+
+
 def test_on_bad_example(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     content = json.loads(squad_file.read_text())
     content["data"][0]["paragraphs"][0]["qas"][0]["question"] = 7
@@ -639,7 +678,7 @@ def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
 def test_recipe_init_writes_what_recipe_reads(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     assert run("recipe", "init", "--output", path).exit_code == 0
-    assert "deepset/roberta-base-squad2" in refusal("recipe", "--config", path)  # offline, the teacher is missing
+    assert "train.json: no such file" in refusal("recipe", "--config", path)  # it is the user's to give
     assert "exists" in refusal("recipe", "init", "--output", path)
     path.write_text("mine")
     assert run("recipe", "init", "--output", path, "--overwrite").exit_code == 0
@@ -734,6 +773,28 @@ def test_interrupting_says_how_to_resume(
     assert wanted[written] in result.stderr
     if written != "nothing":
         assert "did not finish: add --resume" in refusal(*base)
+
+
+def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", out, *QUICK]
+    told = run_json(*base)
+    before = (out / "model.safetensors").read_bytes()
+    assert "holds the result of a finished run: add --overwrite to train anew" in refusal(*base)
+    assert run_json(*base, "--resume") == told  # not trained again: the seconds are those of then
+    assert "is another one: its settings differ" in refusal(*base, "--resume", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() == before
+    run_json(*base, "--overwrite", "--seed", "3")
+    assert (out / "model.safetensors").read_bytes() != before
+    base[base.index(out)] = student_dir
+    assert "holds a config.json, which training would replace: add --overwrite" in refusal(*base)
+
+
+def test_another_run_at_work(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    with alone_in(tmp_path / "out"):
+        assert "another run is at work in" in refusal(*base)
+    run_json(*base)
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, student_dir: Path) -> None:
@@ -851,3 +912,82 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
     assert nothing.exit_code == 2
     assert "no student of" in nothing.stderr
     assert run(*base, "--budget", "cheap").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "--model", "BROKEN", "--data", "DATA"),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it."),
+        ("ask", "--model", "BROKEN", "--question", "Who?", "--context", "Ada wrote it.", "--backend", "onnx"),
+        ("train", "--model", "BROKEN", "--data", "DATA", "--output-dir", "OUT"),
+        ("student", "--teacher", "BROKEN", "--output-dir", "OUT"),
+        ("distil", "--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        ("distil", "--teacher", "STUDENT", "--student", "BROKEN", "--data", "DATA", "--output-dir", "OUT", *QUICK),
+        (
+            "distil-intermediate",
+            "--teacher",
+            "BROKEN",
+            "--student",
+            "STUDENT",
+            "--data",
+            "DATA",
+            "--output-dir",
+            "OUT",
+            *QUICK,
+        ),
+        ("export", "--model", "BROKEN", "--output-dir", "OUT"),
+        ("prune", "--model", "BROKEN", "--corpus", "DATA", "--output-dir", "OUT"),
+        ("suggest", "--teacher", "BROKEN", "--budget", "10 MB"),
+        ("info", "BROKEN"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_names_a_broken_model(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    places = {"BROKEN": broken, "STUDENT": student_dir, "DATA": squad_file, "OUT": tmp_path / "out"}
+    message = refusal(*(places.get(part, part) for part in command))
+    assert "Git LFS pointer" in message
+    assert "git lfs pull" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["teacher", "student.start_from", "general.teacher"])
+def test_a_recipe_names_a_broken_model(
+    recipe_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path, place: str
+) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": {"AutoModel": "own.M"}}))
+    recipe = yaml.safe_load(recipe_file.read_text())
+    (tmp_path / "corpus.txt").write_text("Ada wrote it.\n" * 9)
+    changed: dict[str, Any] = {"teacher": str(broken)}
+    if place == "student.start_from":
+        changed = {"student": {"start_from": str(broken)}}
+    elif place == "general.teacher":
+        changed = {"general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "teacher": str(broken)}}
+    recipe_file.write_text(yaml.safe_dump(recipe | changed))
+    for dry_run in ([], ["--dry-run"]):
+        assert "code of its own" in refusal("recipe", "--config", recipe_file, *dry_run)
+
+
+def test_distil_refuses_a_teacher_without_a_head(
+    tiny_reader: Callable[..., Reader], student_dir: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    headless = save_model(tmp_path / "headless", reader.model.base_model, reader.tokenizer)
+    arguments = (
+        "--teacher",
+        headless,
+        "--student",
+        student_dir,
+        "--data",
+        squad_file,
+        "--output-dir",
+        tmp_path / "out",
+    )
+    assert "the teacher's answers are random" in refusal("distil", *arguments, *QUICK)
+    assert run("distil-intermediate", *arguments, *QUICK).exit_code == 0

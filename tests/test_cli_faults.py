@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import resource
@@ -23,7 +24,9 @@ from typer.testing import CliRunner, Result
 from augment import augment_squad
 from haystack_distill import Reader, students
 from haystack_distill.cli import app
+from haystack_distill.cli_output import never_lose_a_result, tell
 from haystack_distill.files import write_aside
+from haystack_distill.store import CACHE_VARIABLE
 
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
 QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--device", "cpu", "--precision", "fp32"]
@@ -36,11 +39,11 @@ FOLDERS = {
 VARIANTS = {"student fresh", "augment --statistics_only", "augment --merge"}
 
 
-def run(*arguments: object) -> Result:
+def run(*arguments: object, charset: str = "utf-8") -> Result:
     """The command line in this process; what it did not mean to raise is raised."""
     words = [str(argument) for argument in arguments]
     made = augment_squad._app if words[0] == "augment" else app
-    result = CliRunner(env={"COLUMNS": "300", "TERMINAL_WIDTH": "300", "NO_COLOR": "1"}).invoke(
+    result = CliRunner(charset=charset, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300", "NO_COLOR": "1"}).invoke(
         made, words[1:] if words[0] == "augment" else words
     )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -119,6 +122,13 @@ def commands(
 
 def demo_training(*_: Any, **__: Any) -> None:
     raise AssertionError("the demo trains before it knows whether it may write")
+
+
+def options_of(name: str) -> list[Any]:
+    command = typer.main.get_command(augment_squad._app if name.startswith("augment") else app)
+    for word in name.split():
+        command = getattr(command, "commands", {}).get(word, command)
+    return command.params
 
 
 def refusal(result: Result) -> str:
@@ -233,7 +243,7 @@ def test_a_disk_that_fills_up(name: str, commands: Callable[[str, object], list[
     output = tmp_path / "output"
     arguments = commands(name, output)
     before = everything(tmp_path)
-    for size in sorted({min(5000, largest - 1), largest - 1}):
+    for size in sorted({min(5000, largest - 1), largest * 9 // 10}):
         with no_file_longer_than(size):
             said = refusal(run(*arguments))
         assert "cannot write" in said
@@ -330,6 +340,126 @@ def test_files_that_are_open_already(tmp_path: Path) -> None:
 
 def process(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
     root = str(Path(__file__).resolve().parent.parent)
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | more.pop("env", {})
+    own = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | more.pop("env", {})
+    environment = {name: value for name, value in (os.environ | own).items() if value is not None}
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, env=environment, check=False, stderr=subprocess.PIPE, **more)
+
+
+def reader_in(directory: Path) -> str:
+    return str(directory / "given" / "student")
+
+
+CONTEXT = "Zoë wrote it in the café, says 東京."
+QUESTION = ["--question", "Who wrote it?", "--context", CONTEXT]
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1"])
+def test_a_stdout_that_is_not_utf8_loses_nothing(
+    charset: str, commands: Callable[[str, object], list[object]], tmp_path: Path
+) -> None:
+    ask = ["ask", "--model", reader_in(tmp_path), *QUESTION, *WINDOWS, "--top-k", 20]
+    expected = json.loads(run(*ask, "--json").stdout)
+    assert "Zoë" in str(expected)
+    told = run(*ask, "--json", charset=charset)
+    assert told.exit_code == 0
+    assert json.loads(told.stdout_bytes.decode("ascii")) == expected
+    table = run(*ask, charset=charset)
+    assert table.exit_code == 0
+    assert {"ascii": b"Zo\\xeb wrote", "latin-1": "Zoë wrote".encode("latin-1")}[charset] in table.stdout_bytes
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["distil", "--help"], ["info", "\udce9\N{CJK UNIFIED IDEOGRAPH-6771}"]]
+)
+def test_every_character_is_taken(charset: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=charset) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(SystemExit) as ended:
+        app(arguments)
+    assert ended.value.code == (2 if arguments[0] == "info" else 0)
+
+
+def test_answers_and_tables_that_stdout_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"café": "東京", "path": Path("\udce9")}
+    for charset in ("ascii", "latin-1", "utf-8"):
+        for as_json in (True, False):
+            stream = io.TextIOWrapper(io.BytesIO(), encoding=charset)
+            monkeypatch.setattr(sys, "stdout", stream)
+            never_lose_a_result()
+            tell(as_json, told, "東京")
+            stream.flush()
+            text = stream.buffer.getvalue().decode(charset)  # type: ignore[attr-defined]
+            assert (not as_json) or json.loads(text) == {"café": "東京", "path": "\udce9"}
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"]])
+def test_a_stdout_that_is_full_is_no_success(
+    arguments: list[str], commands: Callable[[str, object], list[object]], tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_bytes(bytes(100_000))
+    with open(tmp_path / "full", "ab") as full:
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+        ran = process("haystack_distill", *arguments, reader_in(tmp_path), stdout=full, preexec_fn=limit)
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.decode().startswith("Error: cannot write the result to stdout (File too large)")
+    assert len(ran.stderr.decode().splitlines()) == 1
+
+
+# --- nobody's home ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number that the system has no name for."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", CACHE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+def test_without_a_home_the_cache_says_where_it_could_be(
+    nobody: None, commands: Callable[[str, object], list[object]], tmp_path: Path
+) -> None:
+    for name in ("evaluate", "train", "recipe"):
+        said = refusal(run(*commands(name, tmp_path / "output")))
+        assert "no home directory to keep the cache in" in said
+        assert CACHE_VARIABLE in said
+        assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - {"demo", "recipe"}))
+def test_without_a_home_all_else_works(
+    name: str, nobody: None, commands: Callable[[str, object], list[object]], tmp_path: Path
+) -> None:
+    arguments = commands(name, tmp_path / "output")
+    if any(option.name == "cache_dir" for option in options_of(name)):
+        arguments = [*arguments, "--cache-dir", tmp_path / "cache"]
+    ran = run(*arguments)
+    assert ran.exit_code == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--model", "~/reader", "--data", "~/data.json", "--output-dir", "~/out"],
+        ["evaluate", "--model", "~/reader", "--data", "~/data.json", "--predictions", "~/out.json"],
+        ["ask", "--model", "~/reader", "--question", "q", "--context-file", "~/file"],
+        ["train", "--config", "~/train.yaml"],
+        ["recipe", "--config", "~/recipe.yaml"],
+        ["augment", "--squad_path", "~/data.json", "--output_path", "~/out.json"],
+        ["augment", "--squad_path", "SQUAD", "--output_path", "~/out.json", "--statistics", "~/statistics.json"],
+    ],
+)
+def test_a_home_that_is_not_there(arguments: list[str], nobody: None, squad_file: Path, tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
+        ran = run(*[str(squad_file) if word == "SQUAD" else word for word in arguments])
+    refusal(ran)

@@ -1,5 +1,8 @@
 import gzip
+import io
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,37 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         texts_of(Corpus(tmp_path / "broken.jsonl"))
 
 
+def _parquet(number: int) -> bytes:
+    made = io.BytesIO()
+    texts = [f"words {number} of row {row}" for row in range(500)]
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(made)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"),
+    [
+        (".parquet", lambda whole: whole[: len(whole) // 2]),
+        (".parquet", lambda whole: whole[:300] + bytes(255 - byte for byte in whole[300:1500]) + whole[1500:]),
+        (".parquet", lambda _: b""),
+        (".parquet", lambda _: b"version https://git-lfs.github.com/spec/v1\n"),
+        (".jsonl.gz", lambda whole: whole[: len(whole) // 2]),
+        (".jsonl.gz", lambda whole: gzip.decompress(whole)),
+        (".jsonl.gz", lambda whole: whole[:20] + bytes(255 - byte for byte in whole[20:60]) + whole[60:]),
+        (".txt", lambda _: b"caf\xe9\n"),
+    ],
+)
+def test_the_broken_one_of_several_files_is_named(tmp_path: Path, kind: str, spoil: Callable[[bytes], bytes]) -> None:
+    lines = "".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(500)).encode()
+    whole = {".parquet": _parquet, ".jsonl.gz": lambda _: gzip.compress(lines), ".txt": lambda _: lines}[kind]
+    names = [f"{name}{kind}" for name in "dacb"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(whole(number) if number != 2 else spoil(whole(number)))
+    for corpus in (Corpus(tmp_path), Corpus([tmp_path / name for name in names])):
+        with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / names[2]))} cannot be read: .*\S"):
+            texts_of(corpus)
+
+
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +251,44 @@ def test_going_on_from_a_place(make: MakeWindows, window: int) -> None:
     assert (read[0] is None) == (window < 20)  # only the first chunk begins at the beginning
 
 
+def test_a_corpus_that_does_not_fill_the_buffer_begins_at_once(make: MakeWindows, tmp_path: Path) -> None:
+    path = tmp_path / "page.txt"
+    path.write_text("\n\n".join(CONTEXTS))
+    short = make(path, mask_probability=0.0, buffer_windows=4096)
+    passes = []
+    original = short.corpus.read
+    short.corpus.read = lambda state=None, **turns: passes.append(state) or original(state, **turns)  # type: ignore[method-assign, func-returns-value]
+    began = time.process_time()
+    short.__getitems__(range(3 * 4096))
+    assert time.process_time() - began < 5
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("buffer_windows", [7, 19, 40, 333])
+def test_a_short_corpus_is_repeated_as_if_it_were_read_again(
+    make: MakeWindows, tmp_path: Path, buffer_windows: int
+) -> None:
+    path = tmp_path / "page.txt"
+    path.write_text("\n\n".join([*CONTEXTS, *CONTEXTS]))
+    windows = make(path, mask_probability=0.0, buffer_windows=buffer_windows)
+    once = np.concatenate([windows._tokens_of(texts) for texts, _ in windows.corpus.read()])
+    assert 7 * 14 < len(once) < 40 * 14  # some buffers are filled by one pass, others are not
+    count = 4 * buffer_windows
+    stream = np.tile(once, 1 + count * 14 // len(once))[: count * 14].reshape(4, buffer_windows, 14)
+    for chunk, expected in enumerate(stream):
+        order = np.random.default_rng([3, 0, chunk]).permutation(buffer_windows)
+        first = chunk * buffer_windows
+        found = windows.__getitems__(range(first, first + buffer_windows)).tokens
+        assert np.array_equal(found, expected[order])
+    for start in (0, 1, 2, 3):
+        ahead = make(path, mask_probability=0.0, buffer_windows=buffer_windows)
+        ahead.__getitems__(range(start * buffer_windows + 1))
+        resumed = make(path, mask_probability=0.0, buffer_windows=buffer_windows)
+        resumed.go_to(json.loads(json.dumps(ahead.place_of(start * buffer_windows))))
+        indices = range(start * buffer_windows, count)
+        assert np.array_equal(resumed.__getitems__(indices).tokens, windows.__getitems__(indices).tokens)
+
+
 def test_masks(make: MakeWindows, tokenizer: BertTokenizerFast) -> None:
     windows, clear = make(buffer_windows=400), make(buffer_windows=400, mask_probability=0.0)
     batch, before = (made.collate(made.__getitems__(range(2000))) for made in (windows, clear))
@@ -279,3 +351,12 @@ def test_settings_that_cannot_be(name: str, values: list[Any]) -> None:
 
 def test_what_windows_are_called(make: MakeWindows) -> None:
     assert make().describe([3, 4]) == "the windows 3, 4 of the corpus"
+
+
+def test_closed_windows_can_be_read_again(make: MakeWindows) -> None:
+    windows = make()
+    first = windows.__getitems__([0, 5]).tokens
+    windows.close()
+    windows.close()
+    assert (windows.__getitems__([0, 5]).tokens == first).all()
+    windows.close()

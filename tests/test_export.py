@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertTokenizerFast,
+    DebertaConfig,
+    DebertaV2Config,
+    LongformerConfig,
+    PretrainedConfig,
+)
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
 from haystack_distill.devices import AUTO_PRECISION_VARIABLE
@@ -72,6 +80,40 @@ def test_threads_of_callers_get_what_one_gets(exported: tuple[Reader, Path, dict
     expected = [served.answer(*pair) for pair in PAIRS]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
+
+
+@pytest.mark.parametrize("int8", ["dynamic", "static"])
+def test_int8_logits_depend_on_nothing_but_the_window(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, int8: str
+) -> None:
+    export_reader(
+        tiny_reader(seed=5, initializer_range=0.3),
+        tmp_path / "reader",
+        ExportSettings(int8=int8),
+        calibration=squad_file if int8 == "static" else None,
+    )
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=WINDOWS)
+    windows = served.cut_pairs(PAIRS)
+    assert len({int(length) for length in windows.lengths}) > 3
+    n_batches = 0
+    for batch, starts, ends in served.logits(windows, range(len(windows))):
+        n_batches += 1
+        for row, window in enumerate(batch["window"].tolist()):
+            length = int(windows.lengths[window])
+            alone = windows.collate(windows.__getitems__([window]))
+            inputs = {name: alone[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+            padded = {name: torch.nn.functional.pad(tensor, (0, 9)) for name, tensor in inputs.items()}
+            for found in (served.forward(inputs), served.forward(padded)):
+                for logits, together in zip(found, (starts, ends), strict=True):
+                    assert torch.equal(logits[0, :length], together[row, :length])
+    assert n_batches < len(windows)
+
+
+def test_int8_answers_are_the_same_alone_and_among_others(exported: tuple[Reader, Path, dict]) -> None:
+    _, directory, _ = exported
+    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    assert served.answer_batch(PAIRS, 3) == [served.answer(*pair, 3) for pair in PAIRS]
+    assert served.answer_batch(PAIRS[::-1], 3)[::-1] == served.answer_batch(PAIRS, 3)
 
 
 def test_static_quantisation_needs_and_uses_calibration_data(
@@ -158,6 +200,56 @@ def test_a_model_whose_export_says_something_else_is_refused(
     assert not (tmp_path / "reader").exists()
 
 
+def reader_of(config: PretrainedConfig, tokenizer: BertTokenizerFast) -> Reader:
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(config)
+    return Reader(model, tokenizer, windows=WINDOWS, device="cpu", precision="fp32")
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize("kind", [DebertaConfig, DebertaV2Config])
+def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind: type) -> None:
+    config = kind(
+        **SMALL, vocab_size=len(tokenizer), relative_attention=True, pos_att_type=["c2p", "p2c"], initializer_range=0.3
+    )
+    reader = reader_of(config, tokenizer)
+    export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
+    served = Reader.load(tmp_path / "reader", backend="onnx", windows=WINDOWS)
+    found, expected = served.answer_batch(PAIRS, 3), reader.answer_batch(PAIRS, 3)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [(one.start, one.end) for one in mine] == [(one.start, one.end) for one in theirs]
+
+
+def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    reader = reader_of(LongformerConfig(**SMALL, vocab_size=len(tokenizer), attention_window=16), tokenizer)
+    with pytest.raises(DistilError, match="LongformerForQuestionAnswering cannot be exported to ONNX: its attention"):
+        export_reader(reader, tmp_path / "reader")
+    assert not (tmp_path / "reader").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("model.onnx", "at other lengths"), ("model_int8.onnx", r"in int8; export it with int8='none'")],
+)
+def test_an_export_that_cannot_be_run_is_refused(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
+) -> None:
+    honest = ExportedModel.__call__
+
+    def fail(self: ExportedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.path.name == file:
+            raise RuntimeError("Non-zero status code\nreturned while running Reshape node")
+        return honest(self, inputs)
+
+    monkeypatch.setattr(ExportedModel, "__call__", fail)
+    with pytest.raises(DistilError, match=message) as error:
+        export_reader(tiny_reader(), tmp_path / "reader")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "reader").exists()
+
+
 def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     directory = tiny_reader().save(tmp_path / "reader")
     before = torch.get_num_threads()
@@ -181,6 +273,20 @@ def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.real_data
+def test_int8_answers_real_questions_the_same_alone_and_among_others(tmp_path: Path) -> None:
+    model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
+    if not model.is_dir() or not data.is_file():
+        pytest.skip("needs ../shared/models and ../shared/data")
+    from haystack_distill.squad import load_examples
+
+    export_reader(Reader.load(model, device="cpu", precision="fp32"), tmp_path / "reader")
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8")
+    examples = load_examples(data).select(range(0, 10570, 400))
+    pairs = list(zip(examples["question"], examples["context"], strict=True))
+    assert served.answer_batch(pairs, 3) == [served.answer(*pair, 3) for pair in pairs]
+
+
+@pytest.mark.real_data
 def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
     if not model.is_dir() or not data.is_file():
@@ -193,3 +299,18 @@ def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     f1 = {name: entry["metrics"]["f1"] for name, entry in record["backends"].items()}
     assert f1["onnx"] == pytest.approx(f1["torch"], abs=0.2)
     assert f1["onnx-int8"] > f1["torch"] - 3  # 71 questions; 500 are measured by the benchmark
+
+
+def test_an_onnx_folder_of_the_users_stays(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / EXPORT_FOLDER / FILES["onnx"]
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    tiny_reader().save(tmp_path)
+    assert theirs.read_text() == "mine"
+    assert "was not exported by this package and stays" in caplog.text
+    (theirs.parent / EXPORT_RECORD).write_text("{}")
+    (theirs.parent / "notes.txt").touch()
+    tiny_reader().save(tmp_path)
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]

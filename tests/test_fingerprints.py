@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from haystack_distill.fingerprints import NotComparable, code_fingerprint
 
@@ -104,6 +105,11 @@ def test_a_function_that_a_library_made_counts_by_what_it_holds() -> None:
     for one in made:
         one.__module__ = "haystack_distill.trainer"
     assert code_fingerprint(made[0]) != code_fingerprint(made[1])
+
+
+def test_a_compiled_function_counts_by_what_it_was() -> None:
+    one, same, other = (code_fingerprint(torch.compile(make(scale))) for scale in (0.5, 0.5, 0.6))
+    assert one == same != other
 
 
 def test_what_holds_itself_ends() -> None:

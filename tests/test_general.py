@@ -1,6 +1,8 @@
 """GeneralTrainer: learns, leaves the teacher alone, resumes to the same weights, says what does not fit."""
 
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,7 @@ def test_a_stream_is_resumed_only_by_the_name_of_its_content(
         with pytest.raises(DistilError, match="its corpus, corpus_content differ from now"):
             go_on(student, teacher, source, directory)
     assert go_on(student, teacher, Corpus(stream(), name="facts, 1st edition"), directory).steps == 12
+    shutil.rmtree(directory)
     killed(stream())
     assert "cannot be resumed if it stops: its corpus_content is not comparable: an IterableDataset" in caplog.text
     with pytest.raises(DistilError, match=r"its corpus_content is not comparable.*Corpus\(dataset, name="):
@@ -241,3 +244,29 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
     without = TextSettings(max_seq_len=24, mask_probability=0)
     with pytest.raises(DistilError, match="no masked words"):
         GeneralTrainer(student, None, settings(), without).distil_predictions_from(teacher, corpus)
+
+
+@pytest.mark.parametrize("how", ["done", "stopped"])
+def test_nobody_reads_the_corpus_when_the_run_has_ended(
+    how: str, teacher: LanguageModel, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that still reads when Python ends can end it with an abort."""
+    reading = []
+    whole = _LoopTrainer.compute_loss
+
+    def looking(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        reading.append([thread for thread in threading.enumerate() if thread.name == "corpus"])
+        if how == "stopped" and self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", looking)
+    student = students.from_teacher(teacher, layers=2)
+    if how == "stopped":
+        with pytest.raises(KeyboardInterrupt):
+            run(METHODS[0], student, teacher, corpus)
+    else:
+        run(METHODS[0], student, teacher, corpus)
+    assert any(reading)
+    assert not [thread for thread in threading.enumerate() if thread.name == "corpus"]
+    assert not student.model.training

@@ -18,6 +18,8 @@ import yaml
 from safetensors.torch import load_file
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
+from haystack_distill.checkpoints import alone_in
+from haystack_distill.compat import save_model
 from haystack_distill.general import GeneralTrainer
 from haystack_distill.language_model import LanguageModel
 from haystack_distill.recipe import Ingredients, run_recipe
@@ -104,6 +106,20 @@ def test_all_steps(
     assert 8 < augmented <= 24
 
 
+def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+        run(write())
+
+
+def test_a_folder_of_the_users_is_not_written_over(write: Callable[..., Path], tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "reader" / "README.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(DistilError, match="out/reader, where the finished reader would go, is not of this recipe"):
+        run(write())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+
+
 @pytest.mark.slow
 def test_a_finished_recipe_is_not_done_again(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -143,6 +159,31 @@ def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_pat
             assert torch.equal(got.get(key, got.get(f"bert.{key}")), weight), key
         source = tmp_path / "teacher" if start == made else start
         assert torch.equal(got["qa_outputs.weight"], weights(source)["qa_outputs.weight"])
+
+
+def test_a_reader_to_start_from_keeps_its_head_through_step_1(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    start = tiny_reader(seed=7, num_hidden_layers=2).save(tmp_path / "start")
+    quick = {"max_steps": 1, "max_seq_len": 24, "batch_size": 2, "buffer_windows": 4}
+    settings = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
+    path = write(general=quick, layers=settings, answers="none", dev_data=None, student={"start_from": str(start)})
+    got = weights(run(path).directory)
+    assert torch.equal(got["qa_outputs.weight"], weights(start)["qa_outputs.weight"])
+    assert not torch.equal(got["qa_outputs.weight"], weights(tmp_path / "teacher")["qa_outputs.weight"])
+
+
+def test_a_teacher_without_a_head_teaches_layers_only(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    save_model(tmp_path / "headless", reader.model.base_model, reader.tokenizer)
+    for run_or_plan in (run_recipe, plan_recipe):
+        with pytest.raises(DistilError, match=r"answers are random.*qa_outputs\.weight"):
+            run_or_plan(load_recipe(write(teacher=str(tmp_path / "headless"))))
+    assert not (tmp_path / "out").exists()
+    path = write(teacher=str(tmp_path / "headless"), general="none", answers="none", layers={"max_steps": 1})
+    assert list(run(path).steps) == ["2-layers"]
 
 
 def test_without_a_corpus_the_contexts_are_the_text(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -282,6 +282,12 @@ def test_what_cannot_be_compared(examples: datasets.Dataset, tmp_path: Path) -> 
             compare_reports(runs, output)
     with pytest.raises(DistilError, match="to another directory"):
         compare_reports([one, other], one)
+    whole = json.loads((one / "report.json").read_text())
+    for part in ("data", "runs", "histories", "examples", "measurements"):
+        for wrong in (None, 3, [3] if part != "measurements" else {}):
+            (none / "report.json").write_text(json.dumps(whole | {part: wrong}))
+            with pytest.raises(DistilError, match=r"report\.json lacks what a report is made of"):
+                compare_reports([one, none], output)
     (none / "report.json").write_text('{"format":')
     with pytest.raises(DistilError, match=r"report\.json is broken"):
         compare_reports([one, none], output)

@@ -1,6 +1,8 @@
 """Students carry exactly the teacher's weights that they should."""
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,16 @@ from transformers import (
     BertTokenizerFast,
     DistilBertConfig,
     ElectraConfig,
+    FunnelConfig,
+    LongformerConfig,
+    ModernBertConfig,
     PretrainedConfig,
     RobertaConfig,
+    SqueezeBertConfig,
 )
 
 from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.compat import TRANSFORMERS_5
 from haystack_distill.students import fresh, from_teacher
 from haystack_distill.teachers import model_hash
 
@@ -40,6 +47,12 @@ def config_of(kind: str, vocabulary: int, layers: int = 6) -> PretrainedConfig:
         "distilbert": lambda: DistilBertConfig(**common, dim=16, n_layers=layers, n_heads=2, hidden_dim=24),
         "electra": lambda: ElectraConfig(**common, **shape, embedding_size=8),
         "albert": lambda: AlbertConfig(**common, **shape, embedding_size=8),
+        "longformer": lambda: LongformerConfig(
+            **common, **shape, attention_window=[2 * i for i in range(1, layers + 1)]
+        ),
+        "modernbert": lambda: ModernBertConfig(**common, **shape),
+        "funnel": lambda: FunnelConfig(vocab_size=vocabulary, block_sizes=[2, 2, 2], d_model=16, n_head=2, d_head=8),
+        "squeezebert": lambda: SqueezeBertConfig(**common, **shape, embedding_size=16),
     }[kind]()
 
 
@@ -126,6 +139,50 @@ def test_a_student_with_all_layers_answers_as_the_teacher(make_teacher: Callable
     assert teacher.model.config.num_hidden_layers == 6
 
 
+def test_what_a_configuration_says_per_layer_goes_with_the_layers(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher("longformer")
+    student = from_teacher(teacher, 3, [1, 3, 6])
+    assert student.model.config.attention_window == [2, 6, 12]
+    small = fresh(teacher, num_hidden_layers=2)
+    assert small.model.config.attention_window == [2, 4]
+    assert fresh(teacher, num_hidden_layers=2, attention_window=[8, 8]).model.config.attention_window == [8, 8]
+    assert teacher.model.config.attention_window == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 has no question answering head for ModernBERT")
+def test_a_modernbert_student(make_teacher: Callable[..., Reader], tmp_path: Path) -> None:
+    """Its first layer has no normalisation before the attention, the others have, and each is local or global."""
+    teacher = make_teacher("modernbert")
+    student = from_teacher(teacher, 3, [2, 4, 6])
+    types = teacher.model.config.layer_types
+    assert student.model.config.layer_types == [types[1], types[3], types[5]]
+    theirs, weights = teacher.model.state_dict(), student.model.state_dict()
+    for name, weight in weights.items():
+        number = re.match(r"model\.layers\.(\d)\.", name)
+        source = name.replace(f"layers.{number[1]}.", f"layers.{2 * int(number[1]) + 1}.") if number else name
+        assert torch.equal(weight, theirs[source]), name
+    loaded = Reader.load(student.save(tmp_path / "student"), windows=student.windows, device="cpu", precision="fp32")
+    assert loaded.answer(QUESTION, CONTEXT, 5) == student.with_model(student.model).answer(QUESTION, CONTEXT, 5)
+    small = fresh(teacher, num_hidden_layers=2)
+    assert small.model.config.layer_types == types[:2]
+    assert small.answer(QUESTION, CONTEXT)
+    assert from_teacher(teacher, 6).answer(QUESTION, CONTEXT, 9) == teacher.answer(QUESTION, CONTEXT, 9)
+
+
+def test_students_of_a_funnel(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher("funnel")
+    with pytest.raises(DistilError, match=r"blocks.*students\.fresh with block_sizes"):
+        from_teacher(teacher, 3)
+    student = fresh(teacher, block_sizes=[1, 1, 1])
+    assert student.model.config.num_hidden_layers == 3
+    assert student.answer(QUESTION, CONTEXT)
+    assert torch.equal(student.model.qa_outputs.weight, teacher.model.qa_outputs.weight)
+    inside = "funnel.encoder.blocks.0.0.attention.q_head.weight"
+    assert not torch.equal(student.model.state_dict()[inside], teacher.model.state_dict()[inside])
+    with pytest.raises(DistilError, match="funnel has no 'num_hidden_layers'"):
+        fresh(teacher, num_hidden_layers=3)
+
+
 def test_a_student_takes_over_the_teachers_settings(make_teacher: Callable[..., Reader]) -> None:
     teacher = make_teacher()
     for student in (from_teacher(teacher, 2), fresh(teacher, num_hidden_layers=2)):
@@ -210,3 +267,7 @@ def test_shapes_that_do_not_fit(make_teacher: Callable[..., Reader]) -> None:
             fresh(make_teacher(), **shape)
     with pytest.raises(DistilError, match="hidden_size 9 is not a multiple of num_attention_heads 2"):
         fresh(make_teacher(), hidden_size=9)
+    with pytest.raises(DistilError, match="num_hidden_layers must be a whole number, not 'six'"):
+        fresh(make_teacher(), num_hidden_layers="six")
+    with pytest.raises(DistilError, match="no squeezebert of that shape can be made: "):
+        fresh(make_teacher("squeezebert"), hidden_size=8)

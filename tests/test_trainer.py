@@ -29,6 +29,7 @@ from transformers import (
 
 from haystack_distill import DataError, DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
 from haystack_distill.checkpoints import seal
+from haystack_distill.compat import save_model
 from haystack_distill.loop import _dropout, _LoopTrainer
 from haystack_distill.squad import load_examples
 from haystack_distill.students import fresh
@@ -449,11 +450,13 @@ def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scor
         with pytest.raises(DistilError, match=f"its measuring.{name} differs from now"):
             run(student, teacher, resume=True)
     student, _ = pair()
-    with pytest.raises(DistilError, match=r"its arguments.distillation_loss differs .*my_loss.*now 'kl_div'"):
+    with pytest.raises(
+        DistilError, match=r"its arguments.distillation_loss, code.distillation_loss differ .*my_loss.*now 'kl_div'"
+    ):
         run(student, teacher, "kl_div", resume=True)
     with monkeypatch.context() as patch:
         patch.setitem(my_loss.__globals__, "SCALE", 3.0)
-        with pytest.raises(DistilError, match=r"its arguments\.distillation_loss differs from now"):
+        with pytest.raises(DistilError, match=r"its code\.distillation_loss differs from now\. Run it as it was begun"):
             run(student, teacher, resume=True)
     assert run(student, teacher, resume=True).steps == 12
 
@@ -477,10 +480,8 @@ def test_a_run_whose_loss_cannot_be_compared_cannot_be_resumed(
         kill_at_loss(patch, 9)
         with pytest.raises(Killed):
             run()
-    assert "cannot be resumed if it stops: its arguments.distillation_loss is not comparable" in caplog.text
-    with pytest.raises(
-        DistilError, match=r"its arguments.distillation_loss is not comparable: .*locked, because it uses"
-    ):
+    assert "cannot be resumed if it stops: its code.distillation_loss is not comparable" in caplog.text
+    with pytest.raises(DistilError, match=r"its code.distillation_loss is not comparable: it uses a lock"):
         run(resume=True)
 
 
@@ -1073,3 +1074,18 @@ def test_layers_need_one_device_and_positions_for_the_students_windows(pair: Cal
     teacher.device = torch.device("cuda", 1)
     with pytest.raises(DistilError, match=r"teacher \(cuda:1\) and student \(cpu\) must be on one device"):
         ReaderTrainer(student, settings=settings()).distil_intermediate_layers_from(teacher, data)
+
+
+def test_a_teacher_without_a_head_teaches_layers_only(tiny_reader: MakeReader, data: Path, tmp_path: Path) -> None:
+    made = tiny_reader(seed=1)
+    save_model(tmp_path / "headless", made.model.base_model, made.tokenizer)
+    teacher = Reader.load(tmp_path / "headless", windows=made.windows, device="cpu", precision="fp32")
+    one = settings(max_steps=1)
+    for untrained in (teacher, teacher.copy()):
+        with pytest.raises(DistilError, match=r"answers are random.*qa_outputs\.bias, qa_outputs\.weight.*train"):
+            ReaderTrainer(tiny_reader(), None, one).distil_prediction_layer_from(untrained, data)
+    assert ReaderTrainer(tiny_reader(), None, one).distil_intermediate_layers_from(teacher, data).steps == 1
+    ReaderTrainer(teacher, None, one).distil_intermediate_layers_from(tiny_reader(), data)
+    assert teacher.untrained  # the layers learnt, the head did not
+    ReaderTrainer(teacher, None, one).train(data)
+    assert ReaderTrainer(tiny_reader(), None, one).distil_prediction_layer_from(teacher, data).steps == 1

@@ -25,8 +25,8 @@ TEXTS = [*CONTEXTS, *(question for question, _, _ in QUESTIONS)]
 PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS]
 
 
-def roberta_reader(tmp_path: Path) -> Reader:
-    """A tiny RoBERTa with a byte-level BPE tokenizer trained on the texts of the tests."""
+def roberta_reader(tmp_path: Path, pad: int = 1) -> Reader:
+    """A tiny RoBERTa with a byte-level BPE tokenizer trained on the texts of the tests; `pad` is its padding's id."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,6 +39,11 @@ def roberta_reader(tmp_path: Path) -> Reader:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = content["model"]["vocab"]
+    other = next(token for token, id in vocab.items() if id == pad)
+    vocab["<pad>"], vocab[other] = pad, 1
+    next(entry for entry in content["added_tokens"] if entry["content"] == "<pad>")["id"] = pad
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "vocab.json").write_text(json.dumps(content["model"]["vocab"]), encoding="utf-8")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
@@ -51,8 +56,8 @@ def roberta_reader(tmp_path: Path) -> Reader:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=16,
-            max_position_embeddings=130,
-            pad_token_id=1,
+            max_position_embeddings=129 + pad,
+            pad_token_id=pad,
             type_vocab_size=1,
         )
     )
@@ -133,6 +138,65 @@ def test_special_tokens_written_in_the_corpus_are_counted_as_text(reader: Reader
     pruned = prune_vocabulary(reader, [text])
     assert text_tokenizer(pruned.tokenizer).encode(text, add_special_tokens=False).tokens == spelt
     assert reader.tokenizer.sep_token not in spelt
+
+
+def test_positions_that_are_counted_from_the_padding_id_stay(tmp_path: Path) -> None:
+    reader = roberta_reader(tmp_path, pad=270)
+    reader.precision = "fp32"
+    assert reader.tokenizer.pad_token_id == 270
+    pairs = [PAIRS[0], ("Who?", CONTEXTS[0])]  # of unequal length: one is padded
+    pruned = prune_vocabulary(reader, [text for pair in pairs for text in pair])
+    assert len(pruned.tokenizer) < len(reader.tokenizer)
+    assert pruned.tokenizer.pad_token_id == pruned.model.config.pad_token_id == 270
+    loaded = Reader.load(pruned.save(tmp_path / "pruned"), windows=reader.windows, device="cpu", precision="fp32")
+    expected = reader.answer_batch(pairs, 5)
+    for found in (pruned, loaded):
+        assert found.answer_batch(pairs, 5) == expected
+
+
+def test_positions_counted_from_an_id_that_the_tokenizer_lacks_are_refused(tmp_path: Path) -> None:
+    reader = roberta_reader(tmp_path)
+    reader.model.roberta.embeddings.position_embeddings.padding_idx = len(reader.tokenizer) + 5
+    with pytest.raises(DistilError, match="counts positions from padding id"):
+        prune_vocabulary(reader, TEXTS)
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_a_padding_index_that_is_not_the_tokenizers(tiny_reader: Callable[..., Reader], beyond: bool) -> None:
+    plain = tiny_reader(windows=WindowSettings(100, 32, 40))
+    n_tokens = len(plain.tokenizer)
+    rare = plain.tokenizer.convert_tokens_to_ids("glacier") if not beyond else n_tokens + 3
+    reader = tiny_reader(windows=WindowSettings(100, 32, 40), vocab_size=n_tokens + 8, pad_token_id=rare)
+    assert reader.model.get_input_embeddings().padding_idx == rare
+    pruned = prune_vocabulary(reader, PAIRS[0])
+    padding = pruned.model.get_input_embeddings().padding_idx
+    if beyond:
+        assert padding is None
+    else:
+        assert pruned.tokenizer.convert_ids_to_tokens(padding) == "glacier"
+    assert pruned.model.config.pad_token_id == padding
+    assert pruned.answer_batch(PAIRS[:1], 3) == reader.answer_batch(PAIRS[:1], 3)
+
+
+def test_pieces_that_stand_for_bytes_stay(tmp_path: Path) -> None:
+    reader = unigram_reader(tmp_path)
+    content = json.loads(reader.tokenizer.backend_tokenizer.to_str())
+    model = content["model"]
+    model["byte_fallback"] = True
+    model["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
+    reader.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), **reader.tokenizer.special_tokens_map
+    )
+    reader.model.resize_token_embeddings(len(reader.tokenizer))
+    pruned = prune_vocabulary(reader, PAIRS[0])
+    assert len(pruned.tokenizer) < len(reader.tokenizer)
+    text = "\U0001f41d dance \u6771"
+    before, after = (one.tokenizer.convert_ids_to_tokens(one.tokenizer(text)["input_ids"]) for one in (reader, pruned))
+    assert "<0xF0>" in before
+    assert [token for token in after if token.startswith("<0x")] == [
+        token for token in before if token.startswith("<0x")
+    ]
+    assert pruned.tokenizer.unk_token not in after
 
 
 def test_the_reader_itself_is_left_alone(reader: Reader) -> None:

@@ -45,7 +45,7 @@ from haystack_distill.compat import for_answers, no_questions, require_known_kin
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.features import WindowSettings, tokenizer_hash
 from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
-from haystack_distill.inspection import json_in
+from haystack_distill.inspection import json_in, lacks_weights
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.reader import Reader
 from haystack_distill.runs import RunResult
@@ -250,6 +250,7 @@ class DistilFARMReader(ReadsText, FARMReader):
                 teacher = _teacher(teacher_model, student, plan.teacher_batch_size, plan.settings.batch_size)
                 distil = getattr(trainer, f"{method}_from")
                 result = distil(teacher, data, dev, **plan.distillation)
+            self.head_is_trained = method != "distil_intermediate_layers"
             metrics = dict(result.metrics)
             if test is not None:
                 tested = student.evaluate_windows(student.cut(test, cache_dir=cache))
@@ -609,6 +610,12 @@ def _binds(signature: inspect.Signature, *arguments: Any, **keywords: Any) -> bo
 def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batch_size: int) -> Reader:
     """The teacher as a Reader. A FARMReader sees the student's windows, as in Haystack 1; a Reader its own."""
     if isinstance(teacher, FARMReader):
+        if not getattr(teacher, "head_is_trained", False) and lacks_weights(teacher.model_name_or_path, "qa_outputs."):
+            logger.warning(
+                "%s holds no weights for a question answering head, so the teacher's answers are random; layers can be "
+                "learnt from it",
+                teacher.model_name_or_path,
+            )
         reader = reader_from_farm(
             teacher,
             windows=student.windows,

@@ -48,12 +48,13 @@ _HARMLESS_MODEL_ARGUMENTS = frozenset({"attn_implementation", "device_map", "low
 class ReadsText:
     """Prediction as FARMReader's, where documents without text and overlaps that only one side records do no harm.
 
-    What holds no text (a blank document, a table) has no answers and changes none of the others'.
+    What holds no text (a blank document, a table) has no answers and changes none of the others'. An empty query has no
+    answers either.
     """
 
     def predict(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """See FARMReader; documents without text are left out."""
-        return FARMReader.predict(self, query, [one for one in documents if _holds_text(one)], top_k)  # type: ignore[arg-type]
+        """See FARMReader; documents without text are left out, and an empty query has no answers."""
+        return FARMReader.predict(self, query, _readable(query, documents), top_k)  # type: ignore[arg-type]
 
     def predict_batch(
         self,
@@ -62,22 +63,25 @@ class ReadsText:
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> dict[str, Any]:
-        """See FARMReader; documents without text have no answers, in their place."""
+        """See FARMReader; documents without text and empty queries have no answers, in their place."""
 
         def ask(queries: list[str], lists: list[Document] | list[list[Document]]) -> dict[str, Any]:
             return FARMReader.predict_batch(self, queries, lists, top_k, batch_size)  # type: ignore[arg-type]
 
         if documents and isinstance(documents[0], list):
-            return ask(queries, [[one for one in some if _holds_text(one)] for some in documents])  # type: ignore[union-attr]
-        texts = [[one] if not isinstance(one, Document) or _holds_text(one) else [] for one in documents]
-        if all(texts):
+            each = queries * len(documents) if len(queries) == 1 else queries
+            if len(each) != len(documents):
+                return ask(queries, documents)  # for its error
+            return ask(queries, [_readable(query, some) for query, some in zip(each, documents, strict=True)])  # type: ignore[arg-type]
+        pairs = [_readable(query, [one]) for query in queries for one in documents]  # type: ignore[list-item]
+        if all(pairs):
             return ask(queries, documents)
         # A list of its own for each pair: in one list, the answers of those behind it would move up.
-        result = ask([query for query in queries for _ in texts], texts * len(queries))  # type: ignore[operator]
+        result = ask([query for query in queries for _ in documents], pairs)
         result["queries"] = queries
         if len(queries) > 1:
             answers = iter(result["answers"])
-            result["answers"] = [list(itertools.islice(answers, len(texts))) for _ in queries]
+            result["answers"] = [list(itertools.islice(answers, len(documents))) for _ in queries]
         return result
 
     def get_params(self, return_defaults: bool = False) -> dict[str, Any]:
@@ -128,7 +132,14 @@ class ReadsText:
         return {key: overlaps for key, overlaps in mutual.items() if overlaps}
 
 
+def _readable(query: str, documents: list[Document]) -> list[Document]:
+    """The documents in which answers to a query can be looked for."""
+    return [one for one in documents if _holds_text(one)] if query.strip() else []
+
+
 def _holds_text(document: Document) -> bool:
+    if not isinstance(document, Document):
+        return True  # FARMReader says what is wrong
     if not isinstance(document.content, str):
         _warn_of(document.content_type)
         return False
@@ -223,7 +234,7 @@ class DistilledReader(ReadsText, BaseReader):
         num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
-            in fp32, scores are then FARMReader's to the bit.
+            in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8".
 
     Raises:
         DistilError: Nothing there, or not a question answering model, or it was not exported; windows longer than the
@@ -275,6 +286,11 @@ class DistilledReader(ReadsText, BaseReader):
         self.confidence_threshold = confidence_threshold
         self.preprocessing_batch_size = preprocessing_batch_size
         self.progress_bar = progress_bar
+        if farm_confidences and backend == "onnx-int8":
+            raise DistilError(
+                "farm_confidences counts padding, which onnx-int8 leaves out; take backend 'torch' or 'onnx', or leave "
+                "farm_confidences out"
+            )
         rest = set(model_kwargs or {}) - {"torch_dtype"}
         if not rest <= _HARMLESS_MODEL_ARGUMENTS:
             names = ", ".join(sorted(rest - _HARMLESS_MODEL_ARGUMENTS))

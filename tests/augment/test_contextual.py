@@ -136,6 +136,24 @@ def test_words_of_several_pieces_get_neighbours_from_glove(directory: Path, tmp_
     assert found == [[["Flub", "Other"], []]]
 
 
+def test_vectors_with_a_line_before_the_words(directory: Path, tmp_path: Path) -> None:
+    """As fastText and word2vec write them, with a space behind the last number."""
+    path = tmp_path / "wiki.vec"
+    path.write_text("5 2\n</s> 0.5 0.5 \nzyzzy 1 0 \nflub 0.9 0.1 \ntwo words 0.8 0.1 \nother 0 1 \n", encoding="utf-8")
+    words, vectors = contextual._glove(path)
+    assert words == ["</s>", "zyzzy", "flub", "two words", "other"]
+    assert vectors.tolist() == pytest.approx(np.array([[0.5, 0.5], [1, 0], [0.9, 0.1], [0.8, 0.1], [0, 1]]))
+    candidates = ContextualCandidates(str(directory), word_possibilities=1, glove_path=str(path), device="cpu")
+    assert candidates(["Zyzzy unknownword"], [spans_of("Zyzzy unknownword")]) == [[["Flub"], []]]
+
+
+def test_the_first_words_of_a_long_file_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contextual, "_VECTORS", 2)
+    for name, header in (("glove.txt", ""), ("wiki.vec", "3 2\n")):
+        (tmp_path / name).write_text(f"{header}a 1 0\nb 0 1\nc 1 1\n")
+        assert contextual._glove(tmp_path / name)[0] == ["a", "b"]
+
+
 def test_without_glove_neighbours_come_from_the_models_embeddings(
     directory: Path, tokenizer: BertTokenizerFast
 ) -> None:
@@ -152,7 +170,10 @@ def test_without_glove_neighbours_come_from_the_models_embeddings(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty"),
+        ("", "holds no words"),
+        ("0 2\n", "holds no words"),
+        ("2 2\na 1 2\nb 1\n", "line 3"),
+        ("2 3\na 1 2\nb 1 2\n", "line 2"),
         ("a 1 2\nb 1\n", "line 2"),
         ("a x y\n", "line 1"),
         ("alone\n", "line 1"),

@@ -639,6 +639,18 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(make: Make, teacher: FAR
     assert not list(Path("checks").rglob("checkpoint-*"))
 
 
+def test_a_checkpoint_directory_of_the_users_stays(student: DistilFARMReader, squad_file: Path) -> None:
+    theirs = Path("project/train/articles.txt")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(DistilError, match=r"project/train, where checkpoints would be kept, holds other files"):
+        run(student, "train", squad_file, checkpoint_root_dir="project", checkpoint_every=2)
+    run(student, "train", squad_file, checkpoint_root_dir="project")
+    run(student, "train", squad_file, checkpoint_root_dir="other", checkpoint_every=2)
+    assert theirs.read_text() == "mine"
+    assert not Path("other/train").exists()
+
+
 def test_weights_too_coarse_to_train_are_refused(make: Make, squad_file: Path) -> None:
     student = make()
     student.inferencer.model.half()

@@ -808,6 +808,19 @@ def test_an_exported_reader_answers_as_its_model_does(directory: str, documents:
     assert component.run("Who built the harbour?", documents, max_seq_length=64)["answers"]
 
 
+def test_int8_answers_do_not_depend_on_the_batch(directory: str, documents: list[Document]) -> None:
+    export_reader(Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu"), directory)
+    component = DistilledReader(directory, backend="onnx-int8", max_seq_length=48, stride=8, top_k=50)
+    together = component.run(QUERY, documents)["answers"]
+    by_itself = component.run(QUERY, documents, max_batch_size=1)["answers"]
+    assert spans(together) == spans(by_itself)
+    assert [a.score for a in together] == pytest.approx([a.score for a in by_itself], rel=1e-9)
+    # Among other documents, a document's answers keep their order.
+    alone = component.run(QUERY, documents[:1], no_answer=False)["answers"]
+    among = component.run(QUERY, documents, no_answer=False, top_k=1000)["answers"]
+    assert spans(alone) == [span for span in spans(among) if span[0] == documents[0].id]
+
+
 def test_an_exported_reader_runs_on_the_processor_alone(directory: str) -> None:
     for elsewhere in ({"device": ComponentDevice.from_str("cuda:0")}, {"precision": "bf16"}):
         with pytest.raises(DistilError, match="runs on the processor"):
