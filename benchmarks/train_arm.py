@@ -112,9 +112,9 @@ def models(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Tokenizer, teacher and student, as transformers loads them."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-    teacher = AutoModelForQuestionAnswering.from_pretrained(options.teacher).eval()
-    return tokenizer, teacher, AutoModelForQuestionAnswering.from_pretrained(options.student)
+    tokenizer = AutoTokenizer.from_pretrained(options.teacher, trust_remote_code=False)
+    teacher = AutoModelForQuestionAnswering.from_pretrained(options.teacher, trust_remote_code=False).eval()
+    return tokenizer, teacher, AutoModelForQuestionAnswering.from_pretrained(options.student, trust_remote_code=False)
 
 
 def trainer(options: argparse.Namespace) -> dict[str, Any]:

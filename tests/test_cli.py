@@ -924,7 +924,11 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
         ("student", "--teacher", "BROKEN", "--output-dir", "OUT"),
         ("distil", "--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT", *QUICK),
         ("distil", "--teacher", "STUDENT", "--student", "BROKEN", "--data", "DATA", "--output-dir", "OUT", *QUICK),
-        ("distil-intermediate", "--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT"),
+        (
+            "distil-intermediate",
+            *WINDOWS,
+            *["--teacher", "BROKEN", "--student", "STUDENT", "--data", "DATA", "--output-dir", "OUT"],
+        ),
         ("export", "--model", "BROKEN", "--output-dir", "OUT"),
         ("prune", "--model", "BROKEN", "--corpus", "DATA", "--output-dir", "OUT"),
         ("suggest", "--teacher", "BROKEN", "--budget", "10 MB"),
