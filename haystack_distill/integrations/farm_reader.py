@@ -35,6 +35,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.features import AnyWindows, WindowSettings, model_inputs
 from haystack_distill.reader import Reader, position_limit
 from haystack_distill.spans import separate_spans
+from haystack_distill.squad_checks import whole_characters
 
 __all__ = ["DistilledReader"]
 
@@ -54,6 +55,7 @@ class ReadsText:
 
     def predict(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
         """See FARMReader; documents without text are left out, and an empty query has no answers."""
+        query = whole_characters(query)  # tokenizers refuse half a surrogate pair
         return FARMReader.predict(self, query, _readable(query, documents), top_k)  # type: ignore[arg-type]
 
     def predict_batch(
@@ -64,6 +66,7 @@ class ReadsText:
         batch_size: int | None = None,
     ) -> dict[str, Any]:
         """See FARMReader; documents without text and empty queries have no answers, in their place."""
+        queries = [whole_characters(query) for query in queries]
 
         def ask(queries: list[str], lists: list[Document] | list[list[Document]]) -> dict[str, Any]:
             return FARMReader.predict_batch(self, queries, lists, top_k, batch_size)  # type: ignore[arg-type]

@@ -691,6 +691,13 @@ def test_bad_questions_may_be_skipped(
         run(student, method, squad_file, **arguments, on_bad_example="ignore")
 
 
+def test_half_a_surrogate_pair_can_be_asked(idle: tuple) -> None:
+    reader, documents = idle[0], [Document(HARBOUR)]
+    expected = reader.predict("Who \ufffd?", documents)["answers"]
+    assert reader.predict("Who \udfff?", documents)["answers"] == expected
+    assert reader.predict_batch(["Who \udfff?"], documents)["answers"] == [expected]
+
+
 # --- Saving, pipelines -----------------------------------------------------------------------------------------------
 
 
