@@ -1,7 +1,9 @@
 """Part-of-speech taggers: NLTK's perceptron where its data can be had, TextBlob's pattern tagger where not."""
 
 import logging
+import os
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -56,10 +58,9 @@ def make_tagger(name: str) -> Tagger | None:
     if name == "none":
         return None
     if name == "nltk":
-        import nltk
-
-        perceptron = _perceptron(str(nltk.data.find(_PLACE)))
+        perceptron = _perceptron(str(_nltk().data.find(_PLACE)))
         return lambda tokens: [tag for _, tag in perceptron.tag(tokens)]
+    _nltk()  # TextBlob imports it too
     from textblob.en import parser
 
     return lambda tokens: [tag for _, tag in parser.find_tags(tokens)]
@@ -90,10 +91,22 @@ class _ArrayPerceptron:
         return self._tags[int(self._weights[rows].sum(axis=0).argmax())], None
 
 
+def _nltk() -> Any:
+    """The package NLTK, which cannot be imported by itself where there is no home directory."""
+    homeless = os.path.expanduser("~") == "~"
+    if homeless:
+        os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        import nltk
+    finally:
+        if homeless:
+            del os.environ["HOME"]
+    return nltk
+
+
 def _trouble_with_nltk() -> str | None:
     """Why NLTK's tagger cannot be used, None where it can; data that is not here or not whole is asked for first."""
-    import nltk
-
+    nltk = _nltk()
     trouble = _trouble()
     if trouble is None:
         return None
@@ -110,10 +123,8 @@ def _trouble_with_nltk() -> str | None:
 
 def _trouble() -> str | None:
     """What is wrong with the data that is here; None where the tagger tags with it."""
-    import nltk
-
     try:
-        place = str(nltk.data.find(_PLACE))
+        place = str(_nltk().data.find(_PLACE))
     except LookupError:
         return "is not where NLTK looks (NLTK_DATA)"
     except Exception as error:  # a broken archive, a directory that NLTK may not read

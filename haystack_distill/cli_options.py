@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from haystack_distill.config import Option, load_config
+from haystack_distill.errors import DistilError
 from haystack_distill.files import expanded
 from haystack_distill.settings import PRECISIONS, TrainingSettings
 
@@ -21,7 +22,10 @@ EMBEDDED = "embedded"
 
 def path_in_home(text: str) -> Path:
     """A path as it is typed; the shell leaves the `~` of --output-dir=~/reader as it is."""
-    return expanded(str(text))
+    try:
+        return expanded(str(text))
+    except DistilError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def option(

@@ -28,8 +28,15 @@ EXPORT_RECORD = "export.json"  # in it: how it was made, how near it is to the m
 
 
 def expanded(path: str | Path) -> Path:
-    """A path in which `~` stands for the home directory; one that names no user's stays as it is written."""
-    return Path(os.path.expanduser(path))
+    """A path in which `~` stands for the home directory; one that names no user's stays as it is written.
+
+    Raises:
+        DistilError: There is no home directory: HOME is not set and the system does not know who this is.
+    """
+    found = Path(os.path.expanduser(path))
+    if found.parts[:1] == ("~",):  # else a directory of that name would be made
+        raise DistilError(f"{path} begins with ~, but there is no home directory: set HOME, or write the path out")
+    return found
 
 
 def hash_of(*parts: Any) -> str:

@@ -16,6 +16,7 @@ _SHAPE = (
 )
 _LFS_POINTER = b"version https://git-lfs"
 _READ = (".json", ".txt", ".model", ".safetensors")  # files of a model directory that are read, by their suffix
+_FETCH = "it is broken or cut off, fetch it again"
 _INDEX = "model.safetensors.index.json"
 _CONVERT = (
     "import torch, safetensors.torch as s; w = torch.load({source}, weights_only=True); "
@@ -73,7 +74,7 @@ def check_model_directory(name: str | Path, *, weights: bool = True) -> None:
     if not (directory / "config.json").exists():
         raise DistilError(_without_config(directory))
     for part in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        json_in(directory, part)
+        json_in(directory, part, _FETCH)
     if weights:
         _check_weights(directory)
     if not any((directory / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")) and not list(
@@ -92,7 +93,7 @@ def check_tokenizer_file(name: str | Path) -> None:
     file = Path(name) / "tokenizer.json"
     if not file.is_file():
         return
-    json_in(file.parent, file.name)
+    json_in(file.parent, file.name, _FETCH)
     try:
         Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower

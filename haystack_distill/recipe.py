@@ -404,6 +404,8 @@ class _Cook:
         if self._is_finished(directory) or Checkpoints(directory / FOLDER, run="").any():  # else nothing stands on it
             before = json_in(directory, _STEP_FILE, f"remove {directory} to do the step anew")
         if before is not None:
+            if not before.keys() & record.keys():
+                raise DistilError(f"{begun} is not the record of a step: remove {directory} to do the step anew")
             changed, unknown = [], []
             for place, then, now in differences(before, record):
                 if then == NOT_RECORDED:

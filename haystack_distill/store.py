@@ -37,7 +37,7 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "haystack-distill")
     try:
         return expanded(chosen)
-    except RuntimeError as error:
+    except DistilError as error:
         raise DistilError(
             f"no home directory to keep the cache in ({error}): set HOME, pass another cache_dir, or set the "
             f"environment variable {CACHE_VARIABLE}"

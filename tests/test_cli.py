@@ -782,7 +782,7 @@ def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, 
     before = (out / "model.safetensors").read_bytes()
     assert "holds the result of a finished run: add --overwrite to train anew" in refusal(*base)
     assert run_json(*base, "--resume") == told  # not trained again: the seconds are those of then
-    assert "is another one: its settings differ" in refusal(*base, "--resume", "--seed", "3")
+    assert "is another one: its settings.seed differs from now" in refusal(*base, "--resume", "--seed", "3")
     assert (out / "model.safetensors").read_bytes() == before
     run_json(*base, "--overwrite", "--seed", "3")
     assert (out / "model.safetensors").read_bytes() != before

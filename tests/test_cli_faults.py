@@ -462,4 +462,6 @@ def test_without_a_home_all_else_works(
 def test_a_home_that_is_not_there(arguments: list[str], nobody: None, squad_file: Path, tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
         ran = run(*[str(squad_file) if word == "SQUAD" else word for word in arguments])
-    refusal(ran)
+    assert ran.exit_code == 2
+    assert "home directory: set HOME" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -263,7 +263,7 @@ def test_what_an_earlier_version_began(
     assert run(path).steps == result.steps
     assert "1-general was begun by an earlier version, which did not record 1-general.corpus_content" in caplog.text
     begun.write_text('{"teacher": "a')
-    with pytest.raises(DistilError, match=r"step.json cannot be read .*: remove .*3-answers to start again"):
+    with pytest.raises(DistilError, match=r"step.json cannot be read .*: remove .*3-answers to do the step anew"):
         run(path)
 
 

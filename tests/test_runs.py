@@ -116,7 +116,7 @@ def test_a_reader_is_not_written_over_without_a_word(
     other = replace(QUICK, seed=7)
     with pytest.raises(DistilError, match=r"holds the result of a finished run: set overwrite=True"):
         train(student(), tmp_path / "run", squad_file, other)
-    with pytest.raises(DistilError, match=r"the finished run in .* is another one: its settings differ"):
+    with pytest.raises(DistilError, match=r"the finished run in .* is another one: its settings.seed differs"):
         train(student(), tmp_path / "run", squad_file, replace(other, resume=True))
     student().save(tmp_path / "cut")
     for settings in (QUICK, replace(QUICK, resume=True)):

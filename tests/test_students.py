@@ -267,7 +267,7 @@ def test_shapes_that_do_not_fit(make_teacher: Callable[..., Reader]) -> None:
             fresh(make_teacher(), **shape)
     with pytest.raises(DistilError, match="hidden_size 9 is not a multiple of num_attention_heads 2"):
         fresh(make_teacher(), hidden_size=9)
-    with pytest.raises(DistilError, match="num_hidden_layers must be a whole number, not 'six'"):
+    with pytest.raises(DistilError, match="num_hidden_layers must be a whole number of at least 1, not 'six'"):
         fresh(make_teacher(), num_hidden_layers="six")
-    with pytest.raises(DistilError, match="no squeezebert of that shape can be made: "):
+    with pytest.raises(DistilError, match="no squeezebert model can be made with hidden_size=8: "):
         fresh(make_teacher("squeezebert"), hidden_size=8)

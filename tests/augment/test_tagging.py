@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nltk
@@ -153,3 +156,21 @@ def test_the_array_perceptron_predicts_what_nltks_does() -> None:
     for _ in range(500):
         features = dict.fromkeys(draw.sample([*weights, "unknown", "other"], draw.randint(0, 9)), 1)
         assert ours.predict(features) == theirs.predict(features)
+
+
+def test_words_are_tagged_where_there_is_no_home_directory() -> None:
+    homeless = """
+import pwd
+
+def unknown(number):
+    raise KeyError(number)
+
+pwd.getpwuid = unknown
+from augment.tagging import make_tagger
+print(make_tagger("textblob")(["a", "dog"]))
+"""
+    names = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", homeless], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "['DT', 'NN']", done.stderr
