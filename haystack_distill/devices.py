@@ -12,6 +12,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.settings import PRECISIONS
 
 AUTO_PRECISION_VARIABLE = "HAYSTACK_DISTILL_AUTO_PRECISION"
+_FP32_ONLY = ("deberta",)  # the first one masks with fp32's lowest number, whatever it runs in
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -47,16 +48,18 @@ def require_device(device: str) -> None:
         raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device, model_type: str | None = None) -> str:
     """The number format for `precision` on `device`: "fp32", "bf16" or "fp16".
 
     `auto` takes bf16 where the hardware multiplies it fast (a processor with AMX or AVX512-BF16, a GPU that supports
     it), fp16 on other GPUs, fp32 elsewhere. On a CPU without such instructions bf16 is several times slower than fp32.
     The environment variable `HAYSTACK_DISTILL_AUTO_PRECISION` ("fp32", "bf16" or "fp16") says what `auto` takes
-    instead, so that different machines compute alike.
+    instead, so that different machines compute alike. A kind of model (`config.model_type`) that runs in fp32 alone
+    has that under `auto`, whatever else is fast.
 
     Raises:
-        DistilError: An unknown precision, or fp16 on a CPU (no gradient scaling there).
+        DistilError: An unknown precision, fp16 on a CPU (no gradient scaling there), or one that the kind of model
+            cannot run in.
     """
     if precision not in PRECISIONS:
         raise DistilError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -67,6 +70,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
                 f"the environment variable {AUTO_PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}, not "
                 f"{precision!r}"
             )
+        if model_type in _FP32_ONLY:
+            return "fp32"
+    if model_type in _FP32_ONLY and precision in ("bf16", "fp16"):
+        raise DistilError(f"{model_type} models overflow in {precision}; use precision 'auto' or 'fp32'")
     if precision == "fp16" and device.type == "cpu":
         raise DistilError("fp16 is for GPUs; on a CPU use precision 'auto', 'bf16' or 'fp32'")
     if precision != "auto":

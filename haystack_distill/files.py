@@ -270,6 +270,11 @@ def write_json(path: Path, content: Any) -> None:
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def readable_as_its_folder(file: Path) -> None:
+    """Let the umask decide who may read a file: safetensors writes files that are their owner's alone."""
+    file.chmod(file.parent.stat().st_mode & 0o666)
+
+
 def save_pretrained(directory: str | Path, *parts: Any) -> Path:
     """Let each part `save_pretrained` into a hidden directory inside `directory`, then move all files up.
 
@@ -289,8 +294,8 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
                     part.save_pretrained(aside)
                 files = list(aside.iterdir())
                 for file in files:
-                    if file.is_file():  # safetensors writes files that are their owner's alone: the umask decides
-                        file.chmod(aside.stat().st_mode & 0o666)
+                    if file.is_file():
+                        readable_as_its_folder(file)
                     sync(file)
                 for file in files:
                     file.replace(target / file.name)

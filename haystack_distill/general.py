@@ -172,7 +172,9 @@ class GeneralTrainer:
             "teacher": model_hash(teacher.model),
             "teacher_settings": {"precision": teacher.precision},
             "processes": processes.num_processes,
-            "precision": resolve_precision(self.settings.precision, self.student.device),
+            "precision": resolve_precision(
+                self.settings.precision, self.student.device, self.student.model.config.model_type
+            ),
         }
         with (
             windows,

@@ -42,7 +42,7 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(precision, self.device, model.config.model_type)
         self.model.to(self.device)
         self.model.eval()
 

@@ -19,7 +19,7 @@ from haystack_distill.compat import training_arguments
 from haystack_distill.devices import autocast, evaluating, resolve_precision
 from haystack_distill.errors import DistilError
 from haystack_distill.features import model_inputs, takes_token_types
-from haystack_distill.files import write_json, writing
+from haystack_distill.files import readable_as_its_folder, write_json, writing
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.together import decided_by_main
@@ -164,7 +164,7 @@ class _LoopTrainer(Trainer):
         self.teacher = teacher
         self.measure = evaluate
         self.objective = objective
-        self.precision = resolve_precision(settings.precision, student.device)
+        self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
         arguments = _arguments(
             settings, checkpoints.folder, student.device, self.precision, has_dev, teacher is not None
@@ -286,6 +286,7 @@ class _LoopTrainer(Trainer):
             safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in state_dict.items()}, directory / _WEIGHTS)
         else:
             safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(directory / _WEIGHTS))
+        readable_as_its_folder(directory / _WEIGHTS)
 
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
         return str(self.checkpoints.aside)  # where Trainer writes a checkpoint

@@ -158,7 +158,9 @@ class Reader:
         self.exported = exported
         self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
         # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
-        self.precision = "fp32" if exported and precision == "auto" else resolve_precision(precision, self.device)
+        self.precision = "fp32"
+        if exported is None or precision != "auto":
+            self.precision = resolve_precision(precision, self.device, model.config.model_type)
         self.model.eval()
         if exported is None:
             self.model.to(self.device)

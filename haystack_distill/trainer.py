@@ -231,7 +231,9 @@ class ReaderTrainer:
             "teacher_settings": _teacher_settings(told_by, shown_by),
             "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
             "processes": processes.num_processes,
-            "precision": resolve_precision(self.settings.precision, self.student.device),
+            "precision": resolve_precision(
+                self.settings.precision, self.student.device, self.student.model.config.model_type
+            ),
         }
         with (
             RunDirectory(self.output_dir, record, self.settings, processes) as directory,

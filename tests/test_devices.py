@@ -68,6 +68,14 @@ def test_the_environment_decides_what_auto_is(wanted: str, monkeypatch: pytest.M
     assert resolve_precision("bf16", CPU) == "bf16"
 
 
+def test_a_model_that_overflows_in_less_runs_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "bf16")
+    assert resolve_precision("auto", CPU, "deberta-v2") == "bf16"
+    assert resolve_precision("auto", CPU, "deberta") == "fp32"
+    with pytest.raises(DistilError, match="deberta models overflow in bf16; use precision 'auto' or 'fp32'"):
+        resolve_precision("bf16", CPU, "deberta")
+
+
 def test_a_named_precision_is_taken() -> None:
     assert resolve_precision("bf16", CPU) == "bf16"
     assert resolve_precision("fp32", torch.device("cuda")) == "fp32"

@@ -24,6 +24,8 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
+    DebertaConfig,
+    DebertaForQuestionAnswering,
     DebertaV2Config,
     DebertaV2ForQuestionAnswering,
     PreTrainedTokenizerFast,
@@ -592,6 +594,17 @@ def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
 def test_load_errors_name_the_place(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
         Reader.load(tmp_path / "nowhere")
+
+
+def test_a_deberta_answers_whatever_is_fast_here(tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = DebertaForQuestionAnswering(DebertaConfig(vocab_size=len(tokenizer), **shape))
+    answers = []
+    for fast in ("fp32", "bf16"):
+        monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", fast)
+        reader = Reader(model, tokenizer, windows=WindowSettings(48, 16, 16), device="cpu")
+        answers.append(reader.answer("Who built the harbour?", "It was built by Cornelis Baak."))
+    assert answers[0] == answers[1]
 
 
 def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:

@@ -502,6 +502,12 @@ def test_a_student_left_half_trained_may_be_handed_in_again(
     assert records[0]["student"] == records[1]["student"]  # as it was before the first step, not when it was resumed
 
 
+def test_the_umask_decides_who_reads_a_checkpoint(killed: Path) -> None:
+    files = [file for file in killed.glob("checkpoints/checkpoint-*/*") if file.is_file()]
+    assert any(file.name == "model.safetensors" for file in files)
+    assert {file.stat().st_mode & 0o777 for file in files} == {killed.stat().st_mode & 0o666}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
