@@ -204,7 +204,7 @@ def blaming(folder: Path) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise WriteError(
             f"cannot write to {folder} ({refusal_of(cause) or error}): make room there and run the same again, which "
-            "goes on from here, or choose another output_path"
+            "continues from here, or choose another output_path"
         ) from error
 
 

@@ -119,7 +119,7 @@ class Checkpoints:
         if problem is not None:
             raise DistilError(
                 f"the best weights cannot be taken from {self.path(step)}: it {problem}. Put it back and resume the "
-                "run, or resume it without: it goes on from an earlier checkpoint, if there is one"
+                "run, or resume it without: it continues from an earlier checkpoint, if there is one"
             )
         return self.path(step)
 

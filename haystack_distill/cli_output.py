@@ -52,10 +52,10 @@ def faults_in_words() -> Iterator[None]:
             raise
         _give_up_stdout()
         if error.filename is None:  # of what is written, all but stdout has a name by now
-            told = f"cannot write the result to stdout ({error.strerror}): make room there, or send it elsewhere"
+            message = f"cannot write the result to stdout ({error.strerror}): make room there, or send it elsewhere"
         else:
-            told = f"{error.filename}: {error.strerror}: check the path, or choose another"
-        say(f"[bold red]Error:[/] {escape(told)}")
+            message = f"{error.filename}: {error.strerror}: check the path, or choose another"
+        say(f"[bold red]Error:[/] {escape(message)}")
         raise typer.Exit(2) from error
     except RuntimeError as error:
         if str(error) != "Could not determine home directory.":  # pathlib's, for ~ where nobody is at home

@@ -40,7 +40,7 @@ from haystack_distill.together import decided_by_main
 
 logger = logging.getLogger(__name__)
 
-NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, and goes on with why
+NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, followed by why
 NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
 _HASH = re.compile(r"[0-9a-f]{64}")
 # How students began, by the hash of the weights that a run left them with.

@@ -555,7 +555,7 @@ class _Inferencer:
             yield [_candidate("span", *span) for span in spans] + [_candidate("no_answer", *no_answer, 0, 0)]
 
     def _numbers(self, table: torch.Tensor) -> Any:
-        """Rows of numbers: FARMReader goes on computing in fp32, where double precision would round otherwise."""
+        """Rows of numbers: FARMReader computes with them in fp32, where double precision would round otherwise."""
         return table.numpy() if self.farm_confidences else table.tolist()
 
 
