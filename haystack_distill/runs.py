@@ -32,7 +32,7 @@ from haystack_distill.checkpoints import (
 )
 from haystack_distill.compat import load_model
 from haystack_distill.errors import DistilError
-from haystack_distill.files import RUN_FILE, file_hash, needing_tmpdir, write_json
+from haystack_distill.files import RUN_FILE, file_hash, hash_of, needing_tmpdir, write_json
 from haystack_distill.fingerprints import NotComparable, code_fingerprint
 from haystack_distill.settings import TrainingSettings
 from haystack_distill.teachers import start_of
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 NOT_COMPARABLE = "not comparable: "  # begins a value of a record that cannot say what it was, followed by why
 NOT_RECORDED = "not recorded"  # stands for what an older record, or a newer one, does not have
 _HASH = re.compile(r"[0-9a-f]{64}")
-# How students began, by the hash of the weights that a run left them with.
+# How students began, by a hash over how a run left them: class, configuration and weights.
 _LEFT_BY_RUNS: dict[str, Any] = {}
 
 
@@ -150,7 +150,7 @@ class RunDirectory:
 
     def _take_back_student(self, before: dict[str, Any]) -> None:
         """Record a student that is still as this run left it as it began: the run puts its weights back."""
-        began = _LEFT_BY_RUNS.get(self.record["student"]["weights"])
+        began = _LEFT_BY_RUNS.get(hash_of(self.record["student"]))
         if began is not None and json.loads(json.dumps(began)) == before.get("student"):
             self.record = self.record | {"student": began}
 
@@ -269,7 +269,7 @@ def student_may_come_back(student: PreTrainedModel, directory: RunDirectory) -> 
         # Of several processes, one may be alone with its error, and sharded weights need all.
         if not directory.temporary and directory.processes.num_processes == 1:
             with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
-                _LEFT_BY_RUNS[start_of(student)["weights"]] = directory.record["student"]
+                _LEFT_BY_RUNS[hash_of(start_of(student))] = directory.record["student"]
 
 
 def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:

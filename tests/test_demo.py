@@ -20,6 +20,7 @@ def installed_haystack() -> int:
         return 3
 
 
+@pytest.mark.slow
 def test_the_demo_distils_measures_and_answers(
     tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,10 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
         GeneralTrainer(student, None, settings(), without).distil_predictions_from(teacher, corpus)
 
 
+def corpus_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "corpus"}
+
+
 @pytest.mark.parametrize("how", ["done", "stopped"])
 def test_nobody_reads_the_corpus_when_the_run_has_ended(
     how: str, teacher: LanguageModel, corpus: Path, monkeypatch: pytest.MonkeyPatch
@@ -253,9 +257,10 @@ def test_nobody_reads_the_corpus_when_the_run_has_ended(
     """A thread that still reads when Python ends can end it with an abort."""
     reading = []
     whole = _LoopTrainer.compute_loss
+    before = corpus_threads()  # of other tests in this process, which close nothing
 
     def looking(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        reading.append([thread for thread in threading.enumerate() if thread.name == "corpus"])
+        reading.append(corpus_threads() - before)
         if how == "stopped" and self.state.global_step == 3:
             raise KeyboardInterrupt
         return whole(self, *arguments, **keywords)
@@ -268,5 +273,5 @@ def test_nobody_reads_the_corpus_when_the_run_has_ended(
     else:
         run(METHODS[0], student, teacher, corpus)
     assert any(reading)
-    assert not [thread for thread in threading.enumerate() if thread.name == "corpus"]
+    assert not corpus_threads() - before
     assert not student.model.training

@@ -395,6 +395,7 @@ def test_what_failed_does_not_stand_in_the_way(write: Callable[..., Path], tmp_p
     assert begun["1-general"]["max_seq_len"] == 24
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_removed_is_made_again(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,6 +361,7 @@ def test_a_record_that_is_not_of_a_run(student: Callable[[], Reader], squad_file
         train(student(), tmp_path / "cut", squad_file, replace(QUICK, resume=True))
 
 
+@pytest.mark.slow
 def test_kills_and_damages_at_random() -> None:
     """A small share of what the benchmark does."""
     script = Path(__file__).parents[1] / "benchmarks" / "checkpoint_faults.py"

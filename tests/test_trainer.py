@@ -392,11 +392,20 @@ def test_resume_refuses_what_is_not_the_same_run(pair: Callable, data: Path, squ
 
 
 def test_resume_refuses_another_student_or_a_teacher_in_another_precision(
-    pair: Callable, data: Path, killed: Path
+    pair: Callable, data: Path, killed: Path, tmp_path: Path
 ) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
     def resume(student: Reader, teacher: Reader) -> None:
         ReaderTrainer(student, killed, settings(resume=True)).distil_intermediate_layers_from(teacher, data)
 
+    # Stopped before its first step: what it left has the weights that the other run began with.
+    student, teacher = pair()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_LoopTrainer, "compute_loss", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ReaderTrainer(student, tmp_path / "other", settings()).distil_intermediate_layers_from(teacher, data)
     student, teacher = pair()
     student.model.config.hidden_dropout_prob = 0.3
     with pytest.raises(

@@ -88,6 +88,7 @@ def test_every_row_is_there_so_often_and_valid(source: Path, tmp_path: Path) -> 
     assert edits["ngram"] > 0
 
 
+@pytest.mark.slow
 def test_processes_shards_and_packing_change_no_byte(source: Path, tmp_path: Path) -> None:
     multiply(source, tmp_path / "one.json")
     wanted = (tmp_path / "one.json").read_bytes()

@@ -463,6 +463,7 @@ for name in ("DistilFARMReader", "DistilledReader"):
 """
 
 
+@pytest.mark.slow
 def test_yaml_in_a_fresh_process(directory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for kind in (DistilFARMReader, DistilledReader):
         caplog.clear()
