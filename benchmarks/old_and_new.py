@@ -54,6 +54,9 @@ def main(
     old: Annotated[str, typer.Argument(help="the commit to compare with")],
     teacher: Annotated[Path, typer.Option(help="reader directory of the teacher")],
     squad: Annotated[Path, typer.Option(help="directory with train-v1.1.json.gz and dev-v1.1.json.gz")],
+    arm: Annotated[
+        list[str] | None, typer.Option(help="an arm by its name; say it again for more. Default: all")
+    ] = None,
     pairs: Annotated[int, typer.Option(help="runs of each commit")] = 10,
     questions: Annotated[int, typer.Option(help="training questions")] = 150,
     asked: Annotated[int, typer.Option(help="questions that readers are served, ten passages each")] = 30,
@@ -64,7 +67,7 @@ def main(
         write_squad(load_examples(squad / "train-v1.1.json.gz").select(range(questions)), folder / "train.json")
         students.from_teacher(Reader.load(teacher, device="cpu"), layers=3).save(folder / "student")
         write_json(folder / "asked.json", questions_with_passages(squad / "dev-v1.1.json.gz", asked))
-        for name, script, environment, own in ARMS:
+        for name, script, environment, own in [one for one in ARMS if not arm or one[0] in arm]:
             if script == "train_arm.py":
                 arguments = own | {"teacher": teacher.resolve(), "student": folder / "student"}
                 arguments |= {"data": folder / "train.json", "output": folder / "made"}

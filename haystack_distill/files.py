@@ -264,10 +264,10 @@ def _close(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, aside and renamed."""
+def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
+    """Write `content` as indented JSON, aside and renamed; `durable` as for `write_aside`."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), durable=durable)
 
 
 def readable_as_its_folder(file: Path) -> None:

@@ -97,7 +97,7 @@ def cached_table(
             raise error
     kept = notes() if notes else {}
     with _blaming(path.parent):  # the side file comes last: a table without it is built again
-        write_json(side, {"sha256": file_hash(path), "notes": kept})
+        write_json(side, {"sha256": file_hash(path), "notes": kept}, durable=False)
     return datasets.Dataset.from_file(str(path)), kept, False
 
 
