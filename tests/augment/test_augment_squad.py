@@ -137,10 +137,10 @@ def dies_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def after(number: int) -> None:
         written = iter(range(number))
 
-        def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+        def write_aside(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
             if next(written, None) is None:
                 raise Killed
-            real(path, write)
+            real(path, write, durable=durable)
 
         for module in ("augment.worker", "augment.articles", "haystack_distill.files"):
             monkeypatch.setattr(f"{module}.write_aside", write_aside)
