@@ -137,7 +137,7 @@ def killed_runs(folder: Path, wanted: dict[str, Any], alone: float, kills: int, 
         job = Job(folder, f"killed-{runs}", keep=1)
         while True:
             process = start(train, job)
-            process.join(timeout=alone * moments.uniform(0.1, 0.8) if done < kills else None)
+            process.join(timeout=alone * moments.uniform(0.4, 1.1) if done < kills else None)
             if process.exitcode is not None:
                 break
             kill(process)
