@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from augment.augmenter import Text
 from augment.words import Words
-from haystack_distill.files import write_aside
-from haystack_distill.squad_checks import Row
+from haystack_distill.data.squad.validation import Row
+from haystack_distill.utils.files import write_aside
 
 
 class Paragraph(NamedTuple):

@@ -30,9 +30,9 @@ from augment.settings import AugmentSettings
 from augment.shards import merge_shards, parse_shard, require_readable
 from augment.show import preview, summary
 from augment.tagging import choose_tagger
-from haystack_distill.cli_output import faults_in_words, never_lose_a_result
 from haystack_distill.errors import DataError, DistilError, WriteError
-from haystack_distill.files import expanded, file_hash, is_stream, require_writable, scratch_directory, write_json
+from haystack_distill.utils.console import faults_in_words, never_lose_a_result
+from haystack_distill.utils.files import expanded, file_hash, is_stream, require_writable, scratch_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def augment_squad(
     contextual replacement) and that `tokenizer` only tells the mask token and, without a tagger, what a word is.
 
     Args:
-        squad_path: SQuAD-format JSON, plain or gzip, or a table that `haystack_distill.squad.read_squad` reads.
+        squad_path: SQuAD-format JSON, plain or gzip, or a table that `data.squad.load.read_squad` reads.
         output_path: where to write; gzip when the name ends in .gz.
         glove_path: see `AugmentSettings`, as for all parameters up to `seed`.
         model: as above.
@@ -100,7 +100,7 @@ def augment_squad(
         provenance: as above.
         seed: as above.
         num_processes: how many processes work on articles.
-        on_bad_example: "error" or "skip", as for `haystack_distill.squad.read_squad`.
+        on_bad_example: "error" or "skip", as for `haystack_distill.data.squad.load.read_squad`.
         overwrite: replace an output that is there.
         shard: "i/n", to make only every n-th article; needs `statistics`. See `shards.merge_shards`.
         statistics: how often words bear tags, as `make_statistics` writes it; counted in `squad_path` by default.

@@ -13,8 +13,8 @@ from augment.operations import NGRAM, Edited, apply, edit_words, moved, sample_n
 from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger, make_tagger
 from augment.words import TokenizerWords, Words, split_words
+from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.squad_checks import BadExample, Place, Question, Row, check
 
 _TRIES = 200  # texts that differ from the original are drawn so often before there seems to be no further variant
 _MOST_TRIES = 2000
@@ -116,7 +116,7 @@ class Augmenter:
         return cls(settings, counts, splitter)
 
     def __call__(self, example: dict[str, Any]) -> list[dict[str, Any]]:
-        """The example and its variants, in the form of `haystack_distill.squad.load_examples`.
+        """The example and its variants, in the form of `haystack_distill.data.squad.load.load_examples`.
 
         Fewer than `multiplication_factor` come back where its texts have too few distinct variants. With `provenance`
         each has the key `augmentation`: the id of the original, and by text how many edits of which operation.

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from augment.words import Span
-from haystack_distill.compat import load_with_tokenizer
-from haystack_distill.devices import resolve_device
+from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.features import text_tokenizer
-from haystack_distill.files import expanded
+from haystack_distill.utils.devices import resolve_device
+from haystack_distill.utils.files import expanded
+from haystack_distill.utils.transformers_compat import load_with_tokenizer
 
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces

@@ -25,11 +25,11 @@ from augment.lexicon import TagCounts
 from augment.processes import Processes
 from augment.settings import AugmentSettings
 from augment.tally import Tally
+from haystack_distill.data.squad.intake import Intake, warn_of
+from haystack_distill.data.squad.json_files import count_of_questions, questions_in_file, write_packed
+from haystack_distill.data.squad.validation import Place, Row
 from haystack_distill.errors import DataError, DistilError, WriteError
-from haystack_distill.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
-from haystack_distill.squad_checks import Place, Row
-from haystack_distill.squad_intake import Intake, warn_of
-from haystack_distill.squad_json import count_of_questions, questions_in_file, write_packed
+from haystack_distill.utils.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Job:
         settings: what is edited and how; its tagger is one that `choose_tagger` returned.
         work: the working directory.
         shard: (i, n): only every n-th article, from the i-th on; counted from 1. None: all of them.
-        on_bad_example: as for `haystack_distill.squad.read_squad`.
+        on_bad_example: as for `haystack_distill.data.squad.load.read_squad`.
         statistics: counts of words to draw from; None counts those of the source.
     """
 

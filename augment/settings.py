@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from os import PathLike
 
 from augment.tagging import TAGGERS
-from haystack_distill.checks import check, is_number, is_whole
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.checks import check, is_number, is_whole
 
 TEXTS = ("question", "context", "both")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from augment.job import PACKING
+from haystack_distill.data.squad.json_files import write_packed
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.files import write_aside
-from haystack_distill.squad_json import write_packed
+from haystack_distill.utils.files import write_aside
 
 _BLOCK = 2**20
 _HEADER = 2**12

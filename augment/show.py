@@ -13,8 +13,8 @@ from augment.lexicon import TagCounts
 from augment.operations import CONTEXTUAL, MASK, NGRAM, OPERATIONS, REPLACE, Edited
 from augment.report import AugmentReport
 from augment.settings import AugmentSettings
-from haystack_distill.squad_intake import Intake
-from haystack_distill.squad_json import questions_in_file
+from haystack_distill.data.squad.intake import Intake
+from haystack_distill.data.squad.json_files import questions_in_file
 
 _COLOURS = {MASK: "bold magenta", REPLACE: "bold green", CONTEXTUAL: "bold cyan"}
 _ROWS_COUNTED = 500  # enough words to draw from for a look

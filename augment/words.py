@@ -9,7 +9,7 @@ from typing import TypeAlias
 import regex
 
 from haystack_distill.errors import DistilError
-from haystack_distill.files import expanded
+from haystack_distill.utils.files import expanded
 
 Span: TypeAlias = tuple[int, int]  # first character, one past the last
 Tagger: TypeAlias = Callable[[list[str]], list[str]]  # the tokens of a text -> their part-of-speech tags

@@ -12,8 +12,8 @@ from augment.augmenter import Augmenter, Variant
 from augment.lexicon import TagCounts
 from augment.settings import AugmentSettings
 from augment.tally import Tally
-from haystack_distill.files import write_aside
-from haystack_distill.squad_checks import Row
+from haystack_distill.data.squad.validation import Row
+from haystack_distill.utils.files import write_aside
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -77,7 +77,7 @@ ARMS: dict[str, Callable[[list[str], int], int]] = {
 
 def main(squad: Path, others: Path, contexts: int, more: int, factor: int, repeats: int) -> None:
     """Time every arm and print rows a second."""
-    from haystack_distill.squad_json import questions_in_file
+    from haystack_distill.data.squad.json_files import questions_in_file
 
     seen: dict[str, None] = {}
     for question in questions_in_file(squad):

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from augment.augment_squad import augment_squad
-from haystack_distill.squad_json import questions_in_file
+from haystack_distill.data.squad.json_files import questions_in_file
 
 
 def sample_of(squad: Path, paragraphs: int, output: Path) -> None:
@@ -44,7 +44,7 @@ def random_model(directory: Path) -> None:
     import torch
     from transformers import BertForMaskedLM, BertTokenizer
 
-    from haystack_distill.embedded import base_model_directory
+    from haystack_distill.models.embedded import base_model_directory
 
     torch.manual_seed(0)
     base = base_model_directory()

@@ -24,10 +24,10 @@ from environments import ROOT, python_of
 from watch import matrix_gigaflops
 
 from haystack_distill import Reader, WindowSettings, students
-from haystack_distill.export import export_reader
-from haystack_distill.files import write_aside, write_json
-from haystack_distill.runs import versions
-from haystack_distill.squad import load_examples, write_squad
+from haystack_distill.data.squad.load import load_examples, write_squad
+from haystack_distill.export.onnx import export_reader
+from haystack_distill.training.run_directory import versions
+from haystack_distill.utils.files import write_aside, write_json
 
 HERE = Path(__file__).resolve().parent
 WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 
 CONTEXT = multiprocessing.get_context("forkserver")  # imports once, and starts each run in a process of its own
-MODULES = ["haystack_distill.trainer", "transformers.models.bert", "torch.optim"]
+MODULES = ["haystack_distill.training.reader_trainer", "transformers.models.bert", "torch.optim"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def make_student(folder: Path) -> None:
     from transformers import BertConfig, BertForQuestionAnswering
 
     from haystack_distill import Reader, WindowSettings
-    from haystack_distill.embedded import base_model_directory, base_tokenizer
-    from haystack_distill.sample import sample_path
-    from haystack_distill.squad import load_examples, write_squad
+    from haystack_distill.data.sample import sample_path
+    from haystack_distill.data.squad.load import load_examples, write_squad
+    from haystack_distill.models.embedded import base_model_directory, base_tokenizer
 
     torch.manual_seed(0)
     tokenizer = base_tokenizer(base_model_directory())

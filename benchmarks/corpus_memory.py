@@ -15,12 +15,13 @@ from typing import Annotated
 import typer
 
 from haystack_distill import TrainingSettings, students
-from haystack_distill.corpus import Corpus, TextSettings, TextWindows
-from haystack_distill.embedded import embedded_teacher
-from haystack_distill.general import GeneralTrainer
-from haystack_distill.language_model import LanguageModel
-from haystack_distill.loop import _LoopTrainer
-from haystack_distill.squad import load_examples
+from haystack_distill.data.corpus import Corpus
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.text_windows import TextSettings, TextWindows
+from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.training.loop import _LoopTrainer
 
 
 def main(

@@ -29,8 +29,7 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from haystack_distill.compat import load_model
-from haystack_distill.embedded import (
+from haystack_distill.models.embedded import (
     BASE_SHA256,
     base_model_directory,
     base_tokenizer,
@@ -38,6 +37,7 @@ from haystack_distill.embedded import (
     build_model,
     merge,
 )
+from haystack_distill.utils.transformers_compat import load_model
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"

@@ -38,7 +38,7 @@ def one(directory: Path, data: str) -> None:
 
 
 def _examples(data: str, directory: Path):  # type: ignore[no-untyped-def]
-    from haystack_distill.squad import load_examples
+    from haystack_distill.data.squad.load import load_examples
 
     return load_examples(data, cache_dir=directory / "cache" / Path(data).stem)
 
@@ -56,7 +56,7 @@ def main(
         one(directory, data)
         return
     from haystack_distill import Reader, students
-    from haystack_distill.squad import load_examples, write_squad
+    from haystack_distill.data.squad.load import load_examples, write_squad
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -122,7 +122,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
     from watch import Watch
 
-    from haystack_distill.devices import resolve_precision
+    from haystack_distill.utils.devices import resolve_precision
 
     tokenizer, teacher, student = models(options)
 
@@ -177,7 +177,7 @@ def textbrewer(options: argparse.Namespace, *, our_batches: bool = False) -> dic
         from haystack_distill import Reader
 
         reader = Reader.load(options.student)
-        from haystack_distill.squad import load_examples
+        from haystack_distill.data.squad.load import load_examples
 
         windows = reader.cut(load_examples(options.data))
         names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from haystack_distill.errors import DataError, DistilError
 
 if TYPE_CHECKING:
-    from haystack_distill.features import WindowSettings
-    from haystack_distill.reader import Answer, Reader
-    from haystack_distill.runs import RunResult
-    from haystack_distill.settings import TrainingSettings
-    from haystack_distill.trainer import ReaderTrainer
+    from haystack_distill.data.window_settings import WindowSettings
+    from haystack_distill.models.reader import Answer, Reader
+    from haystack_distill.training.reader_trainer import ReaderTrainer
+    from haystack_distill.training.run_directory import RunResult
+    from haystack_distill.training.settings import TrainingSettings
 
 __version__ = "0.1.0"
 
@@ -32,12 +32,12 @@ __all__ = [
 
 # Where the public names live. They are imported when first used: torch takes seconds, and help must not.
 _MODULES = {
-    "Answer": "reader",
-    "Reader": "reader",
-    "ReaderTrainer": "trainer",
-    "RunResult": "runs",
-    "TrainingSettings": "settings",
-    "WindowSettings": "features",
+    "Answer": "models.reader",
+    "Reader": "models.reader",
+    "ReaderTrainer": "training.reader_trainer",
+    "RunResult": "training.run_directory",
+    "TrainingSettings": "training.settings",
+    "WindowSettings": "data.window_settings",
 }
 
 

@@ -16,7 +16,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 
 from haystack_distill import Reader, WindowSettings
-from haystack_distill.store import CACHE_VARIABLE
+from haystack_distill.utils.cache import CACHE_VARIABLE
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

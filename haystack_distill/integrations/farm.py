@@ -40,19 +40,20 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
-from haystack_distill.checkpoints import begun_in, finished_in
-from haystack_distill.compat import for_answers, no_questions, require_known_kind
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.features import WindowSettings, tokenizer_hash
-from haystack_distill.files import RUN_FILE, expanded, file_hash, hash_of
-from haystack_distill.inspection import json_in, lacks_weights
 from haystack_distill.integrations.farm_reader import ReadsText
-from haystack_distill.reader import Reader
-from haystack_distill.runs import RunResult
-from haystack_distill.settings import TrainingSettings
-from haystack_distill.squad import load_examples
-from haystack_distill.store import cached_table
-from haystack_distill.trainer import ReaderTrainer
+from haystack_distill.models.reader import Reader
+from haystack_distill.training.checkpoints import begun_in, finished_in
+from haystack_distill.training.reader_trainer import ReaderTrainer
+from haystack_distill.training.run_directory import RunResult
+from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.cache import cached_table
+from haystack_distill.utils.files import RUN_FILE, expanded, file_hash, hash_of
+from haystack_distill.utils.model_files import json_in, lacks_weights
+from haystack_distill.utils.transformers_compat import for_answers, no_questions, require_known_kind
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
 
@@ -163,8 +164,8 @@ class DistilFARMReader(ReadsText, FARMReader):
     mean what FARMReader's documentation says, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
-    - `data_dir` and `train_filename` name a file that `squad.read_squad` reads (SQuAD-format JSON or a table; gzip
-      too); bad questions are errors that say where they are, or with `on_bad_example="skip"` left out and counted.
+    - `data_dir` and `train_filename` name a file that `data.squad.load.read_squad` reads (SQuAD-format JSON or a table;
+      gzip too); bad questions are errors that say where they are, or with `on_bad_example="skip"` left out and counted.
     - `processor` may be a SquadProcessor or, for intermediate layers, an UnlabeledTextProcessor; its files and lengths
       then count, as in Haystack 1. A line of plain text longer than `max_seq_len` becomes several windows.
     - `dev_split` holds out whole contexts, the same ones each time.
@@ -391,7 +392,7 @@ class _Sources:
             _refuse(
                 not plain_text and type(processor) is not SquadProcessor,
                 f"processor must be a SquadProcessor or an UnlabeledTextProcessor, not {type(processor).__name__}; "
-                "write other data as a SQuAD file first (haystack_distill.squad.write_squad)",
+                "write other data as a SQuAD file first (haystack_distill.data.squad.load.write_squad)",
             )
             _refuse(
                 plain_text and method != "distil_intermediate_layers",
@@ -633,7 +634,7 @@ def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batc
     _refuse(
         reader.model.get_input_embeddings() is student.model.get_input_embeddings(),
         "teacher and student are the same model; load the student from its directory once more, or make a smaller one "
-        "(haystack_distill.students)",
+        "(haystack_distill.students.cut)",
     )
     return reader
 

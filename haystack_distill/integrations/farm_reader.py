@@ -31,11 +31,13 @@ except ImportError as error:
         "environment without haystack-ai"
     ) from error
 
+from haystack_distill.data.squad.validation import whole_characters
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
-from haystack_distill.features import AnyWindows, WindowSettings, model_inputs
-from haystack_distill.reader import Reader, position_limit
-from haystack_distill.spans import separate_spans
-from haystack_distill.squad_checks import whole_characters
+from haystack_distill.models.reader import Reader, position_limit
+from haystack_distill.models.span_decoding import separate_spans
+from haystack_distill.utils.model_inputs import model_inputs
 
 __all__ = ["DistilledReader"]
 
@@ -235,7 +237,7 @@ class DistilledReader(ReadsText, BaseReader):
         model_kwargs: `torch_dtype` is another way to say `precision`; what else changes no answer is without effect.
         backend: "torch", or "onnx" and "onnx-int8" for a reader that was exported.
         num_threads: Processor threads that a forward pass may use.
-        precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `devices.resolve_precision`.
+        precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
             in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8".
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
-from haystack_distill.exported import check_backend
-from haystack_distill.features import AnyWindows, PairTemplate, WindowSettings, text_tokenizer
-from haystack_distill.reader import Reader
-from haystack_distill.spans import best_spans, log_partition, no_answer_score
+from haystack_distill.models.backends.onnx_runtime import check_backend
+from haystack_distill.models.reader import Reader
+from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -137,7 +139,7 @@ class DistilledReader:
                 than `device`, as there) are used, the rest is ignored with a warning.
             max_query_length: Tokens of the query that are kept.
             max_answer_length: Tokens of the longest answer.
-            precision: "auto", "fp32", "bf16" or "fp16"; see `devices.resolve_precision`.
+            precision: "auto", "fp32", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
             revision: Branch, tag or commit of a model on the hub.
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
                 (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".

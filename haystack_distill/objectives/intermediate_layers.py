@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, require_attention_scores
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
 from haystack_distill.objectives.objective import Objective
-from haystack_distill.objectives.outputs import ModelOutputs, require_attention_scores
+from haystack_distill.utils.checks import is_number
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:

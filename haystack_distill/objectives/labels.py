@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives.losses import hard_label_loss
 from haystack_distill.objectives.objective import Objective
-from haystack_distill.objectives.outputs import ModelOutputs
 
 
 def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
 from haystack_distill.objectives.objective import Objective
-from haystack_distill.objectives.outputs import ModelOutputs
+from haystack_distill.utils.checks import is_number
 
 
 class LanguageModelObjective(Objective):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from haystack_distill.objectives.outputs import ModelOutputs
+from haystack_distill.models.outputs import ModelOutputs
 
 
 class Objective(nn.Module, ABC):

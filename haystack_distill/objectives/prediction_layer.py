@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from haystack_distill.checks import is_number
 from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
 from haystack_distill.objectives.objective import Objective
-from haystack_distill.objectives.outputs import ModelOutputs
+from haystack_distill.utils.checks import is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 

@@ -17,8 +17,9 @@ from augment.augment_squad import augment_squad, main, make_statistics
 from augment.job import alone
 from augment.report import AugmentReport
 from augment.shards import merge_shards, parse_shard
-from haystack_distill import DataError, DistilError, files
-from haystack_distill.squad import read_squad
+from haystack_distill import DataError, DistilError
+from haystack_distill.data.squad.load import read_squad
+from haystack_distill.utils import files
 
 FACTOR = 5
 Contents = dict[str, Any]
@@ -142,7 +143,7 @@ def dies_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise Killed
             real(path, write, durable=durable)
 
-        for module in ("augment.worker", "augment.articles", "haystack_distill.files"):
+        for module in ("augment.worker", "augment.articles", "haystack_distill.utils.files"):
             monkeypatch.setattr(f"{module}.write_aside", write_aside)
 
     return after

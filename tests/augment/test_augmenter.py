@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from augment.augmenter import Augmenter, augmented
 from augment.settings import AugmentSettings
 from haystack_distill import DataError, DistilError
-from haystack_distill.squad import load_examples
+from haystack_distill.data.squad.load import load_examples
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on."
 

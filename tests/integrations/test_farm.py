@@ -31,10 +31,10 @@ from transformers import (
 )
 
 from haystack_distill import DataError, DistilError, Reader, RunResult, WindowSettings
-from haystack_distill.features import Windows
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.windows import Windows
 from haystack_distill.integrations import farm
 from haystack_distill.integrations.farm import DistilFARMReader, farm_reader_from, reader_from_farm
-from haystack_distill.squad import load_examples
 from tests.conftest import squad_content
 
 CUT = {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16, "use_gpu": False, "progress_bar": False}

@@ -23,11 +23,11 @@ from haystack.errors import HaystackError
 from haystack.nodes import BM25Retriever, FARMReader
 
 from haystack_distill import DistilError, Reader
-from haystack_distill.embedded import embedded_teacher
-from haystack_distill.export import export_reader
+from haystack_distill.export.onnx import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
 from haystack_distill.integrations.farm_reader import DistilledReader
+from haystack_distill.models.embedded import embedded_teacher
 from tests.conftest import CONTEXTS, QUESTIONS
 
 CUT = {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16, "use_gpu": False}

@@ -15,10 +15,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from haystack_distill import DistilError, Reader, WindowSettings, compat
-from haystack_distill import reader as reader_module
-from haystack_distill.export import export_reader
-from haystack_distill.features import text_tokenizer
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.data.text_tokenizer import text_tokenizer
+from haystack_distill.export.onnx import export_reader
+from haystack_distill.models import reader as reader_module
+from haystack_distill.utils import transformers_compat as compat
 
 try:
     version("haystack-ai")

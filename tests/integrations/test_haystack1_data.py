@@ -16,7 +16,7 @@ from haystack.document_stores import InMemoryDocumentStore
 from haystack.utils.squad_data import SquadData
 
 from augment.augment_squad import augment_squad
-from haystack_distill.squad import load_examples, write_squad
+from haystack_distill.data.squad.load import load_examples, write_squad
 
 
 def rows(path: Path) -> list[tuple]:

@@ -1,0 +1,179 @@
+"""The demo: distil the embedded teacher into a student of half its depth, measure both, answer in a real pipeline."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from haystack_distill import students
+from haystack_distill.data.sample import sample_path
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.reader import Reader
+from haystack_distill.training.reader_trainer import ReaderTrainer
+from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.checks import require_seed
+from haystack_distill.utils.files import expanded, require_writable, write_json
+
+QUESTIONS = (
+    "Who designed the first pendulum clock that worked?",
+    "When did the first trams run in Bellmar?",
+    "In which caves does Roquefort mature?",
+)
+LAYERS = 3
+INTERMEDIATE_EPOCHS = 3
+PREDICTION_EPOCHS = 2
+LEARNING_RATE = 3e-4
+RESULT_FILE = "demo.json"
+
+
+def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False) -> dict[str, Any]:
+    """Distil on the sample, compare with a student trained on labels only, and answer questions in a pipeline.
+
+    Args:
+        haystack: Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai).
+        seed: Seed of the training runs.
+        output_dir: Where the distilled reader goes; `demo-reader` by default.
+        json: Print nothing; the caller prints what is returned.
+
+    Returns:
+        `models`: the table's rows; `answers`: question, answer and score from the pipeline; `directory`; `seconds`.
+    """
+    began = time.monotonic()
+    console = Console(quiet=json)
+    directory = expanded(output_dir or "demo-reader")
+    require_writable(directory)
+    require_seed(seed)
+    dev = sample_path("dev")
+    teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
+    own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again
+    labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json, overwrite=own)
+    rows = [
+        {"model": name, **measure(reader, dev)}
+        for name, reader in (
+            ("teacher", teacher),
+            ("student, labels only", labels_only),
+            ("student, distilled", distilled),
+        )
+    ]
+    console.print(_table(rows))
+    console.print(f"[bold]4. answer in a Haystack {haystack} pipeline[/bold], reader from {directory}")
+    contexts = list(dict.fromkeys(load_examples(dev)["context"]))
+    answers = ask_haystack_1(directory, contexts) if haystack == 1 else ask_haystack_3(directory, contexts)
+    for answer in answers:
+        console.print(f"  {answer['question']}\n    [green]{answer['answer']}[/green] ({answer['score']:.2f})")
+    result = {"models": rows, "answers": answers, "directory": str(directory), "seconds": time.monotonic() - began}
+    write_json(directory / RESULT_FILE, result)
+    console.print(f"{result['seconds']:.0f} s")
+    return result
+
+
+def train_students(
+    teacher: Reader,
+    seed: int,
+    directory: Path | None,
+    console: Console,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> tuple[Reader, Reader]:
+    """The same cut of `teacher` trained twice on the sample for as many steps: on labels only, and distilled.
+
+    The shape (how many epochs go to the layers, the learning rate) was chosen on articles held out of the sample's
+    training split. The distilled student is written to `directory`.
+    """
+    train = sample_path("train")
+    start = students.from_teacher(teacher, layers=LAYERS)
+
+    def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
+        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=progress)
+        return ReaderTrainer(student, output, replace(settings, overwrite=overwrite))
+
+    console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
+    labels_only = start.copy()
+    trainer(labels_only, INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS).train(train)
+    console.print(f"[bold]2. distil the teacher's layers[/bold]: {INTERMEDIATE_EPOCHS} epochs")
+    distilled = start.copy()
+    trainer(distilled, INTERMEDIATE_EPOCHS).distil_intermediate_layers_from(teacher, train)
+    console.print(f"[bold]3. distil the teacher's answers[/bold]: {PREDICTION_EPOCHS} epochs")
+    trainer(distilled, PREDICTION_EPOCHS, directory).distil_prediction_layer_from(
+        teacher, train, temperature=2.0, distillation_loss_weight=0.8
+    )
+    return labels_only, distilled
+
+
+def measure(reader: Reader, data: Path) -> dict[str, float]:
+    """Parameters, megabytes as fp32, exact match and F1 in per cent, questions a second."""
+    windows = reader.cut(load_examples(data))
+    began = time.monotonic()
+    metrics = reader.evaluate_windows(windows)
+    seconds = time.monotonic() - began
+    return {
+        "parameters": reader.n_parameters,
+        "megabytes": reader.n_parameters * 4 / 1e6,
+        "exact": metrics["exact"],
+        "f1": metrics["f1"],
+        "questions_per_second": metrics["total"] / seconds,
+    }
+
+
+def ask_haystack_1(directory: Path, contexts: list[str]) -> list[dict[str, Any]]:
+    """Answer `QUESTIONS` over `contexts` with a BM25 retriever and the reader in a farm-haystack pipeline."""
+    from haystack import Document, Pipeline
+    from haystack.document_stores import InMemoryDocumentStore
+    from haystack.nodes import BM25Retriever
+
+    from haystack_distill.integrations.farm import DistilFARMReader
+
+    logging.getLogger("haystack").setLevel(logging.WARNING)
+    store = InMemoryDocumentStore(use_bm25=True)
+    store.write_documents([Document(content=context) for context in contexts])
+    pipeline = Pipeline()
+    pipeline.add_node(BM25Retriever(store, top_k=5), "Retriever", ["Query"])
+    reader = DistilFARMReader(str(directory), use_gpu=False, num_processes=0, progress_bar=False)
+    pipeline.add_node(reader, "Reader", ["Retriever"])
+    answers = []
+    for question in QUESTIONS:
+        best = pipeline.run(query=question, params={"Reader": {"top_k": 1}})["answers"][0]
+        answers.append({"question": question, "answer": best.answer, "score": best.score})
+    return answers
+
+
+def ask_haystack_3(directory: Path, contexts: list[str]) -> list[dict[str, Any]]:
+    """Answer `QUESTIONS` over `contexts` with a BM25 retriever and the reader in a Haystack 3 pipeline."""
+    from haystack import Document, Pipeline
+    from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    from haystack_distill.integrations.haystack import DistilledReader
+
+    store = InMemoryDocumentStore()
+    store.write_documents([Document(content=context) for context in contexts])
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", InMemoryBM25Retriever(store, top_k=5))
+    pipeline.add_component("reader", DistilledReader(model=str(directory), top_k=1, no_answer=False))
+    pipeline.connect("retriever.documents", "reader.documents")
+    answers = []
+    for question in QUESTIONS:
+        output = pipeline.run({"retriever": {"query": question}, "reader": {"query": question}})
+        best = output["reader"]["answers"][0]
+        answers.append({"question": question, "answer": best.data, "score": best.score})
+    return answers
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("model", "parameters", "MB", "EM", "F1", "questions/s", title="sample dev set, 176 questions")
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['megabytes']:.0f}",
+            f"{row['exact']:.1f}",
+            f"{row['f1']:.1f}",
+            f"{row['questions_per_second']:.0f}",
+        )
+    return table

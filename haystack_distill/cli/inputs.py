@@ -1,0 +1,109 @@
+"""What commands are given, turned into what the library takes: readers, examples, settings."""
+
+import json as json_module
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haystack_distill.data.window_settings import default_stride
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.files import expanded, require_writable
+
+if TYPE_CHECKING:
+    import datasets
+
+    from haystack_distill.data.window_settings import WindowSettings
+    from haystack_distill.models.reader import Reader
+
+
+def load_reader(name: str, **settings: Any) -> "Reader":
+    """A reader by directory, hub name or the word "embedded"."""
+    from haystack_distill.models.embedded import named_reader
+    from haystack_distill.utils.devices import require_device
+
+    require_device(settings["device"])
+    return named_reader(name, **settings)
+
+
+def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> "Reader":
+    """A teacher with the student's windows, or with shorter ones where it does not know as many positions."""
+    from haystack_distill.models.reader import position_limit
+
+    if same_windows:
+        return load_reader(name, **settings)
+    windows: WindowSettings = settings["windows"]
+    shortest = replace(windows, max_seq_len=min(windows.max_seq_len, windows.max_query_length + 5))
+    teacher = load_reader(name, **settings | {"windows": shortest})
+    positions = position_limit(teacher.model)
+    longest = windows.max_seq_len if positions is None else min(windows.max_seq_len, positions)
+    if longest < windows.max_seq_len:
+        logging.getLogger(__name__).info(
+            "the teacher sees windows of %s tokens, all that it has positions for", longest
+        )
+        windows = replace(windows, doc_stride=min(windows.doc_stride, default_stride(longest)))  # so that they overlap
+    teacher.windows = replace(windows, max_seq_len=longest)
+    return teacher
+
+
+def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's settings of `Reader` out of a command's options."""
+    from haystack_distill.data.window_settings import WindowSettings
+
+    windows = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
+    names = ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device")
+    running = {name: given[name] for name in ("backend", "num_threads") if name in given}
+    return {"windows": windows} | {name: given[name] for name in names} | running
+
+
+def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "datasets.Dataset":
+    from haystack_distill.data.squad.load import load_examples
+
+    source = data[0] if len(data) == 1 else list(data)
+    return load_examples(source, split=split, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
+
+
+def measured_examples(data: Sequence[str], given: dict[str, Any]) -> "datasets.Dataset":
+    """Examples to measure on, checked before anything is loaded for it."""
+    from haystack_distill.data.squad.metrics import require_measurable
+
+    examples = examples_of(data, "validation", given)
+    require_measurable(examples)
+    return examples
+
+
+def refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) -> None:
+    if output_dir.exists() and not output_dir.is_dir():
+        raise DistilError(f"{output_dir} is a file: choose another --output-dir")
+    if teacher is not None and output_dir.exists() and Path(teacher).exists() and output_dir.samefile(teacher):
+        raise DistilError(f"{output_dir} is the teacher, which must not be written over: choose another --output-dir")
+    if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
+        raise DistilError(
+            f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
+        )
+    require_writable(output_dir)
+
+
+def named_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, with numbers, true, false and null as in JSON and all else as text."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals and text):
+            raise DistilError(f"--shape {pair!r}: write it as NAME=VALUE, like embedding_size=64")
+        try:
+            values[name] = json_module.loads(text)
+        except json_module.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+def text_of(file: str) -> str:
+    try:
+        # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
+        content = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DistilError(f"cannot read the context from {file}: {error}") from error

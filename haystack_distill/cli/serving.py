@@ -1,0 +1,244 @@
+"""The commands `export`, `prune` and `suggest`: a reader made ready for serving, and what size it should have."""
+
+import inspect
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from haystack_distill.cli.inputs import (
+    examples_of,
+    load_reader,
+    measured_examples,
+    reader_settings,
+    refuse_to_overwrite,
+)
+from haystack_distill.cli.options import (
+    BAD_EXAMPLES,
+    CACHE,
+    CONFIG,
+    INFERENCE,
+    JSON,
+    MODEL,
+    OVERWRITE,
+    RUNNING,
+    TEACHER,
+    one_of,
+    option,
+    with_options,
+)
+from haystack_distill.cli.output import figure, logs_on_stderr, tell
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.files import require_writable
+
+_MEASURED = option(
+    "data", list[str] | None, None, "SQuAD files to measure on, or a data set on the hub.", metavar="FILE|NAME"
+)
+
+
+_EXPORT = [
+    option(
+        "output_dir",
+        Path | None,
+        None,
+        "Where the reader and its exported models go. Default: the model's own directory.",
+        metavar="DIRECTORY",
+    ),
+    option(
+        "int8",
+        str,
+        "dynamic",
+        "How int8 scales activations: in every call, once by what they are on calibration data, or no int8.",
+        "Export",
+        **one_of("dynamic", "static", "none"),
+    ),
+    option("per_channel", bool, True, "One int8 scale an output column of a weight, not one a weight.", "Export"),
+    option(
+        "reduce_range",
+        bool,
+        True,
+        "Use 7 of 8 bits for weights: processors without VNNI overflow otherwise.",
+        "Export",
+    ),
+    option(
+        "calibration_data",
+        list[str] | None,
+        None,
+        "For --int8 static: training examples, never those measured on.",
+        "Export",
+        metavar="FILE|NAME",
+    ),
+]
+
+
+@with_options([MODEL, _MEASURED], _EXPORT, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+def export(model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
+    """Write a reader as ONNX, in fp32 and in int8, which the processor runs faster (--backend onnx, onnx-int8).
+
+    What is written is compared with the model and, with --data, measured; both are kept in onnx/export.json.
+
+    \b
+    Examples:
+      haystack-distill export --model finished --data dev.json
+      haystack-distill ask --model finished --backend onnx-int8 \\
+          --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
+    """
+    if output_dir is None:
+        if not Path(model).is_dir():
+            raise DistilError(f"{model} is not a directory to write into: give --output-dir")
+        output_dir = Path(model)
+    require_writable(output_dir)
+    with logs_on_stderr():
+        from haystack_distill.export.onnx import ExportSettings, export_reader
+
+        settings = ExportSettings(given["int8"], given["per_channel"], given["reduce_range"])
+        calibration = None
+        if given["calibration_data"]:
+            calibration = examples_of(given["calibration_data"], "train", given)
+        measured = measured_examples(data, given) if data else None
+        reader = load_reader(model, **reader_settings(given))
+        record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
+    if given["json"]:
+        tell(True, {"command": "export", "output_dir": output_dir, "backends": record["backends"]})
+        return
+    table = Table("backend", "MB", "same answer", "EM", "F1", title=escape(f"{model} exported to {output_dir}"))
+    for backend, found in record["backends"].items():
+        size = f"{found['megabytes']:.1f}" if "megabytes" in found else ""
+        same = f"{found['same_answer']:.1%}" if "same_answer" in found else ""
+        metrics = (f"{found['metrics'][name]:.2f}" if "metrics" in found else "" for name in ("exact", "f1"))
+        table.add_row(backend, size, same, *metrics)
+    Console().print(table)
+
+
+_PRUNE = [
+    option(
+        "corpus",
+        list[str],
+        inspect.Parameter.empty,
+        "Texts of the domain: SQuAD files (their questions and contexts), or text, JSON lines or Parquet; say it "
+        "again for more.",
+        metavar="FILE|DIRECTORY",
+    ),
+    option("text_column", str, "text", "Which column of JSON lines or Parquet holds the text."),
+    option(
+        "keep",
+        float,
+        1.0,
+        "A share of the corpus that the tokens that stay make up (1: all that occur), or above 1 how many stay.",
+    ),
+    option("output_dir", Path, inspect.Parameter.empty, "Where the smaller reader goes.", metavar="DIRECTORY"),
+    OVERWRITE,
+]
+
+
+@with_options([MODEL, _MEASURED], _PRUNE, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) -> None:
+    """Drop the tokens that a domain never uses from a reader: half of a small one is its vocabulary.
+
+    With --data, the reader is measured before and after.
+
+    \b
+    Example:
+      haystack-distill prune --model finished --corpus train.json --corpus documents/ \\
+          --data dev.json --output-dir pruned
+    """
+    refuse_to_overwrite(output_dir, model, given["overwrite"])
+    with logs_on_stderr():
+        from haystack_distill.students.vocabulary import prune_vocabulary
+
+        examples = measured_examples(data, given) if data else None
+        reader = load_reader(model, **reader_settings(given))
+        texts = (text for source in given["corpus"] for text in _texts(source, given))
+        pruned = prune_vocabulary(reader, texts, keep=given["keep"])
+        told: dict[str, Any] = {
+            "command": "prune",
+            "output_dir": output_dir,
+            "tokens": len(pruned.tokenizer),
+            "tokens_before": len(reader.tokenizer),
+            "parameters": pruned.n_parameters,
+            "parameters_before": reader.n_parameters,
+        }
+        if examples is not None:
+            told["metrics"], told["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
+        pruned.save(output_dir)
+    tell(given["json"], told, f"Reader in {output_dir}")
+
+
+def _texts(source: str, given: dict[str, Any]) -> Any:
+    """The texts of a file of questions or of a corpus; JSON lines and Parquet are a corpus."""
+    if source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+        from haystack_distill.data.squad.load import plain_rows
+
+        for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):
+            yield from (row["question"], row["context"])
+        return
+    from haystack_distill.data.corpus import Corpus
+
+    for texts, _ in Corpus(source, text_column=given["text_column"]).read():
+        yield from texts
+
+
+_SUGGEST = [
+    option(
+        "budget",
+        str,
+        inspect.Parameter.empty,
+        "What a student may cost: '20 ms/question' (asked alone, of one context) or '10 MB' (its model file).",
+        metavar="TEXT",
+    ),
+    option(
+        "data",
+        list[str] | None,
+        None,
+        "SQuAD files whose questions are asked to measure time. Default: the sample of this package.",
+        metavar="FILE|NAME",
+    ),
+    option("questions", int, 30, "How many questions are asked of each candidate."),
+]
+
+
+@with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
+    """Measure students of several sizes on this machine and name the largest that is within a budget.
+
+    \b
+    Example:
+      haystack-distill suggest --teacher deepset/roberta-base-squad2 \\
+          --budget "20 ms/question" --backend onnx-int8
+    """
+    if given["questions"] < 1:
+        raise DistilError(f"--questions must be at least 1, not {given['questions']}")
+    with logs_on_stderr():
+        from haystack_distill.data.sample import sample_path
+        from haystack_distill.evaluation.measurements import evenly
+        from haystack_distill.export.budget import Budget, suggest_students
+
+        wanted = Budget.parse(budget)
+        data = given["data"] or [str(sample_path("dev"))]
+        pairs = evenly(examples_of(data, "validation", given), given["questions"])
+        found = suggest_students(
+            load_reader(teacher, **reader_settings(given)),
+            wanted,
+            pairs,
+            backend=backend,  # the students'; the teacher itself is only cut
+            num_threads=num_threads,
+        )
+    best = next((one for one in found if one.fits), None)
+    if given["json"]:
+        told = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
+        tell(True, {"command": "suggest", "teacher": teacher, "budget": budget} | told)
+    else:
+        table = Table("layers", "width", "parameters", "MB", "ms/question", "", title=escape(f"{teacher}: {budget}"))
+        for one in found:
+            mark = "[bold green]this one[/]" if one is best else "fits" if one.fits else ""
+            figures = [figure(one.layers), figure(one.hidden_size), figure(one.parameters)]
+            table.add_row(*figures, f"{one.megabytes:.1f}", f"{one.milliseconds:.1f}", mark)
+        Console().print(table)
+    if best is None:
+        raise DistilError(f"no student of {teacher} is within {budget}; allow more, or try another --backend")
+    if not given["json"]:
+        arguments = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.making.items())
+        print(f"haystack-distill student --teacher {teacher} {arguments} --output-dir student")

@@ -1,0 +1,265 @@
+"""From questions to rows: each question of a source is checked, and what happened to all of them is reported."""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from haystack_distill.data.squad.validation import (
+    BadExample,
+    Place,
+    Question,
+    Row,
+    check,
+    is_blank,
+    number_as_text,
+    shown,
+)
+from haystack_distill.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_IDS_IN_REPORT = 5
+
+
+@dataclass
+class ReadReport:
+    """What happened to the questions of a source while it was read.
+
+    Attributes:
+        read: questions that are in the dataset.
+        skipped: bad questions that were dropped (`on_bad_example="skip"`).
+        repaired: questions in the dataset with at least one `answer_start` that was off and was put right.
+        assumed_impossible: questions without answers, from a dataset without an `is_impossible` column, that were
+            taken as unanswerable, as the hub's squad_v2 means them.
+        answerless: questions of sources in which no question has an answer although some are not impossible; all of
+            them are taken as unlabelled.
+        renamed: of these, questions whose id was there before and got `-2`, `-3`, ... behind it.
+        replaced: half surrogate pairs, which are no characters, that were replaced by U+FFFD.
+        reasons: why questions were skipped: reason -> count.
+        repaired_ids: ids of the first few repaired questions.
+        skipped_ids: ids (or places, where the id is what is wrong) of the first few skipped questions.
+    """
+
+    read: int = 0
+    skipped: int = 0
+    repaired: int = 0
+    assumed_impossible: int = 0
+    answerless: int = 0
+    renamed: int = 0
+    replaced: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    repaired_ids: list[str] = field(default_factory=list)
+    skipped_ids: list[str] = field(default_factory=list)
+
+
+class Intake:
+    """Checks the questions of sources that belong together and lets the good ones through.
+
+    Args:
+        sources: name of each and what reads its questions, in order.
+        skip: drop and count bad questions; otherwise the first one is a DataError.
+        also: a further check of each row, which raises BadExample.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[str, Callable[[], Iterable[Question]]]],
+        *,
+        skip: bool,
+        also: Callable[[Row], None] | None = None,
+    ) -> None:
+        self.names = [name for name, _ in sources]
+        self.reports = [ReadReport() for _ in sources]  # filled by rows()
+        self._sources = sources
+        self._skip = skip
+        self._also = also
+
+    def rows(self) -> Iterator[tuple[Place, Row]]:
+        """The good questions and where they stood. Can be iterated over once."""
+        with closing(_Ids(self.names)) as ids:
+            for source, ((name, read), report) in enumerate(zip(self._sources, self.reports, strict=True)):
+                first_bad = ""
+                for question in marked(read):
+                    report.replaced += question.replaced
+                    try:
+                        row = check(question)
+                        if self._also is not None:
+                            self._also(row)
+                        if question.id_is_free or question.answerless:
+                            row = row._replace(id=ids.free(row.id, source, question.place))
+                        else:
+                            ids.require_new(row.id, source, question.place)
+                    except BadExample as bad:
+                        first_bad = first_bad or f"{question.place}: {bad}"
+                        self._reject(question, bad, report)
+                        continue
+                    report.read += 1
+                    report.assumed_impossible += question.assumed_impossible
+                    report.answerless += question.answerless
+                    report.renamed += question.answerless and row.id != number_as_text(question.qa["id"])
+                    if row.repaired:
+                        report.repaired += 1
+                        if len(report.repaired_ids) < _IDS_IN_REPORT:
+                            report.repaired_ids.append(row.id)
+                    yield question.place, row
+                if not report.read:
+                    why = f": all were skipped ({_reasons(report)}); the first is {first_bad}" if report.skipped else ""
+                    raise DataError(f"{name}: no questions{why}. Give a file with at least one valid question.")
+
+    def _reject(self, question: Question, bad: BadExample, report: ReadReport) -> None:
+        id_ = number_as_text(question.qa.get("id")) if isinstance(question.qa, dict) else None
+        named = isinstance(id_, str) and id_ != ""
+        if not self._skip:
+            raise DataError(f"{question.place}{f' (id {shown(id_)})' if named else ''}: {bad}.") from None
+        report.skipped += 1
+        report.reasons[bad.reason] = report.reasons.get(bad.reason, 0) + 1
+        if len(report.skipped_ids) < _IDS_IN_REPORT:
+            report.skipped_ids.append(str(id_) if named else str(question.place))
+
+
+def marked(read: Callable[[], Iterable[Question]]) -> Iterator[Question]:
+    """The questions of a source, marked where none of them has an answer although some are not said to be impossible.
+
+    Haystack 1's `augment_squad` writes such files: it drops all answers and repeats the ids. A question without an
+    answer teaches nothing there, not even that it is impossible. The source is read once more where it begins with
+    questions without answers, up to the first answer.
+    """
+    answerless: bool | None = None
+    for question in read():
+        if answerless is None and _says(question) is not None:
+            answerless = _says(question) != "answers" and _is_answerless(read())
+        yield question._replace(answerless=True) if answerless else question
+
+
+def _is_answerless(questions: Iterable[Question]) -> bool:
+    found = set()
+    for question in questions:
+        found.add(_says(question))
+        if "answers" in found:
+            return False
+    return "nothing" in found
+
+
+def _says(question: Question) -> str | None:
+    """What a question says of its answers: "answers", "impossible" or "nothing"; None where it does not count."""
+    qa = question.qa
+    if question.fault is not None or not isinstance(qa, dict) or qa.get("labelled") is False:
+        return None
+    answers = qa.get("answers")
+    if not isinstance(answers, list):
+        return None
+    if not all(map(is_blank, answers)):
+        return "answers"
+    return "impossible" if qa.get("is_impossible") else "nothing"
+
+
+class _Ids:
+    """The ids seen so far and where, in a temporary database.
+
+    SQLite keeps it in a bounded cache and spills to disk: a set of all ids would grow with the data.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA cache_size = -16384")  # in KiB
+        self._database.execute(
+            "CREATE TABLE ids (id TEXT PRIMARY KEY, source INTEGER, article INTEGER, uses INTEGER) WITHOUT ROWID"
+        )
+        self._database.execute("BEGIN")
+
+    def require_new(self, id_: str, source: int, place: Place) -> None:
+        """Remember an id; a BadExample if it was there before."""
+        done = self._database.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?, 1)", (id_, source, place.article))
+        if not done.rowcount:
+            row = self._database.execute("SELECT source, article FROM ids WHERE id = ?", (id_,)).fetchone()
+            first = f"{self._names[row[0]]}, {'row' if place.title is None else 'article'} {row[1]}"
+            raise BadExample("duplicate id", f"this id was already used in {first}: ids must be unique over all files")
+
+    def free(self, id_: str, source: int, place: Place) -> str:
+        """The id, or where it was there before, the first of `id-2`, `id-3`, ... that was not; it is remembered."""
+        wanted = id_
+        while True:
+            try:
+                self.require_new(wanted, source, place)
+            except BadExample:
+                self._database.execute("UPDATE ids SET uses = uses + 1 WHERE id = ?", (id_,))
+                uses = self._database.execute("SELECT uses FROM ids WHERE id = ?", (id_,)).fetchone()[0]
+                wanted = f"{id_}-{uses}"
+            else:
+                return wanted
+
+    def close(self) -> None:
+        """Let go of the database, which then is gone."""
+        self._database.close()
+
+
+def warn_of(source: str, report: ReadReport) -> None:
+    """Log as warnings what a user should know about how a source was read."""
+    if report.repaired:
+        logger.warning(
+            "%s: put right the answer_start of %d question(s) whose answer occurs once in the context (%s).",
+            source,
+            report.repaired,
+            _some(report.repaired_ids, report.repaired),
+        )
+    if report.skipped:
+        logger.warning(
+            "%s: skipped %d bad question(s): %s (%s).",
+            source,
+            report.skipped,
+            _reasons(report),
+            _some(report.skipped_ids, report.skipped),
+        )
+    if report.assumed_impossible:
+        logger.warning(
+            '%s: %d row(s) without answers are taken as unanswerable, as there is no "is_impossible" column.',
+            source,
+            report.assumed_impossible,
+        )
+    _warn_of_texts(source, report)
+
+
+def _warn_of_texts(source: str, report: ReadReport) -> None:
+    if report.answerless:
+        repeated = f"; {report.renamed} repeated id(s) got -2, -3, ... behind them" if report.renamed else ""
+        logger.warning(
+            "%s: none of the %d question(s) has an answer, yet not all are marked impossible (Haystack 1's "
+            "augment_squad writes such files): they are taken as unlabelled, to distil from%s.",
+            source,
+            report.answerless,
+            repeated,
+        )
+    if report.replaced:
+        logger.warning(
+            "%s: replaced %d half surrogate pair(s), which are no characters, by U+FFFD.", source, report.replaced
+        )
+
+
+def sum_of(reports: list[ReadReport]) -> ReadReport:
+    """One report over several sources."""
+    total = ReadReport()
+    for report in reports:
+        total.read += report.read
+        total.skipped += report.skipped
+        total.repaired += report.repaired
+        total.assumed_impossible += report.assumed_impossible
+        total.answerless += report.answerless
+        total.renamed += report.renamed
+        total.replaced += report.replaced
+        for reason, count in report.reasons.items():
+            total.reasons[reason] = total.reasons.get(reason, 0) + count
+        total.repaired_ids = (total.repaired_ids + report.repaired_ids)[:_IDS_IN_REPORT]
+        total.skipped_ids = (total.skipped_ids + report.skipped_ids)[:_IDS_IN_REPORT]
+    return total
+
+
+def _some(ids: list[str], count: int) -> str:
+    return ", ".join(ids) + (", ..." if count > len(ids) else "")
+
+
+def _reasons(report: ReadReport) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in sorted(report.reasons.items()))

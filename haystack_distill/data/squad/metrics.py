@@ -1,0 +1,343 @@
+"""SQuAD exact match and F1, as the official evaluation scripts of versions 1.1 and 2.0 compute them.
+
+Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (section 6.1), and Rajpurkar et al.
+2018, "Know What You Don't Know" (the no-answer threshold). All percentages are 0..100.
+"""
+
+import json
+import logging
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, SupportsFloat, TypeAlias
+
+import datasets
+
+from haystack_distill.data.squad.arrow import plain_rows
+from haystack_distill.errors import DataError, DistilError
+from haystack_distill.utils.files import expanded, write_aside
+
+__all__ = [
+    "ExampleScore",
+    "example_scores",
+    "normalize_answer",
+    "read_predictions",
+    "require_measurable",
+    "squad_metrics",
+    "write_predictions",
+]
+
+logger = logging.getLogger(__name__)
+
+Version: TypeAlias = Literal["auto", "1.1", "2.0"]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class ExampleScore(NamedTuple):
+    """One question's scores, the best over its reference answers, each 0..1."""
+
+    exact: float
+    f1: float
+
+
+class _Gold(NamedTuple):
+    id: str
+    answers: list[str]
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case a text and take out ASCII punctuation, English articles and extra white space, as SQuAD does."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def squad_metrics(
+    examples: datasets.Dataset | Iterable[Mapping[str, Any]],
+    predictions: Mapping[str, str],
+    no_answer_scores: Mapping[str, float] | None = None,
+    *,
+    no_answer_threshold: float | None = None,
+    version: Version = "auto",
+) -> dict[str, float]:
+    """Score predictions as the official SQuAD scripts do.
+
+    What the versions do differently: 1.1 counts a question without a prediction as wrong and gives F1 0 where
+    prediction and reference both come out empty; 2.0 leaves such questions out and gives F1 1. How many predictions
+    are missing is logged as a warning.
+
+    Args:
+        examples: rows as `read_squad` returns them; of each, `id` and `answers` count.
+        predictions: question id -> predicted text, "" for no answer.
+        no_answer_scores: question id -> how sure the reader is that there is no answer (a probability or any other
+            number that grows with it). Used by version 2.0 only.
+        no_answer_threshold: take "" for the prediction where the no-answer score exceeds this. None leaves the
+            predictions as they are, like the official script's 1.0 with probabilities.
+        version: which script to follow. "auto" is 2.0 where a question is unanswerable or a threshold is given, and 1.1
+            otherwise.
+
+    Returns:
+        `exact`, `f1` (percentages) and `total`. With version 2.0 also `HasAns_exact`, `HasAns_f1`, `HasAns_total` and
+        `NoAns_...`, where there are such questions, and with no-answer scores `best_exact`, `best_exact_thresh`,
+        `best_f1`, `best_f1_thresh`: the best results that a threshold could give.
+
+    Raises:
+        DataError: an example is unlabelled, has no answers under version 1.1 or shares its id with another; no question
+            has a prediction; a prediction is not a string; a no-answer score is missing or not a number.
+        DistilError: the version is unknown, or a threshold is given without scores or with version 1.1.
+    """
+    if no_answer_threshold is not None and no_answer_scores is None:
+        raise DistilError("no_answer_threshold needs no_answer_scores: pass them too, or leave the threshold out.")
+    if no_answer_threshold is not None and version == "1.1":
+        raise DistilError('SQuAD 1.1 has no no-answer threshold: leave it out, or use version="2.0".')
+    golds = _golds(examples)
+    if version == "auto" and no_answer_threshold is not None:
+        version = "2.0"
+    version = _version_of(golds, version)
+    scores = _scores(golds, predictions, version)
+    if version == "1.1":
+        return _averages(scores, scores)
+    if not scores:
+        raise DataError(
+            "None of the questions has a prediction: do the ids of examples and predictions belong together?"
+        )
+
+    answerable = {gold.id: bool(gold.answers) for gold in golds}
+    kept = scores
+    if no_answer_scores is not None:
+        _check_no_answer_scores(scores, no_answer_scores)
+        if no_answer_threshold is not None:
+            kept = {
+                id_: ExampleScore(*[float(not answerable[id_])] * 2)
+                if no_answer_scores[id_] > no_answer_threshold
+                else score
+                for id_, score in scores.items()
+            }
+    result = _averages(kept, kept)
+    for prefix, wanted in (("HasAns", True), ("NoAns", False)):
+        ids = [id_ for id_ in kept if answerable[id_] == wanted]
+        if ids:
+            result.update({f"{prefix}_{name}": value for name, value in _averages(kept, ids).items()})
+    if no_answer_scores is not None:
+        for name in ExampleScore._fields:
+            values = {id_: getattr(score, name) for id_, score in scores.items()}
+            best, threshold = _best_threshold(values, predictions, no_answer_scores, answerable)
+            result[f"best_{name}"], result[f"best_{name}_thresh"] = best, threshold
+    return result
+
+
+def example_scores(
+    examples: datasets.Dataset | Iterable[Mapping[str, Any]],
+    predictions: Mapping[str, str],
+    *,
+    version: Version = "auto",
+) -> dict[str, ExampleScore]:
+    """Score every question on its own: question id -> exact match and F1, each 0..1, in the order of the examples.
+
+    Args:
+        examples: as for `squad_metrics`.
+        predictions: as for `squad_metrics`. A question without one scores 0 by version 1.1 and is left out by 2.0.
+        version: as for `squad_metrics`.
+
+    Raises:
+        DataError: as for `squad_metrics`.
+        DistilError: the version is unknown.
+    """
+    golds = _golds(examples)
+    return _scores(golds, predictions, _version_of(golds, version))
+
+
+def require_measurable(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> None:
+    """Check, before a reader runs for long, that examples can be measured on.
+
+    Raises:
+        DataError: one is unlabelled or shares its id with another, or there are none.
+    """
+    _golds(examples)
+
+
+def read_predictions(path: str | Path) -> dict[str, str]:
+    """Read the official predictions file: a JSON object that maps question ids to texts.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else; the message says what.
+    """
+    path = expanded(path)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise DataError(f'{path}: the id "{twice[0]}" stands there more than once: keep one prediction for it.')
+        return dict(pairs)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (at byte {error.start}): save the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: the JSON is broken or cut off ({error}): write the file again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f'{path}: predictions must be one JSON object, {{"question id": "text", ...}}.')
+    for id_, text in content.items():
+        if not isinstance(text, str):
+            raise DataError(
+                f'{path}: the prediction for "{id_}" must be a string ("" for no answer), not {text!r:.60}.'
+            )
+    return content
+
+
+def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
+    """Write predictions as the official file, {question id: text}; a file that is there is replaced as a whole.
+
+    A symbolic link stays one, a device or a pipe is written into.
+
+    Raises:
+        DataError: an id or a prediction is not a string.
+        WriteError: the file cannot be written.
+    """
+    path = expanded(path)
+    for id_, text in predictions.items():
+        if not isinstance(id_, str) or not isinstance(text, str):
+            raise DataError(f'Predictions map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}.')
+    text = json.dumps(dict(predictions), ensure_ascii=False, indent=1) + "\n"
+    write_aside(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
+
+
+def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Gold]:
+    """The ids and reference answers, checked; unanswerable questions have none."""
+    golds: list[_Gold] = []
+    seen = set()
+    for row in _rows(examples):
+        try:
+            gold = _Gold(row["id"], list(row["answers"]["text"]))
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"Example {len(golds)} has no id or answers of the SQuAD form: load examples with load_examples."
+            ) from error
+        if not row.get("labelled", True):
+            raise DataError(
+                f'Question "{gold.id}" is unlabelled (a transfer-set row, or of a file without answers such as '
+                "Haystack 1's augment_squad writes), so there is nothing to measure against: "
+                'leave such rows out with dataset.filter(lambda row: row["labelled"]).'
+            )
+        if gold.id in seen:
+            raise DataError(f'Two examples share the id "{gold.id}": give every question an id of its own.')
+        seen.add(gold.id)
+        golds.append(gold)
+    if not golds:
+        raise DataError("There are no examples to measure on.")
+    return golds
+
+
+def _rows(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    if not isinstance(examples, datasets.Dataset):
+        return examples
+    names = [name for name in ("id", "answers", "labelled") if name in examples.column_names]  # contexts are large
+    return plain_rows(examples, names)
+
+
+def _version_of(golds: list[_Gold], version: Version) -> Version:
+    if version not in ("auto", "1.1", "2.0"):
+        raise DistilError(f'Unknown SQuAD version {version!r}: choose "auto", "1.1" or "2.0".')
+    unanswerable = next((gold.id for gold in golds if not gold.answers), None)
+    if version == "1.1" and unanswerable is not None:
+        raise DataError(f'Question "{unanswerable}" has no answers, which SQuAD 1.1 cannot score: use version="2.0".')
+    if version == "auto":
+        return "1.1" if unanswerable is None else "2.0"
+    return version
+
+
+def _scores(golds: list[_Gold], predictions: Mapping[str, str], version: Version) -> dict[str, ExampleScore]:
+    scores = {}
+    missing = []
+    for gold in golds:
+        if gold.id not in predictions:
+            missing.append(gold.id)
+            if version == "1.1":
+                scores[gold.id] = ExampleScore(0.0, 0.0)
+            continue
+        prediction = predictions[gold.id]
+        if not isinstance(prediction, str):
+            raise DataError(
+                f'The prediction for "{gold.id}" must be a string ("" for no answer), not {prediction!r:.60}.'
+            )
+        answers = [normalize_answer(answer) for answer in gold.answers]
+        if version == "2.0":
+            # The official script drops references of articles and punctuation alone; none left means no answer.
+            answers = [answer for answer in answers if answer] or [""]
+        said = normalize_answer(prediction)
+        scores[gold.id] = ExampleScore(
+            max(float(said == answer) for answer in answers), max(_f1(said, answer, version) for answer in answers)
+        )
+    if missing:
+        logger.warning(
+            "%d of %d questions have no prediction (%s%s): %s, as in the official script of SQuAD %s.",
+            len(missing),
+            len(golds),
+            ", ".join(missing[:3]),
+            ", ..." if len(missing) > 3 else "",
+            "they score 0" if version == "1.1" else "they are left out",
+            version,
+        )
+    return scores
+
+
+def _f1(prediction: str, answer: str, version: Version) -> float:
+    """F1 over the bags of words of two normalised texts."""
+    said, wanted = prediction.split(), answer.split()
+    if version == "2.0" and not (said and wanted):
+        return float(said == wanted)
+    common = sum((Counter(said) & Counter(wanted)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _averages(scores: Mapping[str, ExampleScore], ids: Iterable[str]) -> dict[str, float]:
+    chosen = [scores[id_] for id_ in ids]
+    return {
+        "exact": 100.0 * sum(score.exact for score in chosen) / len(chosen),
+        "f1": 100.0 * sum(score.f1 for score in chosen) / len(chosen),
+        "total": len(chosen),
+    }
+
+
+def _check_no_answer_scores(ids: Iterable[str], no_answer_scores: Mapping[str, float]) -> None:
+    for id_ in ids:
+        if id_ not in no_answer_scores:
+            raise DataError(f'Question "{id_}" has a prediction but no no-answer score: give one for every prediction.')
+        score = no_answer_scores[id_]
+        if not isinstance(score, SupportsFloat) or math.isnan(score):
+            raise DataError(f'The no-answer score of "{id_}" must be a number, not {score!r:.60}.')
+
+
+def _best_threshold(
+    scores: Mapping[str, float],
+    predictions: Mapping[str, str],
+    no_answer_scores: Mapping[str, float],
+    answerable: Mapping[str, bool],
+) -> tuple[float, float]:
+    """The best average (in percent) that a no-answer threshold could give, and that threshold.
+
+    Starts from answering nothing, then answers the questions one by one, the surest first, and keeps the best point:
+    the official script's algorithm, with its habits of counting unanswerable questions that have no prediction, and of
+    starting at a threshold of 0 whatever the range of the scores.
+    """
+    current = best = float(sum(not has_answer for has_answer in answerable.values()))
+    threshold = 0.0
+    for id_ in sorted(no_answer_scores, key=lambda key: no_answer_scores[key]):
+        if id_ not in scores:
+            continue
+        if answerable[id_]:
+            current += scores[id_]
+        elif predictions[id_]:
+            current -= 1
+        if current > best:
+            best, threshold = current, no_answer_scores[id_]
+    return 100.0 * best / len(scores), threshold

@@ -1,0 +1,234 @@
+"""What a question must be to become a row: the checks of one SQuAD question, and words for what is wrong with it."""
+
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class BadExample(Exception):
+    """One question is bad: `reason` is a short name to count by, the message says what is wrong and the remedy."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Place(NamedTuple):
+    """Where a question stands; indices count from 0, as in the JSON."""
+
+    source: str
+    article: int  # the row, where there are no articles
+    title: str | None = None
+    paragraph: int | None = None
+    qa: int | None = None
+    line: int | None = None  # of a text file, counted from 1
+
+    def __str__(self) -> str:
+        if self.title is None:
+            return f"{self.source}: row {self.article}" + ("" if self.line is None else f" (line {self.line})")
+        text = f'{self.source}: article "{self.title}" (data[{self.article}])'
+        if self.paragraph is not None:
+            text += f", paragraph {self.paragraph}"
+        if self.qa is not None:
+            text += f", question {self.qa}"
+        return text
+
+
+class Question(NamedTuple):
+    """A question as it came, unchecked."""
+
+    place: Place
+    title: Any
+    paragraph: dict[str, Any]  # with the context
+    qa: Any  # in the form of the JSON: id, question, answers, flags
+    assumed_impossible: bool = False  # its flag is not the source's word but follows from there being no answers
+    fault: BadExample | None = None  # what is wrong with that which should have held questions
+    without_starts: bool = False  # its answers have no `answer_start`: each must occur once in the context
+    id_is_free: bool = False  # its id was made, and may be made otherwise
+    answerless: bool = False  # of a source in which no question has an answer, see `data.squad.intake.marked`
+    replaced: int = 0  # half surrogate pairs that became U+FFFD since the question before
+
+
+class Row(NamedTuple):
+    """A question that passed the checks: one row of the dataset."""
+
+    id: str
+    title: str
+    context: str
+    question: str
+    texts: list[str]
+    starts: list[int]
+    is_impossible: bool
+    labelled: bool
+    repaired: bool
+    replaced: int = 0  # half surrogate pairs in its texts that became U+FFFD
+
+
+def check(question: Question) -> Row:
+    """The row of a question, with an `answer_start` that was off put right where only one place is possible.
+
+    Raises:
+        BadExample: something is wrong with it.
+    """
+    if question.fault is not None:
+        raise question.fault
+    qa = question.qa
+    if not isinstance(qa, dict):
+        raise BadExample("wrong type", f"a question must be a JSON object, not {kind(qa)}")
+    context = _check_text(_value(question.paragraph, "context"), "context")
+    title = _check_title(question.title)
+    id_ = _check_text(number_as_text(_value(qa, "id")), "id")
+    text = _value(qa, "question")
+    is_impossible = _check_flag(qa.get("is_impossible"), "is_impossible", default=False)
+    labelled = _check_flag(qa.get("labelled"), "labelled", default=True)
+    if labelled or text != "":  # without question and label, a row is plain text to distil layers from
+        text = _check_text(text, "question")
+    labelled = labelled and not question.answerless
+    # Version 2.0 has no other word for a question without answers, so an unlabelled one may say it; it is no label.
+    is_impossible = is_impossible and labelled
+    answers = _value(qa, "answers") if labelled else qa.get("answers", [])
+    if not isinstance(answers, list):
+        raise BadExample("wrong type", f"answers must be a list, not {kind(answers)}")
+    if (is_impossible or question.answerless) and all(map(is_blank, answers)):
+        answers = []  # annotation tools write {"text": "", "answer_category": "NOT_GIVEN"}
+    if is_impossible and answers:
+        raise BadExample(
+            "answers although impossible",
+            "is_impossible is true, but there are answers: empty the list, or set is_impossible to false",
+        )
+    if labelled and not is_impossible and not answers:
+        raise BadExample(
+            "no answers",
+            "an answerable question without answers: add an answer, or set is_impossible to true, or labelled to false "
+            "for a question to distil from without a label",
+        )
+    texts, starts, repaired = [], [], False
+    for answer in answers:
+        answer_text, start, moved = _check_answer(answer, context, question.without_starts)
+        texts.append(answer_text)
+        starts.append(start)
+        repaired = repaired or moved
+    return Row(id_, title, context, text, texts, starts, is_impossible, labelled, repaired, question.replaced)
+
+
+def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, int, bool]:
+    """Return the answer's text, its start in code points, and whether the start had to be put right."""
+    if not isinstance(answer, dict):
+        raise BadExample("wrong type", f"an answer must be an object with text and answer_start, not {kind(answer)}")
+    text = _check_text(_value(answer, "text"), "answer text")
+    start = _value(answer, "answer_start")
+    if start is None and without_start:
+        return text, _only_place(text, context), False
+    if not isinstance(start, int) or isinstance(start, bool):
+        raise BadExample("wrong type", f"answer_start must be an integer, not {kind(start)}")
+    if start >= 0 and context.startswith(text, start):
+        return text, start, False
+    found = _first_place(text, context)
+    if context.find(text, found + 1) >= 0:
+        raise BadExample(
+            "answer_start does not match",
+            f"answer_start {start} does not match the answer {shown(text)}, which occurs more than once in the "
+            "context: give the code point at which the right one begins",
+        )
+    return text, found, True
+
+
+def _only_place(text: str, context: str) -> int:
+    found = _first_place(text, context)
+    if context.find(text, found + 1) >= 0:
+        raise BadExample(
+            "no answer_start",
+            f"the answer {shown(text)} occurs more than once in the context: add a column answer_start with the code "
+            "point at which the right one begins",
+        )
+    return found
+
+
+def _first_place(text: str, context: str) -> int:
+    found = context.find(text)
+    if found < 0:
+        raise BadExample(
+            "answer not in context", f"the answer {shown(text)} does not occur in the context: correct or remove it"
+        )
+    return found
+
+
+def _value(item: dict[str, Any], key: str) -> Any:
+    if key not in item:
+        raise BadExample("missing key", f'the key "{key}" is missing: add it')
+    return item[key]
+
+
+def _check_text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise BadExample("wrong type", f"the {name} must be a string, not {kind(value)}")
+    if not value or value.isspace():
+        raise BadExample(f"empty {name}", f"the {name} is empty: fill it in or remove the question")
+    return whole_characters(value)
+
+
+def whole_characters(text: str) -> str:
+    """A text with each half of a surrogate pair, which is no character, replaced by U+FFFD; offsets hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _HALF.sub("\ufffd", text)
+    return text
+
+
+def halves_in(text: str) -> int:
+    """How many halves of surrogate pairs a text holds."""
+    return len(_HALF.findall(text))
+
+
+def number_as_text(value: Any) -> Any:
+    """A whole number as text, which is what annotation tools and tables hold for an id; anything else as it is."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_title(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, (bool, dict, list)) or not math.isfinite(value):
+        raise BadExample("wrong type", f"the title must be a string, not {kind(value)}")
+    return whole_characters(str(value))
+
+
+def is_blank(answer: Any) -> bool:
+    """Whether an answer says that there is none."""
+    if not isinstance(answer, dict):
+        return False
+    text = answer.get("text")
+    return text is None or (isinstance(text, str) and text.strip() == "")
+
+
+def _check_flag(value: Any, name: str, *, default: bool) -> bool:
+    if value is None:  # as if it were not there
+        return default
+    if not isinstance(value, bool):
+        raise BadExample("wrong type", f"{name} must be true or false, not {kind(value)}")
+    return value
+
+
+def kind(value: Any) -> str:
+    """A value's type in the words of JSON, with the value where it is short."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{json.dumps(value)} (write null where a value is missing, or leave it out)"
+    return f"the {'string' if isinstance(value, str) else 'number'} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as JSON writes it, cut to 60 characters."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

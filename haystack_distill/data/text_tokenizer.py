@@ -1,0 +1,133 @@
+"""Tokenizers as windows need them: where special tokens go, and text in which their names are text."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.files import hash_of
+
+_HIDING = "special "  # before a special token's name: what tokenizers look up in a vocabulary holds no space
+
+
+_TEXT_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()  # made once
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """Where a tokenizer puts special tokens around a question and a context, read off the tokenizer itself."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    no_answer_position: int
+    context_type: int  # token type id of the context and what follows it; all before is `question_type`
+    question_type: int
+
+    @property
+    def n_special(self) -> int:
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "PairTemplate":
+        """Read the template off an encoded pair.
+
+        Raises:
+            DistilError: The tokenizer is not a fast one, or does not write the question before the context.
+        """
+        _require_fast(tokenizer)
+        encoded = tokenizer("a", "b", return_token_type_ids=True, padding=False, truncation=False)
+        sequences = encoded.sequence_ids(0)
+        ids: list[int] = encoded["input_ids"]
+        types: list[int] = encoded.get("token_type_ids") or [0] * len(ids)
+        question = [i for i, sequence in enumerate(sequences) if sequence == 0]
+        context = [i for i, sequence in enumerate(sequences) if sequence == 1]
+        prefix = tuple(ids[: question[0]])
+        if context[0] < question[0] or not prefix:
+            raise DistilError(
+                f"{type(tokenizer).__name__} does not write a leading special token, the question and then the "
+                "context; such models (XLNet, T5) are not supported: use a BERT-like reader"
+            )
+        cls_id = tokenizer.cls_token_id
+        return cls(
+            prefix=prefix,
+            middle=tuple(ids[question[-1] + 1 : context[0]]),
+            suffix=tuple(ids[context[-1] + 1 :]),
+            no_answer_position=prefix.index(cls_id) if cls_id in prefix else 0,
+            question_type=types[question[0]],
+            context_type=types[context[0]],
+        )
+
+
+def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise DistilError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
+            "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
+        )
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.pop("truncation", None)
+    content.pop("padding", None)
+    return hash_of(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
+
+
+def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What makes tokens of a question or a context, in which the names of special tokens are text like any other.
+
+    A text that says "[SEP]" would end there otherwise. The mask token alone is read as what it is: augmentation writes
+    it into contexts. All other text becomes the tokens that `tokenizer` makes of it, without special ones around them.
+
+    Args:
+        tokenizer: A fast tokenizer. It is not changed.
+
+    Raises:
+        DistilError: The tokenizer is not a fast one.
+    """
+    if tokenizer not in _TEXT_TOKENIZERS:
+        _TEXT_TOKENIZERS[tokenizer] = _made_for_text(tokenizer)
+    return _TEXT_TOKENIZERS[tokenizer]
+
+
+def _made_for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    _require_fast(tokenizer)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    mask, names = tokenizer.special_tokens_map.get("mask_token"), set(tokenizer.all_special_tokens)
+    for entry in content["added_tokens"]:
+        entry["special"] = entry["content"] != mask and (entry["special"] or entry["content"] in names)
+    special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
+    # They keep their places, and so all tokens their ids, under names that no vocabulary finds in a text: SentencePiece
+    # models hold them as pieces, too.
+    for entry in content["added_tokens"]:
+        entry["content"] = _hidden(entry["content"], special)
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {_hidden(token, special): id for token, id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[_hidden(token, special), score] for token, score in model["vocab"]]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not special & _of_merge(merge, model)]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = _hidden(model["unk_token"], special)
+    made = Tokenizer.from_str(json.dumps(content))
+    made.no_truncation()
+    made.no_padding()
+    made.encode_special_tokens = True  # that is: as text
+    return made
+
+
+def _hidden(token: str, special: set[str]) -> str:
+    return _HIDING + token if token in special else token
+
+
+def _of_merge(merge: str | list[str], model: dict[str, Any]) -> set[str]:
+    """The two tokens that a merge of byte pair encoding joins, and the one they become."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return {left, right, left + right.removeprefix(model.get("continuing_subword_prefix") or "")}

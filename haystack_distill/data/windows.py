@@ -1,0 +1,455 @@
+"""Examples -> token windows with character offsets -> padded batches.
+
+A window is what the model sees of an example: special tokens, the question, and a stretch of at most
+`max_seq_len` minus those of the context's tokens. A row without a question is plain text, and its windows hold a single
+sequence. Windows are built once, kept on disk as Arrow and read memory-mapped.
+"""
+
+import functools
+import itertools
+import logging
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from haystack_distill.data.samplers import LengthGroupedBatches, StepBatches
+from haystack_distill.data.squad.load import content_hash
+from haystack_distill.data.squad.validation import halves_in, whole_characters
+from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_hash
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.cache import cached_table
+from haystack_distill.utils.files import hash_of
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2  # raise it when the meaning of a stored window changes
+_ROWS_PER_BATCH = 1000
+_BLANKS = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype="<u4")  # there are none above
+
+_SCHEMA = pa.schema(
+    {
+        "example": pa.int32(),  # row of the examples
+        "input_ids": pa.list_(pa.int32()),
+        "context_start": pa.int32(),  # position of the first context token
+        "char_starts": pa.list_(pa.int32()),  # of the context tokens, in code points of the context
+        "char_ends": pa.list_(pa.int32()),
+        "start_position": pa.int32(),
+        "end_position": pa.int32(),
+        "labelled": pa.bool_(),
+        "length": pa.int32(),
+    }
+)
+
+
+class AnyWindows:
+    """Windows that are cut already, and the padded batches that are made of them.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        settings: How they were cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+    """
+
+    lengths: np.ndarray  # tokens of each window
+    example_of: np.ndarray  # row of the example that each window was cut from, rising
+    n_examples: int
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None, *, token_types: bool
+    ) -> None:
+        self.settings = settings or WindowSettings()
+        self.template = PairTemplate.of(tokenizer)
+        self.pad_token_id = tokenizer.pad_token_id or 0
+        self.token_types = token_types
+
+    def take(self, windows: np.ndarray) -> pa.Table:
+        """Some windows as an Arrow table, in the order asked for."""
+        raise NotImplementedError
+
+    def contexts(self, first: int, stop: int) -> list[str]:
+        """The contexts of the examples first..stop-1."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, indices: Sequence[int]) -> "WindowRows":
+        weights = np.array([0.0 if index < 0 else 1.0 for index in indices], dtype=np.float32)
+        real = np.array([~index if index < 0 else index for index in indices], dtype=np.int64)
+        return WindowRows(real, weights, self.take(real))
+
+    def __getitem__(self, index: int) -> "WindowRows":
+        return self.__getitems__([index])
+
+    def windows_of_examples(self, first: int, stop: int) -> range:
+        """The (contiguous) windows of the examples first..stop-1."""
+        return range(
+            int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
+        )
+
+    def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
+        """A padded batch of B windows, L tokens long.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids` (B, L) int64; `context_mask`
+            (B, L) bool: context tokens and the no-answer position; `start_positions`, `end_positions` (B,) int64;
+            `labelled` (B,) bool; `weight` (B,) float32; `window` (B,) int64.
+        """
+        lengths = rows.ints("length")
+        starts = rows.ints("context_start")
+        n, longest = len(lengths), int(lengths.max())
+        input_ids = np.full((n, longest), self.pad_token_id, dtype=np.int64)
+        attention = np.zeros((n, longest), dtype=np.int64)
+        types = np.zeros((n, longest), dtype=np.int64)
+        context = np.zeros((n, longest), dtype=bool)
+        context[:, self.template.no_answer_position] = True
+        ids, char_starts, char_ends = (rows.lists(name) for name in ("input_ids", "char_starts", "char_ends"))
+        for row in range(n):
+            length, start = lengths[row], starts[row]
+            input_ids[row, :length] = ids[row]
+            attention[row, :length] = 1
+            types[row, :start] = self.template.question_type
+            alone = start == len(self.template.prefix)  # plain text: the only sequence there is
+            types[row, start:length] = self.template.question_type if alone else self.template.context_type
+            # A token that stands for white space alone can begin or end no answer.
+            context[row, start : start + len(char_starts[row])] = char_ends[row] > char_starts[row]
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)}
+        if self.token_types:
+            batch["token_type_ids"] = torch.from_numpy(types)
+        return batch | {
+            "context_mask": torch.from_numpy(context),
+            "start_positions": torch.from_numpy(rows.ints("start_position")),
+            "end_positions": torch.from_numpy(rows.ints("end_position")),
+            "labelled": torch.from_numpy(rows.column("labelled").to_numpy(zero_copy_only=False)),
+            "weight": torch.from_numpy(rows.weights),
+            "window": torch.from_numpy(rows.indices),
+        }
+
+
+def _whole_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Questions and contexts without half surrogate pairs, which tokenizers refuse."""
+    whole = [(whole_characters(question), whole_characters(context)) for question, context in pairs]
+    if any(new is not old for pair in zip(whole, pairs, strict=True) for new, old in zip(*pair, strict=True)):
+        replaced = sum(halves_in(text) for pair in pairs for text in pair)
+        logger.warning("replaced %d half surrogate pair(s), which are no characters, by U+FFFD", replaced)
+    return whole
+
+
+class PairWindows(AnyWindows):
+    """The windows of a few (question, context) pairs, in memory: what a reader looks at while it serves.
+
+    Args:
+        pairs: Questions and contexts.
+        tokenizer: A fast tokenizer.
+        settings: How to cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings | None = None,
+        *,
+        token_types: bool,
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        pairs = _whole_pairs(pairs)
+        self._contexts = [context for _, context in pairs]
+        nothing: dict[str, list] = {"text": [], "answer_start": []}
+        rows: dict[str, list] = {
+            "question": [question for question, _ in pairs],
+            "context": self._contexts,
+            "answers": [nothing] * len(pairs),
+            "labelled": [False] * len(pairs),
+        }
+        columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+        for window in _cut(rows, 0, tokenizer, self.template, self.settings):
+            for name, value in window.items():
+                columns[name].append(value)
+        self._table = pa.table(columns, schema=_SCHEMA)
+        self.lengths = np.array(columns["length"])
+        self.example_of = np.array(columns["example"])
+        self.n_examples = len(pairs)
+
+    def take(self, windows: np.ndarray) -> pa.Table:
+        return self._table.take(windows)
+
+    def contexts(self, first: int, stop: int) -> list[str]:
+        return self._contexts[first:stop]
+
+
+class Windows(AnyWindows):
+    """All windows of a set of examples, memory-mapped, with batches made on demand.
+
+    It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole
+    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
+    anything.
+
+    Args:
+        examples: Rows as `data.squad.load.load_examples` gives them.
+        tokenizer: A fast tokenizer.
+        settings: How to cut.
+        token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+        cache_dir: See `utils.cache.cache_directory`.
+    """
+
+    def __init__(
+        self,
+        examples: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings | None = None,
+        *,
+        token_types: bool,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        self.examples = examples
+        self.n_examples = len(examples)
+
+        answers = _Answers()
+
+        def batches() -> Iterator[dict[str, Any]]:
+            columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+            for first in range(0, len(examples), _ROWS_PER_BATCH):
+                rows = examples[first : first + _ROWS_PER_BATCH]
+                for window in _cut(rows, first, tokenizer, self.template, self.settings, answers):
+                    for name, value in window.items():
+                        columns[name].append(value)
+                yield columns
+                columns = {name: [] for name in _SCHEMA.names}
+
+        self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
+        notes = functools.partial(asdict, answers)
+        self.table, notes_of_table, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir, notes)
+        self._answers = _Answers(**notes_of_table)
+        self._arrow = self.table.with_format("arrow")
+        self.lengths = self._column("length")
+        self.example_of = self._column("example")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.table.data.column(name).to_numpy()
+
+    def take(self, windows: np.ndarray) -> pa.Table:
+        return self._arrow[windows.tolist()]
+
+    def contexts(self, first: int, stop: int) -> list[str]:
+        return self.examples[first:stop]["context"]
+
+    def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
+        """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
+        return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
+
+    def warn_of_lost_answers(self) -> None:
+        """Log a warning if there are labelled answers that no window holds whole, with what keeps them."""
+        if not self._answers.lost:
+            return
+        known = self._answers
+        remedies = [f"{known.too_long} of them need a larger max_seq_len"] * bool(known.too_long)
+        if known.lost > known.too_long:
+            remedies.append(f"doc_stride={known.stride} loses none" + " of the others" * bool(known.too_long))
+        logger.warning(
+            "%d of %d answers lie in no window whole, so their questions are taught as unanswerable: windows of "
+            "max_seq_len=%d start doc_stride=%d tokens apart; %s",
+            known.lost,
+            known.labelled,
+            self.settings.max_seq_len,
+            self.settings.doc_stride,
+            ", and ".join(remedies),
+        )
+
+    def place_of(self, window: int) -> None:
+        """Any window is found at once, so there is nothing to remember."""
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Nothing to do: any window is found at once."""
+
+    def describe(self, windows: Iterable[int]) -> str:
+        """What to call these windows where something is wrong with them."""
+        return f"the questions {', '.join(self.example_ids(windows))}"
+
+    def example_ids(self, windows: Iterable[int]) -> list[str]:
+        """The ids of the examples that these windows belong to, in order, each once."""
+        rows = dict.fromkeys(int(self.example_of[window]) for window in windows)
+        return [self.examples[row]["id"] for row in rows]
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """Some windows as they lie on disk: their indices, weights (1, or 0 for filling), and an Arrow table."""
+
+    indices: np.ndarray
+    weights: np.ndarray
+    table: pa.Table
+
+    def column(self, name: str) -> pa.Array:
+        return self.table.column(name).combine_chunks()
+
+    def ints(self, name: str) -> np.ndarray:
+        return self.column(name).to_numpy().astype(np.int64)
+
+    def lists(self, name: str) -> list[np.ndarray]:
+        """A list column as one numpy array a row."""
+        column = self.column(name)
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+        return [values[a:b] for a, b in itertools.pairwise(offsets)]
+
+
+@dataclass
+class _Answers:
+    """What cutting did to the labelled answers.
+
+    Attributes:
+        labelled: How many there are.
+        lost: How many of them lie in no window whole.
+        too_long: How many of those are longer than their windows, wherever these start.
+        stride: The largest `doc_stride` that loses none of the others; None where all contexts fit one window.
+    """
+
+    labelled: int = 0
+    lost: int = 0
+    too_long: int = 0
+    stride: int | None = None
+
+    def count(self, n_tokens: int, room: int, n_context: int, *, whole: bool) -> None:
+        """Add an answer of so many tokens to windows with room for so many of the context's; `whole`: one holds it."""
+        self.labelled += 1
+        self.lost += not whole
+        self.too_long += n_tokens > room
+        if n_tokens <= room < n_context:
+            enough = room - n_tokens + 1
+            self.stride = enough if self.stride is None else min(self.stride, enough)
+
+
+def _cut(
+    rows: dict[str, list],
+    first: int,
+    tokenizer: PreTrainedTokenizerBase,
+    template: PairTemplate,
+    settings: WindowSettings,
+    answers: _Answers | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The windows of a batch of example rows, in order; what becomes of their answers is counted in `answers`."""
+    contexts = list(dict.fromkeys(rows["context"]))
+    encoded_contexts = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
+    questions = _encode(tokenizer, [question.strip() for question in rows["question"]])
+    for row, (context, (question_ids, _, _)) in enumerate(zip(rows["context"], questions, strict=True)):
+        ids, starts, ends = encoded_contexts[context]
+        yield from _cut_example(
+            first + row,
+            question_ids[: settings.max_query_length],
+            (ids, starts, ends),
+            {name: rows[name][row] for name in ("answers", "labelled")},
+            template,
+            settings,
+            answers or _Answers(),
+        )
+
+
+def _cut_example(
+    example: int,
+    question: np.ndarray,
+    context: tuple[np.ndarray, np.ndarray, np.ndarray],
+    labels: dict[str, Any],
+    template: PairTemplate,
+    settings: WindowSettings,
+    answers: _Answers,
+) -> Iterator[dict[str, Any]]:
+    ids, starts, ends = context
+    # No question: plain text, which a tokenizer writes as a single sequence.
+    middle = template.middle if len(question) else ()
+    head = np.concatenate([template.prefix, question, middle]).astype(np.int32)
+    room = settings.max_seq_len - len(head) - len(template.suffix)
+    if room < 1:
+        raise DistilError(
+            f"a question of {len(question)} tokens leaves no room for the context in max_seq_len "
+            f"{settings.max_seq_len}; raise max_seq_len or lower max_query_length"
+        )
+    answer = _answer_tokens(labels, starts, ends)
+    labelled = bool(labels["labelled"]) and answer is not None
+    first, whole = 0, False
+    while True:
+        stop = min(first + room, len(ids))
+        start_position = end_position = template.no_answer_position
+        if answer is not None and answer[0] >= first and 0 <= answer[1] < stop:
+            start_position, end_position = (len(head) + token - first for token in answer)
+            whole = True
+        yield {
+            "example": example,
+            "input_ids": np.concatenate([head, ids[first:stop], template.suffix]).astype(np.int32),
+            "context_start": len(head),
+            "char_starts": starts[first:stop],
+            "char_ends": ends[first:stop],
+            "start_position": start_position,
+            "end_position": end_position,
+            "labelled": labelled,
+            "length": len(head) + stop - first + len(template.suffix),
+        }
+        if stop == len(ids):
+            break
+        first += min(settings.doc_stride, room)
+    if labelled and answer is not None and answer[0] >= 0:
+        answers.count(answer[1] - answer[0] + 1, room, len(ids), whole=whole)
+
+
+def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray) -> tuple[int, int] | None:
+    """First and last context token of the first answer; (-1, -1) for no answer, None if no token stands for it."""
+    texts, offsets = labels["answers"]["text"], labels["answers"]["answer_start"]
+    if not texts:
+        return (-1, -1)
+    begin, end = offsets[0], offsets[0] + len(texts[0])
+    inside = np.nonzero((ends > begin) & (starts < end) & (ends > starts))[0]
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Token ids, first and past-the-last character of each token, without special tokens, for each text."""
+    encoded = text_tokenizer(tokenizer).encode_batch(texts, add_special_tokens=False)
+    result = []
+    for text, encoding in zip(texts, encoded, strict=True):
+        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        starts, ends = _trim(text, spans[:, 0].copy(), spans[:, 1].copy())
+        ends = _with_marks(text, starts, ends)
+        result.append((np.array(encoding.ids, dtype=np.int32), starts, ends))
+    return result
+
+
+def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take white space off both ends of each span: some tokenizers count the space before a word to the word."""
+    blank = np.isin(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4"), _BLANKS)
+    if not blank.any():
+        return starts, ends
+    starts = np.where(starts < ends, np.minimum(_first_outside(blank)[starts], ends), starts)
+    # Backwards, the character before place p is the one at len(text) - p.
+    last = len(text) - _first_outside(blank[::-1])[len(text) - ends]
+    ends = np.where(starts < ends, np.maximum(last, starts), ends)
+    return starts.astype(np.int32), ends.astype(np.int32)
+
+
+def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Ends moved over combining marks that no token covers: some tokenizers would cut "e" from its accent."""
+    if text.isascii() or not len(ends):
+        return ends
+    mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))
+    if not mark.any():
+        return ends
+    following = np.append(starts[1:], len(text))
+    moved = np.minimum(_first_outside(mark)[ends], following)
+    return np.where((starts < ends) & (ends < following), moved, ends).astype(np.int32)
+
+
+def _first_outside(within: np.ndarray) -> np.ndarray:
+    """Of each place in a text, its end included, the first place from there on that is not `within`."""
+    places = np.append(np.where(within, len(within), np.arange(len(within))), len(within))
+    return np.minimum.accumulate(places[::-1])[::-1]

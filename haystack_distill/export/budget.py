@@ -1,0 +1,144 @@
+"""Which student fits a budget: candidate shapes are made and measured on this machine."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from haystack_distill import students
+from haystack_distill.errors import DistilError
+from haystack_distill.evaluation.measurements import milliseconds_a_question
+from haystack_distill.models.backends.onnx_runtime import FILES, check_backend
+from haystack_distill.models.reader import Reader
+from haystack_distill.utils.files import EXPORT_FOLDER, scratch_directory, writing
+
+_WIDTHS = (0.75, 0.5, 0.25)  # of the teacher's, for students that start from random weights
+_BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a student may cost: milliseconds a question, or 10^6 bytes of its model file."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read "20 ms/question" or "10 MB".
+
+        Raises:
+            DistilError: Neither.
+        """
+        found = _BUDGET.fullmatch(text)
+        if found is None or float(found.group(1)) == 0:
+            raise DistilError(f"a budget is written like '20 ms/question' or '10 MB', not {text!r}")
+        return cls(float(found.group(1)), "MB" if found.group(2).lower() == "mb" else "ms")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student's shape and its cost.
+
+    Attributes:
+        layers: Its layers.
+        hidden_size: Its width.
+        parameters: Its weights.
+        megabytes: Its model file for the backend, in 10^6 bytes.
+        milliseconds: Median time of one question, asked alone.
+        fits: Whether it is within the budget.
+        making: The arguments of `haystack-distill student` that make it.
+    """
+
+    layers: int
+    hidden_size: int
+    parameters: int
+    megabytes: float
+    milliseconds: float
+    fits: bool
+    making: dict[str, Any]
+
+
+def suggest_students(
+    teacher: Reader,
+    budget: Budget,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    backend: str = "torch",
+    num_threads: int | None = None,
+) -> list[Candidate]:
+    """Candidate students of a teacher, largest first; the first that fits is the one to distil.
+
+    Candidates are the teacher cut to each smaller depth and, at the depths of half and a quarter of its layers, models
+    of three quarters, half and a quarter of its width. Cost is a matter of shape, not of what a student has learnt, so
+    nothing is trained.
+
+    Args:
+        teacher: The reader to distil.
+        budget: What a student may cost.
+        pairs: Questions and contexts to time, such as will be asked.
+        backend: What students will run on; see `Reader.load`.
+        num_threads: Processor threads that a forward pass may use.
+
+    Raises:
+        DistilError: The teacher cannot be cut or exported, or there is nothing to time.
+    """
+    check_backend(backend)
+    if not pairs:
+        raise DistilError("there are no questions to time")
+    found = []
+    for making, student in _shapes(teacher):
+        with scratch_directory() as scratch, writing(Path(scratch)):
+            if backend == "torch":
+                student.save(scratch)
+                file = Path(scratch) / "model.safetensors"
+            else:
+                from haystack_distill.export.onnx import ExportSettings, export_reader
+
+                int8 = "dynamic" if backend == "onnx-int8" else "none"
+                export_reader(student, scratch, ExportSettings(int8=int8))
+                file = Path(scratch) / EXPORT_FOLDER / FILES[backend]
+            megabytes = file.stat().st_size / 1e6
+            where: dict[str, Any] = {}
+            if backend == "torch":
+                where = {"device": teacher.device, "precision": teacher.precision}
+            served = Reader.load(scratch, backend=backend, num_threads=num_threads, windows=teacher.windows, **where)
+            milliseconds = milliseconds_a_question(served, pairs)
+        cost = milliseconds if budget.unit == "ms" else megabytes
+        config = student.model.config
+        found.append(
+            Candidate(
+                layers=int(config.num_hidden_layers),
+                hidden_size=int(config.hidden_size),
+                parameters=student.n_parameters,
+                megabytes=megabytes,
+                milliseconds=milliseconds,
+                fits=cost <= budget.amount,
+                making=making,
+            )
+        )
+    return sorted(found, key=lambda one: (-one.parameters, -one.milliseconds))
+
+
+def _shapes(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
+    """Students and how they are made."""
+    config = teacher.model.config
+    total, width, heads = (
+        int(getattr(config, name)) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
+    for layers in range(total - 1, 0, -1):
+        yield {"layers": layers}, students.from_teacher(teacher, layers=layers)
+    head_width = width // heads
+    for layers in sorted({max(1, total // 2), max(1, total // 4)}, reverse=True):
+        for share in _WIDTHS:
+            fewer = round(heads * share)
+            if not 1 <= fewer < heads or not hasattr(config, "intermediate_size"):
+                continue
+            shape = {
+                "num_hidden_layers": layers,
+                "num_attention_heads": fewer,
+                "hidden_size": fewer * head_width,
+                "intermediate_size": round(config.intermediate_size * fewer / heads),
+            }
+            yield shape, students.fresh(teacher, **shape)

@@ -1,0 +1,451 @@
+"""Reader: a question answering model and its tokenizer, as one thing that answers, is measured and is saved."""
+
+import copy
+import inspect
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
+
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.squad.metrics import require_measurable, squad_metrics, write_predictions
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
+from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
+from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score
+from haystack_distill.utils.checks import check, check_kind, is_number, is_whole
+from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
+from haystack_distill.utils.files import expanded, require_writable
+from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
+from haystack_distill.utils.transformers_compat import load_shape, load_with_tokenizer, save_model
+
+ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
+
+logger = logging.getLogger(__name__)
+
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+_CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
+_CHUNK = 1024  # examples whose windows are sorted by length together when predicting
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of a reader.
+
+    Attributes:
+        text: The answer, `context[start:end]`; empty for no-answer.
+        start: First character in the context; 0 for no-answer.
+        end: One past the last character; 0 for no-answer.
+        score: Probability of this span among all starts and all ends of its window, no-answer included (0 to 1).
+        logit: Start plus end logit, the figure that answers are ranked by.
+        no_answer: Whether the reader says that the context does not hold the answer.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    logit: float
+    no_answer: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a reader says of one example.
+
+    Attributes:
+        answers: Spans, best first; never a no-answer.
+        no_answer: The no-answer, scored by the window that least believes in it.
+    """
+
+    answers: list[Answer]
+    no_answer: Answer
+
+    @property
+    def no_answer_gap(self) -> float:
+        """No-answer logit minus the best span's: above the reader's threshold, there is no answer."""
+        return self.no_answer.logit - self.answers[0].logit if self.answers else float("inf")
+
+    def ranked(self, top_k: int, no_answer_threshold: float) -> list[Answer]:
+        """The first `top_k` answers with the no-answer in its place: first where the gap is above the threshold."""
+        if self.no_answer_gap > no_answer_threshold:
+            return [self.no_answer, *self.answers][:top_k]
+        below = self.no_answer.logit - no_answer_threshold
+        place = sum(answer.logit >= below for answer in self.answers)
+        return [*self.answers[:place], self.no_answer, *self.answers[place:]][:top_k]
+
+
+class Reader:
+    """An extractive question answering reader.
+
+    Args:
+        model: A transformers model for question answering (it returns start and end logits).
+        tokenizer: Its fast tokenizer.
+        windows: How long contexts are cut.
+        max_answer_length: Longest answer, in tokens.
+        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this.
+        batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches. On the
+            processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
+        precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `utils.devices.resolve_precision`.
+        device: "auto", "cpu", "cuda", ...
+        exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
+
+    Raises:
+        DistilError: The model is not for question answering, or tokenizer and model do not fit, or an exported model
+            is asked to run elsewhere than on the processor.
+
+    Example:
+        >>> reader = Reader.load("deepset/tinyroberta-squad2")  # doctest: +SKIP
+        >>> reader.answer("Who wrote it?", "Ada Lovelace wrote it in 1843.")[0].text  # doctest: +SKIP
+        'Ada Lovelace'
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        windows: WindowSettings | None = None,
+        max_answer_length: int = 30,
+        no_answer_threshold: float = 0.0,
+        batch_size: int = 16,
+        precision: str = "auto",
+        device: str | torch.device = "auto",
+        exported: ExportedModel | None = None,
+    ) -> None:
+        if "start_positions" not in inspect.signature(model.forward).parameters:
+            raise DistilError(
+                f"{type(model).__name__} is not a question answering model; load it with "
+                "AutoModelForQuestionAnswering or Reader.load"
+            )
+        outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
+        if outputs != 2:
+            raise DistilError(
+                f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
+                "load it with Reader.load, which gives it a fresh one"
+            )
+        for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
+            check(name, value, is_whole(value), "a whole number of at least 1")
+        threshold = no_answer_threshold
+        # Infinite: never, or always, no answer.
+        check("no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number")
+        check_kind("windows", windows, WindowSettings)
+        self.windows = windows or WindowSettings()
+        positions = position_limit(model)
+        if positions is not None and self.windows.max_seq_len > positions:
+            raise DistilError(
+                f"max_seq_len {self.windows.max_seq_len} is more than the {positions} positions that "
+                f"{type(model).__name__} knows; lower max_seq_len"
+            )
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise DistilError(
+                f"the tokenizer knows {len(tokenizer)} tokens, the model "
+                f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
+            )
+        self.model = model
+        self.untrained: tuple[str, ...] = ()  # names of weights that no file held and no training has set
+        self.tokenizer = _without_presets(tokenizer)
+        self.max_answer_length = max_answer_length
+        self.no_answer_threshold = float(no_answer_threshold)
+        self.batch_size = batch_size
+        self.exported = exported
+        self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
+        # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
+        self.precision = "fp32"
+        if exported is None or precision != "auto":
+            self.precision = resolve_precision(precision, self.device, model.config.model_type)
+        self.model.eval()
+        if exported is None:
+            self.model.to(self.device)
+        elif self.device.type != "cpu" or precision not in ("auto", "fp32"):
+            raise DistilError(
+                "an exported reader runs on the processor and in the number format that it was exported in; leave "
+                "device and precision out, or use backend='torch'"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        backend: str = "torch",
+        num_threads: int | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        **settings: Any,
+    ) -> "Reader":
+        """Load a Hugging Face model directory or hub name in fp32.
+
+        Only safetensors weights are read, and no code that comes with a model is ever run.
+
+        Args:
+            name_or_path: What `save` wrote, or a name on the hub.
+            backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
+                (`export.onnx.export_reader`). Such a reader answers and is measured, but cannot learn or be saved. In
+                int8 each window is run by itself, so that an answer does not depend on what else is asked.
+            num_threads: Processor threads that a forward pass may use. With "torch" this is a setting of the whole
+                process.
+            token: What opens a private model on the hub.
+            revision: Branch, tag or commit of a model on the hub.
+            settings: The constructor's.
+
+        Raises:
+            DistilError: Nothing there, or not a model and a fast tokenizer, or it was not exported.
+        """
+        name, hub = os.path.expanduser(name_or_path), {"token": token, "revision": revision}
+        check_backend(backend)
+        check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
+        if backend != "torch":
+            model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
+            file = find_exported(name, backend, **hub)
+            exported = ExportedModel(file, num_threads, one_by_one=backend == "onnx-int8")
+            return cls(model, tokenizer, exported=exported, **settings)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        model, tokenizer, fresh = load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
+        if fresh:
+            logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
+        reader = cls(model, tokenizer, **settings)
+        reader.untrained = tuple(fresh)
+        return reader
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the model, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
+        """The windows of `examples` as this reader sees them, kept in the cache."""
+        return Windows(
+            examples, self.tokenizer, self.windows, token_types=takes_token_types(self.model), cache_dir=cache_dir
+        )
+
+    def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
+        """The windows of (question, context) pairs as this reader sees them, in memory."""
+        return PairWindows(pairs, self.tokenizer, self.windows, token_types=takes_token_types(self.model))
+
+    def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
+        """The best answers to a question, best first.
+
+        Args:
+            question: The question.
+            context: Any length; cut into windows and merged.
+            top_k: How many answers at most; they differ in their span.
+            allow_no_answer: Whether "no answer" may be among them.
+        """
+        return self.answer_batch([(question, context)], top_k, allow_no_answer=allow_no_answer)[0]
+
+    def answer_batch(
+        self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
+    ) -> list[list[Answer]]:
+        """`answer` for many (question, context) pairs at once, in their order."""
+        check("top_k", top_k, is_whole(top_k), "at least 1 and whole")
+        for question, context in pairs:
+            if not question.strip() or not context.strip():
+                raise DistilError("question and context must not be empty")
+        predictions = self.predict_pairs(pairs, top_k)
+        if allow_no_answer:
+            return [prediction.ranked(top_k, self.no_answer_threshold) for prediction in predictions]
+        return [prediction.answers[:top_k] for prediction in predictions]
+
+    def predict_pairs(self, pairs: Sequence[tuple[str, str]], top_k: int = 1) -> list[Prediction]:
+        """Spans and no-answer of each (question, context) pair, in order; nothing is written to disk."""
+        if not pairs:
+            return []
+        return list(self.predict_windows(self.cut_pairs(pairs), top_k))
+
+    def predict(self, source: ExampleSource, top_k: int = 1) -> Iterator[Prediction]:
+        """Spans and no-answer of every example of a file, data set or list of files, in order."""
+        return self.predict_windows(self.cut(load_examples(source)), top_k)
+
+    def predict_windows(
+        self, windows: AnyWindows, top_k: int = 1, examples: range | None = None
+    ) -> Iterator[Prediction]:
+        """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order."""
+        position = windows.template.no_answer_position
+        examples = range(windows.n_examples) if examples is None else examples
+        for first in range(examples.start, examples.stop, _CHUNK):
+            stop = min(first + _CHUNK, examples.stop)
+            contexts = windows.contexts(first, stop)
+            spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in contexts]
+            nothing = [(float("inf"), 0.0)] * len(contexts)
+            for batch, starts, ends in self.logits(windows, windows.windows_of_examples(first, stop)):
+                mask = batch["context_mask"]
+                normaliser = log_partition(starts, mask) + log_partition(ends, mask)
+                empty = no_answer_score(starts, ends, position)
+                mask[:, position] = False
+                scores, begin, end = best_spans(starts, ends, mask, top_k, self.max_answer_length)
+                probabilities = (scores - normaliser.unsqueeze(1)).exp().tolist()
+                empty_probabilities = (empty - normaliser).exp().tolist()
+                rows = windows.__getitems__(batch["window"].tolist())
+                char_starts, char_ends = rows.lists("char_starts"), rows.lists("char_ends")
+                offsets = rows.ints("context_start")
+                for row, window in enumerate(rows.indices):
+                    example = int(windows.example_of[window]) - first
+                    nothing[example] = min(nothing[example], (float(empty[row]), empty_probabilities[row]))
+                    found = zip(
+                        scores[row].tolist(), begin[row].tolist(), end[row].tolist(), probabilities[row], strict=True
+                    )
+                    for score, i, j, probability in found:
+                        if score == -float("inf"):
+                            break
+                        span = (int(char_starts[row][i - offsets[row]]), int(char_ends[row][j - offsets[row]]))
+                        if span not in spans[example] or spans[example][span][0] < score:
+                            spans[example][span] = (score, probability)
+            for context, found_spans, (logit, probability) in zip(contexts, spans, nothing, strict=True):
+                best = sorted(found_spans.items(), key=lambda item: (-item[1][0], item[0]))[:top_k]
+                yield Prediction(
+                    [Answer(context[i:j], i, j, chance, score) for (i, j), (score, chance) in best],
+                    Answer("", 0, 0, probability, logit, no_answer=True),
+                )
+
+    def logits(
+        self, windows: AnyWindows, selection: Sequence[int] | range
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """Forward passes over some windows, longest first, in batches of about equal numbers of tokens.
+
+        Yields:
+            The batch (on the CPU), and its start and end logits (B, L), float32 on the CPU.
+        """
+        chosen = np.asarray(selection, dtype=np.int64)
+        ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
+        budget = self.batch_size * self.windows.max_seq_len
+        if self.device.type == "cpu":
+            budget = min(budget, _CPU_TOKENS)
+        first = 0
+        if self.exported is None:
+            self.model.eval()
+        while first < len(ordered):
+            size = max(1, budget // int(windows.lengths[ordered[first]]))
+            batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
+            yield batch, *self.forward(model_inputs(batch))
+            first += size
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start and end logits (B, L) of a padded batch, float32 on the CPU, without gradients."""
+        if self.exported is not None:
+            return self.exported(inputs)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+        return output.start_logits.float().cpu(), output.end_logits.float().cpu()
+
+    def evaluate(self, source: ExampleSource, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+        """SQuAD exact match and F1 on a file or data set, in per cent.
+
+        "No answer" is allowed exactly where the data holds unanswerable questions (SQuAD 2.0).
+
+        Args:
+            source: What `data.squad.load.load_examples` takes.
+            predictions_path: Where to write the predictions as `{id: text}`, the official format.
+
+        Returns:
+            What `data.squad.metrics.squad_metrics` returns.
+        """
+        examples = load_examples(source)
+        return self.evaluate_windows(self.cut(examples), predictions_path=predictions_path)
+
+    def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+        """`evaluate` on windows that are cut already."""
+        if predictions_path is not None:
+            require_writable(expanded(predictions_path), directory=False)
+        require_measurable(windows.examples)
+        predictions = list(self.predict_windows(windows))
+        return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
+
+    def metrics_of(
+        self,
+        examples: datasets.Dataset,
+        predictions: Sequence[Prediction],
+        *,
+        predictions_path: str | Path | None = None,
+    ) -> dict[str, float]:
+        """`evaluate` where the reader has been asked already: `predictions` are what it said of each example."""
+        answerable_only = not any(examples["is_impossible"])
+        found = dict(zip(examples["id"], predictions, strict=True))
+        texts = {key: one.answers[0].text if one.answers else "" for key, one in found.items()}
+        gaps = {key: one.no_answer_gap for key, one in found.items()}
+        threshold = None if answerable_only else self.no_answer_threshold
+        if predictions_path is not None:
+            silent = {key for key, gap in gaps.items() if threshold is not None and gap > threshold}
+            write_predictions({key: "" if key in silent else text for key, text in texts.items()}, predictions_path)
+        # The best answers go in, those below the threshold too: the search for the best threshold needs them.
+        scores = None if answerable_only else gaps
+        return squad_metrics(examples, texts, scores, no_answer_threshold=threshold)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write a plain Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
+
+        Everything is written aside first; files of the same names that are there already are replaced, others stay,
+        but for what was exported from the weights that are replaced.
+
+        Raises:
+            DistilError: The reader is an exported one.
+        """
+        self.require_weights()
+        remove_exported(expanded(directory))
+        return save_model(directory, self.model, self.tokenizer)
+
+    def require_weights(self) -> None:
+        """Raise a DistilError if this is an exported reader."""
+        if self.exported is not None:
+            raise DistilError(
+                f"{self.exported.path} can answer, but not be trained, copied or saved: load the reader with "
+                "backend='torch'"
+            )
+
+    def require_trained(self) -> None:
+        """Raise a DistilError if this reader's answers are random: some of its weights are untrained."""
+        if self.untrained:
+            raise DistilError(
+                f"the teacher's answers are random: its files hold no weights for {', '.join(self.untrained)}; take a "
+                "reader that was trained on questions, or train this one first"
+            )
+
+    def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
+        """A reader with another model, maybe another tokenizer, and this one's settings."""
+        self.require_weights()
+        return Reader(
+            model,
+            tokenizer or self.tokenizer,
+            windows=self.windows,
+            max_answer_length=self.max_answer_length,
+            no_answer_threshold=self.no_answer_threshold,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self.device,
+        )
+
+    def copy(self) -> "Reader":
+        """An independent reader with the same weights and settings."""
+        self.require_weights()
+        copied = self.with_model(copy.deepcopy(self.model))
+        copied.untrained = self.untrained
+        return copied
+
+
+def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with no truncation or padding left over from whoever saved it: windows are ours to cut."""
+    if getattr(tokenizer, "is_fast", False):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Positions a model can tell apart, or None where it sets no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or limit <= 0:
+        return None
+    # RoBERTa and its kin start counting after the padding id.
+    offset = model.config.pad_token_id + 1 if model.config.model_type in ROBERTA_LIKE else 0
+    return limit - offset

@@ -1,0 +1,43 @@
+"""What can be read off a reader's files, without loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.files import EXPORT_FOLDER, EXPORT_RECORD, RUN_FILE, expanded
+from haystack_distill.utils.model_files import check_model_directory, count_parameters, json_in
+
+# Configuration values worth showing: BERT's names and DistilBERT's.
+_SHAPE = (
+    *("num_hidden_layers", "n_layers", "hidden_size", "dim", "num_attention_heads", "n_heads"),
+    *("intermediate_size", "hidden_dim", "max_position_embeddings", "vocab_size"),
+)
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """What can be read off a reader's files, without loading it.
+
+    Raises:
+        DistilError: It is not a directory with a model in safetensors and its configuration.
+    """
+    directory = expanded(directory)
+    if not directory.is_dir():
+        raise DistilError(f"{directory} holds no config.json: give the directory of a reader")
+    check_model_directory(directory)
+    config = json_in(directory, "config.json") or {}
+    weights = sorted(directory.glob("*.safetensors"))
+    tokenizer = json_in(directory, "tokenizer_config.json") or {}
+    return {
+        "directory": directory,
+        "architecture": next(iter(config.get("architectures") or []), None),
+        "model_type": config.get("model_type"),
+        "shape": {name: config[name] for name in _SHAPE if name in config},
+        "parameters": sum(count_parameters(file) for file in weights),
+        "weights_megabytes": sum(file.stat().st_size for file in weights) / 1e6,
+        "directory_megabytes": sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6,
+        "tokenizer": tokenizer.get("tokenizer_class"),
+        "fast_tokenizer": (directory / "tokenizer.json").exists(),
+        "unfinished_run": (directory / "checkpoints" / "run.json").exists(),
+        "exported": (json_in(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
+        "run": json_in(directory, RUN_FILE),
+    }

@@ -1,0 +1,38 @@
+"""Readers on top of a general student: its encoder, and the teacher's head where it fits."""
+
+import torch
+from transformers import AutoModelForQuestionAnswering
+
+from haystack_distill.errors import DistilError
+from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.models.reader import Reader
+from haystack_distill.students.layers import require_weights
+from haystack_distill.utils.transformers_compat import for_answers
+
+
+def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
+    """A reader on top of a student that knows the language: its encoder, and the teacher's head where it fits.
+
+    Args:
+        student: What general distillation left. It is not changed.
+        teacher: The reader whose settings and, where the widths agree, question answering head are taken.
+
+    Raises:
+        DistilError: The student lacks weights that a reader of its kind needs.
+    """
+    require_weights(teacher)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a head that does not fit starts the same every time
+        model = AutoModelForQuestionAnswering.from_config(for_answers(student.model.config), trust_remote_code=False)
+    missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
+    if missing:
+        raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")
+    inside = f"{model.base_model_prefix}."
+    own = model.state_dict()
+    head = {
+        name: weight
+        for name, weight in teacher.model.state_dict().items()
+        if not name.startswith(inside) and name in own and own[name].shape == weight.shape
+    }
+    model.load_state_dict(head, strict=False)
+    return teacher.with_model(model, student.tokenizer)

@@ -1,0 +1,227 @@
+"""Frozen teachers: run once over the data, kept on disk, and spoken to in characters.
+
+What a teacher says is stored per teacher window: the character spans of its context tokens, their start and end
+logits in fp32, and the logits of its no-answer position. A student that sees the same windows gets those logits back
+bit for bit; any other student (another tokenizer, other window sizes) gets them mapped through characters.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from haystack_distill.data.windows import WindowRows, Windows
+from haystack_distill.models.reader import Reader
+from haystack_distill.utils.cache import cached_table, drop_cached, is_cached
+from haystack_distill.utils.devices import evaluating
+from haystack_distill.utils.files import hash_of
+from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.processes import share_of
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when the meaning of a stored output changes
+_WINDOWS_PER_BATCH = 1024
+
+_SCHEMA = pa.schema(
+    {
+        "char_starts": pa.list_(pa.int32()),
+        "char_ends": pa.list_(pa.int32()),
+        "start_logits": pa.list_(pa.float32()),
+        "end_logits": pa.list_(pa.float32()),
+        "no_answer_start": pa.float32(),
+        "no_answer_end": pa.float32(),
+    }
+)
+
+
+class TeacherOutputs:
+    """What a teacher says of every example of a data set, computed once and memory-mapped.
+
+    Args:
+        teacher: The reader to run, where its outputs are not in the cache yet. It is not changed.
+        examples: Rows as `data.squad.load.load_examples` gives them.
+        cache_dir: See `utils.cache.cache_directory`.
+        progress: Whether to show a bar while the teacher runs.
+        processes: The processes of a run, if there are several: each runs the teacher over its share.
+    """
+
+    def __init__(
+        self,
+        teacher: Reader,
+        examples: datasets.Dataset,
+        *,
+        cache_dir: str | Path | None = None,
+        progress: bool = True,
+        processes: PartialState | None = None,
+    ) -> None:
+        self.windows = teacher.cut(examples, cache_dir=cache_dir)
+        self.key = hash_of(_FORMAT, model_hash(teacher.model), self.windows.key, teacher.precision)
+
+        def run(share: range) -> Iterator[dict[str, Any]]:
+            return _run(teacher, self.windows, share, progress)
+
+        everything = range(len(self.windows))
+        with evaluating(teacher.model):
+            if processes is None or processes.num_processes == 1:
+                made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
+            else:
+                made = _run_together(self.key, run, len(everything), processes, cache_dir)
+        self.table, _, self.from_cache = made
+        self._arrow = self.table.with_format("arrow")
+        self._said_of = functools.lru_cache(maxsize=64)(self._say)
+
+    def targets(self, windows: Windows, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The teacher's logits for a student's batch, on the student's tokens.
+
+        Same windows: the teacher's own logits, verbatim. Other windows: relative to the teacher's no-answer (which is 0
+        then); a token gets the log-sum-exp of the start (end) scores whose first (last) character it covers.
+
+        Args:
+            windows: The student's windows, cut from the same examples.
+            batch: A collated batch of them.
+
+        Returns:
+            `teacher_start_logits`, `teacher_end_logits`: (B, L) float32, -inf at positions the teacher gives no score.
+        """
+        shape = batch["input_ids"].shape
+        starts = np.full(shape, -np.inf, dtype=np.float32)
+        ends = np.full(shape, -np.inf, dtype=np.float32)
+        indices = batch["window"].numpy()
+        if windows.key == self.windows.key:
+            rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
+            offsets = windows.__getitems__(indices.tolist()).ints("context_start")
+            place = windows.template.no_answer_position
+            starts[:, place] = rows.column("no_answer_start").to_numpy()
+            ends[:, place] = rows.column("no_answer_end").to_numpy()
+            for target, name in ((starts, "start_logits"), (ends, "end_logits")):
+                for row, values in enumerate(rows.lists(name)):
+                    target[row, offsets[row] : offsets[row] + len(values)] = values
+        else:
+            student = windows.__getitems__(indices.tolist())
+            offsets = student.ints("context_start")
+            spans = zip(student.lists("char_starts"), student.lists("char_ends"), strict=True)
+            starts[:, windows.template.no_answer_position] = 0.0
+            ends[:, windows.template.no_answer_position] = 0.0
+            for row, (first, past) in enumerate(spans):
+                said = self._said_of(int(windows.example_of[indices[row]]))
+                here = slice(offsets[row], offsets[row] + len(first))
+                starts[row, here], ends[row, here] = _on_tokens(said, first, past)
+        return {"teacher_start_logits": torch.from_numpy(starts), "teacher_end_logits": torch.from_numpy(ends)}
+
+    def _say(self, example: int) -> "_Said":
+        """Start and end scores of an example by character, each character from the window it is most inside of."""
+        windows = self.windows.windows_of_examples(example, example + 1)
+        indices = np.arange(windows.start, windows.stop)
+        rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
+        columns = [rows.lists(name) for name in ("char_starts", "char_ends", "start_logits", "end_logits")]
+        nulls = rows.column("no_answer_start").to_numpy(), rows.column("no_answer_end").to_numpy()
+        edges = np.array(
+            [(first[0], past[-1]) if len(first) else (0, 0) for first, past in zip(*columns[:2], strict=True)]
+        )
+        kept: dict[str, list[np.ndarray]] = {name: [] for name in ("starts", "start_scores", "ends", "end_scores")}
+        for window, (first, past, start_logits, end_logits) in enumerate(zip(*columns, strict=True)):
+            real = past > first
+            for name, characters, logits, null in (
+                ("start", first[real], start_logits[real], nulls[0][window]),
+                ("end", past[real] - 1, end_logits[real], nulls[1][window]),
+            ):
+                # Distance to the nearer edge of every window that holds the character; argmax takes the earlier of
+                # equals.
+                depth = np.minimum(characters - edges[:, :1], edges[:, 1:] - 1 - characters)
+                own = depth.argmax(axis=0) == window
+                kept[f"{name}s"].append(characters[own])
+                kept[f"{name}_scores"].append(logits[own] - null)
+        return _Said(*(np.concatenate(kept[name]) for name in ("starts", "start_scores", "ends", "end_scores")))
+
+
+class _Said:
+    """A teacher's scores of one example: character of each start (end) and its score relative to no-answer."""
+
+    def __init__(self, starts: np.ndarray, start_scores: np.ndarray, ends: np.ndarray, end_scores: np.ndarray) -> None:
+        self.starts, self.start_scores = starts, start_scores
+        self.ends, self.end_scores = ends, end_scores
+
+
+def _on_tokens(said: _Said, first: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A teacher's scores on a student's tokens, -inf where no scored character falls on a token.
+
+    Where several tokens stand for one character (bytes of an emoji), the first takes a start, the last an end.
+    """
+    start_target = np.full(len(first), -np.inf, dtype=np.float32)
+    end_target = np.full(len(first), -np.inf, dtype=np.float32)
+    real = np.nonzero(past > first)[0]
+    if len(real):
+        first, past = first[real], past[real]
+        token = np.minimum(np.searchsorted(past, said.starts, "right"), len(real) - 1)
+        inside = (first[token] <= said.starts) & (said.starts < past[token])
+        np.logaddexp.at(start_target, real[token[inside]], said.start_scores[inside])
+        token = np.maximum(np.searchsorted(first, said.ends, "right") - 1, 0)
+        inside = (first[token] <= said.ends) & (said.ends < past[token])
+        np.logaddexp.at(end_target, real[token[inside]], said.end_scores[inside])
+    return start_target, end_target
+
+
+def _run_together(
+    key: str,
+    run: Callable[[range], Iterator[dict[str, Any]]],
+    n_windows: int,
+    processes: PartialState,
+    cache_dir: str | Path | None,
+) -> tuple[datasets.Dataset, dict[str, Any], bool]:
+    """The table of a teacher's outputs: each process makes a part, the main process puts them together."""
+
+    def part_key(process: int) -> str:
+        return f"{key}-part-{process}-of-{processes.num_processes}"
+
+    processes.wait_for_everyone()
+    there = is_cached("teachers", key, cache_dir)
+    processes.wait_for_everyone()  # nobody begins before all have looked
+    if not there:
+        own = share_of(n_windows, processes)
+        cached_table("teachers", part_key(processes.process_index), _SCHEMA, lambda: run(own), cache_dir)
+        processes.wait_for_everyone()
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for process in range(processes.num_processes):
+            part, _, _ = cached_table("teachers", part_key(process), _SCHEMA, lambda: iter(()), cache_dir)
+            for table in part.with_format("arrow").iter(batch_size=_WINDOWS_PER_BATCH):
+                yield {name: table[name].combine_chunks() for name in _SCHEMA.names}
+
+    with processes.main_process_first():
+        made = cached_table("teachers", key, _SCHEMA, parts, cache_dir)
+    if processes.is_main_process and not there:
+        for process in range(processes.num_processes):
+            drop_cached("teachers", part_key(process), cache_dir)
+    return *made[:2], there
+
+
+def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Iterator[dict[str, Any]]:
+    """The teacher over a share of the windows, in order, a record batch at a time."""
+    position = windows.template.no_answer_position
+    with tqdm(total=len(share), desc="teacher", unit="window", disable=not progress) as bar:
+        for first in range(share.start, share.stop, _WINDOWS_PER_BATCH):
+            selection = range(first, min(first + _WINDOWS_PER_BATCH, share.stop))
+            rows = windows.__getitems__(list(selection))
+            char_starts, char_ends = rows.lists("char_starts"), rows.lists("char_ends")
+            offsets = rows.ints("context_start")
+            columns: dict[str, list] = {name: [None] * len(selection) for name in _SCHEMA.names}
+            columns["char_starts"], columns["char_ends"] = char_starts, char_ends
+            for batch, starts, ends in teacher.logits(windows, selection):
+                for row, window in enumerate(batch["window"].tolist()):
+                    here = window - first
+                    tokens = slice(int(offsets[here]), int(offsets[here]) + len(char_starts[here]))
+                    columns["start_logits"][here] = starts[row, tokens].numpy()
+                    columns["end_logits"][here] = ends[row, tokens].numpy()
+                    columns["no_answer_start"][here] = float(starts[row, position])
+                    columns["no_answer_end"][here] = float(ends[row, position])
+                bar.update(len(starts))
+            yield columns

@@ -1,0 +1,186 @@
+"""Fingerprints of code: whether a function of the user's is the one that a run was begun with."""
+
+import contextlib
+import copyreg
+import enum
+import functools
+import hashlib
+import inspect
+import site
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+_LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+_LIBRARIES += [Path(folder).resolve() for folder in (*site.getsitepackages(), site.getusersitepackages())]
+_LIBRARIES.append(Path(__file__).resolve().parents[1])
+_ARGUMENTS = ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_flags")
+_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
+_PLAIN = (type(None), type(Ellipsis), type(NotImplemented), bool, int, float, complex, str, bytes, Path)
+
+
+class NotComparable(Exception):
+    """Something has no fingerprint that is the same in another process; the message says what."""
+
+
+def code_fingerprint(function: Callable[..., Any]) -> str:
+    """SHA-256 (hex) over what a function does: its code and the values and functions that it uses.
+
+    The same in every process of one Python version, wherever the file lies and whatever its comments say. Functions
+    and classes of installed packages count by their names.
+
+    Raises:
+        NotComparable: It uses something whose state cannot be looked at, such as an open file.
+    """
+    try:
+        return _Walk().of(function).hex()
+    except RecursionError as error:
+        raise NotComparable("it uses objects that hold each other too deeply") from error
+
+
+class _Walk:
+    """One fingerprint in the making; what was met before counts by its number, so that no circle is walked twice."""
+
+    def __init__(self) -> None:
+        self.met: dict[int, int] = {}
+        self.alive: list[Any] = []  # else an address could be given to something else
+
+    def of(self, value: Any) -> bytes:
+        """The fingerprint of any value."""
+        if isinstance(value, _PLAIN):
+            return _digest(type(value).__name__, repr(value))
+        if isinstance(value, (torch.dtype, torch.device)):
+            return _digest("torch", repr(value))
+        # Whether equal constants are one object differs by how the code was loaded, so these do not count as met.
+        if type(value) is tuple:
+            return _digest("tuple", *map(self.of, value))
+        if type(value) in (set, frozenset):
+            return _digest("set", *sorted(_Walk().of(part) for part in value))  # their order differs by process
+        if isinstance(value, CodeType):
+            return self._code(value)
+        if isinstance(value, MethodType):
+            return _digest("method", self.of(value.__func__), self.of(value.__self__))
+        if isinstance(value, FunctionType) and hasattr(value, "_torchdynamo_orig_callable"):  # by torch.compile
+            return _digest("compiled", self.of(value._torchdynamo_orig_callable))
+        if id(value) in self.met:
+            return _digest("met", str(self.met[id(value)]))
+        self.met[id(value)] = len(self.met)
+        self.alive.append(value)
+        return self._anew(value)
+
+    def _anew(self, value: Any) -> bytes:
+        if type(value) is list:
+            return _digest("list", *map(self.of, value))
+        if type(value) is dict:
+            return _digest("dict", *(self.of(part) for item in value.items() for part in item))
+        if isinstance(value, torch.Tensor):
+            array = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            return _digest("tensor", str(value.dtype), str(tuple(value.shape)), array.tobytes())
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return _digest("array", value.dtype.str, str(value.shape), np.ascontiguousarray(value).tobytes())
+        if isinstance(value, ModuleType):
+            return _digest("module", value.__name__)
+        if isinstance(value, enum.Enum):
+            return _digest("enum", type(value).__qualname__, value.name)
+        if isinstance(value, (FunctionType, type)) and _is_library(value) and _is_known_by_name(value):
+            return _digest("name", str(value.__module__), value.__qualname__)
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, BuiltinFunctionType):
+            return _digest("builtin", value.__qualname__, str(value.__module__), self.of(value.__self__))
+        if isinstance(value, functools.partial):
+            return _digest("partial", self.of(value.func), self.of(value.args), self.of(value.keywords))
+        if isinstance(value, property):
+            return _digest("property", *(self.of(part) for part in (value.fget, value.fset, value.fdel)))
+        if isinstance(value, (staticmethod, classmethod)):
+            return _digest(type(value).__name__, self.of(value.__func__))
+        if isinstance(value, functools.cached_property):
+            return _digest("cached_property", self.of(value.func))
+        return self._object(value)
+
+    def _function(self, function: FunctionType) -> bytes:
+        copied = getattr(vars(function).get("__wrapped__"), "__dict__", {})  # by functools.wraps: they are the other's
+        attributes = {name: value for name, value in vars(function).items() if name not in copied}
+        own = function.__code__, function.__defaults__, function.__kwdefaults__, attributes
+        found = [self.of(part) for part in own]
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # one that nothing was put into yet
+                found.append(self.of(cell.cell_contents))
+        names = _names_in(function.__code__)
+        for name in sorted(names & function.__globals__.keys()):
+            found.append(self._global(name, function.__globals__[name], names))
+        return _digest("function", *found)
+
+    def _global(self, name: str, value: Any, names: set[str]) -> bytes:
+        """What a name of the module stands for; of a module of the user's, what is used of it."""
+        used = []
+        if isinstance(value, ModuleType) and not _is_library(value):
+            used = [self.of(getattr(value, one)) for one in sorted(names) if one in vars(value)]
+        return _digest("global", name, self.of(value), *used)
+
+    def _code(self, code: CodeType) -> bytes:
+        numbers = [str(getattr(code, name)) for name in _ARGUMENTS]
+        names = [str(getattr(code, name)) for name in _NAMES]
+        table = getattr(code, "co_exceptiontable", b"")
+        return _digest("code", code.co_code, table, *numbers, *names, self.of(code.co_consts))
+
+    def _class(self, kind: type) -> bytes:
+        parts = []
+        for name, value in sorted(vars(kind).items()):
+            hidden = name.startswith("__") and not isinstance(value, (FunctionType, staticmethod, classmethod))
+            if not (hidden or name == "_abc_impl" or inspect.ismemberdescriptor(value)):
+                parts.append(_digest(name, self.of(value)))
+        return _digest("class", kind.__qualname__, *map(self.of, kind.__bases__), *parts)
+
+    def _object(self, value: Any) -> bytes:
+        """Any other object: its class and the state that copying it would take along."""
+        reduce = copyreg.dispatch_table.get(type(value), lambda one: one.__reduce_ex__(2))
+        try:
+            state = reduce(value)
+        except Exception as error:  # each type of object refuses in a way of its own
+            raise NotComparable(f"it uses a {type(value).__name__}, whose state cannot be looked at") from error
+        if isinstance(state, str):  # a name; what functools.lru_cache wraps has more to it
+            return _digest("global", state, self.of(getattr(value, "__wrapped__", None)))
+        parts = [list(part) if hasattr(part, "__next__") else part for part in state]
+        return _digest("object", *map(self.of, parts))
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """The names of globals and attributes in a function, those of the functions inside it included."""
+    inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_names_in, inside))
+
+
+def _is_library(value: Any) -> bool:
+    """Whether a module, or a function or class of one, came with Python or was installed."""
+    module = value if isinstance(value, ModuleType) else sys.modules.get(str(value.__module__))
+    if module is None or module.__name__ == "__main__":
+        return False
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return module.__name__ in sys.builtin_module_names
+    return any(map(Path(file).resolve().is_relative_to, _LIBRARIES))
+
+
+def _is_known_by_name(value: Any) -> bool:
+    """Whether there is only one of a library's functions or classes; what a function returns may hold the user's."""
+    found = sys.modules.get(str(value.__module__))
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return isinstance(value, type) or found is value
+
+
+def _digest(*parts: str | bytes) -> bytes:
+    whole = hashlib.sha256()
+    for part in parts:
+        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        whole.update(len(content).to_bytes(8, "little") + content)
+    return whole.digest()

@@ -1,0 +1,163 @@
+"""Checks of the files of a model directory, before anything is loaded from them."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from haystack_distill.errors import DistilError
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+_READ = (".json", ".txt", ".model", ".safetensors")  # files of a model directory that are read, by their suffix
+
+
+_FETCH = "it is broken or cut off, fetch it again"
+
+
+_INDEX = "model.safetensors.index.json"
+
+
+_CONVERT = (
+    "import torch, safetensors.torch as s; w = torch.load({source}, weights_only=True); "
+    's.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, {target}, {{"format": "pt"}})'
+)
+
+
+def check_model_directory(name: str | Path, *, weights: bool = True) -> None:
+    """Look for what is known to go wrong with a model's files, before they are read. A hub name passes.
+
+    Args:
+        name: A directory or hub name.
+        weights: Whether the weights are going to be read.
+
+    Raises:
+        DistilError: A file is missing, not fetched, cut off or of a kind that is never read.
+    """
+    directory = Path(name)
+    if directory.is_file():
+        raise DistilError(f"{directory} is a file: give the directory that holds config.json and model.safetensors")
+    if not directory.is_dir():
+        return
+    for file in sorted(directory.iterdir()):
+        if file.suffix in _READ and file.is_file() and (weights or file.suffix != ".safetensors"):
+            _check_fetched(file)
+    if not (directory / "config.json").exists():
+        raise DistilError(_without_config(directory))
+    for part in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        json_in(directory, part, _FETCH)
+    if weights:
+        _check_weights(directory)
+    if not any((directory / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")) and not list(
+        directory.glob("*.model")
+    ):
+        raise DistilError(
+            f"{directory} holds no tokenizer (tokenizer.json): copy the tokenizer's files there from the model that it "
+            "was made from"
+        )
+
+
+def check_tokenizer_file(name: str | Path) -> None:
+    """Raise a DistilError if the tokenizer.json of a directory is what cannot be read."""
+    from tokenizers import Tokenizer, __version__
+
+    file = Path(name) / "tokenizer.json"
+    if not file.is_file():
+        return
+    json_in(file.parent, file.name, _FETCH)
+    try:
+        Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise DistilError(
+            f"{file} cannot be read by tokenizers {__version__} ({error}): a newer version wrote it, so upgrade "
+            "transformers and tokenizers, or save the model again with these"
+        ) from error
+
+
+def lacks_weights(name: str | Path, prefix: str) -> bool:
+    """Whether a directory holds safetensors, none of which has a name that begins with `prefix`."""
+    from safetensors import safe_open
+
+    files = list(Path(name).glob("*.safetensors"))
+    for file in files:
+        with safe_open(str(file), framework="numpy") as stream:
+            if any(weight.startswith(prefix) for weight in stream.keys()):  # noqa: SIM118 (not a mapping)
+                return False
+    return bool(files)
+
+
+def _check_fetched(file: Path) -> None:
+    with open(file, "rb") as stream:
+        begin = stream.read(len(_LFS_POINTER))
+    if begin == _LFS_POINTER:
+        raise DistilError(
+            f"{file} is a Git LFS pointer, not the file that it stands for: run `git lfs pull` in {file.parent}"
+        )
+    if not begin and file.suffix != ".txt":
+        raise DistilError(f"{file} is empty: fetch it again")
+
+
+def _without_config(directory: Path) -> str:
+    if (directory / "language_model_config.json").exists():
+        return (
+            f"{directory} holds a model in Haystack 1's own format: where haystack-distill[farm] is installed, "
+            f"DistilFARMReader({str(directory)!r}).save(NEW_DIRECTORY) converts it"
+        )
+    if (directory / "adapter_config.json").exists():
+        return (
+            f"{directory} holds an adapter, not a whole model: merge it into its base model (in peft, "
+            "merge_and_unload()) and save that with its tokenizer"
+        )
+    return f"{directory} holds no config.json: give the directory of a reader"
+
+
+def _check_weights(directory: Path) -> None:
+    whole, index = directory / "model.safetensors", directory / _INDEX
+    if whole.exists():
+        files = [whole]
+    elif index.exists():
+        files = sorted({directory / file for file in (json_in(directory, _INDEX) or {}).get("weight_map", {}).values()})
+        missing = [file.name for file in files if not file.exists()]
+        if missing:
+            raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: fetch them again")
+    else:
+        pickled = sorted(directory.glob("*.bin"))
+        if pickled:
+            code = _CONVERT.format(source=json.dumps(str(pickled[0])), target=json.dumps(str(whole)))
+            raise DistilError(
+                f"{directory} holds no weights in safetensors, and {pickled[0].name} is a pickle, which is never read; "
+                f"if you trust where it comes from, convert it once: python -c {shlex.quote(code)}"
+            )
+        raise DistilError(f"{directory} holds no weights in safetensors (model.safetensors): fetch them")
+    for file in files:
+        count_parameters(file)
+
+
+def json_in(directory: Path, name: str, remedy: str = "restore it") -> dict[str, Any] | None:
+    """The object in a JSON file of a directory, None where there is no such file.
+
+    Raises:
+        DistilError: It cannot be read, was cut off or holds something else; the message ends with `remedy`.
+    """
+    try:
+        content = json.loads((directory / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DistilError(f"{directory / name} cannot be read ({error}): {remedy}") from error
+    if not isinstance(content, dict):
+        raise DistilError(f"{directory / name} does not hold a JSON object: {remedy}")
+    return content
+
+
+def count_parameters(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as stream:
+            names = [name for name in stream.keys() if not name.endswith("position_ids")]  # noqa: SIM118 (not a mapping)
+            return sum(math.prod(stream.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise DistilError(f"{file} cannot be read: {error}; it is broken or cut off, fetch it again") from error

@@ -1,0 +1,317 @@
+"""Every difference between transformers 4.4x and 5.x that this package has to know about."""
+
+import contextlib
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+    dynamic_module_utils,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import cached_file
+
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.files import save_pretrained
+from haystack_distill.utils.model_files import check_model_directory, check_tokenizer_file
+from haystack_distill.utils.model_inputs import takes_token_types
+
+logger = logging.getLogger(__name__)
+
+_GENERIC_CLASS_OF_5 = "TokenizersBackend"  # transformers 4 knows no class of that name
+_GENERIC_CLASSES = (_GENERIC_CLASS_OF_5, "PreTrainedTokenizer")  # what both write for their PreTrainedTokenizerFast
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_BERT_SETTINGS = {  # of tokenizers' BertNormalizer, and what tokenizer_config.json calls them
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+
+TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0.dev0")
+
+
+def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A model in fp32, from safetensors only, and the names of weights that the files did not hold.
+
+    A head of another shape than the model's (three labels where a reader has start and end) counts as not held.
+
+    Raises:
+        DistilError: The weights are not those of the model that the configuration describes.
+    """
+    dtype = {"dtype" if TRANSFORMERS_5 else "torch_dtype": torch.float32}  # 5.x would keep the files' own
+    with _quiet():  # who calls this says better what missing weights mean
+        model, loading = auto_class.from_pretrained(
+            name,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are looked at below, encoder and head apart
+            trust_remote_code=False,
+            **dtype,
+            **settings,
+        )
+    mismatched = {entry[0]: entry[1:] for entry in loading["mismatched_keys"]}
+    for weight, (stored, wanted) in mismatched.items():
+        if weight.startswith(f"{model.base_model_prefix}."):
+            raise DistilError(
+                f"{name}: {weight} has the shape {list(stored)} in the weights and {list(wanted)} by config.json, so "
+                "the two do not belong together; take both from the model that they came from"
+            )
+    missing = {key for key in loading["missing_keys"] if not key.endswith("position_ids")}
+    return model, sorted(missing | mismatched.keys())
+
+
+def load_with_tokenizer(
+    auto_class: Any, name: str, what: str, **hub: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """`load_model` and the fast tokenizer beside it; `what` is named in the error, `hub` has `token` and `revision`.
+
+    Raises:
+        DistilError: Nothing there, or not a model and a fast tokenizer.
+    """
+    check_model_directory(name)
+    with _explained(name, what):
+        config = _config_for(auto_class, name, **hub)
+        tokenizer = load_tokenizer(name, **hub)
+        model, fresh = load_model(auto_class, name, config=config, **hub)
+    return model, tokenizer, fresh
+
+
+def load_shape(auto_class: Any, name: str, what: str, **hub: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model without its weights (they are on PyTorch's "meta" device) and the fast tokenizer beside it.
+
+    Raises:
+        DistilError: Nothing there, or not a model and a fast tokenizer.
+    """
+    check_model_directory(name, weights=False)
+    with _explained(name, what):
+        config = _config_for(auto_class, name, **hub)
+        tokenizer = load_tokenizer(name, **hub)
+        with torch.device("meta"):
+            return auto_class.from_config(config, trust_remote_code=False), tokenizer
+
+
+def architectures(name: str, what: str, **hub: Any) -> list[str]:
+    """The names of the classes that a model says it is of; the arguments are those of `load_with_tokenizer`.
+
+    Raises:
+        DistilError: Nothing there, or no model that transformers knows.
+    """
+    check_model_directory(name)
+    with _explained(name, what):
+        return list(_config_for(AutoConfig, name, **hub).architectures or [])
+
+
+def require_known_kind(name: str, what: str, **hub: Any) -> None:
+    """Raise a DistilError if a model is broken, or of a kind for which code that comes with it would have to run."""
+    check_model_directory(name, weights=False)
+    with _explained(name, what):
+        _config_for(AutoConfig, name, **hub)
+
+
+@contextlib.contextmanager
+def no_questions() -> Iterator[None]:
+    """While others load a model: transformers asks nobody whether to run the code that came with it, and refuses."""
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a directory or hub name, whichever transformers wrote it; `hub` as above.
+
+    It splits text as its tokenizer.json says: transformers 5 makes many tokenizers anew by their class, with another
+    normaliser or pre-tokeniser than was saved.
+    """
+    settings = get_tokenizer_config(name, **hub)
+    with _quiet():
+        if TRANSFORMERS_5:
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, **hub)
+        else:
+            generic = settings.get("tokenizer_class") == _GENERIC_CLASS_OF_5
+            loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+            also = _special_tokens_for_4(settings)
+            tokenizer = loader.from_pretrained(name, use_fast=True, trust_remote_code=False, **also, **hub)
+    if TRANSFORMERS_5 and getattr(tokenizer, "is_fast", False):
+        file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **hub)
+        if file is not None:
+            changed = _restore_parts(tokenizer, Path(file), settings)
+            if changed:
+                logger.info(
+                    "%s: transformers 5 by itself would replace the %s that tokenizer.json has; the file's is kept, "
+                    "here and by save",
+                    name,
+                    " and ".join(changed),
+                )
+    return tokenizer
+
+
+def save_model(directory: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write a plain model directory that transformers 4 and 5 both load to the same tokens; see `save_pretrained`."""
+    return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
+
+
+class _PortableTokenizer:
+    """A tokenizer that saves itself so that transformers 4 and 5 make the same of its files."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+        self.tokenizer = tokenizer
+        self.inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        if not takes_token_types(model):
+            self.inputs.remove("token_type_ids")
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write the tokenizer's files."""
+        self.tokenizer.save_pretrained(directory)
+        path = directory / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings |= _special_tokens_for_4(settings)
+        if not settings.get("extra_special_tokens"):
+            settings.pop("extra_special_tokens", None)
+        for name in ("is_local", "local_files_only"):  # where it was loaded from, which is nobody's business
+            settings.pop(name, None)
+        # By default the two differ in whether a tokenizer gives token types.
+        settings["model_input_names"] = self.inputs
+        if settings["tokenizer_class"] in _GENERIC_CLASSES or self._is_rebuilt(directory, settings):
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # both know it, and read tokenizer.json as it is
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _is_rebuilt(self, directory: Path, settings: dict[str, Any]) -> bool:
+        """Whether transformers 5 would make another tokenizer of these files."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return False
+        if not TRANSFORMERS_5:  # it cannot be asked: it rebuilds all that come from SentencePiece
+            return type(self.tokenizer.backend_tokenizer.model).__name__ == "Unigram"
+        with _quiet():
+            again = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        return bool(_restore_parts(again, directory / "tokenizer.json", settings))
+
+
+def _special_tokens_for_4(settings: dict[str, Any]) -> dict[str, Any]:
+    """Added special tokens under the name that transformers 4 knows, where transformers 5 wrote them as a list."""
+    extra = settings.get("extra_special_tokens")
+    if not isinstance(extra, list):
+        return {}
+    named = [*(settings.get("additional_special_tokens") or []), *extra]
+    contents = [entry["content"] if isinstance(entry, dict) else entry for entry in named]
+    return {"extra_special_tokens": {}, "additional_special_tokens": list(dict.fromkeys(contents))}
+
+
+def _restore_parts(tokenizer: PreTrainedTokenizerBase, file: Path, settings: dict[str, Any]) -> list[str]:
+    """Give a tokenizer the parts that its tokenizer.json has; returns what differed and decides how text is split."""
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    parts: dict[str, Any] = {part: stored.get(part) for part in _PARTS}
+    normalizer, before = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
+    # What tokenizer_config.json says of these goes before tokenizer.json, as in transformers 4.
+    if normalizer.get("type") == "BertNormalizer":
+        for name, setting in _BERT_SETTINGS.items():
+            if setting in settings:
+                normalizer[name] = settings[setting]
+    for part in (before, parts["post_processor"] or {}):
+        if part.get("type") in ("ByteLevel", "RobertaProcessing") and "add_prefix_space" in settings:
+            part["add_prefix_space"] = settings["add_prefix_space"]
+    carrier = json.loads(Tokenizer(WordLevel({"": 0}, "")).to_str())
+    made = Tokenizer.from_str(json.dumps(carrier | parts))
+    backend = tokenizer.backend_tokenizer
+    changed = []
+    for part in _PARTS:
+        own, wanted = getattr(backend, part), getattr(made, part)
+        if (own and own.__getstate__()) != (wanted and wanted.__getstate__()):
+            setattr(backend, part, wanted)
+            changed.append(part)
+    return [part for part in changed if part != "decoder"]
+
+
+def _config_for(auto_class: Any, name: str, **hub: Any) -> PretrainedConfig:
+    """A model's configuration; for a reader with two labels, start and end, whatever head the model had before.
+
+    Raises:
+        DistilError: The model is of no kind that transformers knows.
+    """
+    content, _ = PretrainedConfig.get_config_dict(name, **hub)
+    kind = content.get("model_type")
+    if not isinstance(kind, str):
+        raise DistilError(
+            f"{name}: config.json has no model_type, so nothing says what kind of model it is; take the config.json of "
+            "the model that it came from"
+        )
+    if kind not in CONFIG_MAPPING:
+        if content.get("auto_map"):
+            raise DistilError(
+                f"{name}: a {kind!r} model comes with code of its own, and no code that comes with a model is ever "
+                "run; choose a model of a kind that transformers has"
+            )
+        raise DistilError(
+            f"{name}: transformers {transformers.__version__} knows no {kind!r} models; choose another model, or a "
+            "transformers that knows them"
+        )
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
+    return for_answers(config) if auto_class is AutoModelForQuestionAnswering else config
+
+
+def for_answers(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy of a configuration, with the two outputs a token that a reader has: start and end."""
+    config = copy.deepcopy(config)
+    if config.num_labels != 2:
+        config.num_labels = 2
+    return config
+
+
+@contextlib.contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except DistilError:
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and huggingface_hub each raise their own
+        check_tokenizer_file(name)
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise DistilError(
+            f"cannot load a {what} from {name!r}: {reason}. Give a directory with config.json, model.safetensors and "
+            "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model, in fp32 and eval mode, whose attention is written out: exporters can read that."""
+    config = copy.deepcopy(model.config)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        plain = type(model)._from_config(config, attn_implementation="eager")
+    plain.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
+    return plain.float().eval()
+
+
+def training_arguments(**arguments: Any) -> TrainingArguments:
+    """TrainingArguments that report nowhere by themselves and drive one device a process."""
+    made = TrainingArguments(report_to="none", **arguments)
+    made._n_gpu = min(made.n_gpu, 1)  # `accelerate launch` starts one process a GPU
+    return made

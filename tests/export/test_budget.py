@@ -1,0 +1,58 @@
+"""Students that fit a budget."""
+
+from collections.abc import Callable
+
+import pytest
+
+from haystack_distill import DistilError, Reader
+from haystack_distill.export.budget import Budget, suggest_students
+from tests.conftest import CONTEXTS, QUESTIONS
+
+PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS[:3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [("20 ms/question", 20, "ms"), ("7.5ms", 7.5, "ms"), (" 10 MB ", 10, "MB"), ("0.5mb", 0.5, "MB")],
+)
+def test_budgets(text: str, amount: float, unit: str) -> None:
+    assert Budget.parse(text) == Budget(amount, unit)
+
+
+@pytest.mark.parametrize("text", ["20", "fast", "0 ms", "-3 MB", "20 s/question", "10 MB/question"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(DistilError, match="a budget is written like"):
+        Budget.parse(text)
+
+
+def test_candidates_are_largest_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
+    teacher = tiny_reader(num_attention_heads=4)
+    found = suggest_students(teacher, Budget(0.07, "MB"), PAIRS)
+    cut = [one for one in found if "layers" in one.making]
+    assert [one.layers for one in cut] == [3, 2, 1]
+    assert {one.hidden_size for one in found} == {32, 24, 16, 8}
+    assert [one.parameters for one in found] == sorted((one.parameters for one in found), reverse=True)
+    assert all(one.milliseconds > 0 for one in found)
+    assert all(one.fits == (one.megabytes <= 0.07) for one in found)
+    assert {one.fits for one in found} == {True, False}
+    assert all(one.parameters < teacher.n_parameters for one in found)
+
+
+def test_time_is_a_budget_too(tiny_reader: Callable[..., Reader]) -> None:
+    found = suggest_students(tiny_reader(), Budget(1e6, "ms"), PAIRS)
+    assert all(one.fits for one in found)
+    assert not any(one.fits for one in suggest_students(tiny_reader(), Budget(1e-6, "ms"), PAIRS))
+
+
+def test_sizes_are_those_of_the_backend(tiny_reader: Callable[..., Reader]) -> None:
+    teacher = tiny_reader(num_hidden_layers=2, num_attention_heads=1)
+    plain, int8 = (suggest_students(teacher, Budget(1, "MB"), PAIRS, backend=name) for name in ("torch", "onnx-int8"))
+    assert [one.making for one in plain] == [one.making for one in int8]
+    assert plain[0].megabytes != int8[0].megabytes
+
+
+def test_refused(tiny_reader: Callable[..., Reader]) -> None:
+    with pytest.raises(DistilError, match="no questions to time"):
+        suggest_students(tiny_reader(), Budget(1, "MB"), [])
+    with pytest.raises(DistilError, match="backend must be one of"):
+        suggest_students(tiny_reader(), Budget(1, "MB"), PAIRS, backend="jax")

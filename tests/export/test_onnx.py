@@ -1,0 +1,316 @@
+"""Exported readers say what the model says, refuse what they cannot do, and go when their weights do."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertTokenizerFast,
+    DebertaConfig,
+    DebertaV2Config,
+    LongformerConfig,
+    PretrainedConfig,
+)
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
+from haystack_distill.export.onnx import ExportSettings, export_reader
+from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel
+from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
+from haystack_distill.utils.files import EXPORT_FOLDER, EXPORT_RECORD
+from tests.conftest import CONTEXTS, QUESTIONS, SHARED
+
+PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS] + [("Who?", " ".join(CONTEXTS))]
+WINDOWS = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, Path, dict]:
+    """A tiny reader, where it was exported to, and the record."""
+    from tests.conftest import make_tiny_reader
+
+    reader = make_tiny_reader(tokenizer, seed=5, initializer_range=0.3)  # type: ignore[arg-type]
+    directory = tmp_path_factory.mktemp("exported") / "reader"
+    return reader, directory, export_reader(reader, directory)
+
+
+def test_onnx_says_what_the_model_says(exported: tuple[Reader, Path, dict]) -> None:
+    reader, directory, record = exported
+    served = Reader.load(directory, backend="onnx", windows=WINDOWS)
+    for pairs in (PAIRS, PAIRS[:1], PAIRS[-1:]):  # other batches and lengths than it was exported with
+        for found, expected in zip(served.answer_batch(pairs, 3), reader.answer_batch(pairs, 3), strict=True):
+            assert [(one.start, one.end, one.no_answer) for one in found] == [
+                (one.start, one.end, one.no_answer) for one in expected
+            ]
+            assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+    assert record["backends"]["onnx"]["largest_difference"] < 1e-3
+    assert served.n_parameters == reader.n_parameters
+    assert json.loads((directory / EXPORT_FOLDER / EXPORT_RECORD).read_text()) == json.loads(json.dumps(record))
+
+
+def test_a_reader_in_bf16_is_exported_in_fp32(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader(seed=5, initializer_range=0.3)
+    reader.precision = "bf16"
+    record = export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
+    assert record["backends"]["onnx"]["largest_difference"] < 1e-4
+    assert reader.precision == "bf16"
+    monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "bf16")
+    assert Reader.load(tmp_path / "reader", windows=WINDOWS, device="cpu").precision == "bf16"
+    assert Reader.load(tmp_path / "reader", windows=WINDOWS, backend="onnx").precision == "fp32"
+
+
+def test_int8_is_smaller_and_near(exported: tuple[Reader, Path, dict]) -> None:
+    _, directory, record = exported
+    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    assert len(served.answer_batch(PAIRS)) == len(PAIRS)
+    assert record["backends"]["onnx-int8"]["megabytes"] < record["backends"]["onnx"]["megabytes"]
+    assert 1e-4 < record["backends"]["onnx-int8"]["largest_difference"] < 0.5  # int8, and still the same model
+    assert 0 <= record["backends"]["onnx-int8"]["same_answer"] <= 1
+
+
+def test_threads_of_callers_get_what_one_gets(exported: tuple[Reader, Path, dict]) -> None:
+    _, directory, _ = exported
+    served = Reader.load(directory, backend="onnx-int8", num_threads=1, windows=WINDOWS)
+    expected = [served.answer(*pair) for pair in PAIRS]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
+
+
+@pytest.mark.parametrize("int8", ["dynamic", "static"])
+def test_int8_logits_depend_on_nothing_but_the_window(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, int8: str
+) -> None:
+    export_reader(
+        tiny_reader(seed=5, initializer_range=0.3),
+        tmp_path / "reader",
+        ExportSettings(int8=int8),
+        calibration=squad_file if int8 == "static" else None,
+    )
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=WINDOWS)
+    windows = served.cut_pairs(PAIRS)
+    assert len({int(length) for length in windows.lengths}) > 3
+    n_batches = 0
+    for batch, starts, ends in served.logits(windows, range(len(windows))):
+        n_batches += 1
+        for row, window in enumerate(batch["window"].tolist()):
+            length = int(windows.lengths[window])
+            alone = windows.collate(windows.__getitems__([window]))
+            inputs = {name: alone[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+            padded = {name: torch.nn.functional.pad(tensor, (0, 9)) for name, tensor in inputs.items()}
+            for found in (served.forward(inputs), served.forward(padded)):
+                for logits, together in zip(found, (starts, ends), strict=True):
+                    assert torch.equal(logits[0, :length], together[row, :length])
+    assert n_batches < len(windows)
+
+
+def test_int8_answers_are_the_same_alone_and_among_others(exported: tuple[Reader, Path, dict]) -> None:
+    _, directory, _ = exported
+    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    assert served.answer_batch(PAIRS, 3) == [served.answer(*pair, 3) for pair in PAIRS]
+    assert served.answer_batch(PAIRS[::-1], 3)[::-1] == served.answer_batch(PAIRS, 3)
+
+
+def test_static_quantisation_needs_and_uses_calibration_data(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    reader = tiny_reader(initializer_range=0.3)
+    with pytest.raises(DistilError, match="needs calibration data"):
+        export_reader(reader, tmp_path / "a", ExportSettings(int8="static"))
+    with pytest.raises(DistilError, match="nothing else does"):
+        export_reader(reader, tmp_path / "a", calibration=squad_file)
+    record = export_reader(
+        reader, tmp_path / "b", ExportSettings(int8="static"), calibration=squad_file, data=squad_file
+    )
+    assert 1e-4 < record["backends"]["onnx-int8"]["largest_difference"] < 0.5
+    assert record["backends"]["torch"]["metrics"]["total"] == 8
+    assert set(record["backends"]["onnx-int8"]["metrics"]) == set(record["backends"]["torch"]["metrics"])
+
+
+def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    export_reader(tiny_reader(), tmp_path / "reader")
+    record = export_reader(tiny_reader(seed=1), tmp_path / "reader", ExportSettings(int8="none"))
+    assert "onnx-int8" not in record["backends"]
+    assert not (
+        tmp_path / "reader" / EXPORT_FOLDER / FILES["onnx-int8"]
+    ).exists()  # the first one's would be another model
+    with pytest.raises(DistilError, match="haystack-distill export"):
+        Reader.load(tmp_path / "reader", backend="onnx-int8")
+
+
+@pytest.mark.slow
+def test_saving_other_weights_removes_what_was_exported(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    export_reader(tiny_reader(), tmp_path / "reader", ExportSettings(int8="none"))
+    tiny_reader(seed=1).save(tmp_path / "reader")
+    with pytest.raises(DistilError, match="haystack-distill export"):
+        Reader.load(tmp_path / "reader", backend="onnx")
+
+
+def test_exported_readers_cannot_learn(
+    exported: tuple[Reader, Path, dict], tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    _, directory, _ = exported
+    served = Reader.load(directory, backend="onnx", windows=WINDOWS)
+    for use in (
+        lambda: served.save(tmp_path / "x"),
+        served.copy,
+        lambda: students.from_teacher(served, layers=1),
+        lambda: students.fresh(served, hidden_size=8),
+        lambda: students.prune_vocabulary(served, CONTEXTS),
+        lambda: ReaderTrainer(served).train(squad_file),
+        lambda: ReaderTrainer(tiny_reader()).distil_prediction_layer_from(served, squad_file),
+        lambda: export_reader(served, tmp_path / "x"),
+    ):
+        with pytest.raises(DistilError, match="load the reader with backend='torch'"):
+            use()
+    assert not (tmp_path / "x").exists()
+
+
+def test_refused(exported: tuple[Reader, Path, dict], tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    _, directory, _ = exported
+    with pytest.raises(DistilError, match="backend must be one of"):
+        Reader.load(directory, backend="tensorrt")
+    with pytest.raises(DistilError, match="num_threads must be at least 1"):
+        Reader.load(directory, num_threads=0)
+    with pytest.raises(DistilError, match="runs on the processor"):
+        Reader.load(directory, backend="onnx", precision="bf16", windows=WINDOWS)
+    with pytest.raises(DistilError, match="int8 must be one of"):
+        ExportSettings(int8="int4")
+    broken = tiny_reader().save(tmp_path / "broken")
+    (broken / EXPORT_FOLDER).mkdir()
+    (broken / EXPORT_FOLDER / FILES["onnx"]).write_bytes(b"no model")
+    with pytest.raises(DistilError, match="Export the reader again"):
+        Reader.load(broken, backend="onnx", windows=WINDOWS)
+
+
+@pytest.mark.slow
+def test_a_model_whose_export_says_something_else_is_refused(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader(initializer_range=0.3)
+    honest = ExportedModel.__call__
+    monkeypatch.setattr(ExportedModel, "__call__", lambda *given: tuple(logits + 1 for logits in honest(*given)))
+    with pytest.raises(DistilError, match="differ by up to"):
+        export_reader(reader, tmp_path / "reader")
+    assert not (tmp_path / "reader").exists()
+
+
+def reader_of(config: PretrainedConfig, tokenizer: BertTokenizerFast) -> Reader:
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(config)
+    return Reader(model, tokenizer, windows=WINDOWS, device="cpu", precision="fp32")
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize("kind", [DebertaConfig, DebertaV2Config])
+def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind: type) -> None:
+    config = kind(
+        **SMALL, vocab_size=len(tokenizer), relative_attention=True, pos_att_type=["c2p", "p2c"], initializer_range=0.3
+    )
+    reader = reader_of(config, tokenizer)
+    export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
+    served = Reader.load(tmp_path / "reader", backend="onnx", windows=WINDOWS)
+    found, expected = served.answer_batch(PAIRS, 3), reader.answer_batch(PAIRS, 3)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [(one.start, one.end) for one in mine] == [(one.start, one.end) for one in theirs]
+
+
+def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    reader = reader_of(LongformerConfig(**SMALL, vocab_size=len(tokenizer), attention_window=16), tokenizer)
+    with pytest.raises(DistilError, match="LongformerForQuestionAnswering cannot be exported to ONNX: its attention"):
+        export_reader(reader, tmp_path / "reader")
+    assert not (tmp_path / "reader").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("model.onnx", "at other lengths"), ("model_int8.onnx", r"in int8; export it with int8='none'")],
+)
+def test_an_export_that_cannot_be_run_is_refused(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
+) -> None:
+    honest = ExportedModel.__call__
+
+    def fail(self: ExportedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.path.name == file:
+            raise RuntimeError("Non-zero status code\nreturned while running Reshape node")
+        return honest(self, inputs)
+
+    monkeypatch.setattr(ExportedModel, "__call__", fail)
+    with pytest.raises(DistilError, match=message) as error:
+        export_reader(tiny_reader(), tmp_path / "reader")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "reader").exists()
+
+
+def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    directory = tiny_reader().save(tmp_path / "reader")
+    before = torch.get_num_threads()
+    try:
+        Reader.load(directory, num_threads=2, windows=WINDOWS)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None:
+    teacher = embedded_teacher(windows=WindowSettings(128, 64, 32), device="cpu", precision="fp32")
+    export_reader(teacher, tmp_path / "reader")
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=teacher.windows)
+    asked = [(question, CONTEXTS[place], answer) for question, place, answer in QUESTIONS if answer is not None]
+    found = served.answer_batch([(question, context) for question, context, _ in asked], allow_no_answer=False)
+    expected = teacher.answer_batch([(question, context) for question, context, _ in asked], allow_no_answer=False)
+    assert sum(one[0].text == other[0].text for one, other in zip(found, expected, strict=True)) >= len(asked) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_int8_answers_real_questions_the_same_alone_and_among_others(tmp_path: Path) -> None:
+    model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
+    if not model.is_dir() or not data.is_file():
+        pytest.skip("needs ../shared/models and ../shared/data")
+    from haystack_distill.data.squad.load import load_examples
+
+    export_reader(Reader.load(model, device="cpu", precision="fp32"), tmp_path / "reader")
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8")
+    examples = load_examples(data).select(range(0, 10570, 400))
+    pairs = list(zip(examples["question"], examples["context"], strict=True))
+    assert served.answer_batch(pairs, 3) == [served.answer(*pair, 3) for pair in pairs]
+
+
+@pytest.mark.real_data
+def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
+    model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"
+    if not model.is_dir() or not data.is_file():
+        pytest.skip("needs ../shared/models and ../shared/data")
+    from haystack_distill.data.squad.load import load_examples
+
+    reader = Reader.load(model, device="cpu", precision="fp32")
+    examples = load_examples(load_examples(data).select(range(0, 10570, 150)))
+    record = export_reader(reader, tmp_path / "reader", data=examples)
+    f1 = {name: entry["metrics"]["f1"] for name, entry in record["backends"].items()}
+    assert f1["onnx"] == pytest.approx(f1["torch"], abs=0.2)
+    assert f1["onnx-int8"] > f1["torch"] - 3  # 71 questions; 500 are measured by the benchmark
+
+
+def test_an_onnx_folder_of_the_users_stays(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / EXPORT_FOLDER / FILES["onnx"]
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    tiny_reader().save(tmp_path)
+    assert theirs.read_text() == "mine"
+    assert "was not exported by this package and stays" in caplog.text
+    (theirs.parent / EXPORT_RECORD).write_text("{}")
+    (theirs.parent / "notes.txt").touch()
+    tiny_reader().save(tmp_path)
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]

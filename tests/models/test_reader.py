@@ -1,0 +1,615 @@
+"""Reader: answers, measurements and model directories."""
+
+import copy
+import itertools
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    DebertaConfig,
+    DebertaForQuestionAnswering,
+    DebertaV2Config,
+    DebertaV2ForQuestionAnswering,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.squad.metrics import read_predictions, squad_metrics
+from haystack_distill.models.reader import Answer, Prediction
+from tests.conftest import make_tiny_reader
+
+MakeReader = Callable[..., Reader]
+
+CONTEXT = (
+    "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on. Zu\u0308rich \u2014 "
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u05e9\u05dc\u05d5\u05dd \u6771\u4eac a\u00a0b. The harbour was built in 1702 by Baak, "
+    "who came from Delft with forty masons; bees dance to tell their sisters where the flowers are."
+)
+QUESTION = "Who wrote the first program?"
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_slices_of_the_context(tiny_reader: MakeReader) -> None:
+    answers = tiny_reader().answer(QUESTION, CONTEXT, top_k=200)
+    assert len(answers) == 200
+    assert sum(answer.no_answer for answer in answers) <= 1
+    spans = [answer for answer in answers if not answer.no_answer]
+    assert all(answer.text == CONTEXT[answer.start : answer.end] != "" for answer in spans)
+    assert all(answer.text == answer.text.strip() for answer in spans)
+    assert len({(answer.start, answer.end) for answer in spans}) == len(spans)
+    assert [answer.logit for answer in spans] == sorted((answer.logit for answer in spans), reverse=True)
+    assert all(0 < answer.score < 1 for answer in answers)
+
+
+def test_answer_batch_is_answer_for_each(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    pairs = [(QUESTION, CONTEXT), ("Who came?", "Baak came."), (QUESTION, CONTEXT[90:]), ("Who came?", "Baak came.")]
+    together = reader.answer_batch(pairs, 3)
+    for pair, answers in zip(pairs, together, strict=True):
+        alone = reader.answer(*pair, 3)
+        assert [(a.text, a.start, a.end, a.no_answer) for a in answers] == [
+            (a.text, a.start, a.end, a.no_answer) for a in alone
+        ]
+        assert [a.score for a in answers] == pytest.approx([a.score for a in alone], rel=1e-4)
+    assert reader.answer_batch([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_batch_size_changes_nothing(tiny_reader: MakeReader, batch_size: int) -> None:
+    wanted = tiny_reader().answer(QUESTION, CONTEXT, 5)
+    reader = tiny_reader()
+    reader.batch_size = batch_size
+    found = reader.answer(QUESTION, CONTEXT, 5)
+    assert [a.text for a in found] == [a.text for a in wanted]
+    assert [a.logit for a in found] == pytest.approx([a.logit for a in wanted], abs=1e-5)
+
+
+def test_windows_merge_to_what_one_big_window_says(tokenizer: BertTokenizerFast) -> None:
+    """A model without layers and positions says the same of a token in any window."""
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, num_hidden_layers=0)
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(config)
+    torch.nn.init.normal_(model.qa_outputs.weight)
+    torch.nn.init.zeros_(model.bert.embeddings.position_embeddings.weight)
+    found = []
+    for windows in (WindowSettings(512, 128, 32), WindowSettings(48, 8, 32)):
+        reader = Reader(model, tokenizer, windows=windows, max_answer_length=10, device="cpu", precision="fp32")
+        found.append(reader.predict_pairs([(QUESTION, CONTEXT)], top_k=5000)[0])
+    whole, merged = ({(a.start, a.end): a.logit for a in prediction.answers} for prediction in found)
+    assert len(whole) > 500
+    assert merged.keys() == whole.keys()
+    assert list(merged.values()) == pytest.approx(list(whole.values()), abs=1e-5)
+    assert found[0].no_answer.logit == pytest.approx(found[1].no_answer.logit, abs=1e-5)
+
+
+def test_no_answer_comes_from_the_window_that_least_believes_in_it(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    prediction = reader.predict_pairs([(QUESTION, CONTEXT)])[0]
+    question = len(reader.tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
+    overlap = 48 - 3 - question - 16
+    encoded = reader.tokenizer(
+        QUESTION, CONTEXT, truncation="only_second", max_length=48, stride=overlap, return_overflowing_tokens=True
+    )
+    logits = []
+    for ids, types in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True):
+        with torch.inference_mode():
+            output = reader.model(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+        logits.append(float(output.start_logits[0, 0] + output.end_logits[0, 0]))
+    assert len(logits) > 2
+    assert prediction.no_answer.logit == pytest.approx(min(logits), abs=1e-5)
+
+
+def test_an_answer_never_touches_question_or_special_tokens(
+    tiny_reader: MakeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader()
+    whole = Reader.logits
+    generator = torch.Generator().manual_seed(0)
+    best = float("-inf")
+
+    def loud(self: Reader, *arguments: Any) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """Random logits, and enormous ones wherever no answer may be."""
+        nonlocal best
+        for batch, starts, _ in whole(self, *arguments):
+            start, end = torch.randn(starts.shape, generator=generator), torch.randn(starts.shape, generator=generator)
+            outside = ~((batch["token_type_ids"] == 1) & (batch["input_ids"] != self.tokenizer.sep_token_id))
+            assert (~outside).sum() > len(outside)
+            inside = (start[:, :, None] + end[:, None, :]).masked_fill(
+                (outside[:, :, None] | outside[:, None, :]), -1e9
+            )
+            band = torch.ones(inside.shape[1:]).triu().tril(self.max_answer_length - 1).bool()
+            best = max(best, float(inside.masked_fill(~band, -1e9).max()))
+            yield batch, start.masked_fill(outside, 1000.0), end.masked_fill(outside, 1000.0)
+
+    monkeypatch.setattr(Reader, "logits", loud)
+    for _ in range(20):
+        best = float("-inf")
+        prediction = reader.predict_pairs([(QUESTION, CONTEXT)])[0]
+        assert prediction.answers[0].logit == pytest.approx(best)
+        assert prediction.answers[0].text == CONTEXT[prediction.answers[0].start : prediction.answers[0].end]
+
+
+def test_scores_are_probabilities_of_a_window(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    reader.max_answer_length = 100
+    context = "Ada Lovelace wrote it."
+    prediction = reader.predict_pairs([("Who?", context)], top_k=1000)[0]
+    encoded = reader.tokenizer("Who?", context, return_tensors="pt", return_offsets_mapping=True)
+    offsets = encoded.pop("offset_mapping")[0].tolist()
+    with torch.inference_mode():
+        output = reader.model(**encoded)
+    allowed = torch.tensor([i == 0 or sequence == 1 for i, sequence in enumerate(encoded.sequence_ids(0))])
+    start = output.start_logits[0].masked_fill(~allowed, -torch.inf).softmax(0)
+    end = output.end_logits[0].masked_fill(~allowed, -torch.inf).softmax(0)
+    wanted = {
+        (offsets[i][0], offsets[j][1]): float(start[i] * end[j])
+        for i, j in itertools.combinations_with_replacement(allowed.nonzero().flatten().tolist()[1:], 2)
+    }
+    found = {(a.start, a.end): a.score for a in prediction.answers}
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert prediction.no_answer.score == pytest.approx(float(start[0] * end[0]), rel=1e-4)
+
+
+def test_max_answer_length_is_kept(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    reader.max_answer_length = 2
+    answers = reader.predict_pairs([(QUESTION, CONTEXT)], top_k=1000)[0].answers
+    lengths = [len(reader.tokenizer(answer.text, add_special_tokens=False)["input_ids"]) for answer in answers]
+    assert max(lengths) == 2
+    assert len(answers) > 100
+
+
+def test_no_answer_threshold(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    gap = reader.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer_gap
+    reader.no_answer_threshold = gap + 0.01
+    assert not reader.answer(QUESTION, CONTEXT)[0].no_answer
+    reader.no_answer_threshold = gap - 0.01
+    nothing = reader.answer(QUESTION, CONTEXT)[0]
+    assert nothing.no_answer
+    assert (nothing.text, nothing.start, nothing.end) == ("", 0, 0)
+    answers = reader.answer(QUESTION, CONTEXT, 5, allow_no_answer=False)
+    assert len(answers) == 5
+    assert not any(answer.no_answer for answer in answers)
+
+
+def test_no_answer_is_ranked_by_its_logit() -> None:
+    spans = [Answer("a", 0, 1, 0.5, 3.0), Answer("b", 2, 3, 0.2, 1.0)]
+    prediction = Prediction(spans, Answer("", 0, 0, 0.1, 2.0, no_answer=True))
+    texts = {threshold: [a.text for a in prediction.ranked(3, threshold)] for threshold in (-2.0, -1.0, 0.0, 1.0, 5.0)}
+    assert texts == {-2: ["", "a", "b"], -1: ["a", "", "b"], 0: ["a", "", "b"], 1: ["a", "b", ""], 5: ["a", "b", ""]}
+    assert [a.text for a in prediction.ranked(1, 0.0)] == ["a"]
+    assert [a.text for a in Prediction([], prediction.no_answer).ranked(2, 9.0)] == [""]
+
+
+def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    assert [answer.no_answer for answer in reader.answer(QUESTION, "\u200e", 3)] == [True]  # BERT drops direction marks
+    assert reader.answer(QUESTION, "\u200e", 3, allow_no_answer=False) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "top_k", "message"),
+    [
+        ("", "b", 1, "must not be empty"),
+        ("a", " \n", 1, "must not be empty"),
+        *(("a", "b", top_k, "top_k must be at least 1") for top_k in (0, "3", 1.5, True, None)),
+    ],
+)
+def test_bad_questions_are_refused(
+    tiny_reader: MakeReader, question: str, context: str, top_k: int, message: str
+) -> None:
+    with pytest.raises(DistilError, match=message):
+        tiny_reader().answer(question, context, top_k)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def varied_file(tmp_path: Path) -> Path:
+    """SQuAD 2.0 questions with no, one and three answers."""
+    context = "Cornelis Baak built the harbour of Lindow in 1702."
+    wanted = {"none": [], "one": ["1702"], "three": ["Baak", "Cornelis Baak", "Baak"]}
+    qas = [
+        {
+            "id": name,
+            "question": f"Who built it, {name}?",
+            "is_impossible": not texts,
+            "answers": [{"text": text, "answer_start": context.index(text)} for text in texts],
+        }
+        for name, texts in wanted.items()
+    ]
+    path = tmp_path / "varied.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    return path
+
+
+def test_evaluate_is_squad_metrics_of_the_predictions(
+    tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    examples = load_examples(squad_file)
+    predictions = dict(zip(examples["id"], reader.predict(squad_file), strict=True))
+    gaps = {key: prediction.no_answer_gap for key, prediction in predictions.items()}
+    reader.no_answer_threshold = sorted(gaps.values())[4]  # so that some are answered and some are not
+    texts = {key: prediction.answers[0].text for key, prediction in predictions.items()}
+    silent = {key for key in texts if gaps[key] > reader.no_answer_threshold}
+    assert 0 < len(silent) < len(texts)
+    found = reader.evaluate(squad_file, predictions_path=tmp_path / "deep" / "predictions.json")
+    assert found == squad_metrics(examples, texts, gaps, no_answer_threshold=reader.no_answer_threshold)
+    assert {"exact", "f1", "total", "HasAns_f1", "NoAns_f1", "best_f1"} <= found.keys()
+    assert read_predictions(tmp_path / "deep" / "predictions.json") == {
+        key: "" if key in silent else text for key, text in texts.items()
+    }
+
+
+def test_evaluate_squad_1_always_answers(tiny_reader: MakeReader, squad_file: Path) -> None:
+    examples = load_examples(squad_file).filter(lambda row: not row["is_impossible"])
+    reader = tiny_reader()
+    reader.no_answer_threshold = -1e9  # silence wherever that is allowed
+    found = reader.evaluate(examples)
+    assert found.keys() == {"exact", "f1", "total"}
+    texts = {key: p.answers[0].text for key, p in zip(examples["id"], reader.predict(examples), strict=True)}
+    assert found == squad_metrics(examples, texts)
+
+
+def test_evaluate_with_varying_numbers_of_answers(tiny_reader: MakeReader, varied_file: Path) -> None:
+    found = tiny_reader().evaluate(varied_file)
+    assert (found["total"], found["HasAns_total"], found["NoAns_total"]) == (3, 2, 1)
+
+
+def test_predict_keeps_the_order_of_the_examples(
+    tiny_reader: MakeReader, squad_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader()
+    examples = load_examples(squad_file)
+    wanted = [reader.answer(row["question"], row["context"], allow_no_answer=False)[0].text for row in examples]
+    assert [prediction.answers[0].text for prediction in reader.predict(squad_file)] == wanted
+    monkeypatch.setattr("haystack_distill.models.reader._CHUNK", 3)
+    assert [prediction.answers[0].text for prediction in reader.predict(squad_file)] == wanted
+
+
+# --- directories -------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    settings = {"windows": reader.windows, "device": "cpu", "precision": "fp32"}
+    directory = reader.save(tmp_path / "new" / "reader")
+    assert directory == tmp_path / "new" / "reader"
+    assert {path.suffix for path in directory.iterdir()} <= {".safetensors", ".json", ".txt"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in directory.iterdir()}
+    assert [path.name for path in directory.parent.iterdir()] == ["reader"]
+    loaded = Reader.load(directory, **settings)
+    assert loaded.answer(QUESTION, CONTEXT, 50) == reader.answer(QUESTION, CONTEXT, 50)
+    assert loaded.n_parameters == reader.n_parameters
+
+
+def test_a_saved_reader_is_a_plain_transformers_model(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "reader")
+    assert isinstance(model, BertForQuestionAnswering)
+    assert all(torch.equal(weight, reader.model.state_dict()[name]) for name, weight in model.state_dict().items())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reader")
+    assert tokenizer(QUESTION, CONTEXT)["input_ids"] == reader.tokenizer(QUESTION, CONTEXT)["input_ids"]
+
+
+def test_a_tilde_is_the_home_directory(
+    tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny_reader().save("~/reader") == tmp_path / "reader"
+    assert Reader.load("~/reader", device="cpu", windows=WindowSettings(48, 16, 16)).n_parameters
+
+
+def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    tiny_reader(seed=0).save(tmp_path / "reader")
+    (tmp_path / "reader" / "README.md").write_text("mine")
+    second = tiny_reader(seed=1)
+    second.save(tmp_path / "reader")
+    assert (tmp_path / "reader" / "README.md").read_text() == "mine"
+    saved = load_file(tmp_path / "reader" / "model.safetensors")
+    assert torch.equal(saved["qa_outputs.weight"], second.model.qa_outputs.weight)
+
+
+def test_a_failed_save_leaves_what_was_there(
+    tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "reader").iterdir()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(reader.tokenizer), "save_pretrained", fail)
+    torch.nn.init.ones_(reader.model.qa_outputs.bias)
+    with pytest.raises(OSError, match="disk full"):
+        reader.save(tmp_path / "reader")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "reader").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["reader"]
+
+
+def test_half_precision_files_are_loaded_in_fp32(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.model.to(torch.bfloat16)
+    reader.save(tmp_path / "reader")
+    loaded = Reader.load(tmp_path / "reader", windows=reader.windows)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert not loaded.model.training
+
+
+def test_a_tokenizer_saved_with_presets_cuts_nothing(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
+    plain = tiny_reader()
+    tokenizer.backend_tokenizer.enable_truncation(12)
+    tokenizer.backend_tokenizer.enable_padding(length=400)
+    try:
+        preset = tiny_reader()
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    assert preset.answer(QUESTION, CONTEXT, 9) == plain.answer(QUESTION, CONTEXT, 9)
+
+
+def test_a_model_without_a_head_is_loaded_with_a_warning(
+    tokenizer: BertTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        Reader.load(tmp_path / "base")
+    assert "qa_outputs.weight: they start random and must be trained" in caplog.text
+
+
+@pytest.fixture
+def with_markers(tokenizer: BertTokenizerFast, tmp_path: Path) -> Reader:
+    """A tiny reader whose tokenizer has two special tokens more."""
+    more = copy.deepcopy(tokenizer)
+    more.add_special_tokens({"additional_special_tokens": ["<q>", "<c>"]})
+    return make_tiny_reader(more)
+
+
+@pytest.mark.parametrize("written_by", [4, 5])
+def test_a_directory_is_read_whichever_transformers_wrote_it(
+    with_markers: Reader, tmp_path: Path, written_by: int
+) -> None:
+    """The files as the other version writes them, by hand: each environment has only one."""
+    directory = with_markers.save(tmp_path / "reader")
+    (directory / "special_tokens_map.json").unlink(missing_ok=True)
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    settings: dict[str, Any] = {"mask_token": "[MASK]", "model_max_length": 512, **names}
+    if written_by == 5:
+        settings |= {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True}
+        settings |= {"extra_special_tokens": ["<q>", "<c>"]}
+    else:
+        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "extra_special_tokens": {}}
+        settings |= {"additional_special_tokens": ["<q>", "<c>"]}
+        (directory / "special_tokens_map.json").write_text(
+            json.dumps({**names, "mask_token": "[MASK]", "additional_special_tokens": ["<q>", "<c>"]})
+        )
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = Reader.load(directory, windows=with_markers.windows, device="cpu", precision="fp32")
+    assert loaded.answer(QUESTION, CONTEXT, 9) == with_markers.answer(QUESTION, CONTEXT, 9)
+    assert {"<q>", "<c>"} <= set(loaded.tokenizer.all_special_tokens)
+    assert loaded.tokenizer.tokenize("<q> bees") == ["<q>", "bees"]
+    loaded.save(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again(f"<q>{QUESTION}", CONTEXT).data == with_markers.tokenizer(f"<q>{QUESTION}", CONTEXT).data
+
+
+def test_what_is_saved_is_for_both_transformers(with_markers: Reader, tmp_path: Path) -> None:
+    settings = json.loads((with_markers.save(tmp_path / "reader") / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] != "TokenizersBackend"  # transformers 4 has no such class
+    assert not isinstance(settings.get("extra_special_tokens"), list)  # and reads a mapping under this name
+    assert settings["additional_special_tokens"] == ["<q>", "<c>"]
+    assert settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
+    generic = copy.copy(with_markers)
+    generic.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=with_markers.tokenizer.backend_tokenizer, **with_markers.tokenizer.special_tokens_map
+    )
+    settings = json.loads((generic.save(tmp_path / "generic") / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_tokenizer_splits_as_its_file_says(tmp_path: Path) -> None:
+    """transformers 5 gives DeBERTa's another normaliser than the file has: it keeps white space and ligatures."""
+    pieces = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0), ("\u2581", -1.0)]
+    pieces += [(letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz.?\ufb01"]
+    backend = Tokenizer(Unigram(pieces, unk_id=3))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    config = DebertaV2Config(
+        vocab_size=len(pieces) + 1, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    directory = tmp_path / "deberta"
+    DebertaV2ForQuestionAnswering(config).save_pretrained(directory)
+    backend.save(str(directory / "tokenizer.json"))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+    (directory / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "DebertaV2Tokenizer"}))
+    text = "WHO  \ufb01nds\nit?"
+    loaded = Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu")
+    assert loaded.tokenizer(text, text)["input_ids"] == backend.encode(text, text).ids
+    plain = AutoTokenizer.from_pretrained(loaded.save(tmp_path / "saved"))
+    assert plain(text, text)["input_ids"] == backend.encode(text, text).ids
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_who_reads_what_is_saved(tiny_reader: MakeReader, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        directory = tiny_reader().save(tmp_path / "reader")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("labels", [3, 1])
+def test_a_model_with_another_head_gets_a_fresh_one(
+    tokenizer: BertTokenizerFast, tmp_path: Path, labels: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    classifier = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape))
+    classifier.save_pretrained(tmp_path / "mnli")
+    tokenizer.save_pretrained(tmp_path / "mnli")
+    settings: dict[str, Any] = {"windows": WindowSettings(48, 16, 16), "device": "cpu"}
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        reader = Reader.load(tmp_path / "mnli", **settings)
+    assert "qa_outputs.weight" in caplog.text
+    assert reader.answer(QUESTION, CONTEXT)
+    encoder = classifier.bert.encoder.state_dict()
+    assert all(torch.equal(weight, encoder[name]) for name, weight in reader.model.bert.encoder.state_dict().items())
+    again = Reader.load(reader.save(tmp_path / "saved"), **settings)
+    assert torch.equal(again.model.qa_outputs.weight, reader.model.qa_outputs.weight)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()).get("id2label", {}).keys() <= {"0", "1"}
+    config = BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape)
+    with pytest.raises(DistilError, match=f"has {labels} outputs a token, a reader has two"):
+        Reader(BertForQuestionAnswering(config), tokenizer, **settings)
+
+
+def test_a_span_head_of_another_size_is_drawn_anew(
+    tokenizer: BertTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = BertConfig(
+        vocab_size=len(tokenizer), num_labels=3, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    BertForQuestionAnswering(config).save_pretrained(tmp_path / "odd")
+    tokenizer.save_pretrained(tmp_path / "odd")
+    with caplog.at_level(logging.WARNING, "haystack_distill"):
+        reader = Reader.load(tmp_path / "odd", device="cpu")
+    assert reader.model.qa_outputs.out_features == 2
+    assert "qa_outputs.bias, qa_outputs.weight: they start random" in caplog.text
+
+
+def test_copy_is_independent(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    copied = reader.copy()
+    assert copied.answer(QUESTION, CONTEXT, 5) == reader.answer(QUESTION, CONTEXT, 5)
+    before = reader.model.qa_outputs.weight.clone()
+    torch.nn.init.zeros_(copied.model.qa_outputs.weight)
+    assert torch.equal(reader.model.qa_outputs.weight, before)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def test_only_question_answering_models(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="BertForSequenceClassification is not a question answering model"):
+        Reader(BertForSequenceClassification(tiny_reader().model.config), tokenizer)
+
+
+def test_tokenizer_and_model_must_fit(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="they do not belong together"):
+        tiny_reader(vocab_size=50)
+    assert tiny_reader(vocab_size=len(tokenizer) + 7)  # embeddings padded to a round number are fine
+
+
+def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reader: MakeReader) -> None:
+    with pytest.raises(
+        DistilError, match="max_seq_len 129 is more than the 128 positions that BertForQuestionAnswering"
+    ):
+        tiny_reader(windows=WindowSettings(129, 64, 32))
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=66,
+        pad_token_id=1,
+    )
+    model = RobertaForQuestionAnswering(config)
+    with pytest.raises(DistilError, match="max_seq_len 65 is more than the 64 positions"):
+        Reader(model, tokenizer, windows=WindowSettings(65, 16, 16))
+    assert Reader(model, tokenizer, windows=WindowSettings(64, 16, 16), device="cpu").answer(QUESTION, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "int8"}, "precision must be one of"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16 is for GPUs"),
+        ({"device": "gpu"}, "device must be"),
+        *(({"device": device}, "device must be") for device in (None, 1.5, ["cpu"])),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 1, not ")
+            for name in ("max_answer_length", "batch_size")
+            for value in (0, "30", 1.5, True, None)
+        ),
+        *(
+            ({"no_answer_threshold": value}, "no_answer_threshold must be a")
+            for value in ("0", None, True, float("nan"))
+        ),
+        ({"windows": {"max_seq_len": 64}}, "windows must be a WindowSettings"),
+    ],
+)
+def test_settings_are_checked(
+    tiny_reader: MakeReader, tokenizer: BertTokenizerFast, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DistilError, match=message):
+        Reader(tiny_reader().model, tokenizer, **{"windows": WindowSettings(64, 16, 16)} | settings)
+
+
+@pytest.mark.parametrize("threads", [0, "4", 1.5, True])
+def test_threads_are_checked(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(DistilError, match="num_threads must be at least 1, or None, not"):
+        Reader.load(tmp_path, num_threads=threads)
+
+
+def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    made = Reader(reader.model, reader.tokenizer, windows=reader.windows, no_answer_threshold=float("-inf"))
+    assert made.answer(QUESTION, CONTEXT)[0].no_answer
+
+
+def test_load_errors_name_the_place(tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
+        Reader.load(tmp_path / "nowhere")
+
+
+def test_a_deberta_answers_whatever_is_fast_here(tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = DebertaForQuestionAnswering(DebertaConfig(vocab_size=len(tokenizer), **shape))
+    answers = []
+    for fast in ("fp32", "bf16"):
+        monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", fast)
+        reader = Reader(model, tokenizer, windows=WindowSettings(48, 16, 16), device="cpu")
+        answers.append(reader.answer("Who built the harbour?", "It was built by Cornelis Baak."))
+    assert answers[0] == answers[1]
+
+
+def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
+    reader = tiny_reader()
+    half = Reader(reader.model, tokenizer, windows=reader.windows, device="cpu", precision="bf16")
+    exact, rough = (r.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer.logit for r in (reader, half))
+    assert exact != rough
+    assert rough == pytest.approx(exact, abs=0.05)

@@ -1,0 +1,373 @@
+"""A run's directory: nothing of the user's is lost, nothing is done twice, no two runs at once."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertTokenizerFast
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
+from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.training.loop import _LoopTrainer
+from haystack_distill.utils.files import RUN_FILE, write_json
+
+MakeReader = Callable[..., Reader]
+QUICK = TrainingSettings(
+    batch_size=4, learning_rate=1e-3, precision="fp32", progress=False, log_every=1, checkpoint_every=1
+)
+
+
+class Killed(BaseException):
+    """As abrupt as a test can be."""
+
+
+@pytest.fixture
+def student(tiny_reader: MakeReader) -> Callable[[], Reader]:
+    return lambda: tiny_reader(seed=1, num_hidden_layers=1, hidden_size=16)
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    whole = _LoopTrainer.compute_loss
+
+    def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Tensor:
+        if self.state.global_step == step:
+            raise Killed
+        return whole(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", dying)
+
+
+def train(reader: Reader, directory: Path, data: Path, settings: TrainingSettings = QUICK, dev: Path | None = None):
+    return ReaderTrainer(reader, directory, settings).train(data, dev)
+
+
+@pytest.fixture
+def killed(student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a run that died before its fourth step of four; two checkpoints are kept."""
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 3)
+        with pytest.raises(Killed):
+            train(student(), tmp_path / "run", squad_file)
+    return tmp_path / "run"
+
+
+# --- only what a run wrote -------------------------------------------------------------------------------------------
+
+
+def test_folders_of_the_users_stay(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--output-dir .` in a project."""
+    theirs = [
+        "checkpoints/epoch=3.ckpt",
+        "checkpoints/checkpoint-2-backup/weights",
+        "onnx/net.onnx",
+        "README.md",
+        "a.py",
+    ]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"my {name}")
+    monkeypatch.chdir(tmp_path)
+    train(student(), Path(), squad_file, replace(QUICK, keep_checkpoints=1))
+    assert {name: (tmp_path / name).read_text() for name in theirs} == {name: f"my {name}" for name in theirs}
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-2-backup", "epoch=3.ckpt"]
+    assert not list(tmp_path.glob(".*"))
+    train(student(), Path(), squad_file, replace(QUICK, overwrite=True))
+    assert {name: (tmp_path / name).read_text() for name in theirs} == {name: f"my {name}" for name in theirs}
+
+
+def test_checkpoints_of_another_training_are_refused(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
+        with pytest.raises(DistilError, match="checkpoint-4 is not of a run of this package"):
+            train(student(), tmp_path, squad_file, settings)
+    assert sorted(tmp_path.rglob("*")) == sorted([squad_file, theirs, theirs.parent, theirs.parent.parent])
+
+
+def test_a_reader_is_not_written_over_without_a_word(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    train(student(), tmp_path / "run", squad_file)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    other = replace(QUICK, seed=7)
+    with pytest.raises(DistilError, match=r"holds the result of a finished run: set overwrite=True"):
+        train(student(), tmp_path / "run", squad_file, other)
+    with pytest.raises(DistilError, match=r"the finished run in .* is another one: its settings.seed differs"):
+        train(student(), tmp_path / "run", squad_file, replace(other, resume=True))
+    student().save(tmp_path / "cut")
+    for settings in (QUICK, replace(QUICK, resume=True)):
+        with pytest.raises(
+            DistilError, match=r"holds a config\.json, which training would replace: set overwrite=True"
+        ):
+            train(student(), tmp_path / "cut", squad_file, settings)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    for directory in ("run", "cut"):
+        train(student(), tmp_path / directory, squad_file, replace(other, overwrite=True))
+        assert (tmp_path / directory / "model.safetensors").read_bytes() != before
+
+
+def test_overwriting_keeps_the_old_reader_until_the_new_one_is_there(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(student(), tmp_path / "run", squad_file)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    other = replace(QUICK, seed=7, overwrite=True)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 3)
+        with pytest.raises(Killed):
+            train(student(), tmp_path / "run", squad_file, other)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    with pytest.raises(DistilError, match="checkpoints of a run that did not finish"):
+        train(student(), tmp_path / "run", squad_file)
+    steps: list[int] = []
+    whole = _LoopTrainer.compute_loss
+    monkeypatch.setattr(
+        _LoopTrainer,
+        "compute_loss",
+        lambda self, *a, **k: (steps.append(self.state.global_step), whole(self, *a, **k))[1],
+    )
+    train(student(), tmp_path / "run", squad_file, replace(other, resume=True))  # both: what is unfinished is resumed
+    assert steps == [3]
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
+
+
+def test_an_unfinished_run_is_begun_again_where_that_is_wanted(
+    student: Callable[[], Reader], squad_file: Path, killed: Path
+) -> None:
+    result = train(student(), killed, squad_file, replace(QUICK, seed=7, overwrite=True))
+    assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3, 4]
+
+
+# --- a finished run --------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_done_again(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = student()
+    result = train(reader, tmp_path / "run", squad_file, dev=squad_file)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    kill_at_step(monkeypatch, 0)
+    again = student()
+    assert not same(weights_of(again.model), weights_of(reader.model))
+    settings = replace(QUICK, resume=True, log_every=3)
+    assert train(again, tmp_path / "run", squad_file, settings, dev=squad_file) == result
+    assert same(weights_of(again.model), weights_of(reader.model))
+    assert not again.model.training
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == written
+
+
+def test_a_finished_run_whose_weights_were_changed(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    train(student(), tmp_path / "run", squad_file)
+    path = tmp_path / "run" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    for damaged in (bytes(content), bytes(content[:-9])):
+        path.write_bytes(damaged)
+        with pytest.raises(DistilError, match=r"the weights in .* are not those that the finished run there wrote"):
+            train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True))
+    path.unlink()
+    with pytest.raises(DistilError, match="are not those that the finished run there wrote"):
+        train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "with its head"])
+def test_a_finished_general_step_is_not_done_again(
+    kind: str, tiny_reader: MakeReader, tokenizer: BertTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertForMaskedLM
+
+    if kind == "encoder":
+        teacher = LanguageModel.of(tiny_reader())
+    else:
+        teacher = LanguageModel(BertForMaskedLM(tiny_reader().model.config), tokenizer, device="cpu", precision="fp32")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Ada Lovelace wrote the first program in 1843, long before there was a machine.\n" * 60)
+    text = TextSettings(max_seq_len=24, buffer_windows=8)
+    settings = replace(QUICK, max_steps=3, checkpoint_every=None)
+    first, second = students.from_teacher(teacher, layers=2), students.from_teacher(teacher, layers=2)
+    result = GeneralTrainer(first, tmp_path / "run", settings, text).distil_layers_from(teacher, corpus)
+    kill_at_step(monkeypatch, 0)
+    trainer = GeneralTrainer(second, tmp_path / "run", replace(settings, resume=True), text)
+    assert trainer.distil_layers_from(teacher, corpus) == result
+    assert same(weights_of(first.model), weights_of(second.model))
+
+
+@pytest.mark.parametrize("moment", ["before the record", "after the record"])
+def test_a_run_killed_at_its_very_end(
+    moment: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = student()
+    train(reader, tmp_path / "whole", squad_file)
+
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "before the record":
+            patch.setattr("haystack_distill.training.run_directory._weights_in", dying)
+        else:
+            patch.setattr(Checkpoints, "clear", dying)
+        with pytest.raises(Killed):
+            train(student(), tmp_path / "run", squad_file)
+    assert (tmp_path / "run" / RUN_FILE).exists() == (moment == "after the record")
+    assert (tmp_path / "run" / "checkpoints").exists()
+    again = student()
+    assert train(again, tmp_path / "run", squad_file, replace(QUICK, resume=True)).steps == 4
+    assert same(weights_of(again.model), weights_of(reader.model))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+# --- two runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_in_the_directory_is_refused(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = student()
+    train(alone, tmp_path / "alone", squad_file)
+    whole, refusals = _LoopTrainer.compute_loss, []
+
+    def meanwhile(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Tensor:
+        for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
+            with pytest.raises(DistilError, match="another run is at work in") as caught:
+                train(student(), tmp_path / "run", squad_file, settings)
+            refusals.append(caught.value)
+        return whole(self, *arguments, **keywords)
+
+    reader = student()
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", meanwhile)
+    train(reader, tmp_path / "run", squad_file)
+    assert len(refusals) == 3 * 4
+    assert same(weights_of(reader.model), weights_of(alone.model))
+
+
+def test_a_run_that_stopped_lets_go_of_its_directory_and_of_its_student(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = student()
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 2)
+        with pytest.raises(Killed):
+            train(reader, tmp_path / "run", squad_file)
+    assert not reader.model.training
+    assert not list((tmp_path / "run").glob(".*"))
+    assert train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True)).steps == 4
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_made_again(
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, killed: Path
+) -> None:
+    reader = student()
+    train(reader, tmp_path / "whole", squad_file)
+    assert sorted(path.name for path in killed.glob("checkpoints/checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    parts = sorted(path.name for path in (killed / "checkpoints" / "checkpoint-3").iterdir())
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < set(parts)
+    for number, part in enumerate(parts):
+        directory = tmp_path / f"damaged-{part}"
+        shutil.copytree(killed, directory)
+        path = directory / "checkpoints" / "checkpoint-3" / part
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        (path.unlink, lambda p=path, c=content: p.write_bytes(c), lambda p=path: p.write_bytes(b""))[number % 3]()
+        again = student()
+        result = train(again, directory, squad_file, replace(QUICK, resume=True))
+        assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3, 4], part
+        assert same(weights_of(again.model), weights_of(reader.model)), part
+
+
+def test_one_damaged_checkpoint_alone_is_named(student: Callable[[], Reader], squad_file: Path, killed: Path) -> None:
+    shutil.rmtree(killed / "checkpoints" / "checkpoint-2")
+    (killed / "checkpoints" / "checkpoint-3" / "optimizer.pt").unlink()
+    with pytest.raises(DistilError, match=r"can be used: checkpoint-3 lacks optimizer\.pt\. Put back"):
+        train(student(), killed, squad_file, replace(QUICK, resume=True))
+    assert (killed / "checkpoints" / "checkpoint-3" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("spelling", ["moved", "absolute", "with dots", "link"])
+def test_the_best_checkpoint_is_found_again(
+    spelling: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the directory was moved meanwhile, or its path is spelt otherwise."""
+    scores = iter([10.0, 30.0, 20.0, 25.0])
+    seen: list[dict[str, Tensor]] = []
+
+    def evaluate(self: Reader, *_: Any, **__: Any) -> dict[str, float]:
+        seen.append(weights_of(self.model))
+        return {"f1": next(scores, 0.0), "exact": 0.0}
+
+    monkeypatch.setattr(Reader, "evaluate_windows", evaluate)
+    monkeypatch.chdir(tmp_path)
+    settings = replace(QUICK, keep_best=True, evaluate_every=1, checkpoint_every="epoch", keep_checkpoints=1)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 3)
+        with pytest.raises(Killed):
+            train(student(), Path("run"), squad_file, settings, dev=squad_file)
+    assert sorted(path.name for path in Path("run/checkpoints").glob("c*")) == ["checkpoint-2", "checkpoint-3"]
+    if spelling == "moved":
+        shutil.move("run", "elsewhere")
+    if spelling == "link":
+        Path("link").symlink_to("run")
+    directory = {"moved": "elsewhere", "absolute": tmp_path / "run", "with dots": "./run/../run/", "link": "link"}
+    reader = student()
+    train(reader, Path(directory[spelling]), squad_file, replace(settings, resume=True), dev=squad_file)
+    assert same(weights_of(reader.model), seen[1])
+    assert same(load_file(Path(directory[spelling]) / "model.safetensors"), seen[1])
+    assert not (Path(directory[spelling]) / "checkpoints").exists()
+
+
+def test_a_damaged_record_of_a_run_is_named(student: Callable[[], Reader], squad_file: Path, killed: Path) -> None:
+    path = killed / "checkpoints" / "run.json"
+    path.write_text(path.read_text()[:40])
+    for settings in (QUICK, replace(QUICK, resume=True)):
+        with pytest.raises(DistilError, match=r"run\.json is damaged or was not written by a run"):
+            train(student(), killed, squad_file, settings)
+
+
+def test_a_record_that_is_not_of_a_run(student: Callable[[], Reader], squad_file: Path, tmp_path: Path) -> None:
+    """As `student` and `prune` write them."""
+    write_json(tmp_path / "cut" / RUN_FILE, {"method": "student", "metrics": {}, "status": "finished"})
+    with pytest.raises(DistilError, match=f"holds a {RUN_FILE}, which training would replace"):
+        train(student(), tmp_path / "cut", squad_file, replace(QUICK, resume=True))
+
+
+@pytest.mark.slow
+def test_kills_and_damages_at_random() -> None:
+    """A small share of what the benchmark does."""
+    script = Path(__file__).parents[2] / "benchmarks" / "checkpoint_faults.py"
+    command = [sys.executable, str(script), "--kills", "2", "--damages", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "2 kills: " in done.stdout
+    assert "3 damaged checkpoints: " in done.stdout
+    assert "WRONG" not in done.stdout
