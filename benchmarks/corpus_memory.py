@@ -20,7 +20,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.text_windows import TextSettings, TextWindows
 from haystack_distill.models.embedded import embedded_teacher
 from haystack_distill.models.language_model import LanguageModel
-from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
 
 
@@ -51,7 +51,7 @@ def main(
         _LoopTrainer.training_step = marked  # type: ignore[method-assign, assignment]
         settings = TrainingSettings(max_steps=steps, batch_size=32, checkpoint_every=None, progress=False)
         began = time.monotonic()
-        GeneralTrainer(student, None, settings).distil_layers_from(teacher, path)
+        LanguageModelTrainer(student, None, settings).distil(teacher, path, "intermediate_layers")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(f"text: {path.stat().st_size / 1e9:.2f} GB; first step after {marks[0] - began:.1f} s")
         print(f"peak memory: {peak:,.0f} MB, of which {before:,.0f} MB before the run")

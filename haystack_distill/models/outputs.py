@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,39 @@ from transformers import PretrainedConfig, PreTrainedModel
 from haystack_distill.errors import DistilError
 
 
+@dataclass(frozen=True)
+class OutputRequest:
+    """Which outputs of a model an objective needs; requests merge with `|`. An empty request is false.
+
+    Attributes:
+        logits: start and end logits of a reader, token logits of a masked language model.
+        hidden_states: the embedding output and the hidden states of all layers.
+        attention_scores: the layers, counted from 1, whose attention scores are needed.
+    """
+
+    logits: bool = False
+    hidden_states: bool = False
+    attention_scores: tuple[int, ...] = ()
+
+    def __or__(self, other: OutputRequest) -> OutputRequest:
+        return OutputRequest(
+            self.logits or other.logits,
+            self.hidden_states or other.hidden_states,
+            tuple(sorted({*self.attention_scores, *other.attention_scores})),
+        )
+
+    def __bool__(self) -> bool:
+        return self != OutputRequest()
+
+    @property
+    def beyond_logits(self) -> bool:
+        """Whether the model itself has to run in the step: nothing but logits is ever cached."""
+        return replace(self, logits=False) != OutputRequest()
+
+
 @dataclass
 class ModelOutputs:
-    """What a model says about a batch of windows.
+    """The outputs of a model for a batch of windows.
 
     Attributes:
         start_logits: shape (B, L), logits of the answer's first token; None for a model without such a head.
@@ -70,32 +100,28 @@ def require_attention_scores(config: PretrainedConfig) -> None:
     Raises:
         DistilError: the architecture is not known here, or computes its scores with more than queries and keys.
     """
-    remedy = "Set attention_loss_weight=0 to learn from the hidden states alone."
+    remedy = "set attention_loss_weight=0 to learn from the hidden states alone"
     if config.model_type not in _ATTENTION_PATHS:
         known = ", ".join(sorted(_ATTENTION_PATHS))
         raise DistilError(
-            f"Attention scores of a {config.model_type!r} model are not available (only: {known}). {remedy}"
+            f"attention scores of a {config.model_type!r} model are not available (only of {known}); {remedy}"
         )
     # Gone from transformers 5, where such a configuration keeps the field but the model ignores it.
     positions = getattr(config, "position_embedding_type", None) or "absolute"
     if positions != "absolute":
         raise DistilError(
-            f"Attention scores of a {config.model_type!r} model with {positions!r} positions are not available. "
+            f"attention scores of a {config.model_type!r} model with {positions!r} positions are not available; "
             f"{remedy}"
         )
     if getattr(config, "inner_group_num", 1) != 1:
         raise DistilError(
-            f"Attention scores of an ALBERT model with inner_group_num={config.inner_group_num} are not available: "
-            f"its layers hold several attentions each. {remedy}"
+            f"attention scores of an ALBERT model with inner_group_num={config.inner_group_num} are not available, "
+            f"because its layers hold several attentions each; {remedy}"
         )
 
 
 def run_model(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Tensor],
-    *,
-    hidden_states: bool = False,
-    attention_layers: Sequence[int] = (),
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], request: OutputRequest = OutputRequest(logits=True)
 ) -> ModelOutputs:
     """Run a model with its own (fast) attention kernel.
 
@@ -105,16 +131,15 @@ def run_model(
     Args:
         model: a question answering model, a masked language model or an encoder.
         inputs: the tensors the model is called with: input_ids, attention_mask, maybe token_type_ids, each (B, L).
-        hidden_states: whether to return the hidden states.
-        attention_layers: the layers, counted from 1, whose attention scores to return.
+        request: which outputs to return. Logits are there wherever the model has a head, requested or not.
 
     Returns:
-        The outputs; hidden_states and attention_scores are None unless asked for.
+        The outputs; hidden_states and attention_scores are None unless requested.
 
     Raises:
-        DistilError: the model cannot give what was asked for.
+        DistilError: the model does not have what is requested.
     """
-    projections = _projections(model, attention_layers) if attention_layers else {}
+    projections = _projections(model, request.attention_scores) if request.attention_scores else {}
     # What a hook keeps is the projection's output and no more: arithmetic inside a checkpointed layer would break
     # gradient checkpointing, which runs the layer again without the hooks.
     captured: dict[nn.Module, list[Tensor]] = {
@@ -126,7 +151,7 @@ def run_model(
 
     handles = [module.register_forward_hook(capture) for module in captured]
     try:
-        outputs = model(**inputs, output_hidden_states=hidden_states, output_attentions=False, return_dict=True)
+        outputs = model(**inputs, output_hidden_states=request.hidden_states, output_attentions=False, return_dict=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -142,7 +167,7 @@ def run_model(
         start_logits=getattr(outputs, "start_logits", None),
         end_logits=getattr(outputs, "end_logits", None),
         token_logits=getattr(outputs, "logits", None),
-        hidden_states=_hidden_states(model, outputs) if hidden_states else None,
+        hidden_states=_hidden_states(model, outputs) if request.hidden_states else None,
         attention_scores=scores if projections else None,
     )
 
@@ -159,9 +184,7 @@ def _projections(model: PreTrainedModel, numbers: Sequence[int]) -> dict[int, tu
     found = {}
     for number in numbers:
         if not 1 <= number <= n_layers:
-            raise DistilError(
-                f"There is no layer {number}: the {config.model_type!r} model has layers 1 to {n_layers}."
-            )
+            raise DistilError(f"there is no layer {number}: the {config.model_type!r} model has layers 1 to {n_layers}")
         index = used[number - 1]
         layer = stored[index]
         repetition = used[: number - 1].count(index)
@@ -173,8 +196,8 @@ def _require_gradient(projection: nn.Module, output: Tensor) -> None:
     trainable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in projection.parameters())
     if trainable and not output.requires_grad:
         raise DistilError(
-            "Reentrant gradient checkpointing hides the attention scores from the gradient. Use "
-            "model.gradient_checkpointing_enable({'use_reentrant': False}), or attention_loss_weight=0."
+            "reentrant gradient checkpointing hides the attention scores from the gradient; use "
+            "model.gradient_checkpointing_enable({'use_reentrant': False}), or attention_loss_weight=0"
         )
 
 
@@ -190,7 +213,7 @@ def _hidden_states(model: PreTrainedModel, outputs: Any) -> tuple[Tensor, ...]:
     expected = model.config.num_hidden_layers + 1
     if len(states) != expected:
         raise DistilError(
-            f"The {model.config.model_type!r} model returns {len(states)} hidden states, not the {expected} of an "
-            f"encoder (embedding and {expected - 1} layers). Distil its prediction layer instead."
+            f"the {model.config.model_type!r} model returns {len(states)} hidden states, not the {expected} of an "
+            f"encoder (embedding and {expected - 1} layers); distil its prediction layer instead"
         )
     return tuple(states)

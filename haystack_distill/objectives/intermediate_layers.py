@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.outputs import ModelOutputs, require_attention_scores
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_attention_scores
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
-from haystack_distill.objectives.objective import Objective
-from haystack_distill.utils.checks import is_number
+from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
+from haystack_distill.utils.checks import check, is_number
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
@@ -35,26 +37,26 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
         DistilError: the name is unknown, or the mapping does not fit the two depths or leaves out every layer.
     """
     if not isinstance(mapping, Sequence):
-        raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {mapping!r}.')
+        raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {mapping!r}')
     if isinstance(mapping, str):
         resolved = _named_mapping(mapping, n_student, n_teacher)
     else:
         resolved = list(mapping)
         if len(resolved) != n_student:
             raise DistilError(
-                f"layer_mapping names {len(resolved)} teacher layers, but the student has {n_student} layers: "
-                "give one for each, or None for a layer that learns from no teacher layer."
+                f"layer_mapping names {len(resolved)} teacher layers, but the student has {n_student} layers; "
+                "give one for each, or None for a layer that learns from no teacher layer"
             )
         for layer in resolved:
             if layer is None:
                 continue
             if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= n_teacher:
                 raise DistilError(
-                    f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher} (None: no layer)."
+                    f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher} (None: no layer)"
                 )
     if all(layer is None for layer in resolved):
         raise DistilError(
-            f"layer_mapping={mapping!r} leaves a student of {n_student} layer(s) no layer to learn: map at least one."
+            f"layer_mapping={mapping!r} leaves a student of {n_student} layer(s) no layer to learn; map at least one"
         )
     return resolved
 
@@ -70,84 +72,115 @@ def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None
         if n_student > n_teacher:
             raise DistilError(
                 f'layer_mapping="last" needs a teacher at least as deep as the student, but they have {n_teacher} and '
-                f'{n_student} layers: use "uniform" or a list.'
+                f'{n_student} layers; use "uniform" or a list'
             )
         return list(range(n_teacher - n_student + 1, n_teacher + 1))
-    raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {name!r}.')
+    raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {name!r}')
 
 
-class IntermediateLayersObjective(Objective):
-    """Teach a student what happens inside the teacher (TinyBERT, Jiao et al. 2020, arXiv 1909.10351).
+@dataclass(frozen=True)
+class IntermediateLayers(Method):
+    """Intermediate layers: the teacher's embeddings, hidden states and attention scores.
+
+    TinyBERT (Jiao et al. 2020, arXiv 1909.10351), on questions or on plain text:
 
     "attention" (equation 7): the attention scores of each mapped layer, before the softmax.
     "hidden" (equation 8): the hidden states of each mapped layer.
-    "embedding" (equation 9): what the first layer is given.
+    "embedding" (equation 9): the input of the first layer.
 
     Each is a mean squared difference, summed over the mapped layers. A loss of weight 0 is neither computed nor
     returned. Where the widths differ, a trainable linear projection takes the student's states to the teacher's width:
-    one for the embedding and, unlike TinyBERT's code, one of its own for each mapped layer. They are parameters of this
-    module. Student and teacher must read the same tokens.
+    one for the embedding and, unlike TinyBERT's code, one of its own for each mapped layer. Student and teacher must
+    have the same tokenizer. No labels are used, and the question answering head learns nothing.
 
     Args:
+        layer_mapping: Which teacher layer each student layer learns: "uniform" (evenly spread), "last" (the last ones),
+            "skip" (as uniform, without the student's last layer), or for each student layer a teacher layer, counted
+            from 1, or None. See `resolve_layer_mapping`.
+        embedding_loss_weight: Weight of the embedding loss; 0 leaves it out.
+        hidden_loss_weight: Weight of the hidden-state loss; 0 leaves it out.
+        attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as large
+            as the hidden-state loss: scores before the softmax differ by squares some thirty times as large.
+
+    Raises:
+        DistilError: A weight is wrong, or all of them are 0.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> student, teacher = BertConfig(num_hidden_layers=4), BertConfig(num_hidden_layers=12)
+        >>> IntermediateLayers().objective(student, teacher).layer_mapping
+        [3, 6, 9, 12]
+    """
+
+    layer_mapping: str | Sequence[int | None] = "uniform"
+    embedding_loss_weight: float = 1.0
+    hidden_loss_weight: float = 1.0
+    attention_loss_weight: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"):
+            value = getattr(self, name)
+            check(name, value, is_number(value) and value >= 0, "a number of 0 or more")
+        if not self.loss_weights:
+            raise DistilError(
+                "there is nothing to learn: one of embedding_loss_weight, hidden_loss_weight and attention_loss_weight "
+                "must be greater than 0"
+            )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights above 0 by term."""
+        weights = {
+            "embedding": self.embedding_loss_weight,
+            "hidden": self.hidden_loss_weight,
+            "attention": self.attention_loss_weight,
+        }
+        return {name: float(weight) for name, weight in weights.items() if weight > 0}
+
+    def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> IntermediateLayersObjective:
+        """The objective; see `Method.objective`.
+
+        Raises:
+            DistilError: There is no teacher, the mapping does not fit the two depths, or attention scores cannot be
+                compared: different numbers of heads, or an architecture whose scores are not available.
+        """
+        if teacher is None:
+            raise DistilError("intermediate-layer distillation needs a teacher; give one")
+        return IntermediateLayersObjective(self, student, teacher)
+
+
+class IntermediateLayersObjective(Objective):
+    """The objective of `IntermediateLayers`. Its terms are those of "embedding", "hidden", "attention" with a weight.
+
+    Args:
+        options: the method's options.
         student_config: the student's configuration.
         teacher_config: the teacher's configuration.
-        layer_mapping: see `resolve_layer_mapping`.
-        embedding_loss_weight: weight of "embedding", 0 or more.
-        hidden_loss_weight: weight of "hidden", 0 or more.
-        attention_loss_weight: weight of "attention", 0 or more. Scores before the softmax differ by squares some
-            thirty times as large as hidden states do; at weight 1 they would be nearly all that is learnt.
 
     Attributes:
         layer_mapping: for each student layer a teacher layer (1 = first) or None.
         embedding_projection: the embedding's projection, or None.
         hidden_projections: the projections of the mapped layers, by student layer number as a string; may be empty.
-
-    Raises:
-        DistilError: a weight or the mapping is wrong, or attention scores cannot be compared: different numbers of
-            heads, or an architecture whose scores are not available.
-
-    Example:
-        >>> from transformers import BertConfig
-        >>> student, teacher = BertConfig(num_hidden_layers=4), BertConfig(num_hidden_layers=12)
-        >>> IntermediateLayersObjective(student, teacher).layer_mapping
-        [3, 6, 9, 12]
     """
 
+    data = frozenset({QUESTIONS, CORPUS})
+
     def __init__(
-        self,
-        student_config: PretrainedConfig,
-        teacher_config: PretrainedConfig,
-        layer_mapping: str | Sequence[int | None] = "uniform",
-        embedding_loss_weight: float = 1.0,
-        hidden_loss_weight: float = 1.0,
-        attention_loss_weight: float = 0.03,
+        self, options: IntermediateLayers, student_config: PretrainedConfig, teacher_config: PretrainedConfig
     ) -> None:
         super().__init__()
-        weights = {
-            "embedding": embedding_loss_weight,
-            "hidden": hidden_loss_weight,
-            "attention": attention_loss_weight,
-        }
-        for name, weight in weights.items():
-            if not (is_number(weight) and weight >= 0):
-                raise DistilError(f"{name}_loss_weight has to be 0 or more and a number, not {weight!r}.")
-        self.weights = {name: float(weight) for name, weight in weights.items() if weight > 0}
-        if not self.weights:
-            raise DistilError(
-                "There is nothing to learn: one of embedding_loss_weight, hidden_loss_weight and attention_loss_weight "
-                "has to be greater than 0."
-            )
-
+        self.weights = options.loss_weights
         self.layer_mapping = resolve_layer_mapping(
-            layer_mapping, student_config.num_hidden_layers, teacher_config.num_hidden_layers
+            options.layer_mapping, student_config.num_hidden_layers, teacher_config.num_hidden_layers
         )
         self._pairs = [(number, layer) for number, layer in enumerate(self.layer_mapping, start=1) if layer is not None]
-        self.needs_teacher = True
-        self.needs_hidden_states = "embedding" in self.weights or "hidden" in self.weights
+        states = "embedding" in self.weights or "hidden" in self.weights
+        own, theirs = OutputRequest(hidden_states=states), OutputRequest(hidden_states=states)
         if "attention" in self.weights:
             _require_comparable_attention(student_config, teacher_config)
-            self.attention_layers = tuple(number for number, _ in self._pairs)
-            self.teacher_attention_layers = tuple(sorted({layer for _, layer in self._pairs}))
+            own |= OutputRequest(attention_scores=tuple(number for number, _ in self._pairs))
+            theirs |= OutputRequest(attention_scores=tuple(sorted({layer for _, layer in self._pairs})))
+        self.student_request, self.teacher_request = own, theirs
 
         widths = (student_config.hidden_size, teacher_config.hidden_size)
         # A projection whose loss is off would be a parameter without a gradient, which stops distributed training.
@@ -158,16 +191,16 @@ class IntermediateLayersObjective(Objective):
         )
 
     def forward(
-        self, student: ModelOutputs, batch: Mapping[str, Tensor], teacher: ModelOutputs | None = None
-    ) -> dict[str, Tensor]:
-        """The unweighted losses of each window; see `Objective.forward`.
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted terms; see `Objective.forward`.
 
         Raises:
             DistilError: there is no teacher, or hidden states or attention scores are missing.
         """
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
-        if self.needs_hidden_states:
+        if self.student_request.hidden_states:
             student_states, teacher_states = _states(student, "student"), _states(teacher, "teacher")
         if "embedding" in self.weights:
             projected = _project(student_states[0], self.embedding_projection)
@@ -186,7 +219,8 @@ class IntermediateLayersObjective(Objective):
                 for number, layer in self._pairs
             ]
             losses["attention"] = sum(per_layer[1:], per_layer[0])
-        return losses
+        masks = self.masks(batch)
+        return {name: LossTerm(values, masks[name]) for name, values in losses.items()}
 
 
 def _require_comparable_attention(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
@@ -194,9 +228,9 @@ def _require_comparable_attention(student: PretrainedConfig, teacher: Pretrained
     require_attention_scores(teacher)
     if student.num_attention_heads != teacher.num_attention_heads:
         raise DistilError(
-            f"The student has {student.num_attention_heads} attention heads and the teacher "
-            f"{teacher.num_attention_heads}, so their attention scores cannot be compared: "
-            f"set attention_loss_weight=0, or make a student with {teacher.num_attention_heads} heads."
+            f"the student has {student.num_attention_heads} attention heads and the teacher "
+            f"{teacher.num_attention_heads}, so their attention scores cannot be compared; "
+            f"set attention_loss_weight=0, or make a student with {teacher.num_attention_heads} heads"
         )
 
 
@@ -208,7 +242,7 @@ def _project(states: Tensor, projection: nn.Module | None) -> Tensor:
 def _states(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ...]:
     if outputs is None or outputs.hidden_states is None:
         raise DistilError(
-            f"Intermediate-layer distillation needs the {who}'s hidden states: run_model(hidden_states=True)."
+            f"intermediate-layer distillation needs the {who}'s hidden states; run it with the objective's request"
         )
     return outputs.hidden_states
 
@@ -216,6 +250,6 @@ def _states(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ...]:
 def _attention(outputs: ModelOutputs | None, who: str) -> dict[int, Tensor]:
     if outputs is None or outputs.attention_scores is None:
         raise DistilError(
-            f"Intermediate-layer distillation needs the {who}'s attention scores: run_model(attention_layers=...)."
+            f"intermediate-layer distillation needs the {who}'s attention scores; run it with the objective's request"
         )
     return outputs.attention_scores

@@ -1,14 +1,26 @@
-"""Learning from labels: the answers people marked."""
+"""Labels alone: ordinary training, without a teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives.losses import hard_label_loss
-from haystack_distill.objectives.objective import Objective
+from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.objective import LossTerm, Objective
+
+
+@dataclass(frozen=True)
+class Labels(Method):
+    """Labels: cross entropy of the annotated start and end, without a teacher."""
+
+    def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None = None) -> LabelsObjective:
+        """The objective; see `Method.objective`."""
+        return LabelsObjective()
 
 
 def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:
@@ -28,18 +40,15 @@ def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:
     return loss.masked_fill(unlabelled, 0.0)
 
 
-class LabelObjective(Objective):
-    """Teach a student the labels alone: ordinary training, without a teacher.
-
-    Its one loss is "labels", the mean of the cross entropies of start and end; 0 for windows without a label.
-    """
+class LabelsObjective(Objective):
+    """The objective of `Labels`. Its one term, "labels", is the mean of the cross entropies of start and end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weights = {"labels": 1.0}
 
     def forward(
-        self, student: ModelOutputs, batch: Mapping[str, Tensor], teacher: ModelOutputs | None = None
-    ) -> dict[str, Tensor]:
-        """The unweighted loss of each window; see `Objective.forward`. A teacher is not looked at."""
-        return {"labels": label_loss(student, batch)}
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted term; see `Objective.forward`. A teacher's outputs are ignored."""
+        return {"labels": LossTerm(label_loss(student, batch), self.masks(batch)["labels"])}

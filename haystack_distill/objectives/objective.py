@@ -1,44 +1,155 @@
-"""What every objective has in common."""
+"""Objective: what a student is taught, as named loss terms; objectives add up."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from haystack_distill.models.outputs import ModelOutputs
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest
+from haystack_distill.utils.checks import is_number
+
+QUESTIONS, CORPUS = "questions", "corpus"
+
+
+class LossTerm(NamedTuple):
+    """One loss of a batch of B windows, unweighted.
+
+    Attributes:
+        values: the loss of each window, (B,).
+        mask: which windows have the loss, (B,) bool. The mean is over these windows of the whole step.
+    """
+
+    values: Tensor
+    mask: Tensor
 
 
 class Objective(nn.Module, ABC):
-    """What a student is taught: a module that turns the outputs of a step into named losses.
+    """What a student is taught: a module that turns the outputs of a step into named loss terms.
 
     Trainable parts (projections between widths) are its parameters, so that optimiser and checkpoint see them.
+    Objectives add up: `0.8 * first + 0.2 * second` has the terms of both.
 
     Attributes:
-        weights: the weight of each named loss. The total is the sum over names of weight * mean over windows.
-        needs_teacher: whether a live teacher runs in the step (its outputs then go to `forward`).
-        needs_hidden_states: whether student and teacher have to return their hidden states.
-        attention_layers: the student's layers (1-based) whose attention scores are needed.
-        teacher_attention_layers: the teacher's layers (1-based) whose attention scores are needed.
+        weights: the weight of each term. The total loss is the sum over terms of weight * mean, where the mean is over
+            those windows of the optimiser step that have the term.
+        student_request: which outputs of the student `forward` reads.
+        teacher_request: which outputs of the teacher `forward` reads; empty for an objective without a teacher.
+        data: which kinds of training data have what it needs: "questions" (windows of a question and a context) and
+            "corpus" (windows of plain text).
     """
 
     weights: dict[str, float]
-    needs_teacher: bool = False
-    needs_hidden_states: bool = False
-    attention_layers: tuple[int, ...] = ()
-    teacher_attention_layers: tuple[int, ...] = ()
+    student_request: OutputRequest = OutputRequest(logits=True)
+    teacher_request: OutputRequest = OutputRequest()
+    data: ClassVar[frozenset[str]] = frozenset({QUESTIONS})
+
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which windows of a batch have each term, (B,) bool, as `forward` will return them.
+
+        How many windows a step has must be known before its first backward pass, so this needs no outputs of the
+        student. By default all windows have all terms.
+
+        Args:
+            batch: as for `forward`, cached teacher outputs included.
+        """
+        return dict.fromkeys(self.weights, torch.ones_like(batch["weight"], dtype=torch.bool))
 
     @abstractmethod
     def forward(
-        self, student: ModelOutputs, batch: Mapping[str, Tensor], teacher: ModelOutputs | None = None
-    ) -> dict[str, Tensor]:
-        """The unweighted losses of a batch: for each name in `weights` one value per window, shape (B,).
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted terms of a batch, one for each name in `weights`.
 
         Args:
-            student: what the student said about the batch.
-            batch: input_ids, attention_mask, start_positions, end_positions (B,), labelled (B,) bool, context_mask
-                (B, L) bool (the context tokens and the no-answer position), and for prediction-layer distillation
-                teacher_start_logits, teacher_end_logits (B, L), -inf where the teacher says nothing.
-            teacher: what a live teacher said about the same inputs, when `needs_teacher`.
+            student: the student's outputs, as `student_request` asks.
+            teacher: the teacher's outputs, as `teacher_request` asks; None where there is no teacher.
+            batch: `input_ids`, `attention_mask` (B, L); `weight` (B,), 0 for a window that only fills the batch. With
+                questions also `start_positions`, `end_positions` (B,), `labelled` (B,) bool and `context_mask` (B, L)
+                bool: the context tokens and the no-answer position. With a corpus `labels` (B, L): the masked token,
+                or -100.
         """
+
+    def __add__(self, other: Objective) -> WeightedSum:
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return WeightedSum([*_parts_of(self), *_parts_of(other)])
+
+    def __mul__(self, weight: float) -> WeightedSum:
+        if not isinstance(weight, Real):
+            return NotImplemented
+        return WeightedSum([(float(weight) * own, part) for own, part in _parts_of(self)])
+
+    __rmul__ = __mul__
+
+
+class WeightedSum(Objective):
+    """Several objectives at once: the weighted sum of their totals.
+
+    Terms keep their names; where two parts have a term of the same name, the later one is called `name_2`, and so on.
+
+    Args:
+        parts: pairs of a weight, 0 or more, and an objective.
+
+    Raises:
+        DistilError: there is no part, a weight is not a number of 0 or more, or no kind of data suits all parts.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Objective]]) -> None:
+        super().__init__()
+        if not parts:
+            raise DistilError("a weighted sum needs at least one objective")
+        for weight, _ in parts:
+            if not (is_number(weight) and weight >= 0):
+                raise DistilError(f"the weight of an objective must be a number of 0 or more, not {weight!r}")
+        self.parts = nn.ModuleList(part for _, part in parts)
+        self.part_weights = tuple(float(weight) for weight, _ in parts)
+        self.weights = {}
+        self._names: list[dict[str, str]] = []  # for each part, the sum's name of each of its terms
+        self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
+        self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
+        for weight, part in parts:
+            names = {name: self._free_name(name) for name in part.weights}
+            self.weights |= {names[name]: weight * own for name, own in part.weights.items()}
+            self._names.append(names)
+            self.student_request |= part.student_request
+            self.teacher_request |= part.teacher_request
+        if not self.data:
+            raise DistilError(
+                "these objectives cannot be added up: some need questions, the others a corpus; train them one after "
+                "the other"
+            )
+
+    def _free_name(self, name: str) -> str:
+        free, number = name, 1
+        while free in self.weights:
+            number += 1
+            free = f"{name}_{number}"
+        return free
+
+    def _pairs(self) -> Iterator[tuple[Objective, dict[str, str]]]:
+        yield from zip(self.parts, self._names, strict=True)  # type: ignore[misc]
+
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which windows have each term; see `Objective.masks`."""
+        return {names[name]: mask for part, names in self._pairs() for name, mask in part.masks(batch).items()}
+
+    def forward(
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The terms of all parts; see `Objective.forward`."""
+        return {
+            names[name]: term for part, names in self._pairs() for name, term in part(student, teacher, batch).items()
+        }
+
+
+def _parts_of(objective: Objective) -> list[tuple[float, Objective]]:
+    """An objective as the parts of a sum."""
+    if isinstance(objective, WeightedSum):
+        return list(zip(objective.part_weights, objective.parts, strict=True))  # type: ignore[arg-type]
+    return [(1.0, objective)]

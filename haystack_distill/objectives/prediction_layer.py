@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.outputs import ModelOutputs
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
-from haystack_distill.objectives.objective import Objective
-from haystack_distill.utils.checks import is_number
+from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.utils.checks import check, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -20,8 +24,9 @@ DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 _MASKED_LOGIT = -1e9
 
 
-class PredictionLayerObjective(Objective):
-    """Teach a student the teacher's logits and, as far as there are any, the labels.
+@dataclass(frozen=True)
+class PredictionLayer(Method):
+    """Prediction layer: the teacher's start and end logits and, where there are any, the labels.
 
     total = distillation_loss_weight * T^2 * distillation + (1 - distillation_loss_weight) * labels
 
@@ -30,59 +35,83 @@ class PredictionLayerObjective(Objective):
 
     A loss of your own is a callable `loss(student_logits, teacher_logits, mask, temperature) -> Tensor`, called once
     for the start and once for the end. The logits are float32 (B, L) and finite: padding in the student's, and every
-    token the teacher says nothing about in the teacher's, is -1e9, which a softmax turns to 0. `mask` (B, L) is True
-    for the tokens the teacher scores. It returns one value per window, (B,), and scales itself: no T^2 is applied.
+    token without a teacher score in the teacher's, is -1e9, which a softmax turns to 0. `mask` (B, L) is True for the
+    tokens with a teacher score. It returns one value per window, (B,), and scales itself: no T^2 is applied.
 
     Args:
-        temperature: T > 0. With "mse" it has no meaning and has to be 1.
-        distillation_loss_weight: 0 (labels only) to 1 (teacher only).
-        distillation_loss: "kl_div", "mse" or a callable.
+        temperature: T, softens the distributions of teacher and student alike; with "kl_div" only.
+        distillation_loss_weight: From 0 (labels only) to 1 (teacher only).
+        distillation_loss: How the two are compared: "kl_div" (as distributions), "mse" (the logits themselves), or, in
+            Python, a callable.
 
     Raises:
-        DistilError: an argument is out of range, or the temperature would have no effect.
+        DistilError: An option is out of range, or the temperature would have no effect.
 
     Example:
-        >>> objective = PredictionLayerObjective(temperature=2.0, distillation_loss_weight=0.75)
-        >>> objective.weights
+        >>> PredictionLayer(temperature=2.0, distillation_loss_weight=0.75).objective().weights
         {'distillation': 3.0, 'labels': 0.25}
     """
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        distillation_loss_weight: float = 0.5,
-        distillation_loss: str | DistillationLoss = "kl_div",
-    ) -> None:
+    temperature: float = 1.0
+    distillation_loss_weight: float = 0.5
+    distillation_loss: Literal["kl_div", "mse"] | DistillationLoss = "kl_div"
+
+    def __post_init__(self) -> None:
+        check("temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0")
+        weight = self.distillation_loss_weight
+        check(
+            "distillation_loss_weight",
+            weight,
+            is_number(weight) and 0 <= weight <= 1,
+            "a number from 0 (labels only) to 1 (teacher only)",
+        )
+        loss = self.distillation_loss
+        check("distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable')
+        if loss == "mse" and self.temperature != 1:
+            raise DistilError(
+                f'distillation_loss="mse" compares unscaled logits, so temperature={self.temperature} would have no '
+                'effect; leave it at 1, or use "kl_div"'
+            )
+
+    def objective(
+        self, student: PretrainedConfig | None = None, teacher: PretrainedConfig | None = None
+    ) -> PredictionLayerObjective:
+        """The objective; see `Method.objective`."""
+        return PredictionLayerObjective(self)
+
+
+class PredictionLayerObjective(Objective):
+    """The objective of `PredictionLayer`. Its terms are "distillation" and "labels".
+
+    Args:
+        options: the method's options.
+    """
+
+    def __init__(self, options: PredictionLayer) -> None:
         super().__init__()
-        if not (is_number(temperature) and temperature > 0):
-            raise DistilError(f"temperature has to be greater than 0 and a number, not {temperature!r}.")
-        if not (is_number(distillation_loss_weight) and 0 <= distillation_loss_weight <= 1):
-            raise DistilError(
-                "distillation_loss_weight has to be between 0 (labels only) and 1 (teacher only), "
-                f"not {distillation_loss_weight!r}."
-            )
-        if distillation_loss not in ("kl_div", "mse") and not callable(distillation_loss):
-            raise DistilError(f'distillation_loss has to be "kl_div", "mse" or a callable, not {distillation_loss!r}.')
-        if distillation_loss == "mse" and temperature != 1:
-            raise DistilError(
-                f'distillation_loss="mse" compares unscaled logits, so temperature={temperature} would have no effect: '
-                'leave it at 1, or use "kl_div".'
-            )
-        self.temperature = temperature
-        self.distillation_loss = distillation_loss
-        scale = temperature**2 if distillation_loss == "kl_div" else 1.0
+        self.temperature = options.temperature
+        self.distillation_loss = options.distillation_loss
+        scale = options.temperature**2 if options.distillation_loss == "kl_div" else 1.0
         self.weights = {
-            "distillation": distillation_loss_weight * scale,
-            "labels": 1.0 - distillation_loss_weight,
+            "distillation": options.distillation_loss_weight * scale,
+            "labels": 1.0 - options.distillation_loss_weight,
         }
+        self.teacher_request = OutputRequest(logits=True)
 
     def forward(
-        self, student: ModelOutputs, batch: Mapping[str, Tensor], teacher: ModelOutputs | None = None
-    ) -> dict[str, Tensor]:
-        """The unweighted losses of each window; see `Objective.forward`. The teacher's logits come in the batch."""
-        start = self._distillation(student.start_logits, batch["teacher_start_logits"], batch)
-        end = self._distillation(student.end_logits, batch["teacher_end_logits"], batch)
-        return {"distillation": (start + end) / 2, "labels": label_loss(student, batch)}
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted terms; see `Objective.forward`.
+
+        Raises:
+            DistilError: there are no teacher logits, or a callable loss does not return one value per window.
+        """
+        if teacher is None or teacher.start_logits is None or teacher.end_logits is None:
+            raise DistilError("prediction-layer distillation needs the teacher's start and end logits; give a teacher")
+        start = self._distillation(student.start_logits, teacher.start_logits, batch)
+        end = self._distillation(student.end_logits, teacher.end_logits, batch)
+        values = {"distillation": (start + end) / 2, "labels": label_loss(student, batch)}
+        return {name: LossTerm(values[name], mask) for name, mask in self.masks(batch).items()}
 
     def _distillation(
         self, student_logits: Tensor | None, teacher_logits: Tensor, batch: Mapping[str, Tensor]
@@ -104,7 +133,7 @@ class PredictionLayerObjective(Objective):
         if not isinstance(loss, Tensor) or loss.shape != student_logits.shape[:1]:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise DistilError(
-                f"distillation_loss has to return one value per window, shape ({len(student_logits)},), not {got}: "
-                "reduce over tokens, not over windows."
+                f"distillation_loss must return one value per window, shape ({len(student_logits)},), not {got}; "
+                "reduce over tokens, not over windows"
             )
         return loss

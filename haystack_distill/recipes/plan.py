@@ -21,8 +21,8 @@ from haystack_distill.recipes.runner import (
     labels_training,
 )
 from haystack_distill.recipes.schema import Recipe, Training, layers_losses
-from haystack_distill.teachers.cached import TeacherOutputs
-from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.teachers.cached import CachedTeacher
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.files import scratch_directory, writing
@@ -76,7 +76,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
             text = TextSettings(step.max_seq_len, step.mask_probability, buffer)
 
             def general(settings: TrainingSettings) -> object:
-                return distil_general(step, GeneralTrainer(student.copy(), None, settings, text), teacher, corpus)
+                return distil_general(step, LanguageModelTrainer(student.copy(), None, settings, text), teacher, corpus)
 
             n_steps = step.max_steps or 0
             windows = n_steps * step.batch_size * step.gradient_accumulation_steps
@@ -122,7 +122,8 @@ def _plan_answers(have: Ingredients, reader: Reader, sample: datasets.Dataset, s
     assert step is not None
     windows = reader.cut(have.examples, cache_dir=have.recipe.cache_dir)
     began = time.monotonic()
-    outputs = TeacherOutputs(have.teacher, sample, cache_dir=scratch, progress=False)
+    outputs = CachedTeacher(have.teacher)
+    outputs.prepare(sample, reader.cut(sample, cache_dir=scratch), cache_dir=scratch, progress=False)
     teacher_seconds = (time.monotonic() - began) / len(outputs.windows)
     seconds = _seconds_a_step(
         have.recipe,

@@ -34,14 +34,15 @@ from haystack_distill.evaluation.measurements import Measurements, measure_reade
 from haystack_distill.models.embedded import named_reader
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.objectives import IntermediateLayersObjective, PredictionLayerObjective
+from haystack_distill.objectives import IntermediateLayers, MaskedLanguageModel, PredictionLayer
 from haystack_distill.recipes.schema import GeneralStep, LayersStep, Recipe, Training, layers_losses
 from haystack_distill.reporting.model_card import CARD_FILE, write_card
 from haystack_distill.reporting.report import REPORT_FILE, write_report
 from haystack_distill.students.layers import AnyModel
+from haystack_distill.teachers.live import require_same_tokens
 from haystack_distill.training.checkpoints import FOLDER, Checkpoints, alone_in, clear_finished
-from haystack_distill.training.language_model_trainer import GeneralTrainer
-from haystack_distill.training.reader_trainer import ReaderTrainer, require_same_tokens, warn_of_shared_contexts
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
+from haystack_distill.training.reader_trainer import ReaderTrainer, warn_of_shared_contexts
 from haystack_distill.training.run_directory import NOT_RECORDED, differences, versions
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.cache import cache_directory, cached_table
@@ -98,10 +99,10 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
         return cook.run()
 
 
-def distil_general(step: GeneralStep, trainer: GeneralTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
+def distil_general(step: GeneralStep, trainer: LanguageModelTrainer, teacher: LanguageModel, corpus: Corpus) -> object:
     """Run step 1 with a trainer that is made for it."""
-    run = trainer.distil_layers_from if step.objective == "layers" else trainer.distil_predictions_from
-    return run(teacher, corpus, **step.losses())
+    method = IntermediateLayers if step.objective == "layers" else MaskedLanguageModel
+    return trainer.distil(teacher, corpus, method(**step.losses()))
 
 
 def labels_training(recipe: Recipe, steps: int) -> Training:
@@ -250,10 +251,10 @@ def check_steps(have: Ingredients, student: Reader) -> None:
             elif recipe.layers.multiplication_factor > 1:
                 have.augmentation(recipe.layers)
             require_same_tokens(student, have.teacher)
-            IntermediateLayersObjective(*configs, **layers_losses(recipe.layers))
+            IntermediateLayers(**layers_losses(recipe.layers)).objective(*configs)
     if recipe.answers:
         with _in_section("answers"):
-            PredictionLayerObjective(**recipe.answers.losses())
+            PredictionLayer(**recipe.answers.losses())
             if not labelled and recipe.answers.distillation_loss_weight == 0:
                 raise DistilError(
                     "none of the data is labelled, so with a distillation_loss_weight of 0 there is nothing to learn: "
@@ -364,7 +365,7 @@ class _Cook:
         if not self._is_finished(directory):
             text = TextSettings(step.max_seq_len, step.mask_probability, step.buffer_windows)
             student, teacher = pair or have.general_pair(step)
-            distil_general(step, GeneralTrainer(student, directory, self._settings(step), text), teacher, corpus)
+            distil_general(step, LanguageModelTrainer(student, directory, self._settings(step), text), teacher, corpus)
         self._note(GENERAL, directory)
         return have.reader_of(LanguageModel.load(directory, **have.where))
 

@@ -1,13 +1,14 @@
-"""Frozen teachers: run once over the data, kept on disk, and spoken to in characters.
+"""CachedTeacher: the teacher runs once over the data, its logits are kept on disk and aligned by character.
 
-What a teacher says is stored per teacher window: the character spans of its context tokens, their start and end
-logits in fp32, and the logits of its no-answer position. A student that sees the same windows gets those logits back
-bit for bit; any other student (another tokenizer, other window sizes) gets them mapped through characters.
+Stored per teacher window: the character spans of its context tokens, their start and end logits in fp32, and the logits
+of its no-answer position. A student with the same windows gets those logits back bit for bit; any other student
+(another tokenizer, other window sizes) gets them mapped through characters.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from haystack_distill.data.text_tokenizer import tokenizer_hash
 from haystack_distill.data.windows import WindowRows, Windows
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import Reader
+from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.cache import cached_table, drop_cached, is_cached
 from haystack_distill.utils.devices import evaluating
 from haystack_distill.utils.files import hash_of
@@ -43,55 +48,79 @@ _SCHEMA = pa.schema(
 )
 
 
-class TeacherOutputs:
-    """What a teacher says of every example of a data set, computed once and memory-mapped.
+class CachedTeacher(Teacher):
+    """A reader that runs once over the data; its start and end logits are kept on disk and memory-mapped.
+
+    It may have another tokenizer, other windows and another device than the student.
 
     Args:
-        teacher: The reader to run, where its outputs are not in the cache yet. It is not changed.
-        examples: Rows as `data.squad.load.load_examples` gives them.
-        cache_dir: See `utils.cache.cache_directory`.
-        progress: Whether to show a bar while the teacher runs.
-        processes: The processes of a run, if there are several: each runs the teacher over its share.
+        reader: The teacher. It is not changed.
     """
 
-    def __init__(
+    def __init__(self, reader: Reader) -> None:
+        reader.require_weights()
+        self.reader = reader
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Hash of the weights, precision, windows and tokenizer."""
+        return {
+            "weights": model_hash(self.reader.model),
+            "precision": self.reader.precision,
+            "windows": asdict(self.reader.windows),
+            "tokenizer": tokenizer_hash(self.reader.tokenizer),
+        }
+
+    def check(self, student: Reader, request: OutputRequest) -> None:
+        """Check that the teacher is trained and that nothing but its logits is requested.
+
+        Raises:
+            DistilError: Its head is untrained, so that its answers are random, or hidden states are requested.
+        """
+        if request.beyond_logits:
+            raise DistilError("only logits are cached; use a LiveTeacher for hidden states and attention scores")
+        self.reader.require_trained()
+
+    def prepare(
         self,
-        teacher: Reader,
         examples: datasets.Dataset,
+        windows: Windows,
         *,
         cache_dir: str | Path | None = None,
         progress: bool = True,
         processes: PartialState | None = None,
     ) -> None:
-        self.windows = teacher.cut(examples, cache_dir=cache_dir)
-        self.key = hash_of(_FORMAT, model_hash(teacher.model), self.windows.key, teacher.precision)
+        """Run the teacher over the examples, unless its outputs are in the cache; see `Teacher.prepare`."""
+        self.student_windows = windows
+        self.windows = self.reader.cut(examples, cache_dir=cache_dir)
+        self.key = hash_of(_FORMAT, model_hash(self.reader.model), self.windows.key, self.reader.precision)
 
         def run(share: range) -> Iterator[dict[str, Any]]:
-            return _run(teacher, self.windows, share, progress)
+            return _run(self.reader, self.windows, share, progress)
 
         everything = range(len(self.windows))
-        with evaluating(teacher.model):
+        with evaluating(self.reader.model):
             if processes is None or processes.num_processes == 1:
                 made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
             else:
                 made = _run_together(self.key, run, len(everything), processes, cache_dir)
         self.table, _, self.from_cache = made
         self._arrow = self.table.with_format("arrow")
-        self._said_of = functools.lru_cache(maxsize=64)(self._say)
+        self._scores_of = functools.lru_cache(maxsize=64)(self._character_scores)
 
-    def targets(self, windows: Windows, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def cached(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The teacher's logits for a student's batch, on the student's tokens.
 
         Same windows: the teacher's own logits, verbatim. Other windows: relative to the teacher's no-answer (which is 0
         then); a token gets the log-sum-exp of the start (end) scores whose first (last) character it covers.
 
         Args:
-            windows: The student's windows, cut from the same examples.
-            batch: A collated batch of them.
+            batch: A collated batch of the student's windows.
 
         Returns:
-            `teacher_start_logits`, `teacher_end_logits`: (B, L) float32, -inf at positions the teacher gives no score.
+            `teacher_start_logits`, `teacher_end_logits`: (B, L) float32, -inf at positions without a teacher score.
         """
+        windows = self.student_windows
         shape = batch["input_ids"].shape
         starts = np.full(shape, -np.inf, dtype=np.float32)
         ends = np.full(shape, -np.inf, dtype=np.float32)
@@ -112,13 +141,17 @@ class TeacherOutputs:
             starts[:, windows.template.no_answer_position] = 0.0
             ends[:, windows.template.no_answer_position] = 0.0
             for row, (first, past) in enumerate(spans):
-                said = self._said_of(int(windows.example_of[indices[row]]))
+                scores = self._scores_of(int(windows.example_of[indices[row]]))
                 here = slice(offsets[row], offsets[row] + len(first))
-                starts[row, here], ends[row, here] = _on_tokens(said, first, past)
+                starts[row, here], ends[row, here] = _on_tokens(scores, first, past)
         return {"teacher_start_logits": torch.from_numpy(starts), "teacher_end_logits": torch.from_numpy(ends)}
 
-    def _say(self, example: int) -> "_Said":
-        """Start and end scores of an example by character, each character from the window it is most inside of."""
+    def outputs(self, batch: Mapping[str, torch.Tensor], request: OutputRequest) -> ModelOutputs:
+        """The logits that `cached` added to the batch; see `Teacher.outputs`."""
+        return ModelOutputs(batch["teacher_start_logits"], batch["teacher_end_logits"])
+
+    def _character_scores(self, example: int) -> "_CharacterScores":
+        """Start and end scores of an example by character, each from the window that it is deepest in."""
         windows = self.windows.windows_of_examples(example, example + 1)
         indices = np.arange(windows.start, windows.stop)
         rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
@@ -140,10 +173,12 @@ class TeacherOutputs:
                 own = depth.argmax(axis=0) == window
                 kept[f"{name}s"].append(characters[own])
                 kept[f"{name}_scores"].append(logits[own] - null)
-        return _Said(*(np.concatenate(kept[name]) for name in ("starts", "start_scores", "ends", "end_scores")))
+        return _CharacterScores(
+            *(np.concatenate(kept[name]) for name in ("starts", "start_scores", "ends", "end_scores"))
+        )
 
 
-class _Said:
+class _CharacterScores:
     """A teacher's scores of one example: character of each start (end) and its score relative to no-answer."""
 
     def __init__(self, starts: np.ndarray, start_scores: np.ndarray, ends: np.ndarray, end_scores: np.ndarray) -> None:
@@ -151,7 +186,7 @@ class _Said:
         self.ends, self.end_scores = ends, end_scores
 
 
-def _on_tokens(said: _Said, first: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_tokens(scores: _CharacterScores, first: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A teacher's scores on a student's tokens, -inf where no scored character falls on a token.
 
     Where several tokens stand for one character (bytes of an emoji), the first takes a start, the last an end.
@@ -161,12 +196,12 @@ def _on_tokens(said: _Said, first: np.ndarray, past: np.ndarray) -> tuple[np.nda
     real = np.nonzero(past > first)[0]
     if len(real):
         first, past = first[real], past[real]
-        token = np.minimum(np.searchsorted(past, said.starts, "right"), len(real) - 1)
-        inside = (first[token] <= said.starts) & (said.starts < past[token])
-        np.logaddexp.at(start_target, real[token[inside]], said.start_scores[inside])
-        token = np.maximum(np.searchsorted(first, said.ends, "right") - 1, 0)
-        inside = (first[token] <= said.ends) & (said.ends < past[token])
-        np.logaddexp.at(end_target, real[token[inside]], said.end_scores[inside])
+        token = np.minimum(np.searchsorted(past, scores.starts, "right"), len(real) - 1)
+        inside = (first[token] <= scores.starts) & (scores.starts < past[token])
+        np.logaddexp.at(start_target, real[token[inside]], scores.start_scores[inside])
+        token = np.maximum(np.searchsorted(first, scores.ends, "right") - 1, 0)
+        inside = (first[token] <= scores.ends) & (scores.ends < past[token])
+        np.logaddexp.at(end_target, real[token[inside]], scores.end_scores[inside])
     return start_target, end_target
 
 

@@ -15,10 +15,13 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from haystack_distill.data.samplers import StepBatches
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives import ModelOutputs, Objective, run_model
+from haystack_distill.models.outputs import ModelOutputs, run_model
+from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.teachers.teacher import Teacher
+from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.devices import autocast, evaluating, resolve_precision
+from haystack_distill.utils.devices import autocast, resolve_precision
 from haystack_distill.utils.files import readable_as_its_folder, write_json, writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.processes import decided_by_main
@@ -44,19 +47,6 @@ def require_own_weights(student: Runnable, teacher: Runnable) -> None:
     """
     if teacher.model.get_input_embeddings() is student.model.get_input_embeddings():
         raise DistilError("teacher and student are the same model; cut or copy the student first (students, copy)")
-
-
-def require_one_device(student: Runnable, teacher: Runnable) -> None:
-    """Check that two models that run in every step are on one device.
-
-    Raises:
-        DistilError: They are not.
-    """
-    if teacher.device != student.device:
-        raise DistilError(
-            f"teacher ({teacher.device}) and student ({student.device}) must be on one device, because both run in "
-            "every step; load them with the same `device`"
-        )
 
 
 class TrainingData(Protocol):
@@ -88,20 +78,22 @@ def run_loop(
     settings: TrainingSettings,
     checkpoints: Checkpoints,
     *,
-    told: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-    teacher: Runnable | None = None,
+    teacher: Teacher | None = None,
+    adaptation: Adaptation | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> tuple[int, list[dict[str, float]]]:
     """Train the student's model in place.
 
     Args:
-        student: Who learns.
-        objective: What is taught.
-        data: What is trained on.
+        student: The model to train.
+        objective: The loss.
+        data: The training data.
         settings: See `TrainingSettings`.
-        checkpoints: The run's checkpoints, to go on from and to add to.
-        told: What a teacher said of a batch, as tensors to add to it, for prediction-layer distillation.
-        teacher: Runs in every step, for intermediate-layer and general distillation.
+        checkpoints: The run's checkpoints: where to resume from, and where new ones go.
+        teacher: A prepared teacher, for an objective that needs one.
+        adaptation: Which weights learn; None for all.
+        callbacks: More callbacks for transformers' Trainer.
         evaluate: Measures the student as it is now; None where there is nothing to measure on.
 
     Returns:
@@ -113,10 +105,12 @@ def run_loop(
     try:
         with (
             _dropout(student.model, settings.dropout),
-            evaluating(None if teacher is None else teacher.model),
+            contextlib.nullcontext() if teacher is None else teacher.active(),
+            adapted(student.model, adaptation or AllWeights()),
             writing(checkpoints.folder),
         ):
-            trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, checkpoints)
+            more = [*callbacks, *(adaptation.callbacks() if adaptation else [])]
+            trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more)
             trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trainer.take_best()
     finally:
@@ -136,15 +130,12 @@ class StudentAndObjective(nn.Module):
         self.objective = objective
         self.token_types = takes_token_types(student)
 
-    def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, Tensor]:
-        """The objective's losses by name, one value a window, unweighted: {name: (B,)}."""
-        outputs = run_model(
-            self.student,
-            model_inputs(batch, token_types=self.token_types),
-            hidden_states=self.objective.needs_hidden_states,
-            attention_layers=self.objective.attention_layers,
-        )
-        return self.objective(outputs, batch, teacher)
+    def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, LossTerm]:
+        """The objective's unweighted terms by name."""
+        inputs = model_inputs(batch, token_types=self.token_types)
+        outputs = run_model(self.student, inputs, self.objective.student_request)
+        terms: dict[str, LossTerm] = self.objective(outputs, teacher, batch)
+        return terms
 
 
 class _LoopTrainer(Trainer):
@@ -153,11 +144,11 @@ class _LoopTrainer(Trainer):
         student: Runnable,
         objective: Objective,
         data: TrainingData,
-        told: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
-        teacher: Runnable | None,
+        teacher: Teacher | None,
         evaluate: Callable[[], dict[str, float]] | None,
         settings: TrainingSettings,
         checkpoints: Checkpoints,
+        more_callbacks: Sequence[TrainerCallback],
     ) -> None:
         self.data = data
         self.checkpoints = checkpoints
@@ -166,9 +157,9 @@ class _LoopTrainer(Trainer):
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
-        arguments = _arguments(
-            settings, checkpoints.folder, student.device, self.precision, has_dev, teacher is not None
-        )
+        # Weights of the head, and layers that are not mapped, get no gradient where the logits are not used.
+        unused = objective.student_request.beyond_logits
+        arguments = _arguments(settings, checkpoints.folder, student.device, self.precision, has_dev, unused)
         self.batches = data.batches(
             settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,
@@ -189,17 +180,25 @@ class _LoopTrainer(Trainer):
             callbacks.append(_EarlyStopping(settings.early_stopping_patience))
         if settings.tensorboard:
             callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
+        callbacks += more_callbacks
         super().__init__(
             model=StudentAndObjective(student.model, objective).to(student.device),
             args=arguments,
             train_dataset=data,
             eval_dataset=data if has_dev else None,  # Trainer wants one; `evaluate` has its own
-            data_collator=data.collate if told is None else lambda rows: (batch := data.collate(rows)) | told(batch),
+            data_collator=data.collate if teacher is None else self._collate,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # without bars Trainer would print every line of the log
-        self._parts: dict[str, float] = {}
-        self._steps_in_parts = 0
+        self._windows_with: dict[str, float] = {}  # how many windows of the step have each term, over all processes
+        self._sums: dict[str, float] = {}  # of each term's mean, over the steps since the last log line
+        self._steps_with: dict[str, int] = {}  # how many of those steps had the term
+        self._terms_checked = False
+
+    def _collate(self, rows: Any) -> dict[str, Tensor]:
+        batch = self.data.collate(rows)
+        assert self.teacher is not None
+        return batch | self.teacher.cached(batch)
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by Accelerate: the batches are divided among processes already, and the order is ours to resume.
@@ -218,12 +217,22 @@ class _LoopTrainer(Trainer):
         for _number in range(self.args.gradient_accumulation_steps):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
-        count = torch.tensor(sum(float(batch["weight"].sum()) for batch in batches), device=self.args.device)
+        masks = [self.objective.masks(batch) for batch in batches]
+        weights = [batch["weight"] for batch in batches]
+        names = list(self.objective.weights)
+        counts = [sum(float(weight.sum()) for weight in weights)]
+        for name in names:
+            pairs = zip(weights, masks, strict=True)
+            counts.append(sum(float((weight * mask[name]).sum()) for weight, mask in pairs))
         if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
+            gathered = self.accelerator.gather(torch.tensor([counts], device=self.args.device))
+            counts = gathered.sum(dim=0).tolist()
+        self._windows_with = dict(zip(names, counts[1:], strict=True))
         if batches:
-            self._steps_in_parts += 1
-        return batches, int(count)
+            for name in names:
+                if self._windows_with[name]:
+                    self._steps_with[name] = self._steps_with.get(name, 0) + 1
+        return batches, int(counts[0])
 
     def compute_loss(
         self,
@@ -232,21 +241,22 @@ class _LoopTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | Tensor | None = None,
     ) -> Tensor:
-        """The sum over names of weight * mean over the windows of the whole step, for this batch's share of it."""
-        shown = None
+        """The sum over terms of weight * mean over those windows of the whole step that have the term, for this
+        batch's share of it."""
+        taught = None
         if self.teacher is not None:
-            with torch.no_grad(), autocast(self.teacher.device, self.teacher.precision):
-                shown = run_model(
-                    self.teacher.model,
-                    model_inputs(inputs, token_types=takes_token_types(self.teacher.model)),
-                    hidden_states=self.objective.needs_hidden_states,
-                    attention_layers=self.objective.teacher_attention_layers,
-                )
+            taught = self.teacher.outputs(inputs, self.objective.teacher_request)
         with autocast(self.args.device, self.precision):
-            losses = model(inputs, shown)
-        # Windows of weight 0 fill a batch and teach nothing. Processes average their gradients: times their number.
-        share = inputs["weight"] * (self.args.world_size / num_items_in_batch)
-        parts = {name: (loss * share).sum() for name, loss in losses.items()}
+            terms = model(inputs, taught)
+        if not self._terms_checked:
+            _check_terms(self.objective, terms, inputs)
+            self._terms_checked = True
+        parts = {}
+        for name, term in terms.items():
+            # Windows of weight 0 fill a batch and teach nothing. Processes average their gradients: times their number.
+            count = self._windows_with[name]
+            share = inputs["weight"] * term.mask * (self.args.world_size / count if count else 0.0)
+            parts[name] = (term.values.masked_fill(~term.mask, 0.0) * share).sum()
         total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
         if not torch.isfinite(total):
             found = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
@@ -255,16 +265,18 @@ class _LoopTrainer(Trainer):
                 f"{self.data.describe(inputs['window'].tolist())}; lower learning_rate or set precision='fp32'"
             )
         for name, part in parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + part.item()
+            self._sums[name] = self._sums.get(name, 0.0) + part.item()
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._steps_in_parts:
-            means = torch.tensor(list(self._parts.values()), device=self.args.device) / self._steps_in_parts
+        if "loss" in logs and self._sums:
+            names = list(self._sums)
+            steps = torch.tensor([max(1, self._steps_with.get(name, 0)) for name in names])
+            means = (torch.tensor(list(self._sums.values())) / steps).to(self.args.device)
             if self.args.world_size > 1:
                 means = self.accelerator.reduce(means, "mean")
-            logs |= {f"loss_{name}": mean for name, mean in zip(self._parts, means.tolist(), strict=True)}
-            self._parts, self._steps_in_parts = {}, 0
+            logs |= {f"loss_{name}": mean for name, mean in zip(names, means.tolist(), strict=True)}
+            self._sums, self._steps_with = {}, {}
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -358,8 +370,40 @@ class _EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
 
+def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[str, Tensor]) -> None:
+    """Check the terms of the first batch: an objective may be a user's own.
+
+    Raises:
+        DistilError: Their names, shapes or masks are not those that the objective declares.
+    """
+    kind, n = type(objective).__name__, len(batch["weight"])
+    masks = objective.masks(batch)
+    for names, source in ((set(terms), "forward returns"), (set(masks), "masks returns")):
+        if names != set(objective.weights):
+            raise DistilError(
+                f"{kind}.{source} {sorted(names)}, but its weights name {sorted(objective.weights)}; return one entry "
+                "for each weight"
+            )
+    for name, term in terms.items():
+        if not isinstance(term, LossTerm):
+            raise DistilError(f"{kind}.forward returns a {type(term).__name__} for {name!r}; return a LossTerm")
+        if term.values.shape != (n,) or term.mask.shape != (n,):
+            shapes = f"{tuple(term.values.shape)} and {tuple(term.mask.shape)}"
+            raise DistilError(
+                f"values and mask of {kind}'s term {name!r} have the shapes {shapes}; return one value per window, "
+                f"({n},): reduce over tokens, not over windows"
+            )
+        if not torch.equal(term.mask.bool(), masks[name].bool()):
+            raise DistilError(f"{kind}.forward and {kind}.masks differ in which windows have the term {name!r}")
+
+
 def _arguments(
-    settings: TrainingSettings, directory: Path, device: torch.device, precision: str, has_dev: bool, has_teacher: bool
+    settings: TrainingSettings,
+    directory: Path,
+    device: torch.device,
+    precision: str,
+    has_dev: bool,
+    unused: bool,
 ) -> Any:
     evaluate = settings.evaluate_every if has_dev else None
     checkpoint = evaluate if settings.keep_best else settings.checkpoint_every
@@ -387,8 +431,7 @@ def _arguments(
         logging_nan_inf_filter=False,
         disable_tqdm=not settings.progress,
         remove_unused_columns=False,
-        # The head (and layers that are not mapped) get no gradient from intermediate layers.
-        ddp_find_unused_parameters=has_teacher,
+        ddp_find_unused_parameters=unused,
     )
 
 

@@ -1,8 +1,7 @@
-"""ReaderTrainer: a student learns from labels, from a teacher's answers, or from a teacher's layers."""
+"""ReaderTrainer: a student learns from labels, from a teacher's answers, from its layers, or from several at once."""
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,32 +9,26 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
-from accelerate import PartialState
+from transformers import TrainerCallback
 
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
-from haystack_distill.data.text_tokenizer import tokenizer_hash
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_together
-from haystack_distill.models.reader import ExampleSource, Reader, position_limit
-from haystack_distill.objectives import IntermediateLayersObjective, LabelObjective, Objective, PredictionLayerObjective
-from haystack_distill.teachers.cached import TeacherOutputs
-from haystack_distill.training.loop import require_one_device, require_own_weights, run_loop
-from haystack_distill.training.run_directory import (
-    RunDirectory,
-    RunResult,
-    code_of,
-    recorded,
-    settings_that_matter,
-    student_may_come_back,
-)
+from haystack_distill.models.reader import ExampleSource, Reader
+from haystack_distill.objectives.intermediate_layers import IntermediateLayers
+from haystack_distill.objectives.labels import Labels
+from haystack_distill.objectives.objective import QUESTIONS, Objective
+from haystack_distill.objectives.prediction_layer import PredictionLayer
+from haystack_distill.teachers.choice import TeacherSource, readers_of, teacher_for
+from haystack_distill.teachers.teacher import Teacher
+from haystack_distill.training.adaptation import Adaptation
+from haystack_distill.training.loop import require_own_weights
+from haystack_distill.training.run import MethodSource, Run
+from haystack_distill.training.run_directory import RunResult
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import check_kind
-from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.files import expanded
-from haystack_distill.utils.model_fingerprint import model_hash, start_of
-from haystack_distill.utils.model_inputs import takes_token_types
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +46,11 @@ class ReaderTrainer:
 
     Example:
         >>> from haystack_distill import Reader, ReaderTrainer, students  # doctest: +SKIP
+        >>> from haystack_distill.objectives import IntermediateLayers, PredictionLayer  # doctest: +SKIP
         >>> teacher = Reader.load("deepset/roberta-base-squad2")  # doctest: +SKIP
         >>> student = students.from_teacher(teacher, layers=6)  # doctest: +SKIP
-        >>> ReaderTrainer(student, "layers").distil_intermediate_layers_from(teacher, "train.json")  # doctest: +SKIP
-        >>> ReaderTrainer(student, "student").distil_prediction_layer_from(teacher, "train.json")  # doctest: +SKIP
+        >>> method = IntermediateLayers() + PredictionLayer(temperature=2.0)  # doctest: +SKIP
+        >>> ReaderTrainer(student, "student").distil(teacher, "train.json", method)  # doctest: +SKIP
     """
 
     def __init__(
@@ -73,125 +67,47 @@ class ReaderTrainer:
         self.settings = settings or TrainingSettings()
         self.cache_dir = cache_dir
 
-    def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
-        """Train on labels alone: cross entropy of start and end.
-
-        Args:
-            data: Labelled examples, as `data.squad.load.load_examples` takes them.
-            dev_data: Examples to measure on; never trained on.
-        """
-        return self._run("train", LabelObjective, data, dev_data, {})
-
-    def distil_prediction_layer_from(
+    def distil(
         self,
-        teacher: Reader,
+        teacher: TeacherSource | None,
         data: ExampleSource,
+        method: MethodSource,
         dev_data: ExampleSource | None = None,
         *,
-        temperature: float = 1.0,
-        distillation_loss_weight: float = 0.5,
-        distillation_loss: str | Callable = "kl_div",
+        adaptation: Adaptation | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> RunResult:
-        """Teach the student the teacher's answers (Hinton et al. 2015, arXiv 1503.02531).
+        """Teach the student by any method.
 
-        The loss is `w * T^2 * distillation + (1 - w) * labels`, each the mean over start and end. The teacher runs
-        once over the data and what it says is kept on disk; it may have another tokenizer and other windows than the
-        student.
+        Where a method needs the teacher's logits alone, the teacher runs once over the data and its outputs are kept
+        on disk; it may then have another tokenizer and other windows than the student. Where a method needs hidden
+        states or attention scores, the teacher runs in every step, once for each batch, on the student's windows.
 
         Args:
-            teacher: A reader that answers well. It is not changed.
-            data: Examples; unlabelled ones teach by the teacher's word alone.
+            teacher: A reader, several readers (their predictions are averaged), or a `teachers.Teacher`. It is not
+                changed. None for a method without a teacher.
+            data: Examples, as `data.squad.load.load_examples` takes them; which need labels depends on the method.
+            method: A method such as `objectives.PredictionLayer()`, a weighted sum of methods
+                (`0.8 * PredictionLayer() + 0.2 * IntermediateLayers()`), a method's name in `training.methods.METHODS`
+                for its default options, or an `objectives.Objective` of your own. A run with code of your own is only
+                resumed with the same code.
             dev_data: Examples to measure on; never trained on.
-            temperature: T, softens both distributions; with "kl_div" only.
-            distillation_loss_weight: w, from 0 (labels only) to 1 (teacher only).
-            distillation_loss: "kl_div", "mse" (of the logits), or a function; see `PredictionLayerObjective`. A run
-                with a function is resumed only with the same code, and the same state of what the function uses.
+            adaptation: Which weights learn; see `training.adaptation`. None for all.
+            callbacks: More callbacks for transformers' Trainer.
 
         Raises:
-            DistilError: The teacher's head is untrained, so that its answers are random.
+            DistilError: Teacher, student, method and data do not fit together, or a setting is missing.
+            DataError: The data cannot be read.
         """
-        teacher.require_trained()
-        arguments = {
-            "temperature": temperature,
-            "distillation_loss_weight": distillation_loss_weight,
-            "distillation_loss": distillation_loss,
-        }
-        return self._run(
-            "distil_prediction_layer",
-            lambda: PredictionLayerObjective(**arguments),  # type: ignore[arg-type]
-            data,
-            dev_data,
-            arguments,
-            told_by=teacher,
-        )
-
-    def distil_intermediate_layers_from(
-        self,
-        teacher: Reader,
-        data: ExampleSource,
-        dev_data: ExampleSource | None = None,
-        *,
-        layer_mapping: str | Sequence[int | None] = "uniform",
-        embedding_loss_weight: float = 1.0,
-        hidden_loss_weight: float = 1.0,
-        attention_loss_weight: float = 0.03,
-    ) -> RunResult:
-        """Teach the student the teacher's embeddings, hidden states and attention scores (TinyBERT, arXiv 1909.10351).
-
-        The question answering head learns nothing here: follow with `distil_prediction_layer_from`. No labels are used.
-
-        Args:
-            teacher: A reader with the student's tokenizer. It is not changed.
-            data: Examples, labelled or not.
-            dev_data: Examples to measure on; never trained on.
-            layer_mapping: Which teacher layer each student layer learns; see `IntermediateLayersObjective`.
-            embedding_loss_weight: Weight of the embedding loss; 0 leaves it out.
-            hidden_loss_weight: Weight of the hidden-state loss; 0 leaves it out.
-            attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as
-                large as the hidden-state loss.
-
-        Raises:
-            DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
-                do not fit.
-        """
-        require_same_tokens(self.student, teacher)
-        require_one_device(self.student, teacher)
-        arguments = {
-            "layer_mapping": layer_mapping,
-            "embedding_loss_weight": embedding_loss_weight,
-            "hidden_loss_weight": hidden_loss_weight,
-            "attention_loss_weight": attention_loss_weight,
-        }
-
-        def objective() -> Objective:
-            configs = self.student.model.config, teacher.model.config
-            return IntermediateLayersObjective(*configs, **arguments)  # type: ignore[arg-type]
-
-        return self._run("distil_intermediate_layers", objective, data, dev_data, arguments, shown_by=teacher)
-
-    def _run(
-        self,
-        method: str,
-        make_objective: Callable[[], Objective],
-        data: ExampleSource,
-        dev_data: ExampleSource | None,
-        arguments: dict[str, Any],
-        *,
-        told_by: Reader | None = None,
-        shown_by: Reader | None = None,
-    ) -> RunResult:
-        """One run: `told_by` speaks through cached logits, `shown_by` runs in every step."""
-        began = time.monotonic()
-        teacher = told_by or shown_by
+        run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         self.student.require_weights()
-        if teacher is not None:
-            teacher.require_weights()
-            require_own_weights(self.student, teacher)
-        torch.manual_seed(self.settings.seed)  # fresh projections
-        objective = make_objective()
-        # This process, or all that `accelerate launch` began.
-        processes = PartialState(cpu=self.student.device.type == "cpu")
-        with processes.main_process_first():  # the others find what it has read and cut in the cache
+        readers = [] if teacher is None else readers_of(teacher)
+        for reader in readers:
+            require_own_weights(self.student, reader)
+        config = readers[0].model.config if len(readers) == 1 else None
+        objective = run.objective(config, QUESTIONS)
+        chosen = self._teacher(teacher, objective)
+        with run.processes.main_process_first():  # the others find its windows in the cache
             examples = load_examples(data, cache_dir=self.cache_dir)
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
@@ -206,71 +122,121 @@ class ReaderTrainer:
                 "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
                 f"augment_squad writes), so there is nothing to train on; {remedy}"
             )
-        if processes.is_main_process:
+        if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
                 warn_of_shared_contexts(examples, dev_windows.examples)
-        if shown_by is not None:  # it reads the student's batches
-            windows.token_types = windows.token_types or takes_token_types(shown_by.model)
         if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):
             raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
-        record = {
-            "method": method,
-            "arguments": recorded(arguments),
-            "code": code_of(arguments),
-            "settings": settings_that_matter(self.settings),
-            "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
-            "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
-            "windows": asdict(self.student.windows),
-            "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": None if self.output_dir is None else start_of(self.student.model),
-            "teacher": None if teacher is None else model_hash(teacher.model),
-            "teacher_settings": _teacher_settings(told_by, shown_by),
-            "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
-            "processes": processes.num_processes,
-            "precision": resolve_precision(
-                self.settings.precision, self.student.device, self.student.model.config.model_type
-            ),
-        }
-        with (
-            RunDirectory(self.output_dir, record, self.settings, processes) as directory,
-            student_may_come_back(self.student.model, directory),
-        ):
-            if directory.finished is not None:
-                restored = directory.restore(self.student.model)
-                self._head_has_learnt(shown_by)
-                return restored
-            told = None
-            if told_by is not None:
-                outputs = TeacherOutputs(
-                    told_by,
+        if chosen is not None and chosen.token_types:
+            windows.token_types = True
+        record = run.record(
+            chosen,
+            {
+                "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
+                "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
+                "windows": asdict(self.student.windows),
+                "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
+            },
+        )
+
+        def prepare() -> None:
+            if chosen is not None:
+                chosen.prepare(
                     examples,
+                    windows,
                     cache_dir=self.cache_dir,
                     progress=self.settings.progress,
-                    processes=processes,
+                    processes=run.processes,
                 )
-                told = functools.partial(outputs.targets, windows)
-            evaluate = None
-            if dev_windows is not None:
-                evaluate = functools.partial(evaluate_together, self.student, dev_windows, processes)
-            steps, history = run_loop(
-                self.student,
-                objective,
-                windows,
-                directory.settings,
-                directory.checkpoints,
-                told=told,
-                teacher=shown_by,
-                evaluate=evaluate,
-            )
-            self._head_has_learnt(shown_by)
-            metrics = evaluate() if evaluate is not None else {}
-            result = RunResult(steps, time.monotonic() - began, metrics, history)
-            return directory.finish(result, self.student.save)
 
-    def _head_has_learnt(self, shown_by: Reader | None) -> None:
-        if shown_by is None:  # layers alone leave the head as it was
-            self.student.untrained = ()
+        def trained() -> None:
+            if objective.student_request.logits:  # else the head is as it was
+                self.student.untrained = ()
+
+        evaluate = None
+        if dev_windows is not None:
+            evaluate = functools.partial(evaluate_together, self.student, dev_windows, run.processes)
+        return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
+
+    def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
+        """Train on labels alone: `distil` with `objectives.Labels`.
+
+        Args:
+            data: Labelled examples, as `data.squad.load.load_examples` takes them.
+            dev_data: Examples to measure on; never trained on.
+        """
+        return self.distil(None, data, Labels(), dev_data)
+
+    def distil_prediction_layer_from(
+        self,
+        teacher: Reader,
+        data: ExampleSource,
+        dev_data: ExampleSource | None = None,
+        *,
+        temperature: float = PredictionLayer.temperature,
+        distillation_loss_weight: float = PredictionLayer.distillation_loss_weight,
+        distillation_loss: str | Callable = PredictionLayer.distillation_loss,
+    ) -> RunResult:
+        """Teach the student the teacher's answers: `distil` with `objectives.PredictionLayer` and these options.
+
+        Args:
+            teacher: A reader that answers well. It is not changed.
+            data: Examples; unlabelled ones are learnt from the teacher alone.
+            dev_data: Examples to measure on; never trained on.
+            temperature: See `objectives.PredictionLayer`.
+            distillation_loss_weight: See `objectives.PredictionLayer`.
+            distillation_loss: See `objectives.PredictionLayer`.
+
+        Raises:
+            DistilError: The teacher's head is untrained, so that its answers are random.
+        """
+        method = PredictionLayer(temperature, distillation_loss_weight, distillation_loss)  # type: ignore[arg-type]
+        return self.distil(teacher, data, method, dev_data)
+
+    def distil_intermediate_layers_from(
+        self,
+        teacher: Reader,
+        data: ExampleSource,
+        dev_data: ExampleSource | None = None,
+        *,
+        layer_mapping: str | Sequence[int | None] = IntermediateLayers.layer_mapping,
+        embedding_loss_weight: float = IntermediateLayers.embedding_loss_weight,
+        hidden_loss_weight: float = IntermediateLayers.hidden_loss_weight,
+        attention_loss_weight: float = IntermediateLayers.attention_loss_weight,
+    ) -> RunResult:
+        """Teach the student the teacher's layers: `distil` with `objectives.IntermediateLayers` and these options.
+
+        The question answering head learns nothing here: follow with the prediction layer. No labels are used.
+
+        Args:
+            teacher: A reader with the student's tokenizer. It is not changed.
+            data: Examples, labelled or not.
+            dev_data: Examples to measure on; never trained on.
+            layer_mapping: See `objectives.IntermediateLayers`.
+            embedding_loss_weight: See `objectives.IntermediateLayers`.
+            hidden_loss_weight: See `objectives.IntermediateLayers`.
+            attention_loss_weight: See `objectives.IntermediateLayers`.
+
+        Raises:
+            DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
+                do not fit.
+        """
+        method = IntermediateLayers(layer_mapping, embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
+        return self.distil(teacher, data, method, dev_data)
+
+    def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
+        """The teacher that the objective needs, after its checks."""
+        request = objective.teacher_request
+        if source is None:
+            if request:
+                raise DistilError("this method learns from a teacher; give one")
+            return None
+        if not request:
+            raise DistilError("this method learns from labels alone, so a teacher would have no effect; give none")
+        teacher = teacher_for(source, request)
+        teacher.check(self.student, request)
+        return teacher
 
     def _measuring(self) -> dict[str, Any]:
         """What of the student decides its scores during the run, and so which weights are the best."""
@@ -303,30 +269,3 @@ def _context_hashes(examples: datasets.Dataset) -> Iterator[np.ndarray]:
     """Python's hashes of the contexts, a batch of rows at a time; good within one process."""
     for table in examples.select_columns(["context"]).with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
         yield np.array([hash(context) for context in table["context"].unique().to_pylist()], dtype=np.int64)
-
-
-def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[str, Any] | None:
-    """What of a teacher, besides its weights, decides what it teaches."""
-    if told_by is not None:
-        windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
-        return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
-    return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows
-
-
-def require_same_tokens(student: Reader, teacher: Reader) -> None:
-    """Check that two readers see the same tokens, so that their layers can be compared.
-
-    Raises:
-        DistilError: Different tokenizers, or windows longer than the teacher's.
-    """
-    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
-        raise DistilError(
-            "teacher and student split text differently, so their layers cannot be compared token by token; use a "
-            "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
-        )
-    positions = position_limit(teacher.model)
-    if positions is not None and student.windows.max_seq_len > positions:
-        raise DistilError(
-            f"the student's windows have {student.windows.max_seq_len} tokens, the teacher knows {positions} "
-            "positions; lower the student's max_seq_len"
-        )

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def _as_typed(value: Any, option: Option) -> str | list[str]:
     return entries if option.repeatable else entries[0]
 
 
-def suggestion(key: str, options: Mapping[str, Option]) -> str:
+def suggestion(key: str, options: Collection[str]) -> str:
     """The nearest option to a key, or all of them where none is near."""
     near = difflib.get_close_matches(key.replace("-", "_").lower(), options, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(options))}"

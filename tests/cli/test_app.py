@@ -347,7 +347,7 @@ def test_distil_with_other_windows_for_a_short_teacher(
     told = run_json("distil", *base, *QUICK, *weights)
     assert told["metrics"] == {}
     record = json.loads((out / "haystack_distill.json").read_text())
-    assert record["method"] == "distil_prediction_layer"
+    assert record["method"] == "prediction_layer"
     assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
     assert record["windows"]["max_seq_len"] == 48
     assert "more than the 32 positions" in refusal("distil-intermediate", *base, "--overwrite", *QUICK)

@@ -6,7 +6,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives import run_model
+from haystack_distill.models.outputs import OutputRequest, run_model
 
 LENGTHS = (9, 5)
 ARCHITECTURES = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert"]
@@ -57,7 +57,7 @@ def test_softmax_of_the_scores_is_the_models_own_attention(model_type):
     inputs = tiny_inputs(model_type)
     expected = eager(**inputs, output_attentions=True, output_hidden_states=True)
 
-    outputs = run_model(model, inputs, hidden_states=True, attention_layers=(1, 2, 3))
+    outputs = run_model(model, inputs, OutputRequest(hidden_states=True, attention_scores=(1, 2, 3)))
 
     padding = inputs["attention_mask"][:, None, None, :] == 0
     valid_queries = inputs["attention_mask"][:, None, :, None]
@@ -77,8 +77,8 @@ def test_softmax_of_the_scores_is_the_models_own_attention(model_type):
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "albert"])
 def test_only_what_is_asked_for_is_kept(model_type):
     model, inputs = tiny_model(model_type), tiny_inputs(model_type)
-    everything = run_model(model, inputs, attention_layers=(1, 2, 3))
-    some = run_model(model, inputs, attention_layers=(3, 1))
+    everything = run_model(model, inputs, OutputRequest(attention_scores=(1, 2, 3)))
+    some = run_model(model, inputs, OutputRequest(attention_scores=(3, 1)))
     nothing = run_model(model, inputs)
     assert set(some.attention_scores) == {1, 3}
     for number in (1, 3):
@@ -96,7 +96,7 @@ def test_first_hidden_state_is_what_the_first_layer_is_given(model_type):
     first = encoder.albert_layer_groups[0] if model_type == "albert" else encoder.layer[0]
     seen = []
     first.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    states = run_model(model, inputs, hidden_states=True).hidden_states
+    states = run_model(model, inputs, OutputRequest(hidden_states=True)).hidden_states
     assert torch.equal(states[0], seen[0])
     assert states[0].shape == (2, 9, 16)  # the encoder's width, although ELECTRA's and ALBERT's embeddings have 8
 
@@ -105,7 +105,7 @@ def test_albert_with_two_groups_counts_repetitions_in_each():
     model = tiny_model("albert", attention="eager", num_hidden_layers=4, num_hidden_groups=2)
     inputs = tiny_inputs("albert", lengths=(6, 6))
     expected = model(**inputs, output_attentions=True).attentions
-    scores = run_model(model, inputs, attention_layers=(1, 2, 3, 4)).attention_scores
+    scores = run_model(model, inputs, OutputRequest(attention_scores=(1, 2, 3, 4))).attention_scores
     for number, attention in enumerate(expected, start=1):
         torch.testing.assert_close(scores[number].softmax(dim=-1), attention, atol=1e-5, rtol=1e-4)
 
@@ -113,7 +113,9 @@ def test_albert_with_two_groups_counts_repetitions_in_each():
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "albert"])
 def test_gradients_flow_through_the_scores(model_type):
     model = tiny_model(model_type)
-    run_model(model, tiny_inputs(model_type), attention_layers=(2,)).attention_scores[2].square().mean().backward()
+    run_model(model, tiny_inputs(model_type), OutputRequest(attention_scores=(2,))).attention_scores[
+        2
+    ].square().mean().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for part in ("word_embeddings", "q_lin" if model_type == "distilbert" else "query"):
         assert any(part in name and gradient.abs().max() > 0 for name, gradient in gradients.items())
@@ -121,16 +123,16 @@ def test_gradients_flow_through_the_scores(model_type):
 
 def test_scores_are_float32_under_autocast():
     model, inputs = tiny_model("bert"), tiny_inputs("bert")
-    exact = run_model(model, inputs, attention_layers=(1,)).attention_scores[1]
+    exact = run_model(model, inputs, OutputRequest(attention_scores=(1,))).attention_scores[1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = run_model(model, inputs, attention_layers=(1,)).attention_scores[1]
+        scores = run_model(model, inputs, OutputRequest(attention_scores=(1,))).attention_scores[1]
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, exact, atol=0.1, rtol=0.1)
 
 
 def test_hooks_are_removed_whether_the_model_returns_or_raises():
     model = tiny_model("bert")
-    run_model(model, tiny_inputs("bert"), attention_layers=(1, 2))
+    run_model(model, tiny_inputs("bert"), OutputRequest(attention_scores=(1, 2)))
     assert n_hooks(model) == 0
 
     def explode(*_args):
@@ -139,7 +141,7 @@ def test_hooks_are_removed_whether_the_model_returns_or_raises():
 
     model.base_model.encoder.layer[2].register_forward_pre_hook(explode)
     with pytest.raises(RuntimeError, match="boom"):
-        run_model(model, tiny_inputs("bert"), attention_layers=(1,))
+        run_model(model, tiny_inputs("bert"), OutputRequest(attention_scores=(1,)))
     assert n_hooks(model) == 0
 
 
@@ -148,7 +150,7 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is():
         model = tiny_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        outputs = run_model(model, tiny_inputs("bert"), hidden_states=True, attention_layers=(2,))
+        outputs = run_model(model, tiny_inputs("bert"), OutputRequest(hidden_states=True, attention_scores=(2,)))
         (outputs.attention_scores[2].square().mean() + outputs.hidden_states[3].square().mean()).backward()
         return model.base_model.encoder.layer[0].attention.self.query.weight.grad
 
@@ -159,13 +161,13 @@ def test_reentrant_gradient_checkpointing_is_an_error_not_a_missing_gradient():
     model = tiny_model("bert").train()
     model.gradient_checkpointing_enable({"use_reentrant": True})
     with pytest.raises(DistilError, match="use_reentrant"):
-        run_model(model, tiny_inputs("bert"), attention_layers=(2,))
+        run_model(model, tiny_inputs("bert"), OutputRequest(attention_scores=(2,)))
 
 
 def test_a_layer_that_is_not_there():
     for number in (0, 4):
         with pytest.raises(DistilError, match=f"no layer {number}.*1 to 3"):
-            run_model(tiny_model("bert"), tiny_inputs("bert"), attention_layers=(number,))
+            run_model(tiny_model("bert"), tiny_inputs("bert"), OutputRequest(attention_scores=(number,)))
 
 
 @pytest.mark.parametrize("model_type", ["deberta", "deberta-v2", "modernbert"])
@@ -176,24 +178,26 @@ def test_other_architectures_give_hidden_states_but_no_scores(model_type):
     model = tiny_model(model_type, **(extra if model_type == "modernbert" else {}))
     inputs = tiny_inputs(model_type)
     with pytest.raises(DistilError, match=f"{model_type}.*attention_loss_weight=0"):
-        run_model(model, inputs, attention_layers=(1,))
-    assert [state.shape for state in run_model(model, inputs, hidden_states=True).hidden_states] == [(2, 9, 16)] * 4
+        run_model(model, inputs, OutputRequest(attention_scores=(1,)))
+    assert [state.shape for state in run_model(model, inputs, OutputRequest(hidden_states=True)).hidden_states] == [
+        (2, 9, 16)
+    ] * 4
 
 
 def test_relative_positions_are_refused():
     model = tiny_model("bert")
     model.config.position_embedding_type = "relative_key"
     with pytest.raises(DistilError, match=r"relative_key.*attention_loss_weight=0"):
-        run_model(model, tiny_inputs("bert"), attention_layers=(1,))
+        run_model(model, tiny_inputs("bert"), OutputRequest(attention_scores=(1,)))
 
 
 def test_albert_with_inner_groups_is_refused():
     with pytest.raises(DistilError, match=r"inner_group_num=2.*attention_loss_weight=0"):
-        run_model(tiny_model("albert", inner_group_num=2), tiny_inputs("albert"), attention_layers=(1,))
+        run_model(tiny_model("albert", inner_group_num=2), tiny_inputs("albert"), OutputRequest(attention_scores=(1,)))
 
 
 def test_wrong_number_of_hidden_states_is_an_error():
     model = tiny_model("bert")
     model.config.num_hidden_layers = 5
     with pytest.raises(DistilError, match="4 hidden states, not the 6"):
-        run_model(model, tiny_inputs("bert"), hidden_states=True)
+        run_model(model, tiny_inputs("bert"), OutputRequest(hidden_states=True))

@@ -1,11 +1,11 @@
-"""IntermediateLayersObjective: layer mappings, projections, losses, gradients, errors."""
+"""IntermediateLayers: layer mappings, projections, losses, gradients, errors."""
 
 import pytest
 import torch
 from transformers import AutoConfig, BertConfig, BertForQuestionAnswering, DistilBertConfig, RobertaConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives import IntermediateLayersObjective, ModelOutputs, resolve_layer_mapping, run_model
+from haystack_distill.objectives import IntermediateLayers, ModelOutputs, resolve_layer_mapping, run_model
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
 
 
@@ -88,22 +88,17 @@ def batch(lengths=(7, 4), padded_to=7, seed=5):
 
 def run(objective, student, teacher, inputs):
     """The losses of a batch, with what the objective says it needs and nothing else."""
-    outputs = run_model(
-        student, inputs, hidden_states=objective.needs_hidden_states, attention_layers=objective.attention_layers
-    )
+    outputs = run_model(student, inputs, objective.student_request)
     with torch.no_grad():
-        taught = run_model(
-            teacher,
-            inputs,
-            hidden_states=objective.needs_hidden_states,
-            attention_layers=objective.teacher_attention_layers,
-        )
-    return objective(outputs, inputs, taught), outputs, taught
+        taught = run_model(teacher, inputs, objective.teacher_request)
+    terms = objective(outputs, taught, inputs | {"weight": torch.ones(len(inputs["input_ids"]))})
+    assert all(term.mask.all() for term in terms.values())
+    return {name: term.values for name, term in terms.items()}, outputs, taught
 
 
 def test_losses_are_sums_over_mapped_layers():
     student, teacher, inputs = model(config(2)), model(config(4), seed=1), batch()
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     losses, ours, theirs = run(objective, student, teacher, inputs)
     mask = inputs["attention_mask"]
     s, t, a, b = ours.hidden_states, theirs.hidden_states, ours.attention_scores, theirs.attention_scores
@@ -119,11 +114,11 @@ def test_losses_are_sums_over_mapped_layers():
 
 def test_the_mapping_decides_which_layers_are_compared():
     student, teacher = model(config(2)), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config, layer_mapping=[None, 3])
+    objective = IntermediateLayers(layer_mapping=[None, 3]).objective(student.config, teacher.config)
     losses, ours, theirs = run(objective, student, teacher, batch())
     mask = batch()["attention_mask"]
-    assert objective.attention_layers == (2,)
-    assert objective.teacher_attention_layers == (3,)
+    assert objective.student_request.attention_scores == (2,)
+    assert objective.teacher_request.attention_scores == (3,)
     torch.testing.assert_close(
         losses["hidden"], hidden_state_loss(ours.hidden_states[2], theirs.hidden_states[3], mask)
     )
@@ -134,13 +129,13 @@ def test_the_mapping_decides_which_layers_are_compared():
 
 def test_zero_for_a_student_that_is_its_teacher():
     same = model(config(3))
-    losses, _, _ = run(IntermediateLayersObjective(same.config, same.config), same, same, batch())
+    losses, _, _ = run(IntermediateLayers().objective(same.config, same.config), same, same, batch())
     torch.testing.assert_close(losses, {name: torch.zeros(2) for name in ("embedding", "hidden", "attention")})
 
 
 def test_a_window_does_not_depend_on_padding_or_neighbours():
     student, teacher = model(config(2, width=12)), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     inputs = batch()
     alone = {name: tensor[1:, :4] for name, tensor in inputs.items()}
     padded = {name: torch.nn.functional.pad(tensor[1:], (0, 6)) for name, tensor in inputs.items()}
@@ -151,9 +146,9 @@ def test_a_window_does_not_depend_on_padding_or_neighbours():
 
 
 def test_projections_only_where_widths_differ():
-    same = IntermediateLayersObjective(config(2), config(4))
+    same = IntermediateLayers().objective(config(2), config(4))
     assert not list(same.parameters())
-    narrow = IntermediateLayersObjective(config(3, width=12), config(4), layer_mapping=[1, None, 4])
+    narrow = IntermediateLayers(layer_mapping=[1, None, 4]).objective(config(3, width=12), config(4))
     shapes = {name: tuple(parameter.shape) for name, parameter in narrow.named_parameters()}
     assert shapes == {
         "embedding_projection.weight": (16, 12),
@@ -176,12 +171,12 @@ def test_projections_only_where_widths_differ():
 )
 def test_weight_zero_is_not_computed_and_needs_nothing(weights, names, prefixes):
     student, teacher = model(config(2, width=12)), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config, "uniform", *weights)
+    objective = IntermediateLayers("uniform", *weights).objective(student.config, teacher.config)
     losses, _, _ = run(objective, student, teacher, batch())
     assert set(losses) == set(objective.weights) == names
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == prefixes
-    assert objective.needs_hidden_states == bool(names & {"embedding", "hidden"})
-    assert bool(objective.attention_layers) == ("attention" in names)
+    assert objective.student_request.hidden_states == bool(names & {"embedding", "hidden"})
+    assert bool(objective.student_request.attention_scores) == ("attention" in names)
     sum(loss.mean() for loss in losses.values()).backward()
     # A parameter without a gradient would stop distributed training.
     assert all(parameter.grad is not None for parameter in objective.parameters())
@@ -189,15 +184,12 @@ def test_weight_zero_is_not_computed_and_needs_nothing(weights, names, prefixes)
 
 def test_gradients_reach_student_and_projections_but_not_the_teacher():
     student, teacher = model(config(2, width=12)), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     inputs = batch()
-    kwargs = {"hidden_states": True}
-    losses = objective(
-        run_model(student, inputs, attention_layers=objective.attention_layers, **kwargs),
-        inputs,
-        run_model(teacher, inputs, attention_layers=objective.teacher_attention_layers, **kwargs),
-    )
-    sum(loss.mean() for loss in losses.values()).backward()
+    outputs = run_model(student, inputs, objective.student_request)
+    taught = run_model(teacher, inputs, objective.teacher_request)  # with gradients, which must not be used
+    terms = objective(outputs, taught, inputs | {"weight": torch.ones(2)})
+    sum(term.values.mean() for term in terms.values()).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad.abs().max() > 0 for parameter in objective.parameters())
     for name, parameter in student.named_parameters():
@@ -206,7 +198,7 @@ def test_gradients_reach_student_and_projections_but_not_the_teacher():
 
 def test_learning_makes_every_loss_smaller():
     student, teacher, inputs = model(config(2, width=12)), model(config(4), seed=1), batch()
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     optimiser = torch.optim.Adam([*student.parameters(), *objective.parameters()], lr=0.01)
     before = run(objective, student, teacher, inputs)[0]
     for _ in range(30):
@@ -218,30 +210,30 @@ def test_learning_makes_every_loss_smaller():
 
 
 def test_projections_come_back_from_a_state_dict():
-    first, second = (IntermediateLayersObjective(config(2, width=12), config(4)) for _ in range(2))
+    first, second = (IntermediateLayers().objective(config(2, width=12), config(4)) for _ in range(2))
     second.load_state_dict(first.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_a_deeper_student_shares_teacher_layers():
     student, teacher = model(config(4)), model(config(2), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     assert objective.layer_mapping == [1, 1, 2, 2]
-    assert objective.teacher_attention_layers == (1, 2)
+    assert objective.teacher_request.attention_scores == (1, 2)
     losses, _, _ = run(objective, student, teacher, batch())
     assert all(loss.isfinite().all() for loss in losses.values())
 
 
 def test_half_precision_student_with_float32_projections():
     student, teacher = model(config(2, width=12)).bfloat16(), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     losses, _, _ = run(objective, student, teacher, batch())
     assert all(loss.dtype == torch.float32 and loss.isfinite().all() for loss in losses.values())
 
 
 def test_float32_losses_under_autocast():
     student, teacher = model(config(2, width=12)), model(config(4), seed=1)
-    objective = IntermediateLayersObjective(student.config, teacher.config)
+    objective = IntermediateLayers().objective(student.config, teacher.config)
     exact = run(objective, student, teacher, batch())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = run(objective, student, teacher, batch())[0]
@@ -252,7 +244,7 @@ def test_float32_losses_under_autocast():
 def test_families_name_their_sizes_differently():
     student = DistilBertConfig(dim=12, n_layers=2, n_heads=2, hidden_dim=24)
     teacher = RobertaConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
-    objective = IntermediateLayersObjective(student, teacher)
+    objective = IntermediateLayers().objective(student, teacher)
     assert objective.layer_mapping == [2, 4]
     assert objective.embedding_projection.weight.shape == (16, 12)
 
@@ -261,53 +253,52 @@ def test_families_name_their_sizes_differently():
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "1.0", None, True])
 def test_bad_weight(name, weight):
     with pytest.raises(DistilError, match=name):
-        IntermediateLayersObjective(config(2), config(4), **{name: weight})
+        IntermediateLayers(**{name: weight}).objective(config(2), config(4))
 
 
 @pytest.mark.parametrize("mapping", [3, None, {1: 2}, True])
 def test_a_mapping_that_is_no_list(mapping):
-    with pytest.raises(DistilError, match="layer_mapping has to be"):
-        IntermediateLayersObjective(config(2), config(4), mapping)
+    with pytest.raises(DistilError, match="layer_mapping must be"):
+        IntermediateLayers(mapping).objective(config(2), config(4))
 
 
 def test_all_weights_zero():
     with pytest.raises(DistilError, match="nothing to learn"):
-        IntermediateLayersObjective(config(2), config(4), "uniform", 0, 0, 0)
+        IntermediateLayers("uniform", 0, 0, 0).objective(config(2), config(4))
 
 
 def test_different_numbers_of_heads():
     with pytest.raises(DistilError, match=r"2 attention heads.*4.*attention_loss_weight=0.*4 heads"):
-        IntermediateLayersObjective(config(2, heads=2), config(4, heads=4))
-    IntermediateLayersObjective(config(2, heads=2), config(4, heads=4), attention_loss_weight=0)
+        IntermediateLayers().objective(config(2, heads=2), config(4, heads=4))
+    IntermediateLayers(attention_loss_weight=0).objective(config(2, heads=2), config(4, heads=4))
 
 
 def test_architecture_without_attention_scores():
     other = AutoConfig.for_model("deberta-v2", hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
     for pair in ((config(2), other), (other, config(4))):
         with pytest.raises(DistilError, match=r"deberta-v2.*attention_loss_weight=0"):
-            IntermediateLayersObjective(*pair)
-    IntermediateLayersObjective(config(2), other, attention_loss_weight=0)
+            IntermediateLayers().objective(*pair)
+    IntermediateLayers(attention_loss_weight=0).objective(config(2), other)
 
 
 def test_missing_outputs_say_what_is_missing():
-    objective = IntermediateLayersObjective(config(2), config(4))
+    objective = IntermediateLayers().objective(config(2), config(4))
     logits = torch.zeros(1, 3)
     bare = ModelOutputs(logits, logits)
     states = tuple(torch.zeros(1, 3, 16) for _ in range(5))
     no_scores = ModelOutputs(logits, logits, hidden_states=states)
-    inputs = {"attention_mask": torch.ones(1, 3)}
+    inputs = {"attention_mask": torch.ones(1, 3), "weight": torch.ones(1)}
     with pytest.raises(DistilError, match="student's hidden states"):
-        objective(bare, inputs, no_scores)
+        objective(bare, no_scores, inputs)
     with pytest.raises(DistilError, match="teacher's hidden states"):
-        objective(no_scores, inputs, None)
+        objective(no_scores, None, inputs)
     with pytest.raises(DistilError, match="student's attention scores"):
-        objective(no_scores, inputs, no_scores)
+        objective(no_scores, no_scores, inputs)
 
 
 def test_what_it_needs():
-    objective = IntermediateLayersObjective(config(2), config(4), "uniform", 1, 0.5, 2)
-    assert objective.needs_teacher
-    assert objective.needs_hidden_states
-    assert objective.attention_layers == (1, 2)
-    assert objective.teacher_attention_layers == (2, 4)
+    objective = IntermediateLayers("uniform", 1, 0.5, 2).objective(config(2), config(4))
+    assert objective.student_request.hidden_states
+    assert objective.student_request.attention_scores == (1, 2)
+    assert objective.teacher_request.attention_scores == (2, 4)
     assert objective.weights == {"embedding": 1.0, "hidden": 0.5, "attention": 2.0}

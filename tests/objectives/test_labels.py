@@ -1,14 +1,15 @@
-"""LabelObjective: the mean of start and end cross entropy, nothing for unlabelled windows."""
+"""Labels: the mean of start and end cross entropy, nothing for unlabelled windows."""
 
 import math
 
 import torch
 
-from haystack_distill.objectives import LabelObjective, ModelOutputs
+from haystack_distill.objectives import Labels, ModelOutputs, OutputRequest
 
 
 def batch(labelled=(True, True), start=(0, 1), end=(1, 1)):
     return {
+        "weight": torch.ones(2),
         "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
         "start_positions": torch.tensor(start),
         "end_positions": torch.tensor(end),
@@ -22,21 +23,27 @@ def student():
     return ModelOutputs(start, end)
 
 
+def terms(outputs, data):
+    """The objective's values by name."""
+    found = Labels().objective(None)(outputs, None, data)
+    return {name: term.values for name, term in found.items()}
+
+
 def test_by_hand():
-    losses = LabelObjective()(student(), batch(), None)
+    losses = terms(student(), batch())
     expected = torch.tensor([(math.log(4) + math.log(2)) / 2, (math.log(2) + math.log(4)) / 2])
     torch.testing.assert_close(losses, {"labels": expected})
 
 
 def test_start_and_end_both_count():
-    losses = LabelObjective()(student(), batch(start=(1, 1), end=(0, 2)))["labels"]
+    losses = terms(student(), batch(start=(1, 1), end=(0, 2)))["labels"]
     expected = torch.tensor([(math.log(4 / 3) + math.log(2)) / 2, (math.log(2) + math.log(2)) / 2])
     torch.testing.assert_close(losses, expected)
 
 
 def test_unlabelled_windows_have_no_loss_and_no_gradient_wherever_their_positions_point():
     outputs = student()
-    losses = LabelObjective()(outputs, batch(labelled=(False, True), start=(-100, 1), end=(99, 1)))["labels"]
+    losses = terms(outputs, batch(labelled=(False, True), start=(-100, 1), end=(99, 1)))["labels"]
     losses.sum().backward()
     assert losses[0] == 0
     assert losses[1] > 0
@@ -46,10 +53,8 @@ def test_unlabelled_windows_have_no_loss_and_no_gradient_wherever_their_position
 
 
 def test_what_it_needs():
-    objective = LabelObjective()
+    objective = Labels().objective(None)
     assert objective.weights == {"labels": 1.0}
-    assert not objective.needs_teacher
-    assert not objective.needs_hidden_states
-    assert objective.attention_layers == ()
-    assert objective.teacher_attention_layers == ()
+    assert not objective.teacher_request
+    assert objective.student_request == OutputRequest(logits=True)
     assert not list(objective.parameters())

@@ -1,11 +1,11 @@
-"""PredictionLayerObjective: the parts, their weights, the kinds of distillation loss, the errors."""
+"""PredictionLayer: the parts, their weights, the kinds of distillation loss, the errors."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives import LabelObjective, ModelOutputs, PredictionLayerObjective
+from haystack_distill.objectives import Labels, ModelOutputs, OutputRequest, PredictionLayer
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
 
 INF = float("inf")
@@ -31,9 +31,16 @@ def batch():
         "start_positions": torch.tensor([2, 3, 0]),
         "end_positions": torch.tensor([3, 3, 0]),
         "labelled": torch.tensor([True, True, False]),
+        "weight": torch.ones(3),
         "teacher_start_logits": teacher_start,
         "teacher_end_logits": teacher_end,
     }
+
+
+def terms(objective, outputs, data):
+    """The objective's values by name, with the teacher's logits as its outputs."""
+    teacher = ModelOutputs(data["teacher_start_logits"], data["teacher_end_logits"])
+    return {name: term.values for name, term in objective(outputs, teacher, data).items()}
 
 
 def total(objective, losses):
@@ -42,54 +49,54 @@ def total(objective, losses):
 
 def test_parts_are_the_losses_unweighted():
     outputs, data = student(), batch()
-    losses = PredictionLayerObjective(temperature=2.0, distillation_loss_weight=0.3)(outputs, data, None)
+    losses = terms(PredictionLayer(temperature=2.0, distillation_loss_weight=0.3).objective(), outputs, data)
     masks = data["attention_mask"].bool(), data["context_mask"]
     start = kl_div_loss(outputs.start_logits, data["teacher_start_logits"], *masks, 2.0)
     end = kl_div_loss(outputs.end_logits, data["teacher_end_logits"], *masks, 2.0)
     torch.testing.assert_close(losses["distillation"], (start + end) / 2)
-    torch.testing.assert_close(losses["labels"], LabelObjective()(outputs, data)["labels"])
+    torch.testing.assert_close(losses["labels"], Labels().objective(None)(outputs, None, data)["labels"].values)
     assert set(losses) == {"distillation", "labels"}
 
 
 def test_mse():
     outputs, data = student(), batch()
-    objective = PredictionLayerObjective(distillation_loss="mse", distillation_loss_weight=0.25)
+    objective = PredictionLayer(distillation_loss="mse", distillation_loss_weight=0.25).objective()
     start = mse_logits_loss(outputs.start_logits, data["teacher_start_logits"], data["context_mask"])
     end = mse_logits_loss(outputs.end_logits, data["teacher_end_logits"], data["context_mask"])
-    torch.testing.assert_close(objective(outputs, data)["distillation"], (start + end) / 2)
+    torch.testing.assert_close(terms(objective, outputs, data)["distillation"], (start + end) / 2)
     assert objective.weights == {"distillation": 0.25, "labels": 0.75}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_temperature_squared_is_in_the_weight_of_kl_div(temperature):
-    weights = PredictionLayerObjective(temperature, distillation_loss_weight=0.25).weights
+    weights = PredictionLayer(temperature, distillation_loss_weight=0.25).objective().weights
     assert weights == {"distillation": 0.25 * temperature**2, "labels": 0.75}
 
 
 def test_temperature_squared_keeps_the_gradient_in_size():
     # At a high temperature T^2 KL tends to half the variance of the logits' difference: its gradient stops changing.
     def gradient(temperature):
-        outputs, objective = student(), PredictionLayerObjective(temperature, distillation_loss_weight=1.0)
+        outputs, objective = student(), PredictionLayer(temperature, distillation_loss_weight=1.0).objective()
         data = batch()
         data["context_mask"] = data["attention_mask"].bool()
         data["teacher_start_logits"], data["teacher_end_logits"] = logits(3), logits(4)
-        total(objective, objective(outputs, data)).sum().backward()
+        total(objective, terms(objective, outputs, data)).sum().backward()
         return outputs.start_logits.grad
 
     torch.testing.assert_close(gradient(50.0), gradient(100.0), atol=5e-3, rtol=0.02)
 
 
 def test_an_unlabelled_window_learns_from_the_teacher_alone():
-    objective, outputs, data = PredictionLayerObjective(distillation_loss_weight=0.3), student(), batch()
-    losses = objective(outputs, data)
+    objective, outputs, data = PredictionLayer(distillation_loss_weight=0.3).objective(), student(), batch()
+    losses = terms(objective, outputs, data)
     assert losses["labels"][2] == 0
     torch.testing.assert_close(total(objective, losses)[2], 0.3 * losses["distillation"][2])
 
 
 @pytest.mark.parametrize("loss", ["kl_div", "mse"])
 def test_gradients_are_finite_and_leave_padding_alone(loss):
-    objective, outputs = PredictionLayerObjective(distillation_loss=loss), student()
-    total(objective, objective(outputs, batch())).mean().backward()
+    objective, outputs = PredictionLayer(distillation_loss=loss).objective(), student()
+    total(objective, terms(objective, outputs, batch())).mean().backward()
     for tensor in (outputs.start_logits, outputs.end_logits):
         assert tensor.grad.isfinite().all()
         assert tensor.grad[1, 4:].eq(0).all()
@@ -106,9 +113,9 @@ def test_callable_gets_finite_logits_and_is_not_scaled():
         return F.kl_div(log_student, F.softmax(teacher_logits / temperature, dim=1), reduction="none").sum(dim=1)
 
     outputs, data = student(), batch()
-    objective = PredictionLayerObjective(2.0, 0.5, loss)
-    losses = objective(outputs, data)
-    builtin = PredictionLayerObjective(2.0, 0.5)(outputs, data)
+    objective = PredictionLayer(2.0, 0.5, loss).objective()
+    losses = terms(objective, outputs, data)
+    builtin = terms(PredictionLayer(2.0, 0.5).objective(), outputs, data)
     torch.testing.assert_close(losses["distillation"], builtin["distillation"])
     assert objective.weights == {"distillation": 0.5, "labels": 0.5}
     assert len(calls) == 2
@@ -127,9 +134,9 @@ def test_callable_gets_finite_logits_and_is_not_scaled():
 
 @pytest.mark.parametrize("reduce", [lambda x: x, lambda x: x.mean(), lambda x: 1.0])
 def test_callable_with_the_wrong_shape(reduce):
-    objective = PredictionLayerObjective(distillation_loss=lambda s, t, mask, temperature: reduce((s - t) * mask))
+    objective = PredictionLayer(distillation_loss=lambda s, t, mask, temperature: reduce((s - t) * mask)).objective()
     with pytest.raises(DistilError, match=r"one value per window, shape \(3,\)"):
-        objective(student(), batch())
+        terms(objective, student(), batch())
 
 
 @pytest.mark.parametrize(
@@ -139,12 +146,9 @@ def test_callable_with_the_wrong_shape(reduce):
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": INF}, "temperature"),
+        *(({"temperature": value}, "temperature must be a number above 0, not") for value in ("2", None, True)),
         *(
-            ({"temperature": value}, "temperature has to be greater than 0 and a number, not")
-            for value in ("2", None, True)
-        ),
-        *(
-            ({"distillation_loss_weight": value}, "distillation_loss_weight has to be between")
+            ({"distillation_loss_weight": value}, "distillation_loss_weight must be a number from 0")
             for value in ("1", None, True)
         ),
         ({"distillation_loss_weight": -0.1}, "distillation_loss_weight"),
@@ -157,12 +161,14 @@ def test_callable_with_the_wrong_shape(reduce):
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(DistilError, match=message):
-        PredictionLayerObjective(**arguments)
+        PredictionLayer(**arguments)
 
 
 def test_what_it_needs():
-    objective = PredictionLayerObjective()
-    assert not objective.needs_teacher
-    assert not objective.needs_hidden_states
-    assert objective.attention_layers == ()
-    assert objective.teacher_attention_layers == ()
+    objective = PredictionLayer().objective()
+    assert objective.teacher_request == objective.student_request == OutputRequest(logits=True)
+
+
+def test_a_teacher_without_logits_is_refused():
+    with pytest.raises(DistilError, match="needs the teacher's start and end logits"):
+        PredictionLayer().objective()(student(), ModelOutputs(), batch())

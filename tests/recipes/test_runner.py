@@ -24,7 +24,7 @@ from haystack_distill.recipes.plan import plan_recipe
 from haystack_distill.recipes.runner import Ingredients, run_recipe
 from haystack_distill.recipes.schema import load_recipe
 from haystack_distill.training.checkpoints import alone_in
-from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.utils.model_fingerprint import model_hash
 from haystack_distill.utils.transformers_compat import save_model
 
@@ -126,8 +126,8 @@ def test_a_finished_recipe_is_not_done_again(
 ) -> None:
     path = write()
     first = run(path)
-    for trainer in (ReaderTrainer, GeneralTrainer):
-        monkeypatch.setattr(trainer, "_run", None)
+    for trainer in (ReaderTrainer, LanguageModelTrainer):
+        monkeypatch.setattr(trainer, "distil", None)
     assert run(path) == first
     # Measuring anew and a step more are no reason to do the steps before it again either.
     changed = yaml.safe_load(path.read_text())

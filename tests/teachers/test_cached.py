@@ -20,7 +20,7 @@ from transformers import (
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import Windows
-from haystack_distill.teachers.cached import TeacherOutputs
+from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.utils.model_fingerprint import model_hash
 
 MakeReader = Callable[..., Reader]
@@ -109,8 +109,15 @@ def examples() -> datasets.Dataset:
     return load_examples(datasets.Dataset.from_dict(columns))
 
 
-def outputs_of(teacher: Reader, examples: datasets.Dataset, cache: Path) -> TeacherOutputs:
-    return TeacherOutputs(teacher, examples, cache_dir=cache, progress=False)
+def outputs_of(teacher: Reader, examples: datasets.Dataset, cache: Path) -> CachedTeacher:
+    prepared = CachedTeacher(teacher)
+    prepared.prepare(examples, teacher.cut(examples, cache_dir=cache), cache_dir=cache, progress=False)
+    return prepared
+
+
+def targets_of(teacher: CachedTeacher, windows: Windows, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    teacher.student_windows = windows
+    return teacher.cached(batch)
 
 
 def batches(windows: Windows, size: int = 4) -> Iterator[dict[str, torch.Tensor]]:
@@ -131,7 +138,7 @@ def test_the_same_windows_get_the_logits_back_bit_for_bit(
     assert len(windows) > 4
     seen = 0
     for batch, starts, ends in teacher.logits(windows, range(len(windows))):  # the very batches that the teacher ran
-        targets = outputs.targets(windows, batch)
+        targets = targets_of(outputs, windows, batch)
         for target, logits in (("start", starts), ("end", ends)):
             found = targets[f"teacher_{target}_logits"]
             assert found.dtype == torch.float32
@@ -159,7 +166,7 @@ def test_the_stored_logits_are_those_of_the_model(
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
         with torch.no_grad():
             output = teacher.model(**inputs)
-        targets, allowed = outputs.targets(windows, batch), batch["context_mask"]
+        targets, allowed = targets_of(outputs, windows, batch), batch["context_mask"]
         assert torch.allclose(targets["teacher_start_logits"][allowed], output.start_logits[allowed], atol=1e-5)
         assert torch.allclose(targets["teacher_end_logits"][allowed], output.end_logits[allowed], atol=1e-5)
 
@@ -276,7 +283,7 @@ def test_other_windows_get_them_mapped_through_characters(
     assert len(wanted) == len(windows) > 3
     scored = 0
     for batch in batches(windows):
-        targets = outputs.targets(windows, batch)
+        targets = targets_of(outputs, windows, batch)
         for row, window in enumerate(batch["window"].tolist()):
             length = len(wanted[window][0])
             for found, right in zip(targets.values(), wanted[window], strict=True):
@@ -294,9 +301,9 @@ def test_no_score_is_lost_between_tokenizers(
     outputs = outputs_of(speaker, examples, tmp_path)
     theirs, mine = speaker.cut(examples, cache_dir=tmp_path), listener.cut(examples, cache_dir=tmp_path)
     assert len(theirs) == len(mine) == len(CONTEXTS)
-    told = outputs.targets(theirs, next(batches(theirs)))
-    got = outputs.targets(mine, next(batches(mine)))
-    for name, logits in told.items():
+    expected = targets_of(outputs, theirs, next(batches(theirs)))
+    got = targets_of(outputs, mine, next(batches(mine)))
+    for name, logits in expected.items():
         relative = logits - logits[:, :1]
         assert torch.allclose(got[name].logsumexp(1), relative.logsumexp(1), atol=1e-4), name
 

@@ -1,4 +1,4 @@
-"""GeneralTrainer: learns, leaves the teacher alone, resumes to the same weights, says what does not fit."""
+"""LanguageModelTrainer: learns, leaves the teacher alone, resumes to the same weights, says what does not fit."""
 
 import json
 import shutil
@@ -16,12 +16,12 @@ from haystack_distill import DistilError, RunResult, TrainingSettings, students
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.models.language_model import LanguageModel
-from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.objectives import IntermediateLayers, MaskedLanguageModel, Method, PredictionLayer
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
 from haystack_distill.utils.model_fingerprint import model_hash
 
-Method = Callable[..., RunResult]
-METHODS = [GeneralTrainer.distil_layers_from, GeneralTrainer.distil_predictions_from]
+METHODS = [IntermediateLayers(), MaskedLanguageModel()]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ TEXT = TextSettings(max_seq_len=24, buffer_windows=16)
 def run(
     method: Method, student: LanguageModel, teacher: LanguageModel, corpus: Any, output: Any = None, **changed: Any
 ):
-    return method(GeneralTrainer(student, output, settings(**changed), TEXT), teacher, corpus)
+    return LanguageModelTrainer(student, output, settings(**changed), TEXT).distil(teacher, corpus, method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,9 +65,9 @@ def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: La
     before = model_hash(teacher.model)
     result = run(method, student, teacher, Corpus(corpus), max_steps=40, learning_rate=3e-3)
     parts = {
-        GeneralTrainer.distil_layers_from: ["attention", "embedding", "hidden"],
-        GeneralTrainer.distil_predictions_from: ["cosine", "masked_words", "soft_targets"],
-    }[method]
+        IntermediateLayers: ["attention", "embedding", "hidden"],
+        MaskedLanguageModel: ["cosine", "masked_words", "soft_targets"],
+    }[type(method)]
     logged = [line for line in result.history if "loss" in line]
     assert sorted(name[5:] for name in logged[0] if name.startswith("loss_")) == parts
     assert sum(line["loss"] for line in logged[-5:]) < sum(line["loss"] for line in logged[:5])
@@ -81,7 +81,7 @@ def test_narrower_students_have_projections_in_the_checkpoint(
     teacher: LanguageModel, corpus: Path, tmp_path: Path
 ) -> None:
     student = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
-    result = run(GeneralTrainer.distil_layers_from, student, teacher, corpus, tmp_path / "out", max_steps=40)
+    result = run(IntermediateLayers(), student, teacher, corpus, tmp_path / "out", max_steps=40)
     losses = [line["loss_hidden"] for line in result.history if "loss_hidden" in line]
     assert losses[-1] < losses[0]
     saved = LanguageModel.load(tmp_path / "out", device="cpu")
@@ -90,7 +90,7 @@ def test_narrower_students_have_projections_in_the_checkpoint(
         torch.equal(weight, student.model.state_dict()[name]) for name, weight in saved.model.state_dict().items()
     )
     record = json.loads((tmp_path / "out" / "haystack_distill.json").read_text())
-    assert record["method"] == "distil_layers"
+    assert record["method"] == "intermediate_layers"
     assert record["corpus"].startswith("corpus.txt (")
     assert record["text"] == {"max_seq_len": 24, "mask_probability": 0.15, "buffer_windows": 16}
 
@@ -170,7 +170,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, teacher: LanguageModel, tmp_path: Pa
 
 
 def go_on(student: LanguageModel, teacher: LanguageModel, source: Any, directory: Path, **changed: Any) -> RunResult:
-    layers = GeneralTrainer.distil_layers_from
+    layers = IntermediateLayers()
     return run(layers, student, teacher, source, directory, **{"resume": True, "checkpoint_every": 3} | changed)
 
 
@@ -189,7 +189,7 @@ def test_resume_refuses_other_text_another_student_and_another_precision(
     with pytest.raises(DistilError, match=r"its student\.weights differs from now"):
         go_on(student, teacher, corpus, directory)
     teacher.precision = "bf16" if teacher.precision == "fp32" else "fp32"
-    with pytest.raises(DistilError, match=r"its teacher_settings\.precision differs from now \(then '"):
+    with pytest.raises(DistilError, match=r"its teacher\.precision differs from now \(then '"):
         go_on(students.from_teacher(teacher, layers=2), teacher, corpus, directory)
 
 
@@ -236,15 +236,38 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
             run(layers, student, teacher, corpus, **changed)
     with pytest.raises(DistilError, match="same model"):
         run(layers, teacher, teacher, corpus)
-    with pytest.raises(DistilError, match=r"the teacher is an encoder without a head.*distil_layers_from"):
+    with pytest.raises(DistilError, match=r"the teacher is an encoder without a head.*intermediate_layers"):
         run(predictions, student, encoder, corpus)
     with pytest.raises(DistilError, match="the student is an encoder without a head"):
         run(predictions, encoder, teacher, corpus)
     with pytest.raises(DistilError, match="64 positions; lower max_seq_len"):
-        GeneralTrainer(student, None, settings(), TextSettings(max_seq_len=65)).distil_layers_from(teacher, corpus)
+        LanguageModelTrainer(student, None, settings(), TextSettings(max_seq_len=65)).distil(teacher, corpus, layers)
     without = TextSettings(max_seq_len=24, mask_probability=0)
     with pytest.raises(DistilError, match="no masked words"):
-        GeneralTrainer(student, None, settings(), without).distil_predictions_from(teacher, corpus)
+        LanguageModelTrainer(student, None, settings(), without).distil(teacher, corpus, predictions)
+
+    with pytest.raises(DistilError, match="prediction_layer needs questions to train on, not corpus"):
+        run(PredictionLayer(), student, teacher, corpus)
+
+
+def test_layers_and_predictions_in_one_step(teacher: LanguageModel, corpus: Path) -> None:
+    """The teacher runs once for each batch, and each part learns as it does alone."""
+    student = students.from_teacher(teacher, layers=2)
+    calls = []
+    hook = teacher.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    both = run(IntermediateLayers() + 0.5 * MaskedLanguageModel(), student, teacher, corpus, max_steps=3)
+    hook.remove()
+    assert len(calls) == 3
+    first = both.history[0]
+    alone = [
+        run(method, students.from_teacher(teacher, layers=2), teacher, corpus, max_steps=1).history[0]
+        for method in METHODS
+    ]
+    for line in alone:
+        for name, value in line.items():
+            if name.startswith("loss_"):
+                assert first[name] == pytest.approx(value, rel=1e-5)
+    assert first["loss"] == pytest.approx(alone[0]["loss"] + 0.5 * alone[1]["loss"], rel=1e-3)
 
 
 def corpus_threads() -> set[threading.Thread]:

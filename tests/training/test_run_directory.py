@@ -18,7 +18,7 @@ from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSetting
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.training.checkpoints import Checkpoints
-from haystack_distill.training.language_model_trainer import GeneralTrainer
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
 from haystack_distill.utils.files import RUN_FILE, write_json
 
@@ -213,10 +213,12 @@ def test_a_finished_general_step_is_not_done_again(
     text = TextSettings(max_seq_len=24, buffer_windows=8)
     settings = replace(QUICK, max_steps=3, checkpoint_every=None)
     first, second = students.from_teacher(teacher, layers=2), students.from_teacher(teacher, layers=2)
-    result = GeneralTrainer(first, tmp_path / "run", settings, text).distil_layers_from(teacher, corpus)
+    result = LanguageModelTrainer(first, tmp_path / "run", settings, text).distil(
+        teacher, corpus, "intermediate_layers"
+    )
     kill_at_step(monkeypatch, 0)
-    trainer = GeneralTrainer(second, tmp_path / "run", replace(settings, resume=True), text)
-    assert trainer.distil_layers_from(teacher, corpus) == result
+    trainer = LanguageModelTrainer(second, tmp_path / "run", replace(settings, resume=True), text)
+    assert trainer.distil(teacher, corpus, "intermediate_layers") == result
     assert same(weights_of(first.model), weights_of(second.model))
 
 

@@ -1,0 +1,131 @@
+"""Distillation of a masked language model's predictions: DistilBERT's triple loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest
+from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
+from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
+from haystack_distill.utils.checks import check, is_number
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModel(Method):
+    """Masked language model: the teacher's predictions for the tokens of plain text.
+
+    DistilBERT's triple loss (Sanh et al. 2019, arXiv 1910.01108), on a corpus:
+
+    "soft_targets": KL divergence of teacher and student over the vocabulary at each token, both softened by T.
+    "masked_words": cross entropy of the words that were masked.
+    "cosine": 1 - cosine of the last hidden states.
+
+    total = soft_target_weight * T^2 * soft_targets + masked_word_weight * masked_words + cosine_weight * cosine
+
+    The default weights and T are those of the training script that made DistilBERT. A loss of weight 0 is neither
+    computed nor returned. Student and teacher need a masked-language-model head and the same vocabulary.
+
+    Args:
+        temperature: T, softens the distributions of teacher and student over the vocabulary.
+        soft_target_weight: Weight of the teacher's distribution; 0 leaves it out.
+        masked_word_weight: Weight of the masked words; 0 leaves it out.
+        cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
+
+    Raises:
+        DistilError: A weight or the temperature is wrong, or all weights are 0.
+    """
+
+    temperature: float = 2.0
+    soft_target_weight: float = 5.0
+    masked_word_weight: float = 2.0
+    cosine_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check("temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0")
+        for name in ("soft_target_weight", "masked_word_weight", "cosine_weight"):
+            value = getattr(self, name)
+            check(name, value, is_number(value) and value >= 0, "a number of 0 or more")
+        if not self.loss_weights:
+            raise DistilError(
+                "there is nothing to learn: one of soft_target_weight, masked_word_weight and cosine_weight must be "
+                "greater than 0"
+            )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights above 0 by term, T^2 included."""
+        weights = {
+            "soft_targets": self.soft_target_weight * self.temperature**2,
+            "masked_words": self.masked_word_weight,
+            "cosine": self.cosine_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> MaskedLanguageModelObjective:
+        """The objective; see `Method.objective`.
+
+        Raises:
+            DistilError: There is no teacher, or the vocabularies or (for the cosine) the widths differ.
+        """
+        if teacher is None:
+            raise DistilError("distilling a masked language model needs a teacher; give one")
+        if student.vocab_size != teacher.vocab_size:
+            raise DistilError(
+                f"the student's vocabulary has {student.vocab_size} entries and the teacher's {teacher.vocab_size}, so "
+                "their predictions cannot be compared; use a student with the teacher's vocabulary"
+            )
+        if self.cosine_weight and student.hidden_size != teacher.hidden_size:
+            raise DistilError(
+                f"the student is {student.hidden_size} wide and the teacher {teacher.hidden_size}, and the cosine of "
+                "their hidden states needs equal widths; set cosine_weight=0, or distil the intermediate layers, "
+                "whose losses have projections between widths"
+            )
+        return MaskedLanguageModelObjective(self)
+
+
+class MaskedLanguageModelObjective(Objective):
+    """The objective of `MaskedLanguageModel`. Its terms are those of the three losses with a weight.
+
+    Args:
+        options: the method's options.
+    """
+
+    data = frozenset({CORPUS})
+
+    def __init__(self, options: MaskedLanguageModel) -> None:
+        super().__init__()
+        self.weights = options.loss_weights
+        self.temperature = options.temperature
+        self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
+        self.teacher_request = self.student_request
+
+    def forward(
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted terms; see `Objective.forward`.
+
+        Raises:
+            DistilError: the student or the teacher has no masked-language-model head.
+        """
+        assert teacher is not None
+        if student.token_logits is None or teacher.token_logits is None:
+            raise DistilError("student and teacher both need a head for masked language modelling")
+        mask = batch["attention_mask"]
+        losses: dict[str, Tensor] = {}
+        if "soft_targets" in self.weights:
+            logits = student.token_logits, teacher.token_logits
+            losses["soft_targets"] = soft_target_loss(*logits, mask, self.temperature)
+        if "masked_words" in self.weights:
+            losses["masked_words"] = masked_word_loss(student.token_logits, batch["labels"])
+        if "cosine" in self.weights:
+            assert student.hidden_states is not None
+            assert teacher.hidden_states is not None
+            losses["cosine"] = cosine_loss(student.hidden_states[-1], teacher.hidden_states[-1], mask)
+        masks = self.masks(batch)
+        return {name: LossTerm(values, masks[name]) for name, values in losses.items()}

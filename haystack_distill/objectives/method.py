@@ -1,0 +1,80 @@
+"""Method: the options of a distillation method, from which its objective is made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.checks import is_number
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from haystack_distill.objectives.objective import Objective
+
+
+class Method(ABC):
+    """A distillation method. A subclass is a frozen dataclass; its fields are the method's options.
+
+    The dataclass is the one place where options, their defaults and their help ("Args:" of the docstring) stand: the
+    command line, recipes, model cards and docs are made from it. The first line of the docstring is the method's title.
+
+    Methods add up as objectives do: `0.8 * PredictionLayer(temperature=2.0) + 0.2 * IntermediateLayers()`.
+    """
+
+    @abstractmethod
+    def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> Objective:
+        """The objective for a student and a teacher.
+
+        Args:
+            student: the student's configuration.
+            teacher: the teacher's configuration; None for a method that runs without a teacher.
+
+        Raises:
+            DistilError: an option is wrong, or student and teacher do not fit.
+        """
+
+    def __add__(self, other: Method) -> MethodSum:
+        if not isinstance(other, Method):
+            return NotImplemented
+        return MethodSum((*parts_of(self), *parts_of(other)))
+
+    def __mul__(self, weight: float) -> MethodSum:
+        if not isinstance(weight, Real):
+            return NotImplemented
+        return MethodSum(tuple((float(weight) * own, part) for own, part in parts_of(self)))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class MethodSum(Method):
+    """Several methods at once: the weighted sum of their objectives.
+
+    Args:
+        parts: Pairs of a weight, 0 or more, and a method.
+    """
+
+    parts: tuple[tuple[float, Method], ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise DistilError("a sum of methods needs at least one method")
+        for weight, _ in self.parts:
+            if not (is_number(weight) and weight >= 0):
+                raise DistilError(f"the weight of a method must be a number of 0 or more, not {weight!r}")
+
+    def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> Objective:
+        """The sum of the parts' objectives; see `Method.objective`."""
+        from haystack_distill.objectives.objective import WeightedSum
+
+        return WeightedSum([(weight, part.objective(student, teacher)) for weight, part in self.parts])
+
+
+def parts_of(method: Method) -> Sequence[tuple[float, Method]]:
+    """A method as the weighted parts of a sum."""
+    return method.parts if isinstance(method, MethodSum) else ((1.0, method),)

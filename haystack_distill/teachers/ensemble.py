@@ -1,0 +1,122 @@
+"""EnsembleTeacher: several teachers, averaged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from haystack_distill.data.windows import Windows
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest
+from haystack_distill.models.reader import Reader
+from haystack_distill.teachers.teacher import Teacher
+from haystack_distill.utils.checks import is_number
+
+
+class EnsembleTeacher(Teacher):
+    """The weighted average of several teachers' start and end probabilities.
+
+    Averaged are probabilities over the context and the no-answer position; the outputs are the logarithms of the
+    averages, so a softmax gives the averages back. Each teacher may have its own tokenizer and windows. Hidden states
+    and attention scores have no average across models and are refused.
+
+    Args:
+        teachers: Two or more teachers.
+        weights: A weight above 0 for each, or None for equal ones; they are divided by their sum.
+
+    Raises:
+        DistilError: Fewer than two teachers, or weights that do not fit.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float] | None = None) -> None:
+        if len(teachers) < 2:
+            raise DistilError(f"an ensemble needs two or more teachers, not {len(teachers)}")
+        weights = [1.0] * len(teachers) if weights is None else list(weights)
+        if len(weights) != len(teachers) or not all(is_number(weight) and weight > 0 for weight in weights):
+            raise DistilError(
+                f"an ensemble of {len(teachers)} teachers needs {len(teachers)} weights above 0, not {weights!r}"
+            )
+        self.teachers = list(teachers)
+        self.weights = [weight / sum(weights) for weight in weights]
+        self.token_types = any(teacher.token_types for teacher in teachers)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The teachers' fingerprints by their number, and their weights."""
+        members = {str(number): teacher.fingerprint for number, teacher in enumerate(self.teachers, start=1)}
+        return {"teachers": members, "weights": self.weights}
+
+    def check(self, student: Reader, request: OutputRequest) -> None:
+        """Check that every teacher can give its logits.
+
+        Raises:
+            DistilError: One cannot, or more than logits is requested.
+        """
+        if request.beyond_logits:
+            raise DistilError(
+                "several teachers can be averaged in their predictions alone; give one teacher for hidden states and "
+                "attention scores"
+            )
+        for teacher in self.teachers:
+            teacher.check(student, request)
+
+    def prepare(
+        self,
+        examples: datasets.Dataset,
+        windows: Windows,
+        *,
+        cache_dir: str | Path | None = None,
+        progress: bool = True,
+        processes: PartialState | None = None,
+    ) -> None:
+        """Prepare one teacher after the other; see `Teacher.prepare`."""
+        for teacher in self.teachers:
+            teacher.prepare(examples, windows, cache_dir=cache_dir, progress=progress, processes=processes)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """All teachers' contexts; see `Teacher.active`."""
+        with contextlib.ExitStack() as stack:
+            for teacher in self.teachers:
+                stack.enter_context(teacher.active())
+            yield
+
+    def cached(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the teachers have cached, each under names of its own; see `Teacher.cached`."""
+        return {
+            f"teacher_{number}/{name}": value
+            for number, teacher in enumerate(self.teachers, start=1)
+            for name, value in teacher.cached(batch).items()
+        }
+
+    def outputs(self, batch: Mapping[str, Tensor], request: OutputRequest) -> ModelOutputs:
+        """Log probabilities as start and end logits, (B, L), -inf outside the context; see `Teacher.outputs`."""
+        found = [
+            teacher.outputs(self._batch_of(number, batch), request)
+            for number, teacher in enumerate(self.teachers, start=1)
+        ]
+        mask = batch["context_mask"].bool()
+        starts = [outputs.start_logits for outputs in found]
+        ends = [outputs.end_logits for outputs in found]
+        return ModelOutputs(self._average(starts, mask), self._average(ends, mask))
+
+    def _batch_of(self, number: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch as one of the teachers left it."""
+        own = f"teacher_{number}/"
+        shared = {name: value for name, value in batch.items() if "/" not in name}
+        return shared | {name[len(own) :]: value for name, value in batch.items() if name.startswith(own)}
+
+    def _average(self, logits: Sequence[Tensor | None], mask: Tensor) -> Tensor:
+        total = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        for weight, values in zip(self.weights, logits, strict=True):
+            if values is None:
+                raise DistilError("a teacher of the ensemble has no start and end logits; take readers")
+            total += weight * values.float().masked_fill(~mask, float("-inf")).softmax(dim=1)
+        return total.log()
