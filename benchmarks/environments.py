@@ -1,7 +1,10 @@
-"""The environments of the tools that are compared, each built once from pinned packages."""
+"""Where benchmarks run: environments of the tools that are compared, built once from pinned packages; old commits."""
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,3 +31,15 @@ def python_of(name: str) -> Path:
         subprocess.run([*pip, "-e", str(ROOT), "setuptools", *PINNED[name]], check=True)
         done.touch()
     return python
+
+
+@contextmanager
+def tree_of(commit: str) -> Iterator[Path]:
+    """A work tree of a commit, for the time of the block."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "old"
+        subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tree), commit], cwd=ROOT, check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)

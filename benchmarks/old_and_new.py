@@ -9,16 +9,13 @@ its own; which of the two goes first changes from pair to pair. Ratios are new b
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from bench import call, questions_with_passages
-from environments import ROOT
+from environments import ROOT, tree_of
 
 from haystack_distill import Reader, students
 from haystack_distill.data.squad.load import load_examples, write_squad
@@ -31,18 +28,6 @@ ARMS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("serving in farm-haystack", "serve_arm.py", "farm", {"framework": "farm", "backend": "torch"}),
     ("serving in Haystack 3", "serve_arm.py", "haystack", {"framework": "haystack", "backend": "torch"}),
 ]
-
-
-@contextmanager
-def tree_of(commit: str) -> Iterator[Path]:
-    """A work tree of a commit, for the time of the block."""
-    with tempfile.TemporaryDirectory() as scratch:
-        tree = Path(scratch) / "old"
-        subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tree), commit], cwd=ROOT, check=True)
-        try:
-            yield tree
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
 
 
 def seconds_of(result: dict[str, Any]) -> float:
