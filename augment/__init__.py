@@ -3,5 +3,5 @@
 augment_squad.augment_squad    a file; also `python -m augment.augment_squad`
 augmenter.Augmenter            an example at a time
 augmenter.augmented            a stream of examples, to train on as they are made
-settings.AugmentSettings       what is edited, how much and how often
+settings                       what is edited, how much and how often, and how a job runs
 """

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from augment.lexicon import Lexicon, TagCounts
-from augment.operations import NGRAM, Edited, apply, edit_words, moved, sample_ngram
-from augment.settings import AugmentSettings
+from augment.operations import MASK_TOKEN, NGRAM, Edited, apply, edit_words, moved, sample_ngram
+from augment.settings import TEXTS, AugmentSettings
 from augment.tagging import choose_tagger, make_tagger
 from augment.words import TokenizerWords, Words, split_words
 from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check
@@ -18,7 +18,6 @@ from haystack_distill.errors import DataError, DistilError
 
 _TRIES = 200  # texts that differ from the original are drawn so often before there seems to be no further variant
 _MOST_TRIES = 2000
-_TURNS = ("question", "context", "both")
 
 
 class Text(NamedTuple):
@@ -49,7 +48,7 @@ class Variant(NamedTuple):
 
 
 class Splitter:
-    """Splits texts into words and tags them, as settings say.
+    """Splits texts into words and tags them.
 
     Args:
         settings: tagger and tokenizer are taken from it.
@@ -95,8 +94,6 @@ class Augmenter:
         self._splitter = splitter
         self._contextual: Any = None
         self.mask_token = mask_token_of(settings)
-        # Without tags there is nothing to draw from: the share of such words stays as it is.
-        self._p_pos = 0.0 if settings.tagger == "none" else settings.p_pos
 
     @classmethod
     def of(cls, rows: Iterable[dict[str, Any]], settings: AugmentSettings | None = None) -> "Augmenter":
@@ -141,25 +138,19 @@ class Augmenter:
         texts = [*questions, *contexts]
         if self._splitter is None:
             self._splitter = Splitter(self.settings)
-        words = [self._splitter(text) for text in texts]
+        made = [Text(text, self._splitter(text)) for text in texts]
         if self.settings.model is None:
-            return [Text(*both) for both in zip(texts, words, strict=True)]
+            return made
         if self._contextual is None:
             from augment.contextual import ContextualCandidates  # brings torch and transformers
 
-            self._contextual = ContextualCandidates(
-                self.settings.model,
-                word_possibilities=self.settings.word_possibilities,
-                glove_path=self.settings.glove_path,
-                device=self.settings.device,
-                batch_size=self.settings.batch_size,
-            )
-        made = [Text(*both) for both in zip(texts, words, strict=True)]
-        edits = [self.settings.augment != "context"] * len(questions) + [self.settings.augment != "question"] * len(
-            contexts
+            self._contextual = ContextualCandidates(self.settings)
+        first = len(questions) if self.settings.augment == "context" else 0
+        stop = len(questions) if self.settings.augment == "question" else len(made)
+        edited = range(first, stop)
+        candidates = self._contextual(
+            [made[number].text for number in edited], [made[number].words.spans for number in edited]
         )
-        edited = [number for number, is_edited in enumerate(edits) if is_edited]
-        candidates = self._contextual([texts[number] for number in edited], [words[number].spans for number in edited])
         for number, of_text in zip(edited, candidates, strict=True):
             made[number] = made[number]._replace(candidates=of_text)
         return made
@@ -168,7 +159,7 @@ class Augmenter:
         """The row itself and up to `multiplication_factor` - 1 different variants of it, one by one.
 
         They depend on the seed and the row alone, and those of a smaller factor come first. The probabilities hold for
-        what is drawn; what was there already is then dropped, so short texts are edited more often than asked.
+        what is drawn; what was there already is then dropped, so short texts are edited more often than that.
         """
         settings = self.settings
         random = Random(f"{settings.seed}\0{row.id}")
@@ -207,7 +198,7 @@ class Augmenter:
         for number in range(settings.multiplication_factor - 1):
             turns = [settings.augment]
             if settings.augment == "both":  # where one text cannot be varied further, the others may
-                turns = [_TURNS[(number + later) % 3] for later in range(3)]
+                turns = [TEXTS[(number + later) % 3] for later in range(3)]
             variant = next((found for found in map(draw, turns) if found is not None), None)
             if variant is None:
                 return
@@ -216,7 +207,8 @@ class Augmenter:
     def _chance_of_none(self, text: Text, editable: Sequence[int], p_ng: float) -> float:
         """How likely it is that a draw leaves a text as it is."""
         settings = self.settings
-        share = settings.p_mask + self._p_pos + (settings.replace_probability if text.candidates is not None else 0.0)
+        contextual = settings.replace_probability if text.candidates is not None else 0.0
+        share = settings.p_mask + settings.chance_of_replacement + contextual
         return max(1 - share, 0.0) ** len(editable) * (1 - p_ng if len(text.words) else 1.0)
 
     def _edit(self, text: Text, editable: Sequence[int], random: Random, *, ngrams: bool) -> Edited:
@@ -227,7 +219,7 @@ class Augmenter:
             editable,
             random,
             p_mask=settings.p_mask,
-            p_pos=self._p_pos,
+            p_pos=settings.chance_of_replacement,
             mask_token=self.mask_token,
             lexicon=self.lexicon,
             replace_probability=settings.replace_probability,
@@ -277,10 +269,10 @@ def augmented(examples: Iterable[dict[str, Any]], settings: AugmentSettings | No
 
 
 def mask_token_of(settings: AugmentSettings) -> str:
-    """What a masked word becomes: the settings' word for it, else the tokenizer's, else BERT's."""
+    """What a masked word becomes: the settings' mask token, else the tokenizer's, else BERT's."""
     if settings.mask_token:
         return settings.mask_token
-    return TokenizerWords(settings.tokenizer).mask_token if settings.tokenizer else "[MASK]"
+    return TokenizerWords(settings.tokenizer).mask_token if settings.tokenizer else MASK_TOKEN
 
 
 def require_free_id(id_: str, factor: int) -> None:

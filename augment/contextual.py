@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
+from augment.settings import AugmentSettings
 from augment.words import Span
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
@@ -42,44 +43,33 @@ class ContextualCandidates:
     """Candidates for each word of a text: the model's for words of one piece, an embedding's neighbours for others.
 
     Args:
-        model: a masked language model with a fast tokenizer; a directory or hub name.
-        word_possibilities: how many candidates a word gets at most.
-        glove_path: vectors in GloVe's text form (a word and its numbers a line), or in that of fastText and word2vec
-            (.vec, with a line before the words that says how many there are), for words of several pieces. Without it
-            a word is the mean of the model's input embeddings of its pieces.
-        device: "auto", "cpu", "cuda", ...
-        batch_size: sequences a forward pass.
+        settings: `model`, which must have a fast tokenizer, `word_possibilities`, `glove_path`, `device` and
+            `batch_size` are taken from it. Without `glove_path` the vector of a word is the mean of the model's input
+            embeddings of its pieces.
 
     Raises:
         DistilError: no such model, or one without its head's weights, a mask token or a fast tokenizer.
         DataError: a GloVe file that is not one.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        word_possibilities: int = 20,
-        glove_path: str | None = None,
-        device: str = "auto",
-        batch_size: int = 16,
-    ) -> None:
-        model = os.path.expanduser(model)
+    def __init__(self, settings: AugmentSettings) -> None:
+        assert settings.model is not None
+        model = os.path.expanduser(str(settings.model))
         self._model, tokenizer, fresh = load_with_tokenizer(AutoModelForMaskedLM, model, "masked language model")
         if fresh:
             raise DistilError(
-                f"{model!r} holds no weights for {', '.join(fresh)}, so the words it guesses would be random; give a "
+                f"{model!r} holds no weights for {', '.join(fresh)}, so the words it predicts would be random: give a "
                 "masked language model with its head, not an encoder or a reader"
             )
         self._tokenizer: Any = tokenizer
         if not self._tokenizer.is_fast or self._tokenizer.mask_token_id is None:
             raise DistilError(f"{model!r} needs a fast tokenizer with a mask token to be used for replacements")
         if self._model.get_output_embeddings() is None:
-            raise DistilError(f"{model!r} has no output layer over its vocabulary; it cannot say what a word could be")
-        self._device = resolve_device(device)
+            raise DistilError(f"{model!r} has no output layer over its vocabulary: choose another model")
+        self._device = resolve_device(settings.device)
         self._model.to(self._device).eval()
-        self._possibilities = word_possibilities
-        self._batch_size = batch_size
+        self._possibilities = settings.word_possibilities
+        self._batch_size = settings.batch_size
         self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
         self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
         self._surfaces = _whole_words(tokenizer)
@@ -87,8 +77,8 @@ class ContextualCandidates:
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
-        vectors = _glove(expanded(glove_path)) if glove_path else self._own_vectors(ids)
-        self._neighbours = _Neighbours(*vectors, count=2 * word_possibilities + 10)
+        vectors = _glove(expanded(settings.glove_path)) if settings.glove_path else self._own_vectors(ids)
+        self._neighbours = _Neighbours(*vectors, count=2 * settings.word_possibilities + 10)
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:
         """Candidates by text and word, the likeliest first; an empty list where there are none.
@@ -243,12 +233,14 @@ def _in_case_of(word: str, guess: str) -> str:
 
 
 def _glove(path: Path) -> tuple[list[str], np.ndarray]:
+    """Words and vectors in GloVe's text form (a line is a word and its numbers), or in fastText's and word2vec's (.vec,
+    with a line before the words that holds their number and the width of the vectors)."""
     words: list[str] = []
     vectors: list[np.ndarray] = []
     number = 1
     try:
         with open(path, encoding="utf-8") as file:
-            width = -1  # numbers a word; the first line says
+            width = -1  # numbers a word; the first line sets it
             for number, line in enumerate(file, 1):
                 if number == 1 and (header := _HEADER.fullmatch(line)):
                     width = int(header["width"])

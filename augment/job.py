@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from augment.augmenter import require_free_id
 from augment.lexicon import TagCounts
 from augment.processes import Processes
-from augment.settings import AugmentSettings
+from augment.settings import AugmentSettings, RunSettings
 from augment.tally import Tally
 from haystack_distill.data.squad.intake import Intake, warn_of
 from haystack_distill.data.squad.json_files import count_of_questions, questions_in_file, write_packed
@@ -43,7 +43,7 @@ OnProgress = Callable[[str, int, int | None], None]  # stage, rows done since th
 
 
 class BadInput(Exception):
-    """The input is not what it should be, so there is nothing to go on with; `error` says what is wrong."""
+    """The input is not what it should be, so there is nothing to resume; `error` has the reason."""
 
     def __init__(self, error: DataError) -> None:
         super().__init__(str(error))
@@ -57,18 +57,16 @@ class Job:
     Attributes:
         source: the SQuAD-format file.
         settings: what is edited and how; its tagger is one that `choose_tagger` returned.
+        run: which shard it is, and what happens to bad examples.
         work: the working directory.
-        shard: (i, n): only every n-th article, from the i-th on; counted from 1. None: all of them.
-        on_bad_example: as for `haystack_distill.data.squad.load.read_squad`.
         statistics: counts of words to draw from; None counts those of the source.
     """
 
     source: Path
     settings: AugmentSettings
+    run: RunSettings
     work: Path
-    shard: tuple[int, int] | None = None
-    on_bad_example: str = "error"
-    statistics: TagCounts | None = None
+    statistics: TagCounts | None
 
     def plan(self) -> dict[str, Any]:
         """What decides the output, but for which shard of it this is and where its files lie."""
@@ -76,7 +74,7 @@ class Job:
         return {
             "format": _FORMAT,
             "settings": {name: value for name, value in settings.items() if name not in _PLACES},
-            "on_bad_example": self.on_bad_example,
+            "on_bad_example": self.run.on_bad_example,
             "input": file_hash(self.source),
             "statistics": None if self.statistics is None else hash_of(self.statistics.as_json()),
         }
@@ -85,15 +83,15 @@ class Job:
         """Make the working directory, or find that an interrupted run of the same job left it; return whether."""
         places = [getattr(self.settings, name) for name in _PLACES]
         plan = self.plan() | {
-            "shard": None if self.shard is None else list(self.shard),
+            "shard": None if self.run.part is None else list(self.run.part),
             "files": [[place, _stamp(place)] for place in places],
         }
         path = self.work / "plan.json"
         if path.exists():
             if _is(path, plan):
-                logger.info("going on with the interrupted run in %s", self.work)
+                logger.info("resuming the interrupted run in %s", self.work)
                 return True
-            logger.warning("%s is from an interrupted run of another input or other settings; starting anew", self.work)
+            logger.warning("%s is of an interrupted run of another input or other settings: starting again", self.work)
         if self.work.exists():
             shutil.rmtree(self.work)
         for name in ("articles", "parts"):
@@ -112,7 +110,7 @@ class Job:
             return TagCounts.read(counted)
         intake = Intake(
             [(str(self.source), partial(questions_in_file, self.source))],
-            skip=self.on_bad_example == "skip",
+            skip=self.run.on_bad_example == "skip",
             also=lambda row: require_free_id(row.id, self.settings.multiplication_factor),
         )
         counts = TagCounts()
@@ -138,8 +136,9 @@ class Job:
         """The parts in their order as one file."""
         parts = _names(self.work / "parts", ".part")
         mark = ""
-        if self.shard is not None:
-            mark = f',"shard":"{self.shard[0]}/{self.shard[1]}","job":"{hash_of(self.plan())}"'
+        if self.run.part is not None:
+            number, of = self.run.part
+            mark = f',"shard":"{number}/{of}","job":"{hash_of(self.plan())}"'
 
         def fill(file: IO[bytes]) -> None:
             file.write(f'{{"version":"v2.0"{mark},"data":['.encode())
@@ -155,7 +154,7 @@ class Job:
 
     def _articles(self, intake: Intake, progress: OnProgress) -> Iterator[tuple[str, str, list[Row]]]:
         """The checked articles of this shard, as arguments of `Worker.prepare`."""
-        number, of = self.shard or (1, 1)
+        number, of = self.run.part or (1, 1)
         try:
             total = count_of_questions(self.source)
             for position, (_, items) in enumerate(itertools.groupby(intake.rows(), key=_article_of)):
@@ -193,7 +192,7 @@ def blaming(folder: Path) -> Iterator[None]:
     """What the system refuses in here is the output directory's fault; a full disk, most often.
 
     Raises:
-        WriteError: It refused something in `folder`, or did not say where.
+        WriteError: it refused something in `folder`, or did not name the place.
     """
     try:
         yield

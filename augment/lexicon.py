@@ -1,4 +1,4 @@
-"""How often each word of a corpus bears each tag, and draws from that distribution."""
+"""How often each word of a corpus has each tag, and draws from that distribution."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from haystack_distill.errors import DataError
 
 
 class TagCounts:
-    """How often each word bears each tag."""
+    """How often each word has each tag."""
 
     def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
         self.counts: dict[str, Counter[str]] = {tag: Counter(words) for tag, words in (counts or {}).items()}
@@ -43,7 +43,7 @@ class TagCounts:
             for words in content.values()
         )
         if not sound:
-            raise DataError(f"{source}: not a statistics file; make it anew with --statistics_only")
+            raise DataError(f"{source}: not a statistics file; make it again with --statistics_only")
         return cls(content)  # type: ignore[arg-type]  # just checked
 
     @classmethod
@@ -123,5 +123,5 @@ class Lexicon:
         return known.other_than(word, random) if known else None
 
     def words_of(self, tag: str) -> Iterable[str]:
-        """The words that bear a tag, in order."""
+        """The words that have a tag, in order."""
         return tuple(self._tags[tag].all.words) if tag in self._tags else ()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from augment.lexicon import Lexicon
 from augment.words import Span, Words
 
+MASK_TOKEN = "[MASK]"  # BERT's
 MASK, REPLACE, CONTEXTUAL, NGRAM = "mask", "replace", "contextual", "ngram"
 OPERATIONS = (MASK, REPLACE, CONTEXTUAL, NGRAM)
 
@@ -50,7 +51,7 @@ def edit_words(
     *,
     p_mask: float = 0.0,
     p_pos: float = 0.0,
-    mask_token: str = "[MASK]",
+    mask_token: str = MASK_TOKEN,
     lexicon: Lexicon | None = None,
     replace_probability: float = 0.0,
     candidates: Sequence[Sequence[str]] | None = None,
@@ -91,7 +92,7 @@ def edit_words(
     return edits
 
 
-def sample_ngram(words: Words, random: Random, p_ng: float, longest: int = 5) -> Span | None:
+def sample_ngram(words: Words, random: Random, p_ng: float, longest: int) -> Span | None:
     """With probability `p_ng` the characters of one random n-gram, else None.
 
     n is uniform in 1..`longest` (or as many words as there are), and every window of n words is equally likely.

@@ -62,8 +62,8 @@ class Processes:
                 yield future.result()
         except BrokenProcessPool as error:
             raise DistilError(
-                "one of the processes ended at once or was killed. If memory ran out, the same call with fewer "
-                "processes goes on from here; a script of your own that starts processes needs its calls under "
+                "one of the processes ended at once or was killed: if memory ran out, make the same call with fewer "
+                "processes, which resumes from here; in a script of your own, put the call under "
                 'if __name__ == "__main__":'
             ) from error
 

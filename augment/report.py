@@ -14,8 +14,8 @@ class AugmentReport:
         output: the file that was written.
         tally: rows in and out, and edits by operation.
         tagger: which tagger it was.
-        seconds: how long it took; a resumed run counts from where it went on.
-        resumed: whether it went on with an interrupted run.
+        seconds: how long it took; a resumed run counts from where it resumed.
+        resumed: whether it resumed an interrupted run.
     """
 
     output: Path

@@ -2,31 +2,20 @@
 
 import gzip
 import json
-import re
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from augment.job import PACKING
+from augment.paths import require_readable
+from augment.settings import parse_shard
 from haystack_distill.data.squad.json_files import write_packed
-from haystack_distill.errors import DataError, DistilError
+from haystack_distill.errors import DataError
 from haystack_distill.utils.files import write_aside
 
 _BLOCK = 2**20
 _HEADER = 2**12
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n".
-
-    Raises:
-        DistilError: not that, or i is not one of 1..n.
-    """
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise DistilError(f"shard must be i/n with i from 1 to n, such as 2/4, not {text!r}")
-    return int(found[1]), int(found[2])
 
 
 def merge_shards(shards: list[Path], output: Path) -> None:
@@ -85,23 +74,6 @@ def _header_of(path: Path, line: bytes) -> dict[str, Any]:
         return {"shard": header["shard"], "job": header["job"]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a shard; make one with --shard i/n") from error
-
-
-def require_readable(path: Path) -> None:
-    """Check that a file is there and can be read.
-
-    Raises:
-        DataError: it cannot.
-    """
-    try:
-        if path.is_dir():
-            raise DataError(f"{path} is a directory: give the file in it")
-        if not path.exists():
-            raise DataError(f"{path}: no such file")
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _copy_article(source: IO[bytes], target: IO[bytes], separator: bytes) -> bool:

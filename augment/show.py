@@ -6,10 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text as Shown
+from rich.text import Text as RichText
 
-from augment.augmenter import Augmenter, Splitter
-from augment.lexicon import TagCounts
+from augment.augmenter import Augmenter
 from augment.operations import CONTEXTUAL, MASK, NGRAM, OPERATIONS, REPLACE, Edited
 from augment.report import AugmentReport
 from augment.settings import AugmentSettings
@@ -28,15 +27,11 @@ def preview(path: Path, settings: AugmentSettings, rows: int, console: Console, 
     """
     intake = Intake([(str(path), partial(questions_in_file, path))], skip=skip)
     found = [row for _, row in itertools.islice(intake.rows(), max(_ROWS_COUNTED, rows))]
-    splitter = Splitter(settings)
-    counts = TagCounts()
-    for text in dict.fromkeys(text for row in found for text in (row.context, row.question)):
-        counts.add(text, splitter(text))
-    augmenter = Augmenter(settings, counts, splitter)
+    augmenter = Augmenter.of((row._asdict() for row in found), settings)
     for row in found[:rows]:
         question, context = augmenter.prepare([row.question], [row.context])
-        table = Table("", "question", "context", title=Shown(row.id), show_lines=True, title_justify="left")
-        table.add_row("original", Shown(row.question), _with_answers(row.context, row.texts, row.starts))
+        table = Table("", "question", "context", title=RichText(row.id), show_lines=True, title_justify="left")
+        table.add_row("original", RichText(row.question), _with_answers(row.context, row.texts, row.starts))
         for variant in itertools.islice(augmenter.variants(row, question, context), 1, 6):
             table.add_row(
                 variant.row.id.removeprefix(row.id),
@@ -44,33 +39,33 @@ def preview(path: Path, settings: AugmentSettings, rows: int, console: Console, 
                 _coloured(row.context, variant.context),
             )
         console.print(table)
-    console.print(Shown("  ").join(Shown(name, style=style) for name, style in _COLOURS.items()))
+    console.print(RichText("  ").join(RichText(name, style=style) for name, style in _COLOURS.items()))
 
 
-def _with_answers(context: str, texts: list[str], starts: list[int]) -> Shown:
-    shown = Shown(context)
+def _with_answers(context: str, texts: list[str], starts: list[int]) -> RichText:
+    marked = RichText(context)
     for text, start in zip(texts, starts, strict=True):
-        shown.stylize("underline", start, start + len(text))
-    return shown
+        marked.stylize("underline", start, start + len(text))
+    return marked
 
 
-def _coloured(original: str, edited: Edited | None) -> Shown:
+def _coloured(original: str, edited: Edited | None) -> RichText:
     if edited is None:
-        return Shown("unchanged", style="dim")
+        return RichText("unchanged", style="dim")
     begin, stop = edited.kept
-    shown = Shown("… " if edited.shortened else "")
+    coloured = RichText("… " if edited.shortened else "")
     done = begin
     for edit in edited.edits:
-        shown.append(original[done : edit.start])
-        shown.append(edit.text, style=_COLOURS[edit.operation])
+        coloured.append(original[done : edit.start])
+        coloured.append(edit.text, style=_COLOURS[edit.operation])
         done = edit.end
-    return shown.append(original[done:stop])
+    return coloured.append(original[done:stop])
 
 
 def summary(report: AugmentReport, factor: int) -> Table:
     """A table of what was done."""
     tally = report.tally
-    table = Table(title=Shown(str(report.output)), title_justify="left", show_header=False)
+    table = Table(title=RichText(str(report.output)), title_justify="left", show_header=False)
     table.add_row("rows in", f"{tally.rows_in:,}")
     table.add_row("rows out", f"{tally.rows_out:,}")
     if not report.resumed:  # else some of them were made before

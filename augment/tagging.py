@@ -12,6 +12,7 @@ import numpy as np
 
 from augment.words import Tagger
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.checks import check
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,15 @@ TAGGERS = ("auto", "nltk", "textblob", "none")
 _DATA = "averaged_perceptron_tagger_eng"
 _PLACE = f"taggers/{_DATA}/"
 _SECONDS_TO_WAIT = 10.0
+
+
+def require_tagger(name: str) -> None:
+    """Check that a tagger is one that is known.
+
+    Raises:
+        DistilError: it is not.
+    """
+    check("tagger", name, name in TAGGERS, f"one of {', '.join(TAGGERS)}")
 
 
 def choose_tagger(name: str = "auto") -> str:
@@ -30,8 +40,7 @@ def choose_tagger(name: str = "auto") -> str:
     Raises:
         DistilError: an unknown name, or "nltk" although its data can be neither used nor downloaded.
     """
-    if name not in TAGGERS:
-        raise DistilError(f"tagger must be one of {', '.join(TAGGERS)}, not {name!r}")
+    require_tagger(name)
     if name in ("textblob", "none"):
         return name
     trouble = _trouble_with_nltk()

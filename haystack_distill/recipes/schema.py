@@ -185,11 +185,9 @@ class LayersStep(LayersLoss, Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.augmentation(seed=0)
+        self.augmentation(AugmentSettings.seed)
         if self.data is not None and self.multiplication_factor != 1:
             raise DistilError("data of its own is taken as it is: leave multiplication_factor out, or data")
-        if self.multiplication_factor == 1:
-            _refuse_unused(self, ("augment", "p_mask", "p_pos", "p_ng", "tagger"), "with a multiplication_factor of 1")
 
     def augmentation(self, seed: int, mask_token: str | None = None) -> AugmentSettings:
         """How the data is multiplied."""
@@ -200,7 +198,7 @@ class LayersStep(LayersLoss, Training):
             p_pos=self.p_pos,
             p_ng=self.p_ng,
             tagger=self.tagger,
-            mask_token=mask_token,
+            mask_token=mask_token if self.p_mask else None,
             seed=seed,
         )
 

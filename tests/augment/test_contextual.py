@@ -44,13 +44,17 @@ def directory(tokenizer: BertTokenizerFast, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+def candidates_of(model: Path, **changed: Any) -> ContextualCandidates:
+    return ContextualCandidates(AugmentSettings(model=model, **changed))
+
+
 def spans_of(text: str) -> list[tuple[int, int]]:
     return split_words(text).spans
 
 
 def test_candidates_are_the_models_for_each_hidden_word(directory: Path, tokenizer: BertTokenizerFast) -> None:
     """Against a pass made by hand: word 3 is hidden together with every seventh word of one piece after it."""
-    candidates = ContextualCandidates(str(directory), word_possibilities=3, device="cpu")
+    candidates = candidates_of(directory, word_possibilities=3, device="cpu")
     spans = spans_of(TEXT)
     (found,) = candidates([TEXT], [spans])
     assert len(found) == len(spans)
@@ -77,8 +81,8 @@ def test_candidates_are_the_models_for_each_hidden_word(directory: Path, tokeniz
 def test_batches_change_nothing_and_long_texts_are_cut(directory: Path) -> None:
     texts = [TEXT, "Bees dance.", " ".join([TEXT] * 6), "", "..."]
     spans = [spans_of(text) for text in texts]
-    alone = ContextualCandidates(str(directory), word_possibilities=4, device="cpu", batch_size=1)(texts, spans)
-    together = ContextualCandidates(str(directory), word_possibilities=4, device="cpu", batch_size=64)(texts, spans)
+    alone = candidates_of(directory, word_possibilities=4, device="cpu", batch_size=1)(texts, spans)
+    together = candidates_of(directory, word_possibilities=4, device="cpu", batch_size=64)(texts, spans)
     assert alone == together
     assert [len(found) for found in alone] == [len(words) for words in spans]
     assert all(1 <= len(choices) <= 4 for choices in alone[2])
@@ -91,7 +95,7 @@ def test_batches_change_nothing_and_long_texts_are_cut(directory: Path) -> None:
 def test_special_tokens_written_in_a_text_are_text(
     directory: Path, tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    candidates = ContextualCandidates(str(directory), device="cpu")
+    candidates = candidates_of(directory, device="cpu")
     seen: list[int] = []
     real = BertForMaskedLM.forward
 
@@ -106,7 +110,7 @@ def test_special_tokens_written_in_a_text_are_text(
 
 
 def test_few_passes_a_text(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = ContextualCandidates(str(directory), device="cpu", batch_size=64)
+    candidates = candidates_of(directory, device="cpu", batch_size=64)
     rows = []
     real = BertForMaskedLM.forward
 
@@ -120,9 +124,7 @@ def test_few_passes_a_text(directory: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_case_is_kept(directory: Path) -> None:
-    found = ContextualCandidates(str(directory), device="cpu")(
-        ["The harbour WAS built"], [spans_of("The harbour WAS built")]
-    )
+    found = candidates_of(directory, device="cpu")(["The harbour WAS built"], [spans_of("The harbour WAS built")])
     the, _, was, _ = found[0]
     assert all(choice[0].isupper() or choice[0].isdigit() for choice in the)
     assert all(choice == choice.upper() for choice in was)
@@ -131,7 +133,7 @@ def test_case_is_kept(directory: Path) -> None:
 def test_words_of_several_pieces_get_neighbours_from_glove(directory: Path, tmp_path: Path) -> None:
     glove = tmp_path / "glove.txt"
     glove.write_text("zyzzy 1 0\nflub 0.9 0.1\nother 0 1\nnone -1 0\n", encoding="utf-8")
-    candidates = ContextualCandidates(str(directory), word_possibilities=2, glove_path=str(glove), device="cpu")
+    candidates = candidates_of(directory, word_possibilities=2, glove_path=glove, device="cpu")
     found = candidates(["Zyzzy unknownword"], [spans_of("Zyzzy unknownword")])
     assert found == [[["Flub", "Other"], []]]
 
@@ -143,7 +145,7 @@ def test_vectors_with_a_line_before_the_words(directory: Path, tmp_path: Path) -
     words, vectors = contextual._glove(path)
     assert words == ["</s>", "zyzzy", "flub", "two words", "other"]
     assert vectors.tolist() == pytest.approx(np.array([[0.5, 0.5], [1, 0], [0.9, 0.1], [0.8, 0.1], [0, 1]]))
-    candidates = ContextualCandidates(str(directory), word_possibilities=1, glove_path=str(path), device="cpu")
+    candidates = candidates_of(directory, word_possibilities=1, glove_path=path, device="cpu")
     assert candidates(["Zyzzy unknownword"], [spans_of("Zyzzy unknownword")]) == [[["Flub"], []]]
 
 
@@ -157,7 +159,7 @@ def test_the_first_words_of_a_long_file_are_read(tmp_path: Path, monkeypatch: py
 def test_without_glove_neighbours_come_from_the_models_embeddings(
     directory: Path, tokenizer: BertTokenizerFast
 ) -> None:
-    candidates = ContextualCandidates(str(directory), word_possibilities=1, device="cpu")
+    candidates = candidates_of(directory, word_possibilities=1, device="cpu")
     pieces = tokenizer("programs", add_special_tokens=False)["input_ids"]
     assert len(pieces) > 1
     table = BertForMaskedLM.from_pretrained(directory).get_input_embeddings().weight.detach().numpy()
@@ -185,12 +187,12 @@ def test_a_glove_file_that_is_none(directory: Path, tmp_path: Path, content: str
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=message):
-        ContextualCandidates(str(directory), glove_path=str(path), device="cpu")
+        candidates_of(directory, glove_path=path, device="cpu")
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="cannot load a masked language model"):
-        ContextualCandidates(str(tmp_path / "nowhere"))
+        candidates_of(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kind", [BertModel, BertForQuestionAnswering])
@@ -199,7 +201,7 @@ def test_a_model_without_its_head_is_refused(tokenizer: BertTokenizerFast, tmp_p
     kind(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "headless")
     tokenizer.save_pretrained(tmp_path / "headless")
     with pytest.raises(DistilError, match=r"holds no weights for cls\.predictions.*would be random"):
-        ContextualCandidates(str(tmp_path / "headless"))
+        candidates_of(tmp_path / "headless")
 
 
 def test_byte_level_tokenizers(tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ def test_byte_level_tokenizers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     RobertaForMaskedLM(config).save_pretrained(tmp_path)
     fast.save_pretrained(tmp_path)
-    found = ContextualCandidates(str(tmp_path), device="cpu")(["a b a"], [[(0, 1), (2, 3), (4, 5)]])
+    found = candidates_of(tmp_path, device="cpu")(["a b a"], [[(0, 1), (2, 3), (4, 5)]])
     assert found == [[["b"], ["a"], ["b"]]]  # "ab" does not begin a word
 
 
@@ -272,7 +274,7 @@ def test_an_augmenter_replaces_by_candidates(directory: Path) -> None:
 
 
 def test_a_word_that_the_tokenizer_does_not_know_has_no_vector(directory: Path) -> None:
-    assert ContextualCandidates(str(directory), device="cpu")(["zyzzy"], [[(0, 5)]]) == [[[]]]
+    assert candidates_of(directory, device="cpu")(["zyzzy"], [[(0, 5)]]) == [[[]]]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_ngrams_are_sampled_as_often_as_asked_and_every_window_alike() -> None:
     text = "a b c d e f g"
     words = split_words(text)
     random = Random(2)
-    drawn = [sample_ngram(words, random, 0.25) for _ in range(400_000)]
+    drawn = [sample_ngram(words, random, 0.25, 5) for _ in range(400_000)]
     sampled = [text[span[0] : span[1]].split() for span in drawn if span]
     assert len(sampled) / len(drawn) == pytest.approx(0.25, rel=0.01)
     lengths = Counter(map(len, sampled))
@@ -62,14 +62,14 @@ def test_ngrams_are_sampled_as_often_as_asked_and_every_window_alike() -> None:
 
 
 def test_ngrams_of_short_texts() -> None:
-    assert sample_ngram(split_words(""), Random(0), 1.0) is None
-    assert {sample_ngram(split_words("so it"), Random(seed), 1.0) for seed in range(30)} == {(0, 2), (3, 5), (0, 5)}
+    assert sample_ngram(split_words(""), Random(0), 1.0, 5) is None
+    assert {sample_ngram(split_words("so it"), Random(seed), 1.0, 5) for seed in range(30)} == {(0, 2), (3, 5), (0, 5)}
     assert {sample_ngram(split_words("a b c"), Random(seed), 1.0, longest=1) for seed in range(30)} == {
         (0, 1),
         (2, 3),
         (4, 5),
     }
-    assert sample_ngram(split_words("a b c"), Random(0), 0.0) is None
+    assert sample_ngram(split_words("a b c"), Random(0), 0.0, 5) is None
 
 
 def test_only_editable_words_change_and_a_lone_word_of_its_tag_stays() -> None:
@@ -117,7 +117,7 @@ def test_any_text_any_span_any_seed(text: str, seed: int, data: st.DataObject) -
     words = tagged(text)
     random = Random(seed)
     edits = edit_words(text, words, words.outside([(start, end)] if end > start else []), random, p_mask=0.6)
-    edited = apply(text, edits, sample_ngram(words, random, 0.3))
+    edited = apply(text, edits, sample_ngram(words, random, 0.3, 5))
     (place,) = moved([start], [end - start], edited)
     if end > start:
         if not edited.shortened:

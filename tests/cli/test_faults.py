@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from augment import augment_squad
+from augment.command import app as augment_app
 from haystack_distill import Reader, students
 from haystack_distill.cli.app import app
 from haystack_distill.cli.output import tell
@@ -43,7 +43,7 @@ VARIANTS = {"student fresh", "augment --statistics_only", "augment --merge"}
 def run(*arguments: object, charset: str = "utf-8") -> Result:
     """The command line in this process; what it did not mean to raise is raised."""
     words = [str(argument) for argument in arguments]
-    made = augment_squad._app if words[0] == "augment" else app
+    made = augment_app if words[0] == "augment" else app
     result = CliRunner(charset=charset, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300", "NO_COLOR": "1"}).invoke(
         made, words[1:] if words[0] == "augment" else words
     )
@@ -126,7 +126,7 @@ def demo_training(*_: Any, **__: Any) -> None:
 
 
 def options_of(name: str) -> list[Any]:
-    command = typer.main.get_command(augment_squad._app if name.startswith("augment") else app)
+    command = typer.main.get_command(augment_app if name.startswith("augment") else app)
     for word in name.split():
         command = getattr(command, "commands", {}).get(word, command)
     return command.params

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from augment.contextual import ContextualCandidates
+from augment.settings import AugmentSettings
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.reporting.inspection import describe
@@ -200,7 +201,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return questions
 
 
-@pytest.mark.parametrize("load", [Reader.load, LanguageModel.load, lambda path: ContextualCandidates(str(path))])
+@pytest.mark.parametrize(
+    "load", [Reader.load, LanguageModel.load, lambda path: ContextualCandidates(AugmentSettings(model=path))]
+)
 def test_code_that_comes_with_a_model_never_runs(
     with_code: Path, load: Callable[[Path], object], asked: list[str]
 ) -> None:

@@ -1,0 +1,104 @@
+"""Options from dataclasses: a field is the one place where an option's name, type, default and help stand."""
+
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+_Result = TypeVar("_Result")
+
+
+class DataclassOption(NamedTuple):
+    """A field of a dataclass as an option of a function or of a command line.
+
+    Attributes:
+        name: The field's name.
+        type: Its type hint, resolved.
+        default: Its default; `inspect.Parameter.empty` where a value is required.
+        help: Its entry under "Args:" in the class's docstring, on one line; "" where there is none.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def options_of(dataclass: type) -> list[DataclassOption]:
+    """The fields of a dataclass as options, in order; inherited fields keep the help of the class they come from."""
+    hints = get_type_hints(dataclass)
+    helps: dict[str, str] = {}
+    for parent in reversed(dataclass.__mro__):
+        helps |= argument_help(parent.__dict__.get("__doc__"))
+    options = []
+    for field in fields(dataclass):
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        if default is MISSING:
+            default = inspect.Parameter.empty
+        options.append(DataclassOption(field.name, hints[field.name], default, helps.get(field.name, "")))
+    return options
+
+
+def argument_help(docstring: str | None) -> dict[str, str]:
+    """The entries under "Args:" of a Google-style docstring, each on one line, by name."""
+    arguments = inspect.cleandoc(docstring or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def takes_options(
+    options: Sequence[DataclassOption], positional: Sequence[str] = ()
+) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
+    """Give a function options as parameters; those that a call names reach it in its `**options`.
+
+    The options stand in the function's signature and, under "Args:", in its docstring.
+
+    Args:
+        options: What it takes besides its own parameters; by keyword, in this order.
+        positional: Names of options that may also be given by position, in this order, after its own parameters.
+    """
+    by_name = {option.name: option for option in options}
+    ordered = [by_name[name] for name in positional]
+    ordered += [option for option in options if option.name not in positional]
+
+    def decorate(function: Callable[..., _Result]) -> Callable[..., _Result]:
+        signature = inspect.signature(function)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        made = [_parameter(option, by_position=option.name in positional) for option in ordered]
+        # Sorting is stable: positional parameters first, and the function's own keywords last.
+        first = [parameter for parameter in own if parameter.kind is not parameter.KEYWORD_ONLY]
+        last = [parameter for parameter in own if parameter.kind is parameter.KEYWORD_ONLY]
+        complete = signature.replace(parameters=sorted([*first, *made, *last], key=lambda parameter: parameter.kind))
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> _Result:
+            return function(**complete.bind(*arguments, **named).arguments)
+
+        call.__signature__ = complete  # type: ignore[attr-defined]
+        call.__doc__ = _explained(function.__doc__, ordered)
+        return call
+
+    return decorate
+
+
+def _parameter(option: DataclassOption, *, by_position: bool) -> inspect.Parameter:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_position else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(option.name, kind, default=option.default, annotation=option.type)
+
+
+def _explained(docstring: str | None, options: Sequence[DataclassOption]) -> str | None:
+    """A docstring with the help of options under its "Args:"."""
+    if docstring is None:  # as under python -OO
+        return None
+    before, heading, after = inspect.cleandoc(docstring).partition("Args:\n")
+    own, blank, rest = after.partition("\n\n")
+    entries = [
+        textwrap.fill(f"{option.name}: {option.help}", 116, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for option in options
+    ]
+    return f"{before}{heading}" + "\n".join([own, *entries]) + f"{blank}{rest}"
