@@ -31,8 +31,10 @@ from augment.shards import merge_shards, parse_shard, require_readable
 from augment.show import preview, summary
 from augment.tagging import choose_tagger
 from haystack_distill.errors import DataError, DistilError, WriteError
+from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.console import faults_in_words, never_lose_a_result
-from haystack_distill.utils.files import expanded, file_hash, is_stream, require_writable, scratch_directory, write_json
+from haystack_distill.utils.files import expand_user, is_stream, require_writable, temporary_directory
+from haystack_distill.utils.hashing import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +171,7 @@ def make_statistics(
     with _job_at(output, source, settings, None, on_bad_example, None) as (job, _):
         with Processes(num_processes, settings, job.work) as processes:
             counts = job.read(processes, on_progress or _silent)
-        content = {"tagger": settings.tagger, "input": file_hash(source), "counts": counts.as_json()}
+        content = {"tagger": settings.tagger, "input": hash_file(source), "counts": counts.as_json()}
         write_json(output, content)
 
 
@@ -188,7 +190,7 @@ def _job_at(
     output is a device or a pipe, it is a temporary one.
     """
     with ExitStack() as stack:
-        beside = Path(stack.enter_context(scratch_directory())) / output.name if is_stream(output) else output
+        beside = Path(stack.enter_context(temporary_directory())) / output.name if is_stream(output) else output
         work = beside.with_name(f".{output.name}.work")
         job = Job(source, settings, work, shard, on_bad_example, statistics)
         stack.enter_context(blaming(work))
@@ -209,14 +211,14 @@ def _job_at(
 
 
 def _read_statistics(given: str | Path, source: Path, settings: AugmentSettings) -> tuple[TagCounts, str]:
-    path = expanded(given)
+    path = expand_user(given)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); make it with --statistics_only") from error
     if not isinstance(content, dict) or not isinstance(content.get("tagger"), str):
         raise DataError(f"{path}: not a statistics file; make it with --statistics_only")
-    if content.get("input") != file_hash(source):
+    if content.get("input") != hash_file(source):
         raise DataError(f"{path}: these are the statistics of another file than {source}; make them anew")
     if settings.tagger not in ("auto", content["tagger"]):
         raise DistilError(
@@ -230,7 +232,7 @@ def _checked(
     squad_path: str | Path, output_path: str | Path, overwrite: bool, num_processes: int, on_bad_example: str
 ) -> tuple[Path, Path]:
     """Input and output as paths, links followed, after what can be known to be wrong before the work begins."""
-    source, output = expanded(squad_path), expanded(output_path)
+    source, output = expand_user(squad_path), expand_user(output_path)
     require_readable(source)
     _require_output(output, [source], overwrite)
     if output.is_symlink() and not is_stream(output):  # else it would be replaced by the file
@@ -399,8 +401,8 @@ def _script(
 
 def _run(given: dict[str, Any], console: Console) -> None:
     # The shell leaves the ~ of --output_path=~/file as it is.
-    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
-    modes = {"merge": [expanded(path) for path in given.pop("merge") or []], "preview": given.pop("preview_rows")}
+    given = {name: expand_user(value) if isinstance(value, Path) else value for name, value in given.items()}
+    modes = {"merge": [expand_user(path) for path in given.pop("merge") or []], "preview": given.pop("preview_rows")}
     modes["statistics_only"] = given.pop("statistics_only")
     chosen = [name for name, value in modes.items() if value]
     if len(chosen) > 1:

@@ -13,7 +13,7 @@ from augment.operations import NGRAM, Edited, apply, edit_words, moved, sample_n
 from augment.settings import AugmentSettings
 from augment.tagging import choose_tagger, make_tagger
 from augment.words import TokenizerWords, Words, split_words
-from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check
+from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check_question
 from haystack_distill.errors import DataError, DistilError
 
 _TRIES = 200  # texts that differ from the original are drawn so often before there seems to be no further variant
@@ -317,7 +317,7 @@ def _row_of(example: dict[str, Any], factor: int) -> Row:
     }
     place = Place("example", 0)
     try:
-        row = check(Question(place, example.get("title") or "", {"context": example.get("context")}, qa))
+        row = check_question(Question(place, example.get("title") or "", {"context": example.get("context")}, qa))
         require_free_id(row.id, factor)
     except BadExample as bad:
         raise DataError(f"question {example.get('id')!r}: {bad}") from None

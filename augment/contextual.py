@@ -21,7 +21,7 @@ from augment.words import Span
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.devices import resolve_device
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.transformers_compat import load_with_tokenizer
 
 _EVERY = 7  # 1/7 of the words is hidden at a time
@@ -87,7 +87,7 @@ class ContextualCandidates:
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
-        vectors = _glove(expanded(glove_path)) if glove_path else self._own_vectors(ids)
+        vectors = _glove(expand_user(glove_path)) if glove_path else self._own_vectors(ids)
         self._neighbours = _Neighbours(*vectors, count=2 * word_possibilities + 10)
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:

@@ -5,7 +5,7 @@ from os import PathLike
 
 from augment.tagging import TAGGERS
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import check, is_number, is_whole
+from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 TEXTS = ("question", "context", "both")
 
@@ -66,22 +66,24 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         for name in ("multiplication_factor", "longest_ngram", "word_possibilities", "batch_size"):
             value = getattr(self, name)
-            check(name, value, is_whole(value), "a whole number of at least 1")
+            check_argument(name, value, is_integer(value), "a whole number of at least 1")
         for name in ("p_mask", "p_pos", "p_ng", "replace_probability"):
             value = getattr(self, name)
-            check(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
+            check_argument(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
         for name in ("context_ngrams", "drop_labels", "provenance"):
-            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+            check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         for name in ("model", "glove_path", "mask_token", "tokenizer"):
             value = getattr(self, name)
             kinds = (str,) if name == "mask_token" else (str, PathLike)
-            check(
+            check_argument(
                 name, value, value is None or (isinstance(value, kinds) and bool(str(value).strip())), "text, not empty"
             )
-        check("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
-        check("seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number")
-        check("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
-        check("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
+        check_argument("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
+        check_argument(
+            "seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number"
+        )
+        check_argument("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
+        check_argument("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
         if self.augment == "context" and not self.context_ngrams and self.p_ng not in (0, type(self).p_ng):
             raise DistilError("p_ng means nothing for contexts, which are not cut: set augment to question or both")
         if not self.model:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from augment.job import PACKING
-from haystack_distill.data.squad.json_files import write_packed
+from haystack_distill.data.squad.json_files import write_compressed
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.utils.files import write_aside
+from haystack_distill.utils.atomic import write_atomically
 
 _BLOCK = 2**20
 _HEADER = 2**12
@@ -49,7 +49,7 @@ def merge_shards(shards: list[Path], output: Path) -> None:
                 target.write(b"\n]}\n")
 
             packed = output.name.endswith(".gz")
-            write_aside(output, lambda aside: write_packed(aside, fill, packed=packed, level=PACKING))
+            write_atomically(output, lambda aside: write_compressed(aside, fill, packed=packed, level=PACKING))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"a packed shard is damaged ({error}): make it again") from error
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 
 from haystack_distill.data.corpus import Corpus, CorpusSource
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.text_windows import TextSettings, TextWindows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
@@ -22,14 +22,14 @@ from haystack_distill.training.run_directory import (
     RunDirectory,
     RunResult,
     recorded,
-    settings_that_matter,
+    settings_record,
     student_may_come_back,
 )
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import check_kind
+from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.files import expanded
-from haystack_distill.utils.model_fingerprint import model_hash, start_of
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.model_fingerprint import model_fingerprint, student_record
 from haystack_distill.utils.model_inputs import takes_token_types
 
 
@@ -57,10 +57,10 @@ class GeneralTrainer:
         settings: TrainingSettings | None = None,
         text: TextSettings | None = None,
     ) -> None:
-        check_kind("settings", settings, TrainingSettings)
-        check_kind("text", text, TextSettings)
+        check_type("settings", settings, TrainingSettings)
+        check_type("text", text, TextSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else expanded(output_dir)
+        self.output_dir = None if output_dir is None else expand_user(output_dir)
         self.settings = settings or TrainingSettings()
         self.text = text or TextSettings()
 
@@ -164,14 +164,14 @@ class GeneralTrainer:
         record = {
             "method": method,
             "arguments": recorded(arguments),
-            "settings": settings_that_matter(self.settings),
+            "settings": settings_record(self.settings),
             "corpus": source.identity,
             # Read by the process that looks after the directory, where there is one.
             "corpus_content": _content_of(source) if self.output_dir and processes.is_main_process else None,
             "text": asdict(self.text),
-            "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": None if self.output_dir is None else start_of(self.student.model),
-            "teacher": model_hash(teacher.model),
+            "tokenizer": tokenizer_fingerprint(self.student.tokenizer),
+            "student": None if self.output_dir is None else student_record(self.student.model),
+            "teacher": model_fingerprint(teacher.model),
             "teacher_settings": {"precision": teacher.precision},
             "processes": processes.num_processes,
             "precision": resolve_precision(
@@ -201,7 +201,7 @@ class GeneralTrainer:
                 "keep_best and early_stopping_patience need data to choose by; a corpus is not measured on"
             )
         require_own_weights(self.student, teacher)
-        if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(self.student.tokenizer):
+        if tokenizer_fingerprint(teacher.tokenizer) != tokenizer_fingerprint(self.student.tokenizer):
             raise DistilError(
                 "teacher and student split text differently, so they cannot be compared token by token; use a student "
                 "with the teacher's tokenizer"

@@ -15,9 +15,9 @@ from accelerate import PartialState
 
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
-from haystack_distill.evaluation.processes import evaluate_together
+from haystack_distill.evaluation.processes import evaluate_distributed
 from haystack_distill.models.reader import ExampleSource, Reader, position_limit
 from haystack_distill.objectives import IntermediateLayersObjective, LabelObjective, Objective, PredictionLayerObjective
 from haystack_distill.teachers.cached import TeacherOutputs
@@ -27,14 +27,14 @@ from haystack_distill.training.run_directory import (
     RunResult,
     code_of,
     recorded,
-    settings_that_matter,
+    settings_record,
     student_may_come_back,
 )
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import check_kind
+from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.files import expanded
-from haystack_distill.utils.model_fingerprint import model_hash, start_of
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.model_fingerprint import model_fingerprint, student_record
 from haystack_distill.utils.model_inputs import takes_token_types
 
 logger = logging.getLogger(__name__)
@@ -67,9 +67,9 @@ class ReaderTrainer:
         *,
         cache_dir: str | Path | None = None,
     ) -> None:
-        check_kind("settings", settings, TrainingSettings)
+        check_type("settings", settings, TrainingSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else expanded(output_dir)
+        self.output_dir = None if output_dir is None else expand_user(output_dir)
         self.settings = settings or TrainingSettings()
         self.cache_dir = cache_dir
 
@@ -218,13 +218,13 @@ class ReaderTrainer:
             "method": method,
             "arguments": recorded(arguments),
             "code": code_of(arguments),
-            "settings": settings_that_matter(self.settings),
+            "settings": settings_record(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
             "windows": asdict(self.student.windows),
-            "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": None if self.output_dir is None else start_of(self.student.model),
-            "teacher": None if teacher is None else model_hash(teacher.model),
+            "tokenizer": tokenizer_fingerprint(self.student.tokenizer),
+            "student": None if self.output_dir is None else student_record(self.student.model),
+            "teacher": None if teacher is None else model_fingerprint(teacher.model),
             "teacher_settings": _teacher_settings(told_by, shown_by),
             "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
             "processes": processes.num_processes,
@@ -252,7 +252,7 @@ class ReaderTrainer:
                 told = functools.partial(outputs.targets, windows)
             evaluate = None
             if dev_windows is not None:
-                evaluate = functools.partial(evaluate_together, self.student, dev_windows, processes)
+                evaluate = functools.partial(evaluate_distributed, self.student, dev_windows, processes)
             steps, history = run_loop(
                 self.student,
                 objective,
@@ -308,7 +308,7 @@ def _context_hashes(examples: datasets.Dataset) -> Iterator[np.ndarray]:
 def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[str, Any] | None:
     """What of a teacher, besides its weights, decides what it teaches."""
     if told_by is not None:
-        windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
+        windows, tokenizer = asdict(told_by.windows), tokenizer_fingerprint(told_by.tokenizer)
         return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
     return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows
 
@@ -319,7 +319,7 @@ def require_same_tokens(student: Reader, teacher: Reader) -> None:
     Raises:
         DistilError: Different tokenizers, or windows longer than the teacher's.
     """
-    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
+    if tokenizer_fingerprint(teacher.tokenizer) != tokenizer_fingerprint(student.tokenizer):
         raise DistilError(
             "teacher and student split text differently, so their layers cannot be compared token by token; use a "
             "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"

@@ -23,9 +23,9 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.recipes.plan import plan_recipe
 from haystack_distill.recipes.runner import Ingredients, run_recipe
 from haystack_distill.recipes.schema import load_recipe
-from haystack_distill.training.checkpoints import alone_in
+from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.language_model_trainer import GeneralTrainer
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
 
 TEXT = [
@@ -107,7 +107,7 @@ def test_all_steps(
 
 
 def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
-    with alone_in(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+    with directory_lock(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
         run(write())
 
 
@@ -426,7 +426,7 @@ def test_a_record_that_was_cut_is_one_sentence(
     have.first_student().save(finished)
     told = {key: value for key, value in have.recipe.as_dict()["answers"].items() if key != "checkpoint_every"}
     record = {
-        "teacher": model_hash(have.teacher.model),
+        "teacher": model_fingerprint(have.teacher.model),
         "student": have.recipe.as_dict()["student"],
         "windows": {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16},
         "seed": 42,

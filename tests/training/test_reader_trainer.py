@@ -33,7 +33,7 @@ from haystack_distill.students.configured import fresh
 from haystack_distill.training.checkpoints import seal
 from haystack_distill.training.loop import _dropout, _LoopTrainer
 from haystack_distill.training.reader_trainer import warn_of_shared_contexts
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
 
 MakeReader = Callable[..., Reader]
@@ -726,7 +726,7 @@ def test_the_directory_is_a_reader_and_a_record(pair: Callable, data: Path, tmp_
     record = json.loads((directory / "haystack_distill.json").read_text())
     assert record["status"] == "finished"
     assert record["method"] == "distil_prediction_layer"
-    assert record["teacher"] == model_hash(teacher.model)
+    assert record["teacher"] == model_fingerprint(teacher.model)
     assert record["data"]["examples"] == 23
     assert record["steps"] == result.steps
     assert record["history"] == result.history
@@ -850,9 +850,9 @@ def test_the_record_has_the_precision_that_was_used(
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_a_teacher_is_not_changed(pair: Callable, data: Path, method: Method) -> None:
     student, teacher = pair()
-    before = model_hash(teacher.model)
+    before = model_fingerprint(teacher.model)
     method(ReaderTrainer(student, settings=settings(n_epochs=1)), teacher, data)
-    assert model_hash(teacher.model) == before
+    assert model_fingerprint(teacher.model) == before
     assert not teacher.model.training
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 

@@ -13,7 +13,7 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from haystack_distill.data.squad.encoding import WholeCharacters, opened, require_utf8
+from haystack_distill.data.squad.encoding import SurrogateReplacer, opened, require_utf8
 from haystack_distill.data.squad.validation import BadExample, Place, Question, kind
 from haystack_distill.errors import DataError
 
@@ -47,7 +47,7 @@ def questions_in_table(path: Path, kind_: str) -> Iterator[Question]:
 def questions_in_records(path: Path) -> Iterator[Question]:
     """The objects of a JSON list as unchecked questions; an ijson or Unicode error where it is broken."""
     with opened(path) as file:
-        text = WholeCharacters(file)
+        text = SurrogateReplacer(file)
         replaced = 0
         for index, row in enumerate(ijson.items(text, "item", use_float=True)):
             yield question_of(row, Place(str(path), index))._replace(replaced=text.replaced - replaced)
@@ -92,7 +92,7 @@ def question_of(row: Any, place: Place) -> Question:
         qa["answers"] = _flat_answers(row[flat], row.get("answer_start"))
     paragraph = {"context": row["context"]} if "context" in row else {}
     return Question(
-        place, row.get("title"), paragraph, qa, assumed, without_starts=without_starts, id_is_free="id" not in row
+        place, row.get("title"), paragraph, qa, assumed, without_starts=without_starts, id_may_change="id" not in row
     )
 
 
@@ -159,7 +159,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
 
 def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     with opened(path) as file:
-        text = WholeCharacters(file)
+        text = SurrogateReplacer(file)
         index = replaced = 0
         for number, line in enumerate(io.BufferedReader(text), 1):
             if not line.isspace():

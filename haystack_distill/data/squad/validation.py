@@ -47,7 +47,7 @@ class Question(NamedTuple):
     assumed_impossible: bool = False  # its flag is not the source's word but follows from there being no answers
     fault: BadExample | None = None  # what is wrong with that which should have held questions
     without_starts: bool = False  # its answers have no `answer_start`: each must occur once in the context
-    id_is_free: bool = False  # its id was made, and may be made otherwise
+    id_may_change: bool = False  # its id was made, and may be made otherwise
     answerless: bool = False  # of a source in which no question has an answer, see `data.squad.intake.marked`
     replaced: int = 0  # half surrogate pairs that became U+FFFD since the question before
 
@@ -67,7 +67,7 @@ class Row(NamedTuple):
     replaced: int = 0  # half surrogate pairs in its texts that became U+FFFD
 
 
-def check(question: Question) -> Row:
+def check_question(question: Question) -> Row:
     """The row of a question, with an `answer_start` that was off put right where only one place is possible.
 
     Raises:
@@ -130,7 +130,7 @@ def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, 
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "answer_start does not match",
-            f"answer_start {start} does not match the answer {shown(text)}, which occurs more than once in the "
+            f"answer_start {start} does not match the answer {abbreviated(text)}, which occurs more than once in the "
             "context: give the code point at which the right one begins",
         )
     return text, found, True
@@ -141,8 +141,8 @@ def _only_place(text: str, context: str) -> int:
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "no answer_start",
-            f"the answer {shown(text)} occurs more than once in the context: add a column answer_start with the code "
-            "point at which the right one begins",
+            f"the answer {abbreviated(text)} occurs more than once in the context: add a column answer_start with the "
+            "code point at which the right one begins",
         )
     return found
 
@@ -151,7 +151,8 @@ def _first_place(text: str, context: str) -> int:
     found = context.find(text)
     if found < 0:
         raise BadExample(
-            "answer not in context", f"the answer {shown(text)} does not occur in the context: correct or remove it"
+            "answer not in context",
+            f"the answer {abbreviated(text)} does not occur in the context: correct or remove it",
         )
     return found
 
@@ -167,10 +168,10 @@ def _check_text(value: Any, name: str) -> str:
         raise BadExample("wrong type", f"the {name} must be a string, not {kind(value)}")
     if not value or value.isspace():
         raise BadExample(f"empty {name}", f"the {name} is empty: fill it in or remove the question")
-    return whole_characters(value)
+    return replace_lone_surrogates(value)
 
 
-def whole_characters(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """A text with each half of a surrogate pair, which is no character, replaced by U+FFFD; offsets hold."""
     if text.isascii():
         return text
@@ -181,7 +182,7 @@ def whole_characters(text: str) -> str:
     return text
 
 
-def halves_in(text: str) -> int:
+def count_lone_surrogates(text: str) -> int:
     """How many halves of surrogate pairs a text holds."""
     return len(_HALF.findall(text))
 
@@ -196,7 +197,7 @@ def _check_title(value: Any) -> str:
         return value or ""
     if isinstance(value, (bool, dict, list)) or not math.isfinite(value):
         raise BadExample("wrong type", f"the title must be a string, not {kind(value)}")
-    return whole_characters(str(value))
+    return replace_lone_surrogates(str(value))
 
 
 def is_blank(answer: Any) -> bool:
@@ -225,10 +226,10 @@ def kind(value: Any) -> str:
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{json.dumps(value)} (write null where a value is missing, or leave it out)"
-    return f"the {'string' if isinstance(value, str) else 'number'} {shown(value)}"
+    return f"the {'string' if isinstance(value, str) else 'number'} {abbreviated(value)}"
 
 
-def shown(value: Any) -> str:
+def abbreviated(value: Any) -> str:
     """A value as JSON writes it, cut to 60 characters."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
