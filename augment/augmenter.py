@@ -128,7 +128,7 @@ class Augmenter:
         question, context = self.prepare([row.question], [row.context])
         made = []
         for variant in self.variants(row, question, context):
-            made.append(_example_of(variant.row))
+            made.append(variant.row.to_example())
             if self.settings.provenance:
                 made[-1]["augmentation"] = {"of": row.id, **variant.operations()}
         return made
@@ -322,15 +322,3 @@ def _row_of(example: dict[str, Any], factor: int) -> Row:
     except BadExample as bad:
         raise DataError(f"question {example.get('id')!r}: {bad}") from None
     return row
-
-
-def _example_of(row: Row) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "title": row.title,
-        "context": row.context,
-        "question": row.question,
-        "answers": {"text": row.texts, "answer_start": row.starts},
-        "is_impossible": row.is_impossible,
-        "labelled": row.labelled,
-    }

@@ -66,7 +66,7 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         for name in ("multiplication_factor", "longest_ngram", "word_possibilities", "batch_size"):
             value = getattr(self, name)
-            check_argument(name, value, is_integer(value), "a whole number of at least 1")
+            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         for name in ("p_mask", "p_pos", "p_ng", "replace_probability"):
             value = getattr(self, name)
             check_argument(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
@@ -79,9 +79,7 @@ class AugmentSettings:
                 name, value, value is None or (isinstance(value, kinds) and bool(str(value).strip())), "text, not empty"
             )
         check_argument("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
-        check_argument(
-            "seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number"
-        )
+        check_argument("seed", self.seed, is_integer(self.seed), "a whole number")
         check_argument("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
         check_argument("tagger", self.tagger, self.tagger in TAGGERS, f"one of {', '.join(TAGGERS)}")
         if self.augment == "context" and not self.context_ngrams and self.p_ng not in (0, type(self).p_ng):

@@ -49,7 +49,7 @@ class TextSettings:
         check_argument("max_seq_len", self.max_seq_len, is_integer(self.max_seq_len, 8), "a whole number of at least 8")
         check_argument("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
         check_argument(
-            "buffer_windows", self.buffer_windows, is_integer(self.buffer_windows), "a whole number of at least 1"
+            "buffer_windows", self.buffer_windows, is_integer(self.buffer_windows, 1), "a whole number of at least 1"
         )
 
 

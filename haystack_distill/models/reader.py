@@ -134,7 +134,7 @@ class Reader:
                 "load it with Reader.load, which gives it a fresh one"
             )
         for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
-            check_argument(name, value, is_integer(value), "a whole number of at least 1")
+            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         threshold = no_answer_threshold
         # Infinite: never, or always, no answer.
         check_argument(
@@ -206,7 +206,7 @@ class Reader:
         name, hub = os.path.expanduser(name_or_path), {"token": token, "revision": revision}
         check_backend(backend)
         check_argument(
-            "num_threads", num_threads, num_threads is None or is_integer(num_threads), "at least 1, or None"
+            "num_threads", num_threads, num_threads is None or is_integer(num_threads, 1), "at least 1, or None"
         )
         if backend != "torch":
             model, tokenizer = load_without_weights(AutoModelForQuestionAnswering, name, "reader", **hub)
@@ -252,7 +252,7 @@ class Reader:
         self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
-        check_argument("top_k", top_k, is_integer(top_k), "at least 1 and whole")
+        check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")

@@ -12,6 +12,7 @@ from haystack_distill.models.outputs import ModelOutputs, require_attention_scor
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
 from haystack_distill.objectives.objective import Objective
 from haystack_distill.utils.checks import is_number
+from haystack_distill.utils.layer_mapping import last_layers, uniform_layers
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
@@ -60,8 +61,7 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
 
 
 def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None]:
-    # (2 m N + M) // 2 M is m N / M rounded, halves up, without floating point.
-    uniform = [max(1, (2 * m * n_teacher + n_student) // (2 * n_student)) for m in range(1, n_student + 1)]
+    uniform = uniform_layers(n_student, n_teacher)
     if name == "uniform":
         return [*uniform]
     if name == "skip":
@@ -72,7 +72,7 @@ def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None
                 f'layer_mapping="last" needs a teacher at least as deep as the student, but they have {n_teacher} and '
                 f'{n_student} layers: use "uniform" or a list.'
             )
-        return list(range(n_teacher - n_student + 1, n_teacher + 1))
+        return [*last_layers(n_student, n_teacher)]
     raise DistilError(f'layer_mapping has to be "uniform", "last", "skip" or a list, not {name!r}.')
 
 

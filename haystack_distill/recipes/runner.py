@@ -219,7 +219,7 @@ class Ingredients:
         key = hash_json("augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), tagger)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
-            return record_batches(_row_of(example) for example in augmented(self.examples, settings))
+            return record_batches(Row.from_example(example) for example in augmented(self.examples, settings))
 
         return cached_table("examples", key, SCHEMA, batches, self.recipe.cache_dir)[0]
 
@@ -509,10 +509,3 @@ class _Cook:
 def _is_reader(name: str) -> bool:
     """Whether a model says of itself that it answers questions."""
     return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
-
-
-def _row_of(example: dict[str, Any]) -> Row:
-    answers = example["answers"]
-    flags = example["is_impossible"], example["labelled"]
-    texts = example["id"], example["title"], example["context"], example["question"]
-    return Row(*texts, answers["text"], answers["answer_start"], *flags, repaired=False)

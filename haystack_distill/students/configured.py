@@ -63,11 +63,11 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
 def _check_shape(name: str, value: Any, present: Any) -> None:
     """A DistilError unless a value of a configuration is of the kind that stands there now."""
     if name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
-        check_argument(name, value, is_integer(value), "a whole number of at least 1")
+        check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
     elif isinstance(present, bool):
         check_argument(name, value, isinstance(value, bool), "True or False")
     elif isinstance(present, int):
-        check_argument(name, value, isinstance(value, int) and not isinstance(value, bool), "a whole number")
+        check_argument(name, value, is_integer(value), "a whole number")
     elif isinstance(present, float):
         check_argument(name, value, is_number(value), "a number")
     elif isinstance(present, str):

@@ -69,19 +69,21 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_epochs", "batch_size", "gradient_accumulation_steps", "keep_checkpoints", "log_every"):
-            check_argument(name, getattr(self, name), is_integer(getattr(self, name)), "a whole number of at least 1")
+            check_argument(
+                name, getattr(self, name), is_integer(getattr(self, name), 1), "a whole number of at least 1"
+            )
         for name in ("evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             check_argument(
                 name,
                 value,
-                value is None or value == "epoch" or is_integer(value),
+                value is None or value == "epoch" or is_integer(value, 1),
                 "'epoch', a number of steps or None",
             )
         for name in ("keep_best", "resume", "tensorboard", "progress"):
             check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         check_argument(
-            "max_steps", self.max_steps, self.max_steps is None or is_integer(self.max_steps), "at least 1, or None"
+            "max_steps", self.max_steps, self.max_steps is None or is_integer(self.max_steps, 1), "at least 1, or None"
         )
         rate, decay, norm = self.learning_rate, self.weight_decay, self.max_grad_norm
         check_argument("learning_rate", rate, is_number(rate) and rate > 0, "a number above 0")
@@ -99,7 +101,7 @@ class TrainingSettings:
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         patience = self.early_stopping_patience
         check_argument(
-            "early_stopping_patience", patience, patience is None or is_integer(patience), "at least 1, or None"
+            "early_stopping_patience", patience, patience is None or is_integer(patience, 1), "at least 1, or None"
         )
         if patience is not None and not (self.keep_best and self.evaluate_every):
             raise DistilError("early_stopping_patience needs keep_best=True and evaluate_every")

@@ -13,9 +13,9 @@ def check_argument(name: str, value: Any, right: bool, wanted: str) -> None:
         raise DistilError(f"{name} must be {wanted}, not {value!r}")
 
 
-def is_integer(value: Any, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least `least`; True and False are no numbers."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_integer(value: Any, minimum: int | None = None) -> TypeGuard[int]:
+    """Whether a value is an integer, and not below `minimum`; True and False do not count."""
+    return isinstance(value, int) and not isinstance(value, bool) and (minimum is None or value >= minimum)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

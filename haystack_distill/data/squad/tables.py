@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from haystack_distill.data.squad.encoding import SurrogateReplacer, opened, require_utf8
 from haystack_distill.data.squad.validation import BadExample, Place, Question, kind
 from haystack_distill.errors import DataError
+from haystack_distill.utils.checks import is_integer
 
 _FLAT = ("answer_text", "answer")  # the columns of a single answer, with `answer_start` or without
 COLUMNS = ("id", "title", "context", "question", "answers", *_FLAT, "answer_start", "is_impossible", "labelled")
@@ -124,11 +125,7 @@ def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
     if start is None:
         starts = [None] * len(texts)
     pairs = zip_longest(texts, starts)
-    return [{"text": str(text) if _is_whole(text) else text, "answer_start": _whole(at)} for text, at in pairs]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return [{"text": str(text) if is_integer(text) else text, "answer_start": _whole(at)} for text, at in pairs]
 
 
 def _whole(value: Any) -> Any:

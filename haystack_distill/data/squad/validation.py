@@ -3,7 +3,10 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from haystack_distill.utils.checks import is_integer
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -64,7 +67,27 @@ class Row(NamedTuple):
     is_impossible: bool
     labelled: bool
     repaired: bool
-    replaced: int = 0  # half surrogate pairs in its texts that became U+FFFD
+    replaced: int = 0  # lone surrogates in its texts that became U+FFFD
+
+    @classmethod
+    def from_example(cls, example: Mapping[str, Any]) -> "Row":
+        """The row of an example that `data.squad.load.load_examples` returned; nothing is checked again."""
+        answers = example["answers"]
+        texts = example["id"], example["title"], example["context"], example["question"]
+        flags = example["is_impossible"], example["labelled"]
+        return cls(*texts, answers["text"], answers["answer_start"], *flags, repaired=False)
+
+    def to_example(self) -> dict[str, Any]:
+        """The row with the columns of SQuAD on the Hugging Face hub, as in the dataset."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "context": self.context,
+            "question": self.question,
+            "answers": {"text": self.texts, "answer_start": self.starts},
+            "is_impossible": self.is_impossible,
+            "labelled": self.labelled,
+        }
 
 
 def check_question(question: Question) -> Row:
@@ -122,7 +145,7 @@ def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, 
     start = _value(answer, "answer_start")
     if start is None and without_start:
         return text, _only_place(text, context), False
-    if not isinstance(start, int) or isinstance(start, bool):
+    if not is_integer(start):
         raise BadExample("wrong type", f"answer_start must be an integer, not {kind(start)}")
     if start >= 0 and context.startswith(text, start):
         return text, start, False
@@ -189,7 +212,7 @@ def count_lone_surrogates(text: str) -> int:
 
 def number_as_text(value: Any) -> Any:
     """A whole number as text, which is what annotation tools and tables hold for an id; anything else as it is."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return str(value) if is_integer(value) else value
 
 
 def _check_title(value: Any) -> str:
