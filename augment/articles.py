@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from augment.augmenter import Text
 from augment.words import Words
 from haystack_distill.data.squad.validation import Row
-from haystack_distill.utils.files import write_aside
+from haystack_distill.utils.atomic import write_atomically
 
 
 class Paragraph(NamedTuple):
@@ -36,7 +36,7 @@ class Article(NamedTuple):
             for context, rows in self.paragraphs
         ]
         content = json.dumps({"title": self.title, "paragraphs": paragraphs}, ensure_ascii=False)
-        write_aside(path, lambda aside: aside.write_text(content, encoding="utf-8"))
+        write_atomically(path, lambda aside: aside.write_text(content, encoding="utf-8"))
 
     @classmethod
     def read(cls, path: Path) -> "Article":

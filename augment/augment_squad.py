@@ -130,7 +130,7 @@ def _job_at(
     output is a device or a pipe, it is a temporary one.
     """
     with ExitStack() as stack:
-        beside = Path(stack.enter_context(scratch_directory())) / output.name if is_stream(output) else output
+        beside = Path(stack.enter_context(temporary_directory())) / output.name if is_stream(output) else output
         work = beside.with_name(f".{output.name}.work")
         job = Job(source, settings, run, work, statistics)
         stack.enter_context(blaming(work))
@@ -152,7 +152,7 @@ def _job_at(
 
 def _checked(squad_path: str | Path, output_path: str | Path, run: RunSettings) -> tuple[Path, Path]:
     """Input and output as paths, links followed, after what can be known to be wrong before the work begins."""
-    source, output = expanded(squad_path), expanded(output_path)
+    source, output = expand_user(squad_path), expand_user(output_path)
     require_readable(source)
     require_output(output, [source], run.overwrite)
     if output.is_symlink() and not is_stream(output):  # else it would be replaced by the file

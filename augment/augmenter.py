@@ -13,7 +13,7 @@ from augment.operations import MASK_TOKEN, NGRAM, Edited, apply, edit_words, mov
 from augment.settings import TEXTS, AugmentSettings
 from augment.tagging import choose_tagger, make_tagger
 from augment.words import TokenizerWords, Words, split_words
-from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check
+from haystack_distill.data.squad.validation import BadExample, Place, Question, Row, check_question
 from haystack_distill.errors import DataError, DistilError
 
 _TRIES = 200  # texts that differ from the original are drawn so often before there seems to be no further variant
@@ -125,7 +125,7 @@ class Augmenter:
         question, context = self.prepare([row.question], [row.context])
         made = []
         for variant in self.variants(row, question, context):
-            made.append(_example_of(variant.row))
+            made.append(variant.row.to_example())
             if self.settings.provenance:
                 made[-1]["augmentation"] = {"of": row.id, **variant.operations()}
         return made
@@ -309,20 +309,8 @@ def _row_of(example: dict[str, Any], factor: int) -> Row:
     }
     place = Place("example", 0)
     try:
-        row = check(Question(place, example.get("title") or "", {"context": example.get("context")}, qa))
+        row = check_question(Question(place, example.get("title") or "", {"context": example.get("context")}, qa))
         require_free_id(row.id, factor)
     except BadExample as bad:
         raise DataError(f"question {example.get('id')!r}: {bad}") from None
     return row
-
-
-def _example_of(row: Row) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "title": row.title,
-        "context": row.context,
-        "question": row.question,
-        "answers": {"text": row.texts, "answer_start": row.starts},
-        "is_impossible": row.is_impossible,
-        "labelled": row.labelled,
-    }

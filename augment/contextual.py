@@ -22,7 +22,7 @@ from augment.words import Span
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.devices import resolve_device
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.transformers_compat import load_with_tokenizer
 
 _EVERY = 7  # 1/7 of the words is hidden at a time

@@ -25,11 +25,13 @@ from augment.lexicon import TagCounts
 from augment.processes import Processes
 from augment.settings import AugmentSettings, RunSettings
 from augment.tally import Tally
-from haystack_distill.data.squad.intake import Intake, warn_of
-from haystack_distill.data.squad.json_files import count_of_questions, questions_in_file, write_packed
+from haystack_distill.data.squad.intake import Intake, log_warnings
+from haystack_distill.data.squad.json_files import count_questions, questions_in_file, write_compressed
 from haystack_distill.data.squad.validation import Place, Row
 from haystack_distill.errors import DataError, DistilError, WriteError
-from haystack_distill.utils.files import expanded, file_hash, hash_of, into_place, refusal_of, write_json
+from haystack_distill.utils.atomic import move_into_place, write_json
+from haystack_distill.utils.files import expand_user, system_reason
+from haystack_distill.utils.hashing import hash_file, hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class Job:
         counts = TagCounts()
         for found in processes.each("prepare", self._articles(intake, progress)):
             counts.merge(TagCounts(found))
-        warn_of(str(self.source), intake.reports[0])
+        log_warnings(str(self.source), intake.reports[0])
         write_json(counted, counts.as_json())
         return counts
 
@@ -149,14 +151,14 @@ class Job:
             file.write(b"\n]}\n")
 
         joined = self.work / "joined"  # in there it goes with the rest if this is interrupted
-        write_packed(joined, fill, packed=output.name.endswith(".gz"), level=PACKING)
-        into_place(joined, output)
+        write_compressed(joined, fill, packed=output.name.endswith(".gz"), level=PACKING)
+        move_into_place(joined, output)
 
     def _articles(self, intake: Intake, progress: OnProgress) -> Iterator[tuple[str, str, list[Row]]]:
         """The checked articles of this shard, as arguments of `Worker.prepare`."""
         number, of = self.run.part or (1, 1)
         try:
-            total = count_of_questions(self.source)
+            total = count_questions(self.source)
             for position, (_, items) in enumerate(itertools.groupby(intake.rows(), key=_article_of)):
                 rows = [row for _, row in items]
                 progress("reading", len(rows), total)
@@ -202,8 +204,8 @@ def blaming(folder: Path) -> Iterator[None]:
             raise DistilError(f"{error.filename}: {error.strerror}") from error  # type: ignore[union-attr]
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise WriteError(
-            f"cannot write to {folder} ({refusal_of(cause) or error}): make room there and run the same again, which "
-            "continues from here, or choose another output_path"
+            f"cannot write to {folder} ({system_reason(cause) or error}): make room there and run the same again, "
+            "which continues from here, or choose another output_path"
         ) from error
 
 
@@ -233,7 +235,7 @@ def _names(folder: Path, suffix: str) -> list[str]:
 
 def _stamp(name: str | None) -> list[list[Any]]:
     """Sizes and times of a file, or of the files of a directory: whether it is still what it was."""
-    path = expanded(name) if name else None
+    path = expand_user(name) if name else None
     if path is None or not path.exists():
         return []
     files = sorted(path.iterdir()) if path.is_dir() else [path]

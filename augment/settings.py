@@ -10,7 +10,7 @@ from typing import Any
 
 from augment.tagging import require_tagger
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import check, is_number, is_whole
+from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 TEXTS = ("question", "context", "both")
 ON_BAD_EXAMPLE = ("error", "skip")
@@ -110,12 +110,12 @@ class AugmentSettings(_Settings):
     def __post_init__(self) -> None:
         for name in ("multiplication_factor", "longest_ngram", "word_possibilities", "batch_size"):
             value = getattr(self, name)
-            check(name, value, is_whole(value), "a whole number of at least 1")
+            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         for name in ("p_mask", "p_pos", "p_ng", "replace_probability"):
             value = getattr(self, name)
-            check(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
+            check_argument(name, value, is_number(value) and 0 <= value <= 1, "a probability from 0 to 1")
         for name in ("context_ngrams", "drop_labels", "provenance"):
-            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+            check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         for name in ("model", "glove_path", "mask_token", "tokenizer"):
             value = getattr(self, name)
             kinds = (str,) if name == "mask_token" else (str, os.PathLike)

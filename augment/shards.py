@@ -38,7 +38,7 @@ def merge_shards(shards: list[Path], output: Path) -> None:
                 target.write(b"\n]}\n")
 
             packed = output.name.endswith(".gz")
-            write_aside(output, lambda aside: write_packed(aside, fill, packed=packed, level=PACKING))
+            write_atomically(output, lambda aside: write_compressed(aside, fill, packed=packed, level=PACKING))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"a packed shard is damaged ({error}): make it again") from error
 

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from haystack_distill.utils.files import write_json
+from haystack_distill.utils.atomic import write_json
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import regex
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 
 Span: TypeAlias = tuple[int, int]  # first character, one past the last
 Tagger: TypeAlias = Callable[[list[str]], list[str]]  # the tokens of a text -> their part-of-speech tags
@@ -92,7 +92,7 @@ class TokenizerWords:
     def __init__(self, name: str | Path) -> None:
         from tokenizers import Tokenizer  # not transformers: it would bring torch
 
-        path = expanded(name)
+        path = expand_user(name)
         try:
             if path.is_dir():
                 path = path / "tokenizer.json"

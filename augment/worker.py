@@ -13,7 +13,7 @@ from augment.lexicon import TagCounts
 from augment.settings import AugmentSettings
 from augment.tally import Tally
 from haystack_distill.data.squad.validation import Row
-from haystack_distill.utils.files import write_aside
+from haystack_distill.utils.atomic import write_atomically
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -78,7 +78,7 @@ class Worker:
                     file.writelines(_paragraphs(paragraph, augmenter, tally))
                 file.write("]}")
 
-        write_aside(part, fill)
+        write_atomically(part, fill)
         tally.write(done)
         return tally
 

@@ -22,7 +22,7 @@ from augment.augmenter import augmented
 from augment.settings import AugmentSettings
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.utils.files import write_json
+from haystack_distill.utils.atomic import write_json
 
 
 def main(

@@ -27,7 +27,7 @@ from haystack_distill import Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples, write_squad
 from haystack_distill.export.onnx import export_reader
 from haystack_distill.training.run_directory import versions
-from haystack_distill.utils.files import write_aside, write_json
+from haystack_distill.utils.atomic import write_atomically, write_json
 
 HERE = Path(__file__).resolve().parent
 WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)
@@ -149,7 +149,7 @@ def main(
     arguments = {"teacher": teacher.resolve(), "train": train.resolve(), "json": True}
     found["memory"] = kept(output, "memory", lambda: call("memory.py", "farm", arguments, output))
     write_json(HERE / "results.json", found)
-    write_aside(HERE / "RESULTS.md", lambda aside: aside.write_text(page(found), encoding="utf-8"))
+    write_atomically(HERE / "RESULTS.md", lambda aside: aside.write_text(page(found), encoding="utf-8"))
     plot(found, HERE / "results.png")
 
 

@@ -19,7 +19,7 @@ from environments import ROOT, tree_of
 
 from haystack_distill import Reader, students
 from haystack_distill.data.squad.load import load_examples, write_squad
-from haystack_distill.utils.files import write_json
+from haystack_distill.utils.atomic import write_json
 
 # Name, script, environment, its own arguments, and which figure of its result is a time.
 ARMS: list[tuple[str, str, str, dict[str, Any]]] = [

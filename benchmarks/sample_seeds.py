@@ -18,7 +18,7 @@ from haystack_distill import WindowSettings
 from haystack_distill.cli.demo import measure, train_students
 from haystack_distill.data.sample import sample_path
 from haystack_distill.models.embedded import embedded_teacher
-from haystack_distill.utils.files import write_json
+from haystack_distill.utils.atomic import write_json
 
 
 def main(output: Annotated[Path, typer.Option(help="where results go")], seeds: str = "1,2,3") -> None:

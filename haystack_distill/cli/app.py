@@ -56,12 +56,13 @@ from haystack_distill.cli.options import (
     with_options,
 )
 from haystack_distill.cli.output import Commands, logs_on_stderr, says_how_to_resume, tell
-from haystack_distill.data.squad.validation import whole_characters
+from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.errors import DistilError
 from haystack_distill.reporting.inspection import describe
 from haystack_distill.training.checkpoints import check_directory
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.files import RUN_FILE, require_writable
+from haystack_distill.utils.files import require_writable
+from haystack_distill.utils.model_files import RUN_FILE
 
 if TYPE_CHECKING:
     from haystack_distill.training.run_directory import RunResult
@@ -198,8 +199,8 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         from haystack_distill import students
         from haystack_distill.data.window_settings import WindowSettings
         from haystack_distill.training.run_directory import versions
-        from haystack_distill.utils.files import write_json
-        from haystack_distill.utils.model_fingerprint import model_hash
+        from haystack_distill.utils.atomic import write_json
+        from haystack_distill.utils.model_fingerprint import model_fingerprint
 
         # The smallest windows fit any teacher; none are cut.
         source = load_reader(
@@ -219,7 +220,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
             "method": "student",
             "arguments": arguments,
             "seed": arguments.get("seed"),
-            "teacher": model_hash(source.model),
+            "teacher": model_fingerprint(source.model),
             "parameters": made.n_parameters,
             "metrics": {},
             "status": "finished",
@@ -289,7 +290,7 @@ def ask(model: str, question: str, context: str | None, context_file: str | None
     if (context is None) == (context_file is None):
         raise DistilError("give the text to look in once: either --context TEXT or --context-file FILE")
     text = context if context is not None else text_of(str(context_file))
-    question = whole_characters(question)  # what is no text cannot be shown either
+    question = replace_lone_surrogates(question)  # what is no text cannot be shown either
     with logs_on_stderr():
         reader = load_reader(model, **reader_settings(given))
         answers = reader.answer(question, text, given["top_k"], allow_no_answer=given["allow_no_answer"])

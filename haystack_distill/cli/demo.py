@@ -17,8 +17,9 @@ from haystack_distill.models.embedded import embedded_teacher
 from haystack_distill.models.reader import Reader
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.checks import require_seed
-from haystack_distill.utils.files import expanded, require_writable, write_json
+from haystack_distill.utils.files import expand_user, require_writable
 
 QUESTIONS = (
     "Who designed the first pendulum clock that worked?",
@@ -46,7 +47,7 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     """
     began = time.monotonic()
     console = Console(quiet=json)
-    directory = expanded(output_dir or "demo-reader")
+    directory = expand_user(output_dir or "demo-reader")
     require_writable(directory)
     require_seed(seed)
     dev = sample_path("dev")

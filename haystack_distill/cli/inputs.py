@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from haystack_distill.data.window_settings import default_stride
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import expanded, require_writable
+from haystack_distill.utils.files import expand_user, require_writable
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +103,7 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 def text_of(file: str) -> str:
     try:
         # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
-        content = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        content = sys.stdin.buffer.read() if file == "-" else expand_user(file).read_bytes()
         return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"cannot read the context from {file}: {error}") from error

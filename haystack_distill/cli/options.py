@@ -15,7 +15,7 @@ from rich.markup import escape
 from haystack_distill.errors import DistilError
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import PRECISIONS
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.yaml_config import Option, load_config
 
 EMBEDDED = "embedded"
@@ -24,7 +24,7 @@ EMBEDDED = "embedded"
 def path_in_home(text: str) -> Path:
     """A path as it is typed; the shell leaves the `~` of --output-dir=~/reader as it is."""
     try:
-        return expanded(str(text))
+        return expand_user(str(text))
     except DistilError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -82,11 +82,12 @@ def init(
 ) -> None:
     """Write a recipe with comments: what each key does, and defaults or examples."""
     from haystack_distill.recipes.schema import EXAMPLE
-    from haystack_distill.utils.files import is_stream, write_aside
+    from haystack_distill.utils.atomic import write_atomically
+    from haystack_distill.utils.files import is_stream
 
     if output.exists() and not is_stream(output) and not overwrite:
         raise DistilError(f"{output} exists: choose another --output, or add --overwrite to replace it")
-    write_aside(output, lambda aside: aside.write_text(EXAMPLE, encoding="utf-8"))
+    write_atomically(output, lambda aside: aside.write_text(EXAMPLE, encoding="utf-8"))
     say(f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}")
 
 

@@ -213,12 +213,12 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
         raise DistilError(f"--questions must be at least 1, not {given['questions']}")
     with logs_on_stderr():
         from haystack_distill.data.sample import sample_path
-        from haystack_distill.evaluation.measurements import evenly
+        from haystack_distill.evaluation.measurements import question_context_pairs
         from haystack_distill.export.budget import Budget, suggest_students
 
         wanted = Budget.parse(budget)
         data = given["data"] or [str(sample_path("dev"))]
-        pairs = evenly(examples_of(data, "validation", given), given["questions"])
+        pairs = question_context_pairs(examples_of(data, "validation", given), given["questions"])
         found = suggest_students(
             load_reader(teacher, **reader_settings(given)),
             wanted,

@@ -12,7 +12,8 @@ import datasets
 
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.cache import NO_CODE
-from haystack_distill.utils.files import expanded, file_hash, hash_of
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.hashing import hash_file, hash_json
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
@@ -61,7 +62,7 @@ class Corpus:
             )
         if isinstance(source, datasets.IterableDataset):
             self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
-        elif isinstance(source, str) and not expanded(source).exists() and _kind_of(Path(source)) is None:
+        elif isinstance(source, str) and not expand_user(source).exists() and _kind_of(Path(source)) is None:
             self.dataset, self._version = _from_hub(source, config, split)
             self.identity = f"{source} {config or ''} {split}"
         else:
@@ -81,8 +82,8 @@ class Corpus:
         Files are read for it, once. None where the content is not known: an `IterableDataset` without a name.
         """
         if self._files:
-            return hash_of(self.column, [(file.name, file_hash(file)) for file in self._files])
-        return None if self._version is None else hash_of(self.column, self.identity, self._version)
+            return hash_json(self.column, [(file.name, hash_file(file)) for file in self._files])
+        return None if self._version is None else hash_json(self.column, self.identity, self._version)
 
     def read(
         self, state: dict[str, Any] | None = None, *, process: int = 0, processes: int = 1
@@ -162,7 +163,7 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
     """Files as they are given, directories as the files of a known kind in and under them, by name."""
     files = []
     for source in sources:
-        path = expanded(source)
+        path = expand_user(source)
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
             if not inside:

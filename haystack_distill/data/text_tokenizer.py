@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import hash_of
+from haystack_distill.utils.hashing import hash_json
 
 _HIDING = "special "  # before a special token's name: what tokenizers look up in a vocabulary holds no space
 
@@ -71,12 +71,12 @@ def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.pop("truncation", None)
     content.pop("padding", None)
-    return hash_of(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
+    return hash_json(content, asdict(PairTemplate.of(tokenizer)), tokenizer.pad_token_id)
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -18,7 +18,7 @@ from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.samplers import InOrderBatches, StepBatches
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.utils.checks import check, is_number, is_whole
+from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 _NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
 
@@ -46,9 +46,11 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         share = self.mask_probability
-        check("max_seq_len", self.max_seq_len, is_whole(self.max_seq_len, 8), "a whole number of at least 8")
-        check("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
-        check("buffer_windows", self.buffer_windows, is_whole(self.buffer_windows), "a whole number of at least 1")
+        check_argument("max_seq_len", self.max_seq_len, is_integer(self.max_seq_len, 8), "a whole number of at least 8")
+        check_argument("mask_probability", share, is_number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        check_argument(
+            "buffer_windows", self.buffer_windows, is_integer(self.buffer_windows, 1), "a whole number of at least 1"
+        )
 
 
 class TextRows(NamedTuple):

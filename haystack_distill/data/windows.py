@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerBase
 
 from haystack_distill.data.samplers import LengthGroupedBatches, StepBatches
 from haystack_distill.data.squad.load import content_hash
-from haystack_distill.data.squad.validation import halves_in, whole_characters
-from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_hash
+from haystack_distill.data.squad.validation import count_lone_surrogates, replace_lone_surrogates
+from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_fingerprint
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.cache import cached_table
-from haystack_distill.utils.files import hash_of
+from haystack_distill.utils.hashing import hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +137,9 @@ class AnyWindows:
 
 def _whole_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
     """Questions and contexts without half surrogate pairs, which tokenizers refuse."""
-    whole = [(whole_characters(question), whole_characters(context)) for question, context in pairs]
+    whole = [(replace_lone_surrogates(question), replace_lone_surrogates(context)) for question, context in pairs]
     if any(new is not old for pair in zip(whole, pairs, strict=True) for new, old in zip(*pair, strict=True)):
-        replaced = sum(halves_in(text) for pair in pairs for text in pair)
+        replaced = sum(count_lone_surrogates(text) for pair in pairs for text in pair)
         logger.warning("replaced %d half surrogate pair(s), which are no characters, by U+FFFD", replaced)
     return whole
 
@@ -228,7 +228,7 @@ class Windows(AnyWindows):
                 yield columns
                 columns = {name: [] for name in _SCHEMA.names}
 
-        self.key = hash_of(_FORMAT, content_hash(examples), tokenizer_hash(tokenizer), asdict(self.settings))
+        self.key = hash_json(_FORMAT, content_hash(examples), tokenizer_fingerprint(tokenizer), asdict(self.settings))
         notes = functools.partial(asdict, answers)
         self.table, notes_of_table, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir, notes)
         self._answers = _Answers(**notes_of_table)

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.errors import DistilError
-from haystack_distill.evaluation.processes import predict_together
+from haystack_distill.evaluation.processes import predict_distributed
 from haystack_distill.models.reader import Prediction, Reader
 
 Role: TypeAlias = Literal["teacher", "labels", "distilled", "other"]
@@ -128,19 +128,19 @@ def measure_reader(
     example_scores(examples, dict.fromkeys(ids, ""))  # bad data is an error now, not after the reader has run for long
     threshold = reader.no_answer_threshold if any(examples["is_impossible"]) else None
     windows = reader.cut(examples, cache_dir=cache_dir)
-    predictions = predict_together(reader, windows, processes)
+    predictions = predict_distributed(reader, windows, processes)
     metrics = reader.metrics_of(examples, predictions)
     chosen = {key: _said(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
     said = {key: text for key, (text, _) in chosen.items()}
     by_example = example_scores(examples, said)
-    pairs = evenly(examples, timed_questions)
+    pairs = question_context_pairs(examples, timed_questions)
     return Measurements(
         name=name,
         role=role,
         parameters=reader.n_parameters,
         megabytes=sum(weight.numel() * weight.element_size() for weight in reader.model.parameters()) / 1e6,
         metrics=metrics,
-        milliseconds=milliseconds_a_question(reader, pairs),
+        milliseconds=milliseconds_per_question(reader, pairs),
         timed_questions=len(pairs),
         device=_device(reader),
         data=data,
@@ -157,7 +157,7 @@ def _said(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
     return answer.text, answer.score
 
 
-def milliseconds_a_question(reader: Reader, pairs: Sequence[tuple[str, str]]) -> float:
+def milliseconds_per_question(reader: Reader, pairs: Sequence[tuple[str, str]]) -> float:
     """The median time for one (question, context) pair asked alone, after a warm-up."""
     seconds = []
     for pair in [*pairs[:_WARM_UP], *pairs]:
@@ -167,7 +167,7 @@ def milliseconds_a_question(reader: Reader, pairs: Sequence[tuple[str, str]]) ->
     return 1000 * statistics.median(seconds[-len(pairs) :])
 
 
-def evenly(examples: datasets.Dataset, wanted: int) -> list[tuple[str, str]]:
+def question_context_pairs(examples: datasets.Dataset, wanted: int) -> list[tuple[str, str]]:
     """Question and context of at most so many examples, spread evenly."""
     chosen = min(wanted, len(examples))
     rows = examples.select([row * len(examples) // chosen for row in range(chosen)])

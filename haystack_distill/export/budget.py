@@ -8,10 +8,11 @@ from typing import Any
 
 from haystack_distill import students
 from haystack_distill.errors import DistilError
-from haystack_distill.evaluation.measurements import milliseconds_a_question
+from haystack_distill.evaluation.measurements import milliseconds_per_question
 from haystack_distill.models.backends.onnx_runtime import FILES, check_backend
 from haystack_distill.models.reader import Reader
-from haystack_distill.utils.files import EXPORT_FOLDER, scratch_directory, writing
+from haystack_distill.utils.files import temporary_directory, writing
+from haystack_distill.utils.model_files import EXPORT_FOLDER
 
 _WIDTHS = (0.75, 0.5, 0.25)  # of the teacher's, for students that start from random weights
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
@@ -89,7 +90,7 @@ def suggest_students(
         raise DistilError("there are no questions to time")
     found = []
     for making, student in _shapes(teacher):
-        with scratch_directory() as scratch, writing(Path(scratch)):
+        with temporary_directory() as scratch, writing(Path(scratch)):
             if backend == "torch":
                 student.save(scratch)
                 file = Path(scratch) / "model.safetensors"
@@ -104,7 +105,7 @@ def suggest_students(
             if backend == "torch":
                 where = {"device": teacher.device, "precision": teacher.precision}
             served = Reader.load(scratch, backend=backend, num_threads=num_threads, windows=teacher.windows, **where)
-            milliseconds = milliseconds_a_question(served, pairs)
+            milliseconds = milliseconds_per_question(served, pairs)
         cost = milliseconds if budget.unit == "ms" else megabytes
         config = student.model.config
         found.append(

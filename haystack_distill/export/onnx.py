@@ -22,17 +22,9 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel, import_onnx
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.training.run_directory import versions
-from haystack_distill.utils.files import (
-    EXPORT_FOLDER,
-    EXPORT_RECORD,
-    expanded,
-    refusal_of,
-    require_writable,
-    scratch_directory,
-    write_aside,
-    write_json,
-    writing,
-)
+from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.files import expand_user, require_writable, system_reason, temporary_directory, writing
+from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from haystack_distill.utils.model_inputs import model_inputs
 from haystack_distill.utils.transformers_compat import with_plain_attention
 
@@ -114,9 +106,9 @@ def export_reader(
     reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
-    target = expanded(directory)
+    target = expand_user(directory)
     require_writable(target)
-    with scratch_directory() as scratch, writing(Path(scratch)):
+    with temporary_directory() as scratch, writing(Path(scratch)):
         made = {"onnx": Path(scratch) / FILES["onnx"]}
         _write_onnx(reader, made["onnx"])
         if chosen.int8 != "none":
@@ -131,7 +123,7 @@ def export_reader(
         reader.save(target)
         write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: what lies beside it is known to be ours
         for backend, file in made.items():
-            write_aside(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
+            write_atomically(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
     return record
 
 
@@ -170,7 +162,7 @@ def _write_onnx(reader: Reader, path: Path) -> None:
                 dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
             )
         except Exception as error:  # whatever the exporter raises, the model is what it cannot read
-            if refusal_of(error) is not None:
+            if system_reason(error) is not None:
                 raise
             raise DistilError(f"{type(reader.model).__name__} cannot be exported to ONNX: {error}") from error
     _optimise(reader, raw, path)

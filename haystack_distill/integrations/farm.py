@@ -41,19 +41,24 @@ except ImportError as error:
     ) from error
 
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.models.reader import Reader
-from haystack_distill.training.checkpoints import begun_in, finished_in
+from haystack_distill.training.checkpoints import finished_run, unfinished_run
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.run_directory import RunResult
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.cache import cached_table
-from haystack_distill.utils.files import RUN_FILE, expanded, file_hash, hash_of
-from haystack_distill.utils.model_files import json_in, lacks_weights
-from haystack_distill.utils.transformers_compat import for_answers, no_questions, require_known_kind
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.hashing import hash_file, hash_json
+from haystack_distill.utils.model_files import RUN_FILE, lacks_weights, read_json_object
+from haystack_distill.utils.transformers_compat import (
+    question_answering_config,
+    refuse_remote_code,
+    require_known_model_type,
+)
 
 __all__ = ["DistilFARMReader", "farm_reader_from", "reader_from_farm"]
 
@@ -199,7 +204,7 @@ class DistilFARMReader(ReadsText, FARMReader):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         # Of its own, or Haystack would not note the parameters for YAML.
         _check_model(str(arguments[0] if arguments else keywords.get("model_name_or_path", "")))
-        with no_questions():
+        with refuse_remote_code():
             super().__init__(*arguments, **keywords)
 
     __init__.__signature__ = inspect.signature(FARMReader.__init__)  # type: ignore[attr-defined]
@@ -312,15 +317,15 @@ class _Plan:
             "the number that evaluate_every has",
         )
         # Each kind of run has checkpoints of its own: the steps of a recipe are often called with one directory.
-        checkpoints = expanded(take("checkpoint_root_dir")) / method
-        keep = checkpoint_every is not None or begun_in(checkpoints) is not None
+        checkpoints = expand_user(take("checkpoint_root_dir")) / method
+        keep = checkpoint_every is not None or unfinished_run(checkpoints) is not None
         _refuse(
             keep and _is_foreign(checkpoints),
             f"{checkpoints}, where checkpoints would be kept, holds other files; choose another checkpoint_root_dir",
         )
         keep_checkpoints = take("checkpoints_to_keep")
         idle["checkpoints_to_keep without checkpoint_every"] = keep_checkpoints != 3 and checkpoint_every is None
-        caching, cache_path = take("caching"), expanded(take("cache_path"))
+        caching, cache_path = take("caching"), expand_user(take("cache_path"))
         idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
@@ -348,10 +353,10 @@ class _Plan:
             settings=settings,
             teacher_batch_size=teacher_batch_size,
             distillation=distillation,
-            save_dir=expanded(
+            save_dir=expand_user(
                 take("save_dir") or f"./saved_models/{reader.inferencer.model.language_model.name}{suffix}"
             ),
-            best_dir=expanded(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
+            best_dir=expand_user(early_stopping.save_dir) if early_stopping and early_stopping.save_dir else None,
             checkpoints=checkpoints if keep else None,
             cache_path=cache_path if caching else None,
         )
@@ -427,7 +432,7 @@ class _Sources:
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
             windows = WindowSettings(max_seq_len, stride, max_query_length)
-        folder = expanded(data_dir)
+        folder = expand_user(data_dir)
         return cls(
             train=folder / train,
             dev=folder / dev if dev else None,
@@ -456,8 +461,8 @@ def _check_model(name: str) -> None:
     directory = Path(name)
     if (directory / "language_model.bin").exists() or not directory.exists():
         return
-    require_known_kind(name, "reader")
-    settings = json_in(directory, "tokenizer_config.json") or {}
+    require_known_model_type(name, "reader")
+    settings = read_json_object(directory, "tokenizer_config.json") or {}
     again = f"Reader.load({name!r}).save(NEW_DIRECTORY)"
     _refuse(
         settings.get("tokenizer_class") == "TokenizersBackend"
@@ -465,7 +470,7 @@ def _check_model(name: str) -> None:
         f"{name}: transformers 5 wrote this tokenizer, in a form that transformers 4 cannot read; {again} writes it "
         "so that both can",
     )
-    labels = len((json_in(directory, "config.json") or {}).get("id2label") or "12")
+    labels = len((read_json_object(directory, "config.json") or {}).get("id2label") or "12")
     _refuse(
         labels != 2, f"{name} has a head of {labels} labels, a reader has two; {again} gives it a fresh one to train"
     )
@@ -481,8 +486,8 @@ def _is_foreign(directory: Path) -> bool:
     return (
         directory.exists()
         and any(not name.startswith(".haystack-distill") for name in os.listdir(directory))
-        and begun_in(directory) is None
-        and finished_in(directory) is None
+        and unfinished_run(directory) is None
+        and finished_run(directory) is None
     )
 
 
@@ -657,7 +662,7 @@ def _check_student(student: Reader, sources: _Sources) -> None:
     tokenizer = sources.tokenizer
     _refuse(
         tokenizer is not None
-        and (not tokenizer.is_fast or tokenizer_hash(tokenizer) != tokenizer_hash(student.tokenizer)),
+        and (not tokenizer.is_fast or tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(student.tokenizer)),
         "the processor's tokenizer is not the student's; make the processor with reader.inferencer.processor.tokenizer",
     )
 
@@ -679,7 +684,7 @@ def _question_answering_model(model: Any) -> PreTrainedModel:
     _fold_calibration(head, linear)
     with torch.device("meta"):  # only its shape is wanted; no memory, no random numbers
         assembled = AutoModelForQuestionAnswering.from_config(
-            for_answers(language_model.config), trust_remote_code=False
+            question_answering_config(language_model.config), trust_remote_code=False
         )
     prefix = assembled.base_model_prefix
     has_pooler = getattr(getattr(assembled, prefix), "pooler", None) is not None
@@ -728,7 +733,7 @@ def _plain_text(path: Path, cache: Path) -> datasets.Dataset:
                 }
 
     try:
-        rows, _, _ = cached_table("texts", hash_of("lines", path.name, file_hash(path)), _TEXT_SCHEMA, batches, cache)
+        rows, _, _ = cached_table("texts", hash_json("lines", path.name, hash_file(path)), _TEXT_SCHEMA, batches, cache)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error}); convert it first") from error
     if not len(rows):

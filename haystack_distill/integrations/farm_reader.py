@@ -31,7 +31,7 @@ except ImportError as error:
         "environment without haystack-ai"
     ) from error
 
-from haystack_distill.data.squad.validation import whole_characters
+from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
@@ -57,7 +57,7 @@ class ReadsText:
 
     def predict(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
         """See FARMReader; documents without text are left out, and an empty query has no answers."""
-        query = whole_characters(query)  # tokenizers refuse half a surrogate pair
+        query = replace_lone_surrogates(query)  # tokenizers refuse half a surrogate pair
         return FARMReader.predict(self, query, _readable(query, documents), top_k)  # type: ignore[arg-type]
 
     def predict_batch(
@@ -68,7 +68,7 @@ class ReadsText:
         batch_size: int | None = None,
     ) -> dict[str, Any]:
         """See FARMReader; documents without text and empty queries have no answers, in their place."""
-        queries = [whole_characters(query) for query in queries]
+        queries = [replace_lone_surrogates(query) for query in queries]
 
         def ask(queries: list[str], lists: list[Document] | list[list[Document]]) -> dict[str, Any]:
             return FARMReader.predict_batch(self, queries, lists, top_k, batch_size)  # type: ignore[arg-type]

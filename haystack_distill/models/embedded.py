@@ -10,7 +10,6 @@ runs. The adapter holds what turns that sentence encoder into a question answeri
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.hashing import hash_file
 
 if TYPE_CHECKING:
     from haystack_distill.models.reader import Reader
@@ -50,13 +50,10 @@ def base_model_directory() -> Path:
     weights = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
     if weights is None or not weights.is_file():
         raise DistilError(f"The package {BASE_PACKAGE} has no model.safetensors; install it again: {_REMEDY}")
-    with weights.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != BASE_SHA256:
+    found = hash_file(weights)
+    if found != BASE_SHA256:
         raise DistilError(
-            f"{weights} has SHA-256 {digest.hexdigest()}, but the embedded teacher was made for {BASE_SHA256}; "
+            f"{weights} has SHA-256 {found}, but the embedded teacher was made for {BASE_SHA256}; "
             f"install the version it was made for: {_REMEDY}"
         )
     return weights.parent

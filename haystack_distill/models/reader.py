@@ -22,11 +22,11 @@ from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score
-from haystack_distill.utils.checks import check, check_kind, is_number, is_whole
+from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
 from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
-from haystack_distill.utils.files import expanded, require_writable
+from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
-from haystack_distill.utils.transformers_compat import load_shape, load_with_tokenizer, save_model
+from haystack_distill.utils.transformers_compat import load_with_tokenizer, load_without_weights, save_model
 
 ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
 
@@ -134,11 +134,13 @@ class Reader:
                 "load it with Reader.load, which gives it a fresh one"
             )
         for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
-            check(name, value, is_whole(value), "a whole number of at least 1")
+            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         threshold = no_answer_threshold
         # Infinite: never, or always, no answer.
-        check("no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number")
-        check_kind("windows", windows, WindowSettings)
+        check_argument(
+            "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
+        )
+        check_type("windows", windows, WindowSettings)
         self.windows = windows or WindowSettings()
         positions = position_limit(model)
         if positions is not None and self.windows.max_seq_len > positions:
@@ -203,9 +205,11 @@ class Reader:
         """
         name, hub = os.path.expanduser(name_or_path), {"token": token, "revision": revision}
         check_backend(backend)
-        check("num_threads", num_threads, num_threads is None or is_whole(num_threads), "at least 1, or None")
+        check_argument(
+            "num_threads", num_threads, num_threads is None or is_integer(num_threads, 1), "at least 1, or None"
+        )
         if backend != "torch":
-            model, tokenizer = load_shape(AutoModelForQuestionAnswering, name, "reader", **hub)
+            model, tokenizer = load_without_weights(AutoModelForQuestionAnswering, name, "reader", **hub)
             file = find_exported(name, backend, **hub)
             exported = ExportedModel(file, num_threads, one_by_one=backend == "onnx-int8")
             return cls(model, tokenizer, exported=exported, **settings)
@@ -248,7 +252,7 @@ class Reader:
         self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
-        check("top_k", top_k, is_whole(top_k), "at least 1 and whole")
+        check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")
@@ -356,7 +360,7 @@ class Reader:
     def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
         if predictions_path is not None:
-            require_writable(expanded(predictions_path), directory=False)
+            require_writable(expand_user(predictions_path), directory=False)
         require_measurable(windows.examples)
         predictions = list(self.predict_windows(windows))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
@@ -391,7 +395,7 @@ class Reader:
             DistilError: The reader is an exported one.
         """
         self.require_weights()
-        remove_exported(expanded(directory))
+        remove_exported(expand_user(directory))
         return save_model(directory, self.model, self.tokenizer)
 
     def require_weights(self) -> None:

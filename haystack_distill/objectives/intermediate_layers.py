@@ -62,8 +62,7 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
 
 
 def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None]:
-    # (2 m N + M) // 2 M is m N / M rounded, halves up, without floating point.
-    uniform = [max(1, (2 * m * n_teacher + n_student) // (2 * n_student)) for m in range(1, n_student + 1)]
+    uniform = uniform_layers(n_student, n_teacher)
     if name == "uniform":
         return [*uniform]
     if name == "skip":

@@ -25,7 +25,7 @@ from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.files import scratch_directory, writing
+from haystack_distill.utils.files import temporary_directory, writing
 
 _SAMPLE = 200  # examples that are timed and weighed
 _SHORT, _LONG = 1, 4  # steps of the two runs whose difference is the time of a step
@@ -61,7 +61,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
     """
     have = Ingredients(recipe)
     plan = []
-    with scratch_directory() as scratch, writing(Path(scratch)):
+    with temporary_directory() as scratch, writing(Path(scratch)):
         if recipe.general:
             step = recipe.general
             student, teacher = have.general_pair(step)

@@ -23,7 +23,7 @@ from augment.tagging import choose_tagger
 from haystack_distill import students
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.sample import sample_path
-from haystack_distill.data.squad.arrow import SCHEMA, batches_of, plain_rows
+from haystack_distill.data.squad.arrow import SCHEMA, plain_rows, record_batches
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
@@ -45,12 +45,14 @@ from haystack_distill.training.language_model_trainer import LanguageModelTraine
 from haystack_distill.training.reader_trainer import ReaderTrainer, warn_of_shared_contexts
 from haystack_distill.training.run_directory import NOT_RECORDED, differences, versions
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.cache import cache_directory, cached_table
 from haystack_distill.utils.devices import require_device, resolve_device
-from haystack_distill.utils.files import RUN_FILE, expanded, hash_of, require_writable, write_aside, write_json
-from haystack_distill.utils.model_files import json_in
-from haystack_distill.utils.model_fingerprint import model_hash
-from haystack_distill.utils.processes import decided_by_main
+from haystack_distill.utils.files import expand_user, require_writable
+from haystack_distill.utils.hashing import hash_json
+from haystack_distill.utils.model_files import RUN_FILE, read_json_object
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import architectures
 
 logger = logging.getLogger(__name__)
@@ -94,8 +96,8 @@ def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
     """
     cook = _Cook(recipe, progress)
     with contextlib.ExitStack() as held:
-        decided_by_main(lambda: held.enter_context(alone_in(cook.output)), cook.processes)
-        decided_by_main(cook.check_reader, cook.processes)
+        run_on_main_process(lambda: held.enter_context(directory_lock(cook.output)), cook.processes)
+        run_on_main_process(cook.check_reader, cook.processes)
         return cook.run()
 
 
@@ -117,7 +119,7 @@ class Ingredients:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        require_writable(expanded(recipe.output_dir))
+        require_writable(expand_user(recipe.output_dir))
         require_device(recipe.device)
         windows = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
         self.reading: dict[str, Any] = {
@@ -156,7 +158,7 @@ class Ingredients:
                     file.write(json.dumps({"text": context}, ensure_ascii=False) + "\n")
 
         if not path.exists():
-            write_aside(path, write)
+            write_atomically(path, write)
         return Corpus(path)
 
     def starting_weights(self) -> dict[str, str]:
@@ -165,9 +167,11 @@ class Ingredients:
         start = self.recipe.student.start_from
         if start is not None:
             student = self.first_student() if general is None else LanguageModel.load(start, **self.where)
-            found["start_from_weights"] = model_hash(student.model)
+            found["start_from_weights"] = model_fingerprint(student.model)
         if general is not None and general.teacher is not None:
-            found["general_teacher_weights"] = model_hash(LanguageModel.load(general.teacher, **self.where).model)
+            found["general_teacher_weights"] = model_fingerprint(
+                LanguageModel.load(general.teacher, **self.where).model
+            )
         return found
 
     def general_pair(self, step: GeneralStep) -> tuple[LanguageModel, LanguageModel]:
@@ -213,10 +217,10 @@ class Ingredients:
         if step.multiplication_factor == 1:
             return self.examples
         settings, tagger = self.augmentation(step)
-        key = hash_of("augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), tagger)
+        key = hash_json("augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), tagger)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
-            return batches_of(_row_of(example) for example in augmented(self.examples, settings))
+            return record_batches(Row.from_example(example) for example in augmented(self.examples, settings))
 
         return cached_table("examples", key, SCHEMA, batches, self.recipe.cache_dir)[0]
 
@@ -283,7 +287,7 @@ class _Cook:
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
         self.progress = progress
-        self.output = expanded(recipe.output_dir)
+        self.output = expand_user(recipe.output_dir)
         if self.output.exists() and not self.output.is_dir():
             raise DistilError(f"{self.output} is a file: choose another output_dir")
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")
@@ -309,7 +313,7 @@ class _Cook:
             starting_weights = have.starting_weights()
         self.reading = have.reading
         self.record = {
-            "teacher": model_hash(have.teacher.model),
+            "teacher": model_fingerprint(have.teacher.model),
             "student": asdict(recipe.student) | starting_weights,
             "windows": asdict(have.teacher.windows),
             "seed": recipe.seed,
@@ -405,7 +409,7 @@ class _Cook:
         begun = directory / _STEP_FILE
         before = None
         if self._is_finished(directory) or Checkpoints(directory / FOLDER, run="").any():  # else nothing stands on it
-            before = json_in(directory, _STEP_FILE, f"remove {directory} to do the step anew")
+            before = read_json_object(directory, _STEP_FILE, f"remove {directory} to do the step anew")
         if before is not None:
             if not before.keys() & record.keys():
                 raise DistilError(f"{begun} is not the record of a step: remove {directory} to do the step anew")
@@ -435,7 +439,7 @@ class _Cook:
 
     def _note(self, name: str, directory: Path) -> None:
         remedy = f"remove {directory} to do the step anew"
-        record = json_in(directory, RUN_FILE, remedy) or {}
+        record = read_json_object(directory, RUN_FILE, remedy) or {}
         if not {"steps", "seconds", "history"} <= record.keys():
             raise DistilError(f"{directory / RUN_FILE} is not the record of a finished run: {remedy}")
         self.done[name] = record
@@ -478,7 +482,7 @@ class _Cook:
     def _known(self) -> dict[str, Any]:
         """What came of the recipe when it was finished before; empty where it was not."""
         remedy = "remove it, and the recipe measures its readers and writes it again"
-        known = json_in(self.output, RESULT_FILE, remedy) or {}
+        known = read_json_object(self.output, RESULT_FILE, remedy) or {}
         if known and not {"record", "steps", "seconds", "metrics"} <= known.keys():
             raise DistilError(f"{self.output / RESULT_FILE} is not the result of a recipe: {remedy}")
         return known
@@ -506,10 +510,3 @@ class _Cook:
 def _is_reader(name: str) -> bool:
     """Whether a model says of itself that it answers questions."""
     return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
-
-
-def _row_of(example: dict[str, Any]) -> Row:
-    answers = example["answers"]
-    flags = example["is_impossible"], example["labelled"]
-    texts = example["id"], example["title"], example["context"], example["question"]
-    return Row(*texts, answers["text"], answers["answer_start"], *flags, repaired=False)

@@ -4,8 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import EXPORT_FOLDER, EXPORT_RECORD, RUN_FILE, expanded
-from haystack_distill.utils.model_files import check_model_directory, count_parameters, json_in
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.model_files import (
+    EXPORT_FOLDER,
+    EXPORT_RECORD,
+    RUN_FILE,
+    check_model_directory,
+    count_parameters,
+    read_json_object,
+)
 
 # Configuration values worth showing: BERT's names and DistilBERT's.
 _SHAPE = (
@@ -20,13 +27,13 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         DistilError: It is not a directory with a model in safetensors and its configuration.
     """
-    directory = expanded(directory)
+    directory = expand_user(directory)
     if not directory.is_dir():
         raise DistilError(f"{directory} holds no config.json: give the directory of a reader")
     check_model_directory(directory)
-    config = json_in(directory, "config.json") or {}
+    config = read_json_object(directory, "config.json") or {}
     weights = sorted(directory.glob("*.safetensors"))
-    tokenizer = json_in(directory, "tokenizer_config.json") or {}
+    tokenizer = read_json_object(directory, "tokenizer_config.json") or {}
     return {
         "directory": directory,
         "architecture": next(iter(config.get("architectures") or []), None),
@@ -38,6 +45,6 @@ def describe(directory: Path) -> dict[str, Any]:
         "tokenizer": tokenizer.get("tokenizer_class"),
         "fast_tokenizer": (directory / "tokenizer.json").exists(),
         "unfinished_run": (directory / "checkpoints" / "run.json").exists(),
-        "exported": (json_in(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
-        "run": json_in(directory, RUN_FILE),
+        "exported": (read_json_object(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
+        "run": read_json_object(directory, RUN_FILE),
     }

@@ -12,7 +12,8 @@ from haystack_distill.data.squad.tables import FILE_ENDINGS
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting.licences import require_language, require_licence
-from haystack_distill.utils.files import expanded, write_aside
+from haystack_distill.utils.atomic import write_atomically
+from haystack_distill.utils.files import expand_user
 
 CARD_FILE = "README.md"
 
@@ -59,7 +60,7 @@ _METRICS = {"exact": ("exact_match", "Exact match"), "f1": ("f1", "F1")}
 def hub_name(name: str | Path) -> str | None:
     """`name` where it can only be a name on the hub; None for files and directories and for the embedded teacher."""
     text = str(name)
-    if text == "embedded" or text.lower().endswith(FILE_ENDINGS) or expanded(text).exists():
+    if text == "embedded" or text.lower().endswith(FILE_ENDINGS) or expand_user(text).exists():
         return None
     try:
         validate_repo_id(text)
@@ -93,7 +94,7 @@ def write_card(
         train_data: What it learnt from: hub names or files.
         dev_data: What it was measured on: a hub name or a file.
         dev_split: Which split of `dev_data`, where it is from the hub.
-        runs: What was done, in order: the records that runs leave in `utils.files.RUN_FILE`.
+        runs: What was done, in order: the records that runs leave in `utils.model_files.RUN_FILE`.
         measurements: The reader and those it is compared with, for the table of results.
         license: A licence as the hub calls it, such as "apache-2.0". None states none: teacher and data may bind it.
         language: A language code, such as "en".
@@ -104,7 +105,7 @@ def write_card(
     Raises:
         DistilError: No such directory, metrics without `dev_data`, or something the hub would not take.
     """
-    directory = expanded(directory)
+    directory = expand_user(directory)
     if not directory.is_dir():
         raise DistilError(f"{directory} is not there: save the reader first, its card goes beside it")
     if metrics and dev_data is None:
@@ -131,7 +132,7 @@ def write_card(
         card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
     except ValueError as error:
         raise DistilError(f"the hub would not take the card of {directory}: {error}") from error
-    write_aside(directory / CARD_FILE, card.save)
+    write_atomically(directory / CARD_FILE, card.save)
     return directory / CARD_FILE
 
 
@@ -154,7 +155,7 @@ def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = N
         DistilError: No reader there, a public repository although `private` is true (or the other way round), or the
             hub did not take it.
     """
-    directory = expanded(directory)
+    directory = expand_user(directory)
     missing = [
         file for file in ("config.json", "model.safetensors", "tokenizer.json") if not (directory / file).is_file()
     ]

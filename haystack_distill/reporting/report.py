@@ -17,7 +17,8 @@ from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting import plots
-from haystack_distill.utils.files import expanded, require_writable, write_aside, write_json
+from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.files import expand_user, require_writable
 
 REPORT_FILE = "report.json"
 
@@ -104,7 +105,7 @@ def write_report(
         "histories": {name: [dict(line) for line in history] for name, history in histories.items()},
         "examples": [_example(row) for row in examples],  # type: ignore[arg-type]
     }
-    return _write(expanded(directory), title, measurements, content)
+    return _write(expand_user(directory), title, measurements, content)
 
 
 def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Path:
@@ -120,11 +121,11 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
         DistilError: Fewer than two runs, one without a `report.json` that can be read, runs measured on different
             data, or `output` is one of them.
     """
-    paths = [expanded(directory) for directory in directories]
-    require_writable(expanded(output))
+    paths = [expand_user(directory) for directory in directories]
+    require_writable(expand_user(output))
     if len({path.resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DistilError("a comparison needs at least two different runs; one run's own report is its report.html")
-    output = expanded(output)
+    output = expand_user(output)
     if output.resolve() in [path.resolve() for path in paths]:
         raise DistilError(f"{output} holds a report that is compared here: write the comparison to another directory")
     contents = [_read(path) for path in paths]
@@ -241,10 +242,10 @@ def _write(directory: Path, title: str, measurements: Sequence[Measurements], co
     for stale in _figures_before(directory) - set(images):
         (folder / stale).unlink(missing_ok=True)
     for name, image in images.items():
-        write_aside(folder / name, lambda aside, image=image: aside.write_bytes(image))  # type: ignore[misc]
+        write_atomically(folder / name, lambda aside, image=image: aside.write_bytes(image))  # type: ignore[misc]
     head = {"format": _FORMAT, "title": title, "figures": list(images)}
     write_json(directory / REPORT_FILE, head | content | {"measurements": [one.to_json() for one in measurements]})
-    write_aside(directory / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))
+    write_atomically(directory / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))
     return directory / "report.html"
 
 

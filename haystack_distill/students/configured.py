@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import AnyModel, blank_model, layer_number, require_weights, set_per_layer
-from haystack_distill.utils.checks import check, is_number, is_whole, require_seed
+from haystack_distill.utils.checks import check_argument, is_integer, is_number, require_seed
 
 
 def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
@@ -63,15 +63,15 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
 def _check_shape(name: str, value: Any, present: Any) -> None:
     """A DistilError unless a value of a configuration is of the kind that stands there now."""
     if name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
-        check(name, value, is_whole(value), "a whole number of at least 1")
+        check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
     elif isinstance(present, bool):
-        check(name, value, isinstance(value, bool), "True or False")
+        check_argument(name, value, isinstance(value, bool), "True or False")
     elif isinstance(present, int):
-        check(name, value, isinstance(value, int) and not isinstance(value, bool), "a whole number")
+        check_argument(name, value, is_integer(value), "a whole number")
     elif isinstance(present, float):
-        check(name, value, is_number(value), "a number")
+        check_argument(name, value, is_number(value), "a number")
     elif isinstance(present, str):
-        check(name, value, isinstance(value, str), "text")
+        check_argument(name, value, isinstance(value, str), "text")
 
 
 def _in_a_layer(model: PreTrainedModel, name: str) -> bool:

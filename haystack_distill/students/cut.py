@@ -17,7 +17,8 @@ from haystack_distill.students.layers import (
     require_weights,
     set_per_layer,
 )
-from haystack_distill.utils.checks import check, is_whole
+from haystack_distill.utils.checks import check_argument, is_integer
+from haystack_distill.utils.layer_mapping import last_layers, uniform_layers
 
 
 def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = "uniform") -> AnyModel:
@@ -56,16 +57,18 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
 
 def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
     """The teacher layers that a student keeps, counted from 1."""
-    if not (is_whole(layers) and layers <= total):
+    if not (is_integer(layers, 1) and layers <= total):
         raise DistilError(f"a student cut from a teacher of {total} layers has 1 to {total} layers, not {layers!r}")
     if which == "uniform":
-        return [(2 * layer * total + layers) // (2 * layers) for layer in range(1, layers + 1)]
+        return uniform_layers(layers, total)
     if which == "first":
         return list(range(1, layers + 1))
     if which == "last":
-        return list(range(total - layers + 1, total + 1))
+        return last_layers(layers, total)
     listed = isinstance(which, Sequence) and not isinstance(which, str)
-    check("which", which, listed and all(map(_is_layer, which)), "'uniform', 'first', 'last' or a list of layers")
+    check_argument(
+        "which", which, listed and all(map(_is_layer, which)), "'uniform', 'first', 'last' or a list of layers"
+    )
     kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
         raise DistilError(

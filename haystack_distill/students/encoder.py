@@ -7,7 +7,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.layers import require_weights
-from haystack_distill.utils.transformers_compat import for_answers
+from haystack_distill.utils.transformers_compat import question_answering_config
 
 
 def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
@@ -23,7 +23,9 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     require_weights(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a head that does not fit starts the same every time
-        model = AutoModelForQuestionAnswering.from_config(for_answers(student.model.config), trust_remote_code=False)
+        model = AutoModelForQuestionAnswering.from_config(
+            question_answering_config(student.model.config), trust_remote_code=False
+        )
     missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
     if missing:
         raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")

@@ -16,7 +16,7 @@ from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DistilError
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.checks import is_number
-from haystack_distill.utils.files import scratch_directory, writing
+from haystack_distill.utils.files import temporary_directory, writing
 from haystack_distill.utils.transformers_compat import load_tokenizer
 
 _TEXTS_AT_ONCE = 1000
@@ -220,7 +220,7 @@ def _rebuilt(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with other contents, made as it is made from files, which is the same in every transformers."""
     _renumber_specials(content.get("post_processor"), number)
-    with scratch_directory() as scratch, writing(Path(scratch)):
+    with temporary_directory() as scratch, writing(Path(scratch)):
         tokenizer.save_pretrained(scratch)
         directory = Path(scratch)
         for file in directory.iterdir():

@@ -27,9 +27,9 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.cache import cached_table, drop_cached, is_cached
 from haystack_distill.utils.devices import evaluating
-from haystack_distill.utils.files import hash_of
-from haystack_distill.utils.model_fingerprint import model_hash
-from haystack_distill.utils.processes import share_of
+from haystack_distill.utils.hashing import hash_json
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.processes import process_share
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def _run_together(
     there = is_cached("teachers", key, cache_dir)
     processes.wait_for_everyone()  # nobody begins before all have looked
     if not there:
-        own = share_of(n_windows, processes)
+        own = process_share(n_windows, processes)
         cached_table("teachers", part_key(processes.process_index), _SCHEMA, lambda: run(own), cache_dir)
         processes.wait_for_everyone()
 

@@ -25,7 +25,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import RUN_FILE, file_hash, hash_of, sync, write_json, writing
+from haystack_distill.utils.atomic import sync, write_json
+from haystack_distill.utils.files import writing
+from haystack_distill.utils.hashing import hash_file, hash_json
+from haystack_distill.utils.model_files import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +163,9 @@ def seal(checkpoint: Path, run: str, best: int | None) -> None:
         sync(path)
     for folder in {path.parent for path in files} - {checkpoint}:
         sync(folder)
-    hashes = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, file_hash(path)] for path in files}
+    hashes = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, hash_file(path)] for path in files}
     content = {"run": run, "best": best, "files": hashes}
-    write_json(checkpoint / COMPLETE, {"content": content, "sha256": hash_of(content)})
+    write_json(checkpoint / COMPLETE, {"content": content, "sha256": hash_json(content)})
 
 
 def problem_with(checkpoint: Path, run: str) -> str | None:
@@ -180,7 +183,7 @@ def problem_with(checkpoint: Path, run: str) -> str | None:
             return f"lacks {name}"
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} of the {size} bytes of {name}"
-        if file_hash(path) != digest:
+        if hash_file(path) != digest:
             return f"has a damaged {name}"
     return None
 
@@ -188,7 +191,7 @@ def problem_with(checkpoint: Path, run: str) -> str | None:
 def _marker(checkpoint: Path) -> dict[str, Any]:
     marker = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     content: dict[str, Any] = marker["content"]
-    if marker["sha256"] != hash_of(content):
+    if marker["sha256"] != hash_json(content):
         raise ValueError("damaged")
     return content
 
@@ -201,12 +204,12 @@ def _steps_in(folder: Path) -> list[int]:
 
 def clear_finished(directory: Path) -> None:
     """Remove the checkpoints of a run that was killed when its result was written."""
-    begun, finished = begun_in(directory), finished_in(directory)
+    begun, finished = unfinished_run(directory), finished_run(directory)
     if begun is not None and finished is not None and begun["run_id"] == finished["run_id"]:
         Checkpoints(directory / FOLDER, begun["run_id"]).clear()
 
 
-def begun_in(directory: Path) -> dict[str, Any] | None:
+def unfinished_run(directory: Path) -> dict[str, Any] | None:
     """What the run was begun with that an output directory holds and that did not finish, or None.
 
     Raises:
@@ -222,7 +225,7 @@ def begun_in(directory: Path) -> dict[str, Any] | None:
     return record
 
 
-def finished_in(directory: Path) -> dict[str, Any] | None:
+def finished_run(directory: Path) -> dict[str, Any] | None:
     """The record of the finished run whose result an output directory holds, or None."""
     record = _record_of(directory / RUN_FILE)
     return record if record is not None and {"history", "weights"} <= record.keys() else None
@@ -251,7 +254,7 @@ def check_directory(
     Raises:
         DistilError: Something there would be lost.
     """
-    begun, finished = begun_in(directory), finished_in(directory)
+    begun, finished = unfinished_run(directory), finished_run(directory)
     if begun is not None and finished is not None and begun["run_id"] == finished["run_id"]:
         begun = None  # it was killed at its very end
     elif begun is None and _steps_in(directory / FOLDER):
@@ -282,7 +285,7 @@ def check_directory(
 
 
 @contextlib.contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
+def directory_lock(directory: Path) -> Iterator[None]:
     """Keep other runs out of a directory meanwhile; the system lets go when this process dies.
 
     Raises:

@@ -48,10 +48,10 @@ class LanguageModelTrainer:
         settings: TrainingSettings | None = None,
         text: TextSettings | None = None,
     ) -> None:
-        check_kind("settings", settings, TrainingSettings)
-        check_kind("text", text, TextSettings)
+        check_type("settings", settings, TrainingSettings)
+        check_type("text", text, TextSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else expanded(output_dir)
+        self.output_dir = None if output_dir is None else expand_user(output_dir)
         self.settings = settings or TrainingSettings()
         self.text = text or TextSettings()
 

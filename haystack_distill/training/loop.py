@@ -24,7 +24,7 @@ from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.devices import autocast, resolve_precision
 from haystack_distill.utils.files import readable_as_its_folder, write_json, writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
-from haystack_distill.utils.processes import decided_by_main
+from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import training_arguments
 
 _WEIGHTS = "model.safetensors"
@@ -101,7 +101,7 @@ def run_loop(
     """
     set_seed(settings.seed)
     student.model.to(student.device)
-    resumed_from = decided_by_main(checkpoints.newest, PartialState()) if settings.resume else None
+    resumed_from = run_on_main_process(checkpoints.newest, PartialState()) if settings.resume else None
     try:
         with (
             _dropout(student.model, settings.dropout),
@@ -298,7 +298,7 @@ class _LoopTrainer(Trainer):
             safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in state_dict.items()}, directory / _WEIGHTS)
         else:
             safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(directory / _WEIGHTS))
-        readable_as_its_folder(directory / _WEIGHTS)
+        inherit_permissions(directory / _WEIGHTS)
 
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
         return str(self.checkpoints.aside)  # where Trainer writes a checkpoint
@@ -326,7 +326,7 @@ class _LoopTrainer(Trainer):
         if best is None:
             return
         # By its step, not by a path that Trainer noted: the directory may have been moved meanwhile.
-        self._load_from_checkpoint(str(decided_by_main(lambda: self.checkpoints.best(best), PartialState())))
+        self._load_from_checkpoint(str(run_on_main_process(lambda: self.checkpoints.best(best), PartialState())))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Strict, where Trainer would let missing weights pass."""

@@ -61,9 +61,9 @@ class ReaderTrainer:
         *,
         cache_dir: str | Path | None = None,
     ) -> None:
-        check_kind("settings", settings, TrainingSettings)
+        check_type("settings", settings, TrainingSettings)
         self.student = student
-        self.output_dir = None if output_dir is None else expanded(output_dir)
+        self.output_dir = None if output_dir is None else expand_user(output_dir)
         self.settings = settings or TrainingSettings()
         self.cache_dir = cache_dir
 

@@ -25,17 +25,20 @@ from haystack_distill.training.checkpoints import (
     BEGUN_FILE,
     FOLDER,
     Checkpoints,
-    alone_in,
-    begun_in,
     check_directory,
     clear_finished,
-    finished_in,
+    directory_lock,
+    finished_run,
+    unfinished_run,
 )
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.code_fingerprint import NotComparable, code_fingerprint
-from haystack_distill.utils.files import RUN_FILE, file_hash, hash_of, needing_tmpdir, write_json
-from haystack_distill.utils.model_fingerprint import start_of
-from haystack_distill.utils.processes import decided_by_main
+from haystack_distill.utils.files import temporary_directory_errors
+from haystack_distill.utils.hashing import hash_file, hash_json
+from haystack_distill.utils.model_files import RUN_FILE
+from haystack_distill.utils.model_fingerprint import student_record
+from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import load_model
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class RunDirectory:
             self.path = output_dir
             try:
                 # The main process looks after the directory for all.
-                self.run_id, self.finished = decided_by_main(lambda: self._begin(settings), processes)
+                self.run_id, self.finished = run_on_main_process(lambda: self._begin(settings), processes)
             except BaseException:
                 self._held.close()
                 raise
@@ -114,16 +117,16 @@ class RunDirectory:
             raise DistilError("several processes need an output_dir to share")
         if not settings.keep_best:
             self.settings = replace(settings, checkpoint_every=None)
-        with needing_tmpdir():
+        with temporary_directory_errors():
             self.path = Path(tempfile.mkdtemp(prefix="haystack-distill-"))
         self.run_id = secrets.token_hex(8)
 
     def _begin(self, settings: TrainingSettings) -> tuple[str, dict[str, Any] | None]:
         """The id of the run that is begun or resumed, and its record if it is finished."""
-        self._held.enter_context(alone_in(self.path))
+        self._held.enter_context(directory_lock(self.path))
         check_directory(self.path, resume=settings.resume, overwrite=settings.overwrite)
         clear_finished(self.path)
-        begun, finished = begun_in(self.path), finished_in(self.path)
+        begun, finished = unfinished_run(self.path), finished_run(self.path)
         if settings.resume and begun is not None and self._of(begun["run_id"]).any():
             self._take_back_student(begun)
             require_same_run(f"cannot resume the run in {self.path}", begun, self.record)
@@ -150,7 +153,7 @@ class RunDirectory:
 
     def _take_back_student(self, before: dict[str, Any]) -> None:
         """Record a student that is still as this run left it as it began: the run puts its weights back."""
-        began = _LEFT_BY_RUNS.get(hash_of(self.record["student"]))
+        began = _LEFT_BY_RUNS.get(hash_json(self.record["student"]))
         if began is not None and json.loads(json.dumps(began)) == before.get("student"):
             self.record = self.record | {"student": began}
 
@@ -215,7 +218,7 @@ class RunDirectory:
 
 def _weights_in(directory: Path) -> dict[str, str]:
     """The hashes of a model's files of weights."""
-    return {path.name: file_hash(path) for path in sorted(directory.glob("model*.safetensors"))}
+    return {path.name: hash_file(path) for path in sorted(directory.glob("model*.safetensors"))}
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -233,7 +236,7 @@ def versions(*more: str) -> dict[str, str]:
     }
 
 
-def settings_that_matter(settings: TrainingSettings) -> dict[str, Any]:
+def settings_record(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that decide the weights; how a run is shown or kept may change when it is resumed."""
     shown = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
     return {name: value for name, value in asdict(settings).items() if name not in shown}
@@ -269,7 +272,7 @@ def student_may_come_back(student: PreTrainedModel, directory: RunDirectory) -> 
         # Of several processes, one may be alone with its error, and sharded weights need all.
         if not directory.temporary and directory.processes.num_processes == 1:
             with contextlib.suppress(RuntimeError):  # a device that failed; the first error is the one to see
-                _LEFT_BY_RUNS[hash_of(start_of(student))] = directory.record["student"]
+                _LEFT_BY_RUNS[hash_json(student_record(student))] = directory.record["student"]
 
 
 def require_same_run(refusal: str, before: dict[str, Any], now: dict[str, Any]) -> None:

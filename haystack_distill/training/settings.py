@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import PRECISIONS, check, is_number, is_whole, require_seed
+from haystack_distill.utils.checks import PRECISIONS, check_argument, is_integer, is_number, require_seed
 
 Interval = int | Literal["epoch"] | None
 
@@ -69,29 +69,40 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_epochs", "batch_size", "gradient_accumulation_steps", "keep_checkpoints", "log_every"):
-            check(name, getattr(self, name), is_whole(getattr(self, name)), "a whole number of at least 1")
+            check_argument(
+                name, getattr(self, name), is_integer(getattr(self, name), 1), "a whole number of at least 1"
+            )
         for name in ("evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
-            check(
-                name, value, value is None or value == "epoch" or is_whole(value), "'epoch', a number of steps or None"
+            check_argument(
+                name,
+                value,
+                value is None or value == "epoch" or is_integer(value, 1),
+                "'epoch', a number of steps or None",
             )
         for name in ("keep_best", "resume", "tensorboard", "progress"):
-            check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
-        check("max_steps", self.max_steps, self.max_steps is None or is_whole(self.max_steps), "at least 1, or None")
+            check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+        check_argument(
+            "max_steps", self.max_steps, self.max_steps is None or is_integer(self.max_steps, 1), "at least 1, or None"
+        )
         rate, decay, norm = self.learning_rate, self.weight_decay, self.max_grad_norm
-        check("learning_rate", rate, is_number(rate) and rate > 0, "a number above 0")
-        check("weight_decay", decay, is_number(decay) and decay >= 0, "a number of at least 0")
-        check("max_grad_norm", norm, norm == math.inf or (is_number(norm) and norm >= 0), "a number of at least 0")
+        check_argument("learning_rate", rate, is_number(rate) and rate > 0, "a number above 0")
+        check_argument("weight_decay", decay, is_number(decay) and decay >= 0, "a number of at least 0")
+        check_argument(
+            "max_grad_norm", norm, norm == math.inf or (is_number(norm) and norm >= 0), "a number of at least 0"
+        )
         for name, value, none in (
             ("warmup_proportion", self.warmup_proportion, ""),
             ("dropout", self.dropout, ", or None"),
         ):
             right = (is_number(value) and 0 <= value < 1) or (value is None and bool(none))
-            check(name, value, right, f"a number from 0 to below 1{none}")
+            check_argument(name, value, right, f"a number from 0 to below 1{none}")
         require_seed(self.seed)
-        check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         patience = self.early_stopping_patience
-        check("early_stopping_patience", patience, patience is None or is_whole(patience), "at least 1, or None")
+        check_argument(
+            "early_stopping_patience", patience, patience is None or is_integer(patience, 1), "at least 1, or None"
+        )
         if patience is not None and not (self.keep_best and self.evaluate_every):
             raise DistilError("early_stopping_patience needs keep_best=True and evaluate_every")
         if self.keep_best and not self.evaluate_every:

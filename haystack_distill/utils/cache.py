@@ -18,7 +18,9 @@ import pyarrow as pa
 from packaging.version import Version
 
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.utils.files import expanded, file_hash, write_aside, write_json
+from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.hashing import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
     """
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "haystack-distill")
     try:
-        return expanded(chosen)
+        return expand_user(chosen)
     except DistilError as error:
         raise DistilError(
             f"no home directory to keep the cache in ({error}): set HOME, pass another cache_dir, or set the "
@@ -91,13 +93,13 @@ def cached_table(
                 writer.close()
 
     try:
-        write_aside(path, write, durable=False)  # one that a power cut damaged is built again
+        write_atomically(path, write, durable=False)  # one that a power cut damaged is built again
     except WriteError as error:
         with _blaming(path.parent):
             raise error
     kept = notes() if notes else {}
     with _blaming(path.parent):  # the side file comes last: a table without it is built again
-        write_json(side, {"sha256": file_hash(path), "notes": kept}, durable=False)
+        write_json(side, {"sha256": hash_file(path), "notes": kept}, durable=False)
     return datasets.Dataset.from_file(str(path)), kept, False
 
 
@@ -132,7 +134,7 @@ def _trusted(path: Path, side: Path) -> dict[str, Any] | None:
         return None
     try:
         known = json.loads(side.read_text(encoding="utf-8"))
-        sound = isinstance(known, dict) and "notes" in known and known.get("sha256") == file_hash(path)
+        sound = isinstance(known, dict) and "notes" in known and known.get("sha256") == hash_file(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
         sound = False
     if not sound:

@@ -7,15 +7,15 @@ from typing import Any, TypeGuard
 from haystack_distill.errors import DistilError
 
 
-def check(name: str, value: Any, right: bool, wanted: str) -> None:
+def check_argument(name: str, value: Any, right: bool, wanted: str) -> None:
     """Raise a DistilError that names an argument unless its value is right."""
     if not right:
         raise DistilError(f"{name} must be {wanted}, not {value!r}")
 
 
-def is_whole(value: Any, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least `least`; True and False are no numbers."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_integer(value: Any, minimum: int | None = None) -> TypeGuard[int]:
+    """Whether a value is an integer, and not below `minimum`; True and False do not count."""
+    return isinstance(value, int) and not isinstance(value, bool) and (minimum is None or value >= minimum)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -23,9 +23,11 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_kind(name: str, value: Any, kind: type) -> None:
+def check_type(name: str, value: Any, kind: type) -> None:
     """Raise a DistilError that names an argument unless its value is None or of a class."""
-    check(name, value, value is None or isinstance(value, kind), f"a {kind.__name__}, or None for the defaults")
+    check_argument(
+        name, value, value is None or isinstance(value, kind), f"a {kind.__name__}, or None for the defaults"
+    )
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -37,4 +39,4 @@ def require_seed(seed: Any) -> None:
     Raises:
         DistilError: One does not; NumPy takes none below 0 and none of more than 32 bits.
     """
-    check("seed", seed, is_whole(seed, 0) and seed < 2**32, "a whole number from 0 to 4294967295")
+    check_argument("seed", seed, is_integer(seed, 0) and seed < 2**32, "a whole number from 0 to 4294967295")

@@ -8,6 +8,10 @@ from typing import Any
 
 from haystack_distill.errors import DistilError
 
+RUN_FILE = "haystack_distill.json"  # the record of a run, beside its model: how it was made and with what result
+EXPORT_FOLDER = "onnx"  # in a model directory: exported models (the folder that the Hugging Face hub uses for them)
+EXPORT_RECORD = "export.json"  # in that folder: how they were made, how close they are to the model, their metrics
+
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -47,7 +51,7 @@ def check_model_directory(name: str | Path, *, weights: bool = True) -> None:
     if not (directory / "config.json").exists():
         raise DistilError(_without_config(directory))
     for part in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        json_in(directory, part, _FETCH)
+        read_json_object(directory, part, _FETCH)
     if weights:
         _check_weights(directory)
     if not any((directory / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")) and not list(
@@ -66,7 +70,7 @@ def check_tokenizer_file(name: str | Path) -> None:
     file = Path(name) / "tokenizer.json"
     if not file.is_file():
         return
-    json_in(file.parent, file.name, _FETCH)
+    read_json_object(file.parent, file.name, _FETCH)
     try:
         Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower
@@ -118,7 +122,9 @@ def _check_weights(directory: Path) -> None:
     if whole.exists():
         files = [whole]
     elif index.exists():
-        files = sorted({directory / file for file in (json_in(directory, _INDEX) or {}).get("weight_map", {}).values()})
+        files = sorted(
+            {directory / file for file in (read_json_object(directory, _INDEX) or {}).get("weight_map", {}).values()}
+        )
         missing = [file.name for file in files if not file.exists()]
         if missing:
             raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: fetch them again")
@@ -135,7 +141,7 @@ def _check_weights(directory: Path) -> None:
         count_parameters(file)
 
 
-def json_in(directory: Path, name: str, remedy: str = "restore it") -> dict[str, Any] | None:
+def read_json_object(directory: Path, name: str, remedy: str = "restore it") -> dict[str, Any] | None:
     """The object in a JSON file of a directory, None where there is no such file.
 
     Raises:

@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from haystack_distill.utils.files import hash_of
+from haystack_distill.utils.hashing import hash_json
 
 
-def model_hash(model: PreTrainedModel) -> str:
+def model_fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 over a model's configuration and weights, whatever it is called and wherever it lies."""
-    return _hash_of_weights(model, hash_of(type(model).__name__, config_that_matters(model))).hexdigest()
+    return _hash_of_weights(model, hash_json(type(model).__name__, _identifying_config(model))).hexdigest()
 
 
-def start_of(model: PreTrainedModel) -> dict[str, Any]:
+def student_record(model: PreTrainedModel) -> dict[str, Any]:
     """What a run records of its student as it is before the first step: class, configuration, hash of the weights."""
     weights = _hash_of_weights(model, "").hexdigest()
-    return {"class": type(model).__name__, "config": config_that_matters(model), "weights": weights}
+    return {"class": type(model).__name__, "config": _identifying_config(model), "weights": weights}
 
 
-def config_that_matters(model: PreTrainedModel) -> dict[str, Any]:
+def _identifying_config(model: PreTrainedModel) -> dict[str, Any]:
     """What a model's configuration has of its own, without what says only where it came from and how it is kept."""
     kept = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
     return {name: value for name, value in model.config.to_diff_dict().items() if name not in kept}

@@ -11,7 +11,7 @@ from haystack_distill.errors import DistilError
 _T = TypeVar("_T")
 
 
-def decided_by_main(decide: Callable[[], _T], processes: PartialState) -> _T:
+def run_on_main_process(decide: Callable[[], _T], processes: PartialState) -> _T:
     """What `decide` returns in the main process, in every process; a DistilError of it is raised in every one."""
     if processes.num_processes == 1:
         return decide()
@@ -28,7 +28,7 @@ def decided_by_main(decide: Callable[[], _T], processes: PartialState) -> _T:
     return decided
 
 
-def share_of(n: int, processes: PartialState) -> range:
+def process_share(n: int, processes: PartialState) -> range:
     """This process's share of n things that lie in a row; the shares of all processes are the whole, in order."""
     own, all_ = processes.process_index, processes.num_processes
     return range(n * own // all_, n * (own + 1) // all_)

@@ -29,7 +29,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import save_pretrained
+from haystack_distill.utils.atomic import save_pretrained
 from haystack_distill.utils.model_files import check_model_directory, check_tokenizer_file
 from haystack_distill.utils.model_inputs import takes_token_types
 
@@ -93,7 +93,9 @@ def load_with_tokenizer(
     return model, tokenizer, fresh
 
 
-def load_shape(auto_class: Any, name: str, what: str, **hub: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_without_weights(
+    auto_class: Any, name: str, what: str, **hub: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model without its weights (they are on PyTorch's "meta" device) and the fast tokenizer beside it.
 
     Raises:
@@ -118,7 +120,7 @@ def architectures(name: str, what: str, **hub: Any) -> list[str]:
         return list(_config_for(AutoConfig, name, **hub).architectures or [])
 
 
-def require_known_kind(name: str, what: str, **hub: Any) -> None:
+def require_known_model_type(name: str, what: str, **hub: Any) -> None:
     """Raise a DistilError if a model is broken, or of a kind for which code that comes with it would have to run."""
     check_model_directory(name, weights=False)
     with _explained(name, what):
@@ -126,7 +128,7 @@ def require_known_kind(name: str, what: str, **hub: Any) -> None:
 
 
 @contextlib.contextmanager
-def no_questions() -> Iterator[None]:
+def refuse_remote_code() -> Iterator[None]:
     """While others load a model: transformers asks nobody whether to run the code that came with it, and refuses."""
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
@@ -265,10 +267,10 @@ def _config_for(auto_class: Any, name: str, **hub: Any) -> PretrainedConfig:
             "transformers that knows them"
         )
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
-    return for_answers(config) if auto_class is AutoModelForQuestionAnswering else config
+    return question_answering_config(config) if auto_class is AutoModelForQuestionAnswering else config
 
 
-def for_answers(config: PretrainedConfig) -> PretrainedConfig:
+def question_answering_config(config: PretrainedConfig) -> PretrainedConfig:
     """A copy of a configuration, with the two outputs a token that a reader has: start and end."""
     config = copy.deepcopy(config)
     if config.num_labels != 2:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
         DistilError: No such file, or not a YAML mapping without doubled keys.
     """
     try:
-        text = expanded(path).read_text(encoding="utf-8")
+        text = expand_user(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"{path}: cannot be read: {error}") from error
     try:

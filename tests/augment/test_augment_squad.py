@@ -20,7 +20,7 @@ from augment.report import AugmentReport
 from augment.shards import merge_shards
 from haystack_distill import DataError, DistilError
 from haystack_distill.data.squad.load import read_squad
-from haystack_distill.utils import files
+from haystack_distill.utils import atomic
 
 FACTOR = 5
 Contents = dict[str, Any]
@@ -136,18 +136,18 @@ class Killed(BaseException):
 @pytest.fixture
 def dies_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the job die at the n-th file that it writes."""
-    real = files.write_aside
+    real = atomic.write_atomically
 
     def after(number: int) -> None:
         written = iter(range(number))
 
-        def write_aside(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+        def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
             if next(written, None) is None:
                 raise Killed
             real(path, write, durable=durable)
 
-        for module in ("augment.worker", "augment.articles", "haystack_distill.utils.files"):
-            monkeypatch.setattr(f"{module}.write_aside", write_aside)
+        for module in ("augment.worker", "augment.articles", "haystack_distill.utils.atomic"):
+            monkeypatch.setattr(f"{module}.write_atomically", write_atomically)
 
     return after
 

@@ -21,7 +21,7 @@ from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSetting
 from haystack_distill.cli.app import app
 from haystack_distill.cli.inputs import load_teacher
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.training.checkpoints import alone_in
+from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.utils.transformers_compat import save_model
 
 COMMANDS = [
@@ -792,7 +792,7 @@ def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, 
 
 def test_another_run_at_work(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
-    with alone_in(tmp_path / "out"):
+    with directory_lock(tmp_path / "out"):
         assert "another run is at work in" in refusal(*base)
     run_json(*base)
 

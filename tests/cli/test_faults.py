@@ -25,9 +25,9 @@ from augment.command import app as augment_app
 from haystack_distill import Reader, students
 from haystack_distill.cli.app import app
 from haystack_distill.cli.output import tell
+from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.console import never_lose_a_result
-from haystack_distill.utils.files import write_aside
 
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
 QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--device", "cpu", "--precision", "fp32"]
@@ -331,7 +331,7 @@ def test_an_output_that_is_a_pipe_is_written_into(
 
 def test_files_that_are_open_already(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w+") as file:
-        write_aside(Path(f"/dev/fd/{file.fileno()}"), lambda aside: aside.write_text("whole"))
+        write_atomically(Path(f"/dev/fd/{file.fileno()}"), lambda aside: aside.write_text("whole"))
         assert file.read() == "whole"
     assert everything(tmp_path) == {"file"}
 

@@ -29,7 +29,7 @@ from transformers import AutoModelForQuestionAnswering as Auto
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data import windows as features
 from haystack_distill.data.squad.load import read_squad
-from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_hash
+from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_fingerprint
 from haystack_distill.data.windows import PairWindows, Windows
 from haystack_distill.utils.model_inputs import takes_token_types
 from tests.conftest import SHARED
@@ -659,12 +659,12 @@ def test_tokenizer_hash_is_of_what_decides_the_tokens(bert: PreTrainedTokenizerF
     again = fast(Tokenizer.from_str(bert.backend_tokenizer.to_str()))
     again.backend_tokenizer.enable_truncation(16)
     again.backend_tokenizer.enable_padding(length=16)
-    assert tokenizer_hash(again) == tokenizer_hash(bert)
+    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(bert)
     cased = Tokenizer.from_str(bert.backend_tokenizer.to_str())
     cased.normalizer = normalizers.BertNormalizer(lowercase=False)
     others = [fast(cased), *(fast(make()) for make in FAMILIES.values())]
-    assert len({tokenizer_hash(other) for other in others}) == len(others)
-    assert tokenizer_hash(fast(cased)) != tokenizer_hash(bert)
+    assert len({tokenizer_fingerprint(other) for other in others}) == len(others)
+    assert tokenizer_fingerprint(fast(cased)) != tokenizer_fingerprint(bert)
 
 
 def test_windows_are_cut_once(

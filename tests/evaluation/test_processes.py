@@ -10,8 +10,8 @@ import pytest
 from haystack_distill import Reader
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.evaluation import processes as together
-from haystack_distill.evaluation.processes import evaluate_together, predict_together
-from haystack_distill.utils.processes import share_of
+from haystack_distill.evaluation.processes import evaluate_distributed, predict_distributed
+from haystack_distill.utils.processes import process_share
 
 
 def process(index: int, n: int) -> Any:
@@ -21,7 +21,7 @@ def process(index: int, n: int) -> Any:
 @pytest.mark.parametrize("n", [0, 1, 5, 8, 100])
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_shares_are_the_whole_in_order(n: int, processes: int) -> None:
-    shares = [share_of(n, process(index, processes)) for index in range(processes)]
+    shares = [process_share(n, process(index, processes)) for index in range(processes)]
     assert [thing for share in shares for thing in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -31,13 +31,13 @@ def test_shares_of_predictions_are_those_of_one_process(
 ) -> None:
     reader = tiny_reader()
     windows = reader.cut(load_examples(squad_file))
-    alone = predict_together(reader, windows, process(0, 1))
+    alone = predict_distributed(reader, windows, process(0, 1))
     own: list[Any] = []
     monkeypatch.setattr(together, "gather_object", lambda part: own.extend(part) or own)
     for index in range(3):  # one after the other, where real ones would gather at once
-        predict_together(reader, windows, process(index, 3))
+        predict_distributed(reader, windows, process(index, 3))
     assert [[answer.text for answer in one.answers] for one in own] == [
         [answer.text for answer in one.answers] for one in alone
     ]
     monkeypatch.setattr(together, "gather_object", lambda part: own)
-    assert evaluate_together(reader, windows, process(0, 3)) == reader.evaluate(squad_file)
+    assert evaluate_distributed(reader, windows, process(0, 3)) == reader.evaluate(squad_file)

@@ -21,7 +21,7 @@ from haystack_distill.export.onnx import ExportSettings, export_reader
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel
 from haystack_distill.models.embedded import embedded_teacher
 from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
-from haystack_distill.utils.files import EXPORT_FOLDER, EXPORT_RECORD
+from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from tests.conftest import CONTEXTS, QUESTIONS, SHARED
 
 PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS] + [("Who?", " ".join(CONTEXTS))]

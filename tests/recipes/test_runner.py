@@ -107,7 +107,7 @@ def test_all_steps(
 
 
 def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
-    with alone_in(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+    with directory_lock(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
         run(write())
 
 
@@ -426,7 +426,7 @@ def test_a_record_that_was_cut_is_one_sentence(
     have.first_student().save(finished)
     told = {key: value for key, value in have.recipe.as_dict()["answers"].items() if key != "checkpoint_every"}
     record = {
-        "teacher": model_hash(have.teacher.model),
+        "teacher": model_fingerprint(have.teacher.model),
         "student": have.recipe.as_dict()["student"],
         "windows": {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16},
         "seed": 42,

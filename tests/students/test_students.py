@@ -24,7 +24,7 @@ from transformers import (
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.students.configured import fresh
 from haystack_distill.students.cut import from_teacher
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import TRANSFORMERS_5
 
 LAYERS = {
@@ -131,12 +131,12 @@ def test_an_albert_of_several_groups_cannot_be_cut(tokenizer: BertTokenizerFast)
 @pytest.mark.parametrize("kind", [*LAYERS, "albert"])
 def test_a_student_with_all_layers_answers_as_the_teacher(make_teacher: Callable[..., Reader], kind: str) -> None:
     teacher = make_teacher(kind)
-    before = model_hash(teacher.model)
+    before = model_fingerprint(teacher.model)
     student = from_teacher(teacher, 6)
     assert student.answer(QUESTION, CONTEXT, 20) == teacher.answer(QUESTION, CONTEXT, 20)
     for parameter in student.model.parameters():
         torch.nn.init.zeros_(parameter)
-    assert model_hash(teacher.model) == before  # nothing is shared
+    assert model_fingerprint(teacher.model) == before  # nothing is shared
     assert teacher.model.config.num_hidden_layers == 6
 
 
@@ -195,20 +195,20 @@ def test_a_student_takes_over_the_teachers_settings(make_teacher: Callable[..., 
 @pytest.mark.parametrize("kind", [*LAYERS, "albert"])
 def test_fresh_shapes(make_teacher: Callable[..., Reader], kind: str) -> None:
     teacher = make_teacher(kind)
-    before = model_hash(teacher.model)
+    before = model_fingerprint(teacher.model)
     shape = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
     student = fresh(teacher, **shape)
     assert {name: getattr(student.model.config, name) for name in shape} == shape
     assert student.n_parameters < teacher.n_parameters
     assert student.model.config.vocab_size == teacher.model.config.vocab_size
     assert student.answer(QUESTION, CONTEXT)
-    assert model_hash(teacher.model) == before
+    assert model_fingerprint(teacher.model) == before
 
 
 def test_fresh_weights(make_teacher: Callable[..., Reader]) -> None:
     teacher = make_teacher()
     one, again, other = fresh(teacher, seed=1), fresh(teacher, seed=1), fresh(teacher, seed=2)
-    assert model_hash(one.model) == model_hash(again.model) != model_hash(other.model)
+    assert model_fingerprint(one.model) == model_fingerprint(again.model) != model_fingerprint(other.model)
     weights, mine = teacher.model.state_dict(), one.model.state_dict()
     same = {name for name in weights if torch.equal(weights[name], mine[name])}
     assert same == {

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from haystack_distill.errors import DistilError
-from haystack_distill.training.checkpoints import Checkpoints, alone_in, begun_in, check_directory, problem_with
-from haystack_distill.utils.files import write_json
+from haystack_distill.training.checkpoints import (
+    Checkpoints,
+    check_directory,
+    directory_lock,
+    problem_with,
+    unfinished_run,
+)
+from haystack_distill.utils.atomic import write_json
 
 RUN = "0123456789abcdef"
 PARTS = ["model.safetensors", "optimizer.pt", "trainer_state.json", "complete"]
@@ -177,7 +183,7 @@ def test_a_run_file_of_something_else(tmp_path: Path, content: str) -> None:
     path.parent.mkdir()
     path.write_text(content, encoding="latin-1")
     with pytest.raises(DistilError, match=r"run\.json is damaged or was not written by a run of this package"):
-        begun_in(tmp_path)
+        unfinished_run(tmp_path)
     with pytest.raises(DistilError, match=r"run\.json is damaged"):
         check_directory(tmp_path, resume=True, overwrite=True)
 
@@ -194,7 +200,7 @@ def test_a_reader_is_not_written_over_without_a_word(tmp_path: Path) -> None:
 
 
 def _hold(directory: Path, pipe: Connection) -> None:
-    with alone_in(directory):
+    with directory_lock(directory):
         pipe.send("held")
         pipe.recv()
 
@@ -204,10 +210,10 @@ def test_one_run_at_a_time_in_a_directory(tmp_path: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path, there))
     other.start()
     assert here.recv() == "held"
-    with pytest.raises(DistilError, match=f"another run is at work in {tmp_path}"), alone_in(tmp_path):
+    with pytest.raises(DistilError, match=f"another run is at work in {tmp_path}"), directory_lock(tmp_path):
         pass
     os.kill(other.pid or 0, signal.SIGKILL)
     other.join()
-    with alone_in(tmp_path):  # the system let go
+    with directory_lock(tmp_path):  # the system let go
         pass
     assert list(tmp_path.iterdir()) == []

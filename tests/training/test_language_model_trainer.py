@@ -19,7 +19,7 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import IntermediateLayers, MaskedLanguageModel, Method, PredictionLayer
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 
 METHODS = [IntermediateLayers(), MaskedLanguageModel()]
 
@@ -62,7 +62,7 @@ def run(
 @pytest.mark.parametrize("method", METHODS)
 def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: LanguageModel, corpus: Path) -> None:
     student = students.from_teacher(teacher, layers=2)
-    before = model_hash(teacher.model)
+    before = model_fingerprint(teacher.model)
     result = run(method, student, teacher, Corpus(corpus), max_steps=40, learning_rate=3e-3)
     parts = {
         IntermediateLayers: ["attention", "embedding", "hidden"],
@@ -72,7 +72,7 @@ def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: La
     assert sorted(name[5:] for name in logged[0] if name.startswith("loss_")) == parts
     assert sum(line["loss"] for line in logged[-5:]) < sum(line["loss"] for line in logged[:5])
     assert result.steps == 40
-    assert model_hash(teacher.model) == before
+    assert model_fingerprint(teacher.model) == before
     head = student.model.get_output_embeddings().weight
     assert head is student.model.get_input_embeddings().weight  # still tied
 
@@ -140,7 +140,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     resumed = run(method, student, teacher, corpus, tmp_path / "cut", resume=True, **chosen)
     assert passes[0] == 9
     assert reads[0] is not None  # the corpus was taken up where it was, not read again
-    assert model_hash(student.model) == model_hash(whole.model)
+    assert model_fingerprint(student.model) == model_fingerprint(whole.model)
     assert resumed.steps == untouched.steps == 12
     assert [line["loss"] for line in resumed.history if "loss" in line] == [
         line["loss"] for line in untouched.history if "loss" in line

@@ -20,7 +20,8 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.training.checkpoints import Checkpoints
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
-from haystack_distill.utils.files import RUN_FILE, write_json
+from haystack_distill.utils.atomic import write_json
+from haystack_distill.utils.model_files import RUN_FILE
 
 MakeReader = Callable[..., Reader]
 QUICK = TrainingSettings(

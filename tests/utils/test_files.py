@@ -8,28 +8,21 @@ from pathlib import Path
 import pytest
 
 from haystack_distill.errors import WriteError
-from haystack_distill.utils.files import (
-    expanded,
-    file_hash,
-    hash_of,
-    require_writable,
-    save_pretrained,
-    sync,
-    write_aside,
-    write_json,
-)
+from haystack_distill.utils.atomic import save_pretrained, sync, write_atomically, write_json
+from haystack_distill.utils.files import expand_user, require_writable
+from haystack_distill.utils.hashing import hash_file, hash_json
 
 
 def test_write_aside_replaces_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    write_aside(path, lambda aside: aside.write_text("old") and None)
+    write_atomically(path, lambda aside: aside.write_text("old") and None)
 
     def fail(aside: Path) -> None:
         aside.write_text("ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_aside(path, fail)
+        write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
     assert path.stat().st_mode & 0o777 == 0o644  # others may read a shared cache
@@ -44,7 +37,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (left[2] / "part").touch()
     of_another_host = tmp_path / ".file.elsewhere-1-abcd.tmp"
     of_another_host.touch()
-    write_aside(tmp_path / "file", lambda aside: aside.write_text("new"))
+    write_atomically(tmp_path / "file", lambda aside: aside.write_text("new"))
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", of_another_host])
 
 
@@ -68,7 +61,7 @@ def test_what_another_container_is_writing_is_left_alone(
         if folder:
             save_pretrained(tmp_path / "target", Other())
         else:
-            write_aside(tmp_path / "target", lambda ours: ours.write_text("ours"))
+            write_atomically(tmp_path / "target", lambda ours: ours.write_text("ours"))
         assert aside.exists()
 
     monkeypatch.setattr(os, "getpid", lambda: 99999999)
@@ -76,7 +69,7 @@ def test_what_another_container_is_writing_is_left_alone(
         save_pretrained(tmp_path / "target", Part())
         assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["other", "part"]
     else:
-        write_aside(tmp_path / "target", lambda aside: (aside.write_text("theirs"), write_and_look(aside)))
+        write_atomically(tmp_path / "target", lambda aside: (aside.write_text("theirs"), write_and_look(aside)))
         assert (tmp_path / "target").read_text() == "theirs"
 
 
@@ -94,12 +87,12 @@ def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    write_aside(tmp_path / "file", lambda aside: aside.write_text("new"))
+    write_atomically(tmp_path / "file", lambda aside: aside.write_text("new"))
     aside = done[0][1]
     assert aside.name.endswith(".tmp")
     assert done == [("sync", aside), ("rename", aside), ("sync", tmp_path)]
     done.clear()
-    write_aside(tmp_path / "file", lambda aside: aside.write_text("new"), durable=False)
+    write_atomically(tmp_path / "file", lambda aside: aside.write_text("new"), durable=False)
     assert [what for what, _ in done] == ["rename"]
     sync(Path(os.devnull))  # it knows no such thing
 
@@ -133,19 +126,22 @@ def test_write_json_keeps_unicode_and_order(tmp_path: Path) -> None:
 
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert expanded("~/a") == expanded(Path("~/a")) == tmp_path / "a"
-    assert expanded("~nobody-here/a") == Path("~nobody-here/a")  # pathlib would raise
-    assert expanded("a/~") == Path("a/~")
+    assert expand_user("~/a") == expand_user(Path("~/a")) == tmp_path / "a"
+    assert expand_user("~nobody-here/a") == Path("~nobody-here/a")  # pathlib would raise
+    assert expand_user("a/~") == Path("a/~")
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hash_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_hash_of_tells_parts_apart() -> None:
-    assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
-    assert len({hash_of("a", "b"), hash_of("b", "a"), hash_of("ab"), hash_of(["a", "b"]), hash_of("a", None)}) == 5
+    assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
+    assert (
+        len({hash_json("a", "b"), hash_json("b", "a"), hash_json("ab"), hash_json(["a", "b"]), hash_json("a", None)})
+        == 5
+    )
 
 
 def test_a_directory_that_is_a_mount_is_written_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ _ROWS_PER_BATCH = 1000
 _CHARS_PER_BATCH = 8 * 2**20  # keeps a batch small when contexts are whole books
 
 
-def batches_of(rows: Iterable[Row]) -> Iterator[dict[str, pa.Array]]:
+def record_batches(rows: Iterable[Row]) -> Iterator[dict[str, pa.Array]]:
     """Rows as the columns of `SCHEMA`, in batches of a bounded size."""
     batch: list[Row] = []
     chars = 0

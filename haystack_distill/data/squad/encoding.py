@@ -22,7 +22,7 @@ _HIGH = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _PAIR = 12  # bytes of an escaped pair
 
 
-class WholeCharacters(io.RawIOBase):
+class SurrogateReplacer(io.RawIOBase):
     r"""JSON as it is read from `file`, each half of a surrogate pair (`\ud83d` alone) replaced by U+FFFD.
 
     Half a pair is no character: parsers either refuse it or write something else without a word. The replacement is
@@ -74,7 +74,7 @@ def _end_of_pairs(raw: bytes) -> int:
     return end
 
 
-def is_packed(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
     """Whether a file is gzip, by its name or by how it begins."""
     with open(path, "rb") as raw:
         return raw.read(2) == b"\x1f\x8b" or path.name.endswith(".gz")
@@ -84,7 +84,7 @@ def is_packed(path: Path) -> bool:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a plain or gzip file for reading, past a byte order mark; what goes wrong in reading it is a DataError."""
     try:
-        packed = is_packed(path)
+        packed = is_gzip(path)
         with open(path, "rb") as raw, gzip.open(raw) if packed else raw as file:
             if file.read(3) != codecs.BOM_UTF8:
                 file.seek(0)

@@ -11,10 +11,10 @@ from haystack_distill.data.squad.validation import (
     Place,
     Question,
     Row,
-    check,
+    abbreviated,
+    check_question,
     is_blank,
     number_as_text,
-    shown,
 )
 from haystack_distill.errors import DataError
 
@@ -84,10 +84,10 @@ class Intake:
                 for question in marked(read):
                     report.replaced += question.replaced
                     try:
-                        row = check(question)
+                        row = check_question(question)
                         if self._also is not None:
                             self._also(row)
-                        if question.id_is_free or question.answerless:
+                        if question.id_may_change or question.answerless:
                             row = row._replace(id=ids.free(row.id, source, question.place))
                         else:
                             ids.require_new(row.id, source, question.place)
@@ -112,7 +112,7 @@ class Intake:
         id_ = number_as_text(question.qa.get("id")) if isinstance(question.qa, dict) else None
         named = isinstance(id_, str) and id_ != ""
         if not self._skip:
-            raise DataError(f"{question.place}{f' (id {shown(id_)})' if named else ''}: {bad}.") from None
+            raise DataError(f"{question.place}{f' (id {abbreviated(id_)})' if named else ''}: {bad}.") from None
         report.skipped += 1
         report.reasons[bad.reason] = report.reasons.get(bad.reason, 0) + 1
         if len(report.skipped_ids) < _IDS_IN_REPORT:
@@ -197,7 +197,7 @@ class _Ids:
         self._database.close()
 
 
-def warn_of(source: str, report: ReadReport) -> None:
+def log_warnings(source: str, report: ReadReport) -> None:
     """Log as warnings what a user should know about how a source was read."""
     if report.repaired:
         logger.warning(
@@ -239,7 +239,7 @@ def _warn_of_texts(source: str, report: ReadReport) -> None:
         )
 
 
-def sum_of(reports: list[ReadReport]) -> ReadReport:
+def total_of(reports: list[ReadReport]) -> ReadReport:
     """One report over several sources."""
     total = ReadReport()
     for report in reports:

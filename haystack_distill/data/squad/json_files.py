@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import ijson
 
-from haystack_distill.data.squad.encoding import BLOCK, WholeCharacters, opened, require_utf8
+from haystack_distill.data.squad.encoding import BLOCK, SurrogateReplacer, opened, require_utf8
 from haystack_distill.data.squad.tables import CSV, LINES, PARQUET, questions_in_records, questions_in_table, table_kind
-from haystack_distill.data.squad.validation import BadExample, Place, Question, kind, shown
+from haystack_distill.data.squad.validation import BadExample, Place, Question, abbreviated, kind
 from haystack_distill.errors import DataError
 
 _QUESTION = b'"question"'
@@ -81,14 +81,14 @@ def _questions_of(path: Path, index: int, article: Any) -> Iterator[Question]:
 
 def _shown_title(article: Any) -> str:
     title = article.get("title") if isinstance(article, dict) else None
-    return title if isinstance(title, str) else "" if title is None else shown(title)
+    return title if isinstance(title, str) else "" if title is None else abbreviated(title)
 
 
 def _faulty(place: Place, fault: BadExample) -> Question:
     return Question(place, None, {}, {}, fault=fault)
 
 
-def count_of_questions(path: Path) -> int | None:
+def count_questions(path: Path) -> int | None:
     """About how many questions a file has, counted without parsing it: to show how far reading it is.
 
     None where it cannot be counted so.
@@ -118,7 +118,7 @@ def _list_in(item: dict[str, Any], key: str) -> list[Any]:
 def _articles(path: Path) -> Iterator[tuple[Any, int]]:
     """The items of the file's "data" list, one at a time, and how many half surrogate pairs were replaced since."""
     with opened(path) as file:
-        text = WholeCharacters(file)
+        text = SurrogateReplacer(file)
         replaced = 0
         for article in ijson.items(text, "data.item", use_float=True):
             yield article, text.replaced - replaced
@@ -131,7 +131,7 @@ def _form_of(path: Path, file: BinaryIO) -> str:
     keys = set()
     # JSON lines are several values, of which the first is enough.
     for position, (prefix, event, value) in enumerate(
-        ijson.parse(WholeCharacters(file), multiple_values=True, use_float=True)
+        ijson.parse(SurrogateReplacer(file), multiple_values=True, use_float=True)
     ):
         if position == 0 and event == "start_array":
             return _RECORDS
@@ -209,7 +209,7 @@ def _end_of_json(path: Path, slow: int, step: int) -> tuple[int, Place, str]:
     """How many bytes were read of a file until it was no longer JSON, in which question and after which key that is."""
     place, key = Place(str(path), 0), ""
     with opened(path) as file:
-        watched = _Watched(WholeCharacters(file), slow, step)
+        watched = _Watched(SurrogateReplacer(file), slow, step)
         try:
             for place, key in _places(path, watched):  # noqa: B007  # the last ones are wanted
                 pass
@@ -239,10 +239,10 @@ def _places(path: Path, file: _Watched) -> Iterator[tuple[Place, str]]:
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path, *, version: str, packed: bool) -> None:
     """Write rows as one file, gzip if `packed`; the same rows give the same bytes."""
-    write_packed(path, lambda file: _write_json(rows, file, version), packed=packed)
+    write_compressed(path, lambda file: _write_json(rows, file, version), packed=packed)
 
 
-def write_packed(path: Path, fill: Callable[[Any], None], *, packed: bool, level: int = 9) -> None:
+def write_compressed(path: Path, fill: Callable[[Any], None], *, packed: bool, level: int = 9) -> None:
     """Let `fill` write a file, gzip at `level` if `packed`; the same content gives the same bytes."""
     with open(path, "wb") as raw:
         if packed:  # no name and no time in the header

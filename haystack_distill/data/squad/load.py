@@ -16,19 +16,21 @@ import pyarrow as pa
 
 from haystack_distill.data.squad.arrow import (
     SCHEMA,
-    batches_of,
     hash_columns,
     plain_rows,
     questions_in_dataset,
+    record_batches,
     require_columns,
     require_types,
 )
-from haystack_distill.data.squad.intake import Intake, ReadReport, sum_of, warn_of
+from haystack_distill.data.squad.intake import Intake, ReadReport, log_warnings, total_of
 from haystack_distill.data.squad.json_files import questions_in_file, write_rows
 from haystack_distill.data.squad.tables import COLUMNS, FILE_ENDINGS, require_question_columns, table_kind
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.cache import NO_CODE, cached_table
-from haystack_distill.utils.files import expanded, file_hash, hash_of, write_aside
+from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.hashing import hash_file, hash_json
 
 __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_squad_with_report", "write_squad"]
 
@@ -99,7 +101,7 @@ def read_squad_with_report(
         DistilError: as for `read_squad`.
     """
     skip = _wants_skip(on_bad_example)
-    files = [expanded(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    files = [expand_user(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files:
         raise DataError("No file to read: give at least one SQuAD-format file.")
     for path in files:
@@ -109,7 +111,7 @@ def read_squad_with_report(
             raise DataError(f"{path}: no such file. Check the path (it is relative to {Path.cwd()}).")
 
     sources = [[table_kind(path), _hash_of_source(path)] for path in files]
-    key = hash_of("files", _FORMAT, on_bad_example, sources)
+    key = hash_json("files", _FORMAT, on_bad_example, sources)
     intake = Intake([(str(path), partial(questions_in_file, path)) for path in files], skip=skip)
     return _through_cache(key, intake, cache_dir)
 
@@ -181,7 +183,7 @@ def write_squad(
     """
     if version not in ("1.1", "2.0"):
         raise DistilError(f'Unknown SQuAD version {version!r}: choose "1.1" or "2.0".')
-    path = expanded(path)
+    path = expand_user(path)
     require_columns(dataset, SCHEMA.names, "load it with load_examples first")
     if len(dataset) == 0:
         raise DataError(f"The dataset has no rows: nothing to write to {path}.")
@@ -189,7 +191,7 @@ def write_squad(
         raise DistilError(f"{path} exists: choose another name, or pass overwrite=True to replace a file.")
     rows = plain_rows(dataset, SCHEMA.names)
     packed = path.name.endswith(".gz")
-    write_aside(path, lambda aside: write_rows(rows, aside, version=version, packed=packed))
+    write_atomically(path, lambda aside: write_rows(rows, aside, version=version, packed=packed))
 
 
 def content_hash(dataset: datasets.Dataset) -> str:
@@ -212,13 +214,13 @@ def _wants_skip(on_bad_example: str) -> bool:
 
 def _hash_of_source(path: Path) -> str:
     try:
-        return file_hash(path)
+        return hash_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def _looks_like_file(source: str) -> bool:
-    if source.lower().endswith(FILE_ENDINGS) or expanded(source).exists():
+    if source.lower().endswith(FILE_ENDINGS) or expand_user(source).exists():
         return True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub.")
@@ -245,7 +247,7 @@ def _checked_dataset(
     require_question_columns(dataset.column_names, name)
     columns = [column for column in COLUMNS if column in dataset.column_names]
     require_types(dataset, columns, name)
-    key = hash_of("dataset", _FORMAT, on_bad_example, columns, hash_columns(dataset, columns))
+    key = hash_json("dataset", _FORMAT, on_bad_example, columns, hash_columns(dataset, columns))
     intake = Intake([(name, partial(questions_in_dataset, dataset, columns, name))], skip=skip)
     return _through_cache(key, intake, cache_dir)[0]
 
@@ -257,10 +259,10 @@ def _through_cache(key: str, intake: Intake, cache_dir: PathLike | None) -> tupl
         return {"reports": [asdict(report) for report in intake.reports]}
 
     def batches() -> Iterator[dict[str, pa.Array]]:
-        return batches_of(row for _, row in intake.rows())
+        return record_batches(row for _, row in intake.rows())
 
     dataset, kept, _ = cached_table("examples", key, SCHEMA, batches, cache_dir, notes)
     reports = [ReadReport(**report) for report in kept["reports"]]
     for name, report in zip(intake.names, reports, strict=True):
-        warn_of(name, report)
-    return dataset, sum_of(reports)
+        log_warnings(name, report)
+    return dataset, total_of(reports)

@@ -18,7 +18,8 @@ import datasets
 
 from haystack_distill.data.squad.arrow import plain_rows
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.utils.files import expanded, write_aside
+from haystack_distill.utils.atomic import write_atomically
+from haystack_distill.utils.files import expand_user
 
 __all__ = [
     "ExampleScore",
@@ -165,7 +166,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     Raises:
         DataError: the file cannot be read, or holds something else; the message says what.
     """
-    path = expanded(path)
+    path = expand_user(path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -200,12 +201,12 @@ def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
         DataError: an id or a prediction is not a string.
         WriteError: the file cannot be written.
     """
-    path = expanded(path)
+    path = expand_user(path)
     for id_, text in predictions.items():
         if not isinstance(id_, str) or not isinstance(text, str):
             raise DataError(f'Predictions map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}.')
     text = json.dumps(dict(predictions), ensure_ascii=False, indent=1) + "\n"
-    write_aside(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
+    write_atomically(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
 
 
 def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Gold]:

@@ -13,9 +13,10 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from haystack_distill.data.squad.encoding import WholeCharacters, opened, require_utf8
+from haystack_distill.data.squad.encoding import SurrogateReplacer, opened, require_utf8
 from haystack_distill.data.squad.validation import BadExample, Place, Question, kind
 from haystack_distill.errors import DataError
+from haystack_distill.utils.checks import is_integer
 
 _FLAT = ("answer_text", "answer")  # the columns of a single answer, with `answer_start` or without
 COLUMNS = ("id", "title", "context", "question", "answers", *_FLAT, "answer_start", "is_impossible", "labelled")
@@ -47,7 +48,7 @@ def questions_in_table(path: Path, kind_: str) -> Iterator[Question]:
 def questions_in_records(path: Path) -> Iterator[Question]:
     """The objects of a JSON list as unchecked questions; an ijson or Unicode error where it is broken."""
     with opened(path) as file:
-        text = WholeCharacters(file)
+        text = SurrogateReplacer(file)
         replaced = 0
         for index, row in enumerate(ijson.items(text, "item", use_float=True)):
             yield question_of(row, Place(str(path), index))._replace(replaced=text.replaced - replaced)
@@ -92,7 +93,7 @@ def question_of(row: Any, place: Place) -> Question:
         qa["answers"] = _flat_answers(row[flat], row.get("answer_start"))
     paragraph = {"context": row["context"]} if "context" in row else {}
     return Question(
-        place, row.get("title"), paragraph, qa, assumed, without_starts=without_starts, id_is_free="id" not in row
+        place, row.get("title"), paragraph, qa, assumed, without_starts=without_starts, id_may_change="id" not in row
     )
 
 
@@ -124,11 +125,7 @@ def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
     if start is None:
         starts = [None] * len(texts)
     pairs = zip_longest(texts, starts)
-    return [{"text": str(text) if _is_whole(text) else text, "answer_start": _whole(at)} for text, at in pairs]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return [{"text": str(text) if is_integer(text) else text, "answer_start": _whole(at)} for text, at in pairs]
 
 
 def _whole(value: Any) -> Any:
@@ -159,7 +156,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
 
 def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     with opened(path) as file:
-        text = WholeCharacters(file)
+        text = SurrogateReplacer(file)
         index = replaced = 0
         for number, line in enumerate(io.BufferedReader(text), 1):
             if not line.isspace():

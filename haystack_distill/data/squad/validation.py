@@ -3,7 +3,10 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from haystack_distill.utils.checks import is_integer
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -47,7 +50,7 @@ class Question(NamedTuple):
     assumed_impossible: bool = False  # its flag is not the source's word but follows from there being no answers
     fault: BadExample | None = None  # what is wrong with that which should have held questions
     without_starts: bool = False  # its answers have no `answer_start`: each must occur once in the context
-    id_is_free: bool = False  # its id was made, and may be made otherwise
+    id_may_change: bool = False  # its id was made, and may be made otherwise
     answerless: bool = False  # of a source in which no question has an answer, see `data.squad.intake.marked`
     replaced: int = 0  # half surrogate pairs that became U+FFFD since the question before
 
@@ -64,10 +67,30 @@ class Row(NamedTuple):
     is_impossible: bool
     labelled: bool
     repaired: bool
-    replaced: int = 0  # half surrogate pairs in its texts that became U+FFFD
+    replaced: int = 0  # lone surrogates in its texts that became U+FFFD
+
+    @classmethod
+    def from_example(cls, example: Mapping[str, Any]) -> "Row":
+        """The row of an example that `data.squad.load.load_examples` returned; nothing is checked again."""
+        answers = example["answers"]
+        texts = example["id"], example["title"], example["context"], example["question"]
+        flags = example["is_impossible"], example["labelled"]
+        return cls(*texts, answers["text"], answers["answer_start"], *flags, repaired=False)
+
+    def to_example(self) -> dict[str, Any]:
+        """The row with the columns of SQuAD on the Hugging Face hub, as in the dataset."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "context": self.context,
+            "question": self.question,
+            "answers": {"text": self.texts, "answer_start": self.starts},
+            "is_impossible": self.is_impossible,
+            "labelled": self.labelled,
+        }
 
 
-def check(question: Question) -> Row:
+def check_question(question: Question) -> Row:
     """The row of a question, with an `answer_start` that was off put right where only one place is possible.
 
     Raises:
@@ -122,7 +145,7 @@ def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, 
     start = _value(answer, "answer_start")
     if start is None and without_start:
         return text, _only_place(text, context), False
-    if not isinstance(start, int) or isinstance(start, bool):
+    if not is_integer(start):
         raise BadExample("wrong type", f"answer_start must be an integer, not {kind(start)}")
     if start >= 0 and context.startswith(text, start):
         return text, start, False
@@ -130,7 +153,7 @@ def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, 
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "answer_start does not match",
-            f"answer_start {start} does not match the answer {shown(text)}, which occurs more than once in the "
+            f"answer_start {start} does not match the answer {abbreviated(text)}, which occurs more than once in the "
             "context: give the code point at which the right one begins",
         )
     return text, found, True
@@ -141,8 +164,8 @@ def _only_place(text: str, context: str) -> int:
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "no answer_start",
-            f"the answer {shown(text)} occurs more than once in the context: add a column answer_start with the code "
-            "point at which the right one begins",
+            f"the answer {abbreviated(text)} occurs more than once in the context: add a column answer_start with the "
+            "code point at which the right one begins",
         )
     return found
 
@@ -151,7 +174,8 @@ def _first_place(text: str, context: str) -> int:
     found = context.find(text)
     if found < 0:
         raise BadExample(
-            "answer not in context", f"the answer {shown(text)} does not occur in the context: correct or remove it"
+            "answer not in context",
+            f"the answer {abbreviated(text)} does not occur in the context: correct or remove it",
         )
     return found
 
@@ -167,10 +191,10 @@ def _check_text(value: Any, name: str) -> str:
         raise BadExample("wrong type", f"the {name} must be a string, not {kind(value)}")
     if not value or value.isspace():
         raise BadExample(f"empty {name}", f"the {name} is empty: fill it in or remove the question")
-    return whole_characters(value)
+    return replace_lone_surrogates(value)
 
 
-def whole_characters(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """A text with each half of a surrogate pair, which is no character, replaced by U+FFFD; offsets hold."""
     if text.isascii():
         return text
@@ -181,14 +205,14 @@ def whole_characters(text: str) -> str:
     return text
 
 
-def halves_in(text: str) -> int:
+def count_lone_surrogates(text: str) -> int:
     """How many halves of surrogate pairs a text holds."""
     return len(_HALF.findall(text))
 
 
 def number_as_text(value: Any) -> Any:
     """A whole number as text, which is what annotation tools and tables hold for an id; anything else as it is."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return str(value) if is_integer(value) else value
 
 
 def _check_title(value: Any) -> str:
@@ -196,7 +220,7 @@ def _check_title(value: Any) -> str:
         return value or ""
     if isinstance(value, (bool, dict, list)) or not math.isfinite(value):
         raise BadExample("wrong type", f"the title must be a string, not {kind(value)}")
-    return whole_characters(str(value))
+    return replace_lone_surrogates(str(value))
 
 
 def is_blank(answer: Any) -> bool:
@@ -225,10 +249,10 @@ def kind(value: Any) -> str:
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{json.dumps(value)} (write null where a value is missing, or leave it out)"
-    return f"the {'string' if isinstance(value, str) else 'number'} {shown(value)}"
+    return f"the {'string' if isinstance(value, str) else 'number'} {abbreviated(value)}"
 
 
-def shown(value: Any) -> str:
+def abbreviated(value: Any) -> str:
     """A value as JSON writes it, cut to 60 characters."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,7 @@ import torch
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.files import EXPORT_FOLDER, EXPORT_RECORD
+from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 
 logger = logging.getLogger(__name__)
 

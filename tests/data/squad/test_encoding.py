@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from haystack_distill.data.squad.encoding import BLOCK, WholeCharacters
+from haystack_distill.data.squad.encoding import BLOCK, SurrogateReplacer
 from haystack_distill.data.squad.load import read_squad_with_report
 from haystack_distill.errors import DataError
 
@@ -12,7 +12,7 @@ HALF = "\ufffd"
 
 
 def read(raw: bytes) -> tuple[bytes, int]:
-    reader = WholeCharacters(io.BytesIO(raw))
+    reader = SurrogateReplacer(io.BytesIO(raw))
     return io.BufferedReader(reader).read(), reader.replaced
 
 

@@ -1,0 +1,16 @@
+"""Which layers of a teacher stand for those of a shallower student."""
+
+
+def uniform_layers(n_student: int, n_teacher: int) -> list[int]:
+    """Teacher layers, counted from 1, evenly spread and always with the last, as TinyBERT maps them (arXiv 1909.10351).
+
+    Student layer m gets m * n_teacher / n_student, rounded half up; a student deeper than its teacher gets some layers
+    more than once.
+    """
+    # (2 m N + M) // 2 M is m N / M rounded, without floating point.
+    return [max(1, (2 * m * n_teacher + n_student) // (2 * n_student)) for m in range(1, n_student + 1)]
+
+
+def last_layers(n_student: int, n_teacher: int) -> list[int]:
+    """The last `n_student` layers of a teacher, counted from 1."""
+    return list(range(n_teacher - n_student + 1, n_teacher + 1))
