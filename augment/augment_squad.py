@@ -22,7 +22,7 @@ from augment.settings import AugmentSettings, RunSettings, settings_from
 from augment.tag_statistics import read_statistics, write_statistics
 from augment.tagging import choose_tagger
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.utils.files import expanded, is_stream, scratch_directory
+from haystack_distill.utils.files import expand_user, is_stream, temporary_directory
 from haystack_distill.utils.options import options_of, takes_options
 
 logger = logging.getLogger(__name__)

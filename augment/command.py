@@ -21,7 +21,7 @@ from augment.shards import merge_shards
 from augment.show import preview, summary
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.console import faults_in_words, never_lose_a_result
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.options import argument_help
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -99,7 +99,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _run(options: dict[str, Any], given: Collection[str], console: Console) -> None:
     # The shell leaves the ~ of --output_path=~/file as it is.
-    options = {name: expanded(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options = {name: expand_user(value) if isinstance(value, Path) else value for name, value in options.items()}
     modes = {name: options.pop(name) for name in _USED}
     chosen = [name for name, value in modes.items() if value]
     if len(chosen) > 1:
@@ -112,7 +112,7 @@ def _run(options: dict[str, Any], given: Collection[str], console: Console) -> N
     if mode != "merge" and options["squad_path"] is None:
         raise DistilError("--squad_path is missing: name the file to multiply")
     if mode == "merge":
-        _merge([expanded(path) for path in modes["merge"]], options["output_path"], options["overwrite"])
+        _merge([expand_user(path) for path in modes["merge"]], options["output_path"], options["overwrite"])
         return
     for settings in settings_from(options):
         settings.require_effect(given)

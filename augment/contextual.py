@@ -77,7 +77,7 @@ class ContextualCandidates:
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
-        vectors = _glove(expanded(settings.glove_path)) if settings.glove_path else self._own_vectors(ids)
+        vectors = _glove(expand_user(settings.glove_path)) if settings.glove_path else self._own_vectors(ids)
         self._neighbours = _Neighbours(*vectors, count=2 * settings.word_possibilities + 10)
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:

@@ -77,8 +77,8 @@ class Job:
             "format": _FORMAT,
             "settings": {name: value for name, value in settings.items() if name not in _PLACES},
             "on_bad_example": self.run.on_bad_example,
-            "input": file_hash(self.source),
-            "statistics": None if self.statistics is None else hash_of(self.statistics.as_json()),
+            "input": hash_file(self.source),
+            "statistics": None if self.statistics is None else hash_json(self.statistics.as_json()),
         }
 
     def begin(self) -> bool:
@@ -140,7 +140,7 @@ class Job:
         mark = ""
         if self.run.part is not None:
             number, of = self.run.part
-            mark = f',"shard":"{number}/{of}","job":"{hash_of(self.plan())}"'
+            mark = f',"shard":"{number}/{of}","job":"{hash_json(self.plan())}"'
 
         def fill(file: IO[bytes]) -> None:
             file.write(f'{{"version":"v2.0"{mark},"data":['.encode())

@@ -119,14 +119,16 @@ class AugmentSettings(_Settings):
         for name in ("model", "glove_path", "mask_token", "tokenizer"):
             value = getattr(self, name)
             kinds = (str,) if name == "mask_token" else (str, os.PathLike)
-            check(
+            check_argument(
                 name, value, value is None or (isinstance(value, kinds) and bool(str(value).strip())), "text, not empty"
             )
             if value is not None:
                 object.__setattr__(self, name, str(value))  # so that equal settings are equal, as JSON too
-        check("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
-        check("seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number")
-        check("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
+        check_argument("device", self.device, isinstance(self.device, str), "a device such as 'cpu'")
+        check_argument(
+            "seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number"
+        )
+        check_argument("augment", self.augment, self.augment in TEXTS, f"one of {', '.join(TEXTS)}")
         require_tagger(self.tagger)
         parts = ["p_mask", "p_pos", "replace_probability"] if self.model else ["p_mask", "p_pos"]
         total = sum(getattr(self, name) for name in parts)
@@ -228,9 +230,11 @@ class RunSettings(_Settings):
     statistics: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check("num_processes", self.num_processes, is_whole(self.num_processes), "a whole number of at least 1")
+        check_argument(
+            "num_processes", self.num_processes, is_integer(self.num_processes), "a whole number of at least 1"
+        )
         known = self.on_bad_example in ON_BAD_EXAMPLE
-        check("on_bad_example", self.on_bad_example, known, f"one of {', '.join(ON_BAD_EXAMPLE)}")
+        check_argument("on_bad_example", self.on_bad_example, known, f"one of {', '.join(ON_BAD_EXAMPLE)}")
         if self.shard is not None:
             parse_shard(self.shard)
             if self.statistics is None:

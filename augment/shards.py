@@ -10,9 +10,9 @@ from typing import IO, Any
 from augment.job import PACKING
 from augment.paths import require_readable
 from augment.settings import parse_shard
-from haystack_distill.data.squad.json_files import write_packed
+from haystack_distill.data.squad.json_files import write_compressed
 from haystack_distill.errors import DataError
-from haystack_distill.utils.files import write_aside
+from haystack_distill.utils.atomic import write_atomically
 
 _BLOCK = 2**20
 _HEADER = 2**12

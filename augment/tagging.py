@@ -12,7 +12,7 @@ import numpy as np
 
 from augment.words import Tagger
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import check
+from haystack_distill.utils.checks import check_argument
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def require_tagger(name: str) -> None:
     Raises:
         DistilError: it is not.
     """
-    check("tagger", name, name in TAGGERS, f"one of {', '.join(TAGGERS)}")
+    check_argument("tagger", name, name in TAGGERS, f"one of {', '.join(TAGGERS)}")
 
 
 def choose_tagger(name: str = "auto") -> str:

@@ -13,7 +13,8 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
-from haystack_distill.utils.checks import check, is_number
+from haystack_distill.utils.checks import check_argument, is_number
+from haystack_distill.utils.layer_mapping import uniform_layers
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
@@ -119,7 +120,7 @@ class IntermediateLayers(Method):
     def __post_init__(self) -> None:
         for name in ("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"):
             value = getattr(self, name)
-            check(name, value, is_number(value) and value >= 0, "a number of 0 or more")
+            check_argument(name, value, is_number(value) and value >= 0, "a number of 0 or more")
         if not self.loss_weights:
             raise DistilError(
                 "there is nothing to learn: one of embedding_loss_weight, hidden_loss_weight and attention_loss_weight "

@@ -13,7 +13,7 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
-from haystack_distill.utils.checks import check, is_number
+from haystack_distill.utils.checks import check_argument, is_number
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class MaskedLanguageModel(Method):
     cosine_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check("temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0")
+        check_argument(
+            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
+        )
         for name in ("soft_target_weight", "masked_word_weight", "cosine_weight"):
             value = getattr(self, name)
-            check(name, value, is_number(value) and value >= 0, "a number of 0 or more")
+            check_argument(name, value, is_number(value) and value >= 0, "a number of 0 or more")
         if not self.loss_weights:
             raise DistilError(
                 "there is nothing to learn: one of soft_target_weight, masked_word_weight and cosine_weight must be "

@@ -16,7 +16,7 @@ from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import LossTerm, Objective
-from haystack_distill.utils.checks import check, is_number
+from haystack_distill.utils.checks import check_argument, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -57,16 +57,20 @@ class PredictionLayer(Method):
     distillation_loss: Literal["kl_div", "mse"] | DistillationLoss = "kl_div"
 
     def __post_init__(self) -> None:
-        check("temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0")
+        check_argument(
+            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
+        )
         weight = self.distillation_loss_weight
-        check(
+        check_argument(
             "distillation_loss_weight",
             weight,
             is_number(weight) and 0 <= weight <= 1,
             "a number from 0 (labels only) to 1 (teacher only)",
         )
         loss = self.distillation_loss
-        check("distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable')
+        check_argument(
+            "distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable'
+        )
         if loss == "mse" and self.temperature != 1:
             raise DistilError(
                 f'distillation_loss="mse" compares unscaled logits, so temperature={self.temperature} would have no '

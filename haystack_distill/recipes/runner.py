@@ -40,7 +40,7 @@ from haystack_distill.reporting.model_card import CARD_FILE, write_card
 from haystack_distill.reporting.report import REPORT_FILE, write_report
 from haystack_distill.students.layers import AnyModel
 from haystack_distill.teachers.live import require_same_tokens
-from haystack_distill.training.checkpoints import FOLDER, Checkpoints, alone_in, clear_finished
+from haystack_distill.training.checkpoints import FOLDER, Checkpoints, clear_finished, directory_lock
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer, warn_of_shared_contexts
 from haystack_distill.training.run_directory import NOT_RECORDED, differences, versions

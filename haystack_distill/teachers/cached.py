@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import WindowRows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
@@ -65,10 +65,10 @@ class CachedTeacher(Teacher):
     def fingerprint(self) -> dict[str, Any]:
         """Hash of the weights, precision, windows and tokenizer."""
         return {
-            "weights": model_hash(self.reader.model),
+            "weights": model_fingerprint(self.reader.model),
             "precision": self.reader.precision,
             "windows": asdict(self.reader.windows),
-            "tokenizer": tokenizer_hash(self.reader.tokenizer),
+            "tokenizer": tokenizer_fingerprint(self.reader.tokenizer),
         }
 
     def check(self, student: Reader, request: OutputRequest) -> None:
@@ -93,7 +93,7 @@ class CachedTeacher(Teacher):
         """Run the teacher over the examples, unless its outputs are in the cache; see `Teacher.prepare`."""
         self.student_windows = windows
         self.windows = self.reader.cut(examples, cache_dir=cache_dir)
-        self.key = hash_of(_FORMAT, model_hash(self.reader.model), self.windows.key, self.reader.precision)
+        self.key = hash_json(_FORMAT, model_fingerprint(self.reader.model), self.windows.key, self.reader.precision)
 
         def run(share: range) -> Iterator[dict[str, Any]]:
             return _run(self.reader, self.windows, share, progress)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
 from haystack_distill.models.reader import Reader, position_limit
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.devices import autocast, evaluating
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 
 
@@ -38,7 +38,7 @@ class LiveTeacher(Teacher):
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Hash of the weights, and the precision that the teacher runs in."""
-        return {"weights": model_hash(self.model.model), "precision": self.model.precision}
+        return {"weights": model_fingerprint(self.model.model), "precision": self.model.precision}
 
     def check(self, student: Reader | LanguageModel, request: OutputRequest) -> None:
         """Check that the teacher can run on the student's windows.
@@ -79,7 +79,7 @@ def require_same_tokenizer(student: Reader | LanguageModel, teacher: Reader | La
     Raises:
         DistilError: They do not.
     """
-    if tokenizer_hash(teacher.tokenizer) != tokenizer_hash(student.tokenizer):
+    if tokenizer_fingerprint(teacher.tokenizer) != tokenizer_fingerprint(student.tokenizer):
         other = ", or distil the prediction layer, which compares characters" if isinstance(student, Reader) else ""
         raise DistilError(
             "teacher and student split text differently, so they cannot be compared token by token; use a student "

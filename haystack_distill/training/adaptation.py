@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import layer_number
-from haystack_distill.utils.checks import check, is_whole
+from haystack_distill.utils.checks import check_argument, is_integer
 
 
 class Adaptation(ABC):
@@ -56,7 +56,7 @@ class LastLayers(Adaptation):
     n_layers: int = 1
 
     def __post_init__(self) -> None:
-        check("n_layers", self.n_layers, is_whole(self.n_layers), "a whole number of at least 1")
+        check_argument("n_layers", self.n_layers, is_integer(self.n_layers), "a whole number of at least 1")
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze everything below the last layers; see `Adaptation.prepare`."""

@@ -17,8 +17,8 @@ from haystack_distill.training.loop import require_own_weights
 from haystack_distill.training.run import MethodSource, Run
 from haystack_distill.training.run_directory import NOT_COMPARABLE, RunResult
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import check_kind
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.checks import check_type
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_inputs import takes_token_types
 
 

@@ -21,8 +21,9 @@ from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.devices import autocast, resolve_precision
-from haystack_distill.utils.files import readable_as_its_folder, write_json, writing
+from haystack_distill.utils.files import writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import training_arguments

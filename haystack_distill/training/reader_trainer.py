@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.errors import DistilError
-from haystack_distill.evaluation.processes import evaluate_together
+from haystack_distill.evaluation.processes import evaluate_distributed
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.objectives.intermediate_layers import IntermediateLayers
 from haystack_distill.objectives.labels import Labels
@@ -27,8 +27,8 @@ from haystack_distill.training.loop import require_own_weights
 from haystack_distill.training.run import MethodSource, Run
 from haystack_distill.training.run_directory import RunResult
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import check_kind
-from haystack_distill.utils.files import expanded
+from haystack_distill.utils.checks import check_type
+from haystack_distill.utils.files import expand_user
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class ReaderTrainer:
 
         evaluate = None
         if dev_windows is not None:
-            evaluate = functools.partial(evaluate_together, self.student, dev_windows, run.processes)
+            evaluate = functools.partial(evaluate_distributed, self.student, dev_windows, run.processes)
         return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
 
     def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import PretrainedConfig, TrainerCallback
 
-from haystack_distill.data.text_tokenizer import tokenizer_hash
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
@@ -25,13 +25,13 @@ from haystack_distill.training.run_directory import (
     RunResult,
     code_of,
     recorded,
-    settings_that_matter,
+    settings_record,
     student_may_come_back,
 )
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import check_kind
+from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.model_fingerprint import start_of
+from haystack_distill.utils.model_fingerprint import student_record
 
 MethodSource: TypeAlias = Method | Objective | str
 
@@ -65,7 +65,7 @@ class Run:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.began = time.monotonic()
-        check_kind("adaptation", adaptation, Adaptation)
+        check_type("adaptation", adaptation, Adaptation)
         self.student = student
         self.settings = settings
         self.output_dir = output_dir
@@ -98,10 +98,10 @@ class Run:
         return {
             **method_record(self.method),
             "adaptation": adaptation_record(self.adaptation),
-            "settings": settings_that_matter(self.settings),
+            "settings": settings_record(self.settings),
             **data,
-            "tokenizer": tokenizer_hash(self.student.tokenizer),
-            "student": None if self.output_dir is None else start_of(self.student.model),
+            "tokenizer": tokenizer_fingerprint(self.student.tokenizer),
+            "student": None if self.output_dir is None else student_record(self.student.model),
             "teacher": None if teacher is None else teacher.fingerprint,
             "processes": self.processes.num_processes,
             "precision": resolve_precision(

@@ -23,9 +23,9 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.recipes.plan import plan_recipe
 from haystack_distill.recipes.runner import Ingredients, run_recipe
 from haystack_distill.recipes.schema import load_recipe
-from haystack_distill.training.checkpoints import alone_in
+from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
 
 TEXT = [

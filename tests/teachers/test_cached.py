@@ -21,7 +21,7 @@ from haystack_distill import Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import Windows
 from haystack_distill.teachers.cached import CachedTeacher
-from haystack_distill.utils.model_fingerprint import model_hash
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 
 MakeReader = Callable[..., Reader]
 
