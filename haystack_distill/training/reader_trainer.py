@@ -221,7 +221,7 @@ class ReaderTrainer:
             "settings": settings_that_matter(self.settings),
             "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
             "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
-            "windows": asdict(self.student.windows),
+            "windows": asdict(self.student.window_settings),
             "tokenizer": tokenizer_hash(self.student.tokenizer),
             "student": None if self.output_dir is None else start_of(self.student.model),
             "teacher": None if teacher is None else model_hash(teacher.model),
@@ -308,7 +308,7 @@ def _context_hashes(examples: datasets.Dataset) -> Iterator[np.ndarray]:
 def _teacher_settings(told_by: Reader | None, shown_by: Reader | None) -> dict[str, Any] | None:
     """What of a teacher, besides its weights, decides what it teaches."""
     if told_by is not None:
-        windows, tokenizer = asdict(told_by.windows), tokenizer_hash(told_by.tokenizer)
+        windows, tokenizer = asdict(told_by.window_settings), tokenizer_hash(told_by.tokenizer)
         return {"precision": told_by.precision, "windows": windows, "tokenizer": tokenizer}
     return None if shown_by is None else {"precision": shown_by.precision}  # it reads the student's windows
 
@@ -325,8 +325,8 @@ def require_same_tokens(student: Reader, teacher: Reader) -> None:
             "student with the teacher's tokenizer, or distil_prediction_layer_from, which compares characters"
         )
     positions = position_limit(teacher.model)
-    if positions is not None and student.windows.max_seq_len > positions:
+    if positions is not None and student.window_settings.max_seq_len > positions:
         raise DistilError(
-            f"the student's windows have {student.windows.max_seq_len} tokens, the teacher knows {positions} "
+            f"the student's windows have {student.window_settings.max_seq_len} tokens, the teacher knows {positions} "
             "positions; lower the student's max_seq_len"
         )
