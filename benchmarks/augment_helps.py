@@ -40,7 +40,7 @@ def main(
     dev_questions: int = 2000,
 ) -> None:
     """Run every arm with every seed and print a table."""
-    reader = Reader.load(teacher, windows=WindowSettings(max_seq_len=256, doc_stride=128))
+    reader = Reader.load(teacher, window_settings=WindowSettings(max_seq_len=256, doc_stride=128))
     everything = load_examples(train)
     order = np.random.default_rng(42).permutation(len(everything))
     alone = load_examples(everything.select(order[:questions].tolist()))

@@ -155,7 +155,7 @@ def main(
 
 def load(directory: Path) -> Reader:
     """A reader of ours in fp32."""
-    return Reader.load(directory, windows=WINDOWS, device="cpu", precision="fp32")
+    return Reader.load(directory, window_settings=WINDOWS, device="cpu", precision="fp32")
 
 
 def kept(output: Path, name: str, make: Callable[[], Any]) -> Any:

@@ -57,7 +57,7 @@ def make_student(folder: Path) -> None:
     tokenizer = base_tokenizer(base_model_directory())
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = BertForQuestionAnswering(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **shape))
-    Reader(model, tokenizer, windows=WindowSettings(128, 64, 32), device="cpu").save(folder / "student")
+    Reader(model, tokenizer, window_settings=WindowSettings(128, 64, 32), device="cpu").save(folder / "student")
     for split, number in (("train", 24), ("dev", 4)):
         examples = load_examples(sample_path(split), cache_dir=folder / "cache")  # type: ignore[arg-type]
         write_squad(examples.select(range(number)), folder / f"{split}.json")
@@ -74,8 +74,8 @@ def train(job: Job) -> None:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    windows = WindowSettings(128, 64, 32)
-    student = Reader.load(job.folder / "student", windows=windows, device="cpu", precision="fp32")
+    window_settings = WindowSettings(128, 64, 32)
+    student = Reader.load(job.folder / "student", window_settings=window_settings, device="cpu", precision="fp32")
     settings = TrainingSettings(
         batch_size=8,
         learning_rate=1e-3,

@@ -69,7 +69,7 @@ def main(
     doc_stride: int = 128,
 ) -> None:
     """Compare the three arms and print a table."""
-    reader = Reader.load(teacher, windows=WindowSettings(max_seq_len, doc_stride))
+    reader = Reader.load(teacher, window_settings=WindowSettings(max_seq_len, doc_stride))
     everything = load_examples(train)
     order = np.random.default_rng(seed).permutation(len(everything))
     data = load_examples(everything.select(order[:questions].tolist()))
@@ -90,7 +90,7 @@ def main(
     for arm in ARMS:
         tried = [json.loads((output / f"{arm}-{rate}.json").read_text()) for rate in rates_of[arm]]
         best = max(tried, key=lambda result: result["held_out"]["f1"])
-        student = Reader.load(output / f"{arm}-{best['rate']}", windows=reader.windows)
+        student = Reader.load(output / f"{arm}-{best['rate']}", window_settings=reader.window_settings)
         rows[arm] = {"rate": best["rate"], "held_out": best["held_out"], "dev": student.evaluate(measured)}
     write_json(output / "results.json", {"versions": versions(), "rows": rows})
     table = Table("arm", "learning rate", "EM", "F1", "of the teacher's F1")

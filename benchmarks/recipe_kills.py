@@ -61,7 +61,7 @@ def main(
         tokenizer = base_tokenizer(base_model_directory())
         shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 128}
         model = BertForQuestionAnswering(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **shape))
-        Reader(model, tokenizer, windows=WindowSettings(128, 64, 32), device="cpu").save(folder / "teacher")
+        Reader(model, tokenizer, window_settings=WindowSettings(128, 64, 32), device="cpu").save(folder / "teacher")
         write_squad(load_examples(sample_path("train")).select(range(200)), folder / "train.json")
 
         def start(path: Path) -> subprocess.Popen:

@@ -29,7 +29,7 @@ def main(output: Annotated[Path, typer.Option(help="where results go")], seeds: 
     for seed in seeds.split(","):
         done = output / f"seed-{seed}.json"
         if not done.exists():
-            teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
+            teacher = embedded_teacher(window_settings=WindowSettings(max_seq_len=256, doc_stride=128))
             labels_only, distilled = train_students(teacher, int(seed), None, console, progress=False)
             dev = sample_path("dev")
             write_json(done, {"labels only": measure(labels_only, dev), "distilled": measure(distilled, dev)})

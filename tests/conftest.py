@@ -93,7 +93,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizerFast:
 
 
 def make_tiny_reader(
-    tokenizer: BertTokenizerFast, *, seed: int = 0, windows: WindowSettings | None = None, **shape: int
+    tokenizer: BertTokenizerFast, *, seed: int = 0, window_settings: WindowSettings | None = None, **shape: int
 ) -> Reader:
     """A random BERT reader: 4 layers, 32 wide, 2 heads, unless `shape` says otherwise; fp32, also where bf16 is fast."""
     config = BertConfig(
@@ -108,13 +108,13 @@ def make_tiny_reader(
         | shape
     )
     torch.manual_seed(seed)
-    settings = windows or WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
-    return Reader(BertForQuestionAnswering(config), tokenizer, windows=settings, device="cpu", precision="fp32")
+    settings = window_settings or WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+    return Reader(BertForQuestionAnswering(config), tokenizer, window_settings=settings, device="cpu", precision="fp32")
 
 
 @pytest.fixture
 def tiny_reader(tokenizer: BertTokenizerFast) -> Callable[..., Reader]:
-    """`make_tiny_reader` with the tokenizer given: call it with a seed, windows and a shape."""
+    """`make_tiny_reader` with the tokenizer given: call it with a seed, window settings and a shape."""
 
     def make(**arguments: object) -> Reader:
         return make_tiny_reader(tokenizer, **arguments)  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
 
         # The smallest windows fit any teacher; none are cut.
         source = load_reader(
-            teacher, windows=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
+            teacher, window_settings=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
         )
         arguments: dict[str, Any]
         if changed:

@@ -51,7 +51,7 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     require_writable(directory)
     require_seed(seed)
     dev = sample_path("dev")
-    teacher = embedded_teacher(windows=WindowSettings(max_seq_len=256, doc_stride=128))
+    teacher = embedded_teacher(window_settings=WindowSettings(max_seq_len=256, doc_stride=128))
     own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again
     labels_only, distilled = train_students(teacher, seed, directory, console, progress=not json, overwrite=own)
     rows = [

@@ -34,17 +34,17 @@ def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> 
 
     if same_windows:
         return load_reader(name, **settings)
-    windows: WindowSettings = settings["windows"]
-    shortest = replace(windows, max_seq_len=min(windows.max_seq_len, windows.max_query_length + 5))
-    teacher = load_reader(name, **settings | {"windows": shortest})
+    wanted: WindowSettings = settings["window_settings"]
+    shortest = replace(wanted, max_seq_len=min(wanted.max_seq_len, wanted.max_query_length + 5))
+    teacher = load_reader(name, **settings | {"window_settings": shortest})
     positions = position_limit(teacher.model)
-    longest = windows.max_seq_len if positions is None else min(windows.max_seq_len, positions)
-    if longest < windows.max_seq_len:
+    longest = wanted.max_seq_len if positions is None else min(wanted.max_seq_len, positions)
+    if longest < wanted.max_seq_len:
         logging.getLogger(__name__).info(
             "the teacher sees windows of %s tokens, all that it has positions for", longest
         )
-        windows = replace(windows, doc_stride=min(windows.doc_stride, default_stride(longest)))  # so that they overlap
-    teacher.windows = replace(windows, max_seq_len=longest)
+        wanted = replace(wanted, doc_stride=min(wanted.doc_stride, default_stride(longest)))  # so that they overlap
+    teacher.window_settings = replace(wanted, max_seq_len=longest)
     return teacher
 
 
@@ -52,10 +52,10 @@ def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The constructor's settings of `Reader` out of a command's options."""
     from haystack_distill.data.window_settings import WindowSettings
 
-    windows = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
+    window_settings = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
     names = ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device")
     running = {name: given[name] for name in ("backend", "num_threads") if name in given}
-    return {"windows": windows} | {name: given[name] for name in names} | running
+    return {"window_settings": window_settings} | {name: given[name] for name in names} | running
 
 
 def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "datasets.Dataset":

@@ -106,7 +106,7 @@ def reader_from_farm(farm_reader: FARMReader, **settings: Any) -> Reader:
     model = _question_answering_model(inferencer.model)
     cut = inferencer.processor
     own = {
-        "windows": WindowSettings(cut.max_seq_len, cut.doc_stride, cut.max_query_length),
+        "window_settings": WindowSettings(cut.max_seq_len, cut.doc_stride, cut.max_query_length),
         "no_answer_threshold": -float(inferencer.model.prediction_heads[0].no_ans_boost),
         "batch_size": inferencer.batch_size,
         "precision": "fp32",
@@ -127,9 +127,9 @@ def farm_reader_from(reader: Reader | str | Path, **arguments: Any) -> "DistilFA
     if not isinstance(reader, Reader):
         return DistilFARMReader(str(reader), **arguments)
     own = {
-        "max_seq_len": reader.windows.max_seq_len,
-        "doc_stride": reader.windows.doc_stride,
-        "max_query_length": reader.windows.max_query_length,
+        "max_seq_len": reader.window_settings.max_seq_len,
+        "doc_stride": reader.window_settings.doc_stride,
+        "max_query_length": reader.window_settings.max_query_length,
         "no_ans_boost": -reader.no_answer_threshold,
         "batch_size": reader.batch_size,
     }
@@ -245,7 +245,10 @@ class DistilFARMReader(ReadsText, FARMReader):
                 plan.save_dir.parent.mkdir(parents=True, exist_ok=True)
                 run_dir = Path(stack.enter_context(_scratch(plan.save_dir.parent))) / method
             student = reader_from_farm(
-                self, windows=plan.sources.windows, device=plan.device, precision=plan.settings.precision
+                self,
+                window_settings=plan.sources.window_settings,
+                device=plan.device,
+                precision=plan.settings.precision,
             )
             _check_student(student, plan.sources)
             data, dev, test = plan.sources.load(cache)
@@ -374,7 +377,7 @@ class _Sources:
     dev: Path | None
     test: Path | None
     dev_split: float
-    windows: WindowSettings
+    window_settings: WindowSettings
     plain_text: bool
     tokenizer: Any  # a processor's own, or None
     on_bad_example: Any  # as for load_examples
@@ -428,7 +431,7 @@ class _Sources:
             getattr(own, name) if asked[name] is None else asked[name] for name in ("max_seq_len", "max_query_length")
         )
         if plain_text:  # no question to leave room for, no answer for whose sake windows would have to overlap
-            windows = WindowSettings(max_seq_len, doc_stride=max_seq_len, max_query_length=1)
+            window_settings = WindowSettings(max_seq_len, doc_stride=max_seq_len, max_query_length=1)
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
             windows = WindowSettings(max_seq_len, stride, max_query_length)
@@ -438,7 +441,7 @@ class _Sources:
             dev=folder / dev if dev else None,
             test=folder / test if test else None,
             dev_split=dev_split,
-            windows=windows,
+            window_settings=window_settings,
             plain_text=plain_text,
             tokenizer=getattr(processor, "tokenizer", None),
             on_bad_example=on_bad_example,
@@ -624,7 +627,7 @@ def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batc
             )
         reader = reader_from_farm(
             teacher,
-            windows=student.windows,
+            window_settings=student.window_settings,
             batch_size=teacher_batch_size or batch_size,
             device=student.device,
             precision=student.precision,

@@ -324,7 +324,7 @@ class DistilledReader(ReadsText, BaseReader):
             num_threads=num_threads,
             token=use_auth_token,  # type: ignore[arg-type]
             revision=model_version,
-            windows=_windows(max_seq_len, doc_stride, max_query_length),
+            window_settings=_window_settings(max_seq_len, doc_stride, max_query_length),
             batch_size=batch_size,
             precision=_precision((model_kwargs or {}).get("torch_dtype"), precision),
             device=device,
@@ -345,17 +345,17 @@ class DistilledReader(ReadsText, BaseReader):
     @property
     def max_seq_len(self) -> int:
         """Tokens of a window at most, query included."""
-        return self.inferencer.reader.windows.max_seq_len
+        return self.inferencer.reader.window_settings.max_seq_len
 
     @property
     def doc_stride(self) -> int:
         """Document tokens between the starts of two neighbouring windows."""
-        return self.inferencer.reader.windows.doc_stride
+        return self.inferencer.reader.window_settings.doc_stride
 
     @property
     def max_query_length(self) -> int:
         """Tokens of the query that are kept."""
-        return self.inferencer.reader.windows.max_query_length
+        return self.inferencer.reader.window_settings.max_query_length
 
     def update_parameters(
         self,
@@ -372,17 +372,18 @@ class DistilledReader(ReadsText, BaseReader):
         """
         reader, head = self.inferencer.reader, self.inferencer.head
         if max_seq_len is not None or doc_stride is not None:
-            windows = _windows(
+            window_settings = _window_settings(
                 self.max_seq_len if max_seq_len is None else max_seq_len,
                 self.doc_stride if doc_stride is None else doc_stride,
                 self.max_query_length,
             )
             positions = position_limit(reader.model)
-            if positions is not None and windows.max_seq_len > positions:
+            if positions is not None and window_settings.max_seq_len > positions:
                 raise DistilError(
-                    f"max_seq_len {windows.max_seq_len} is more than the {positions} positions of the model; lower it"
+                    f"max_seq_len {window_settings.max_seq_len} is more than the {positions} positions of the model; "
+                    "lower it"
                 )
-            reader.windows = windows
+            reader.window_settings = window_settings
         if context_window_size is not None:
             head.context_window_size = context_window_size
         if no_ans_boost is not None:
@@ -418,7 +419,7 @@ class DistilledReader(ReadsText, BaseReader):
     )
 
 
-def _windows(max_seq_len: int, doc_stride: int, max_query_length: int) -> WindowSettings:
+def _window_settings(max_seq_len: int, doc_stride: int, max_query_length: int) -> WindowSettings:
     windows = WindowSettings(max_seq_len, doc_stride, max_query_length)
     if doc_stride >= max_seq_len - max_query_length:  # FARMReader's condition
         raise DistilError(
@@ -529,7 +530,7 @@ class _Inferencer:
             yield batch, *self.reader.forward(model_inputs(batch))
 
     def _padded(self, rows: torch.Tensor, filler: int) -> torch.Tensor:
-        return torch.nn.functional.pad(rows, (0, self.reader.windows.max_seq_len - rows.shape[1]), value=filler)
+        return torch.nn.functional.pad(rows, (0, self.reader.window_settings.max_seq_len - rows.shape[1]), value=filler)
 
     def _candidates(
         self, batch: dict[str, torch.Tensor], starts: torch.Tensor, ends: torch.Tensor

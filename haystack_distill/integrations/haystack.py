@@ -246,7 +246,7 @@ class DistilledReader:
             self.model_name_or_path,
             token=self.token.resolve_value() if self.token else None,
             revision=self.revision,
-            windows=_window_settings(self.max_seq_length, self.max_query_length),
+            window_settings=_window_settings(self.max_seq_length, self.max_query_length),
             max_answer_length=self.max_answer_length,
             backend=self.backend,
             num_threads=self.num_threads,
@@ -353,19 +353,19 @@ class DistilledReader:
                 f"{max_seq_length}, and windows are to share {stride}; raise max_seq_length or lower stride"
             )
         settings = WindowSettings(max_seq_length, doc_stride=room - stride, max_query_length=max(1, n_query))
-        if max_seq_length > self.reader.windows.max_seq_len:
+        if max_seq_length > self.reader.window_settings.max_seq_len:
             # Made anew, not copied: that checks that the model knows so many positions.
             return Reader(
                 self.reader.model,
                 self.reader.tokenizer,
-                windows=settings,
+                window_settings=settings,
                 max_answer_length=self.max_answer_length,
                 precision=self.reader.precision,
                 device=self.reader.device,
                 exported=self.reader.exported,
             )
         reader = copy.copy(self.reader)
-        reader.windows = settings
+        reader.window_settings = settings
         return reader
 
 
@@ -389,7 +389,7 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
         model: Any = reader.reader.model
         tokenizer: Any = reader.reader.tokenizer
         defaults: dict[str, Any] = {
-            "windows": reader.reader.windows,
+            "window_settings": reader.reader.window_settings,
             "max_answer_length": reader.max_answer_length,
             "precision": reader.precision,
         }
@@ -405,7 +405,7 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
                 "the component's model is quantised or spread over several devices; make the component without such "
                 "model_kwargs, or use Reader.load with the model's name"
             )
-        defaults = {"windows": _window_settings(reader.max_seq_length, WindowSettings().max_query_length)}
+        defaults = {"window_settings": _window_settings(reader.max_seq_length, WindowSettings().max_query_length)}
         if model.dtype != torch.float32:
             # transformers 5 keeps the number format of the files; the component keeps its own weights as they are.
             model = copy.deepcopy(model).float()

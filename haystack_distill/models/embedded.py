@@ -63,7 +63,7 @@ def embedded_teacher(**reader_kwargs: Any) -> Reader:
     """The embedded teacher as a `Reader`: 6 layers, 384 wide, English, lower case; weights in fp32 on load.
 
     Args:
-        reader_kwargs: passed on to `Reader` (windows, max_answer_length, no_answer_threshold, batch_size, ...).
+        reader_kwargs: passed on to `Reader` (window_settings, max_answer_length, no_answer_threshold, batch_size, ...).
 
     Raises:
         DistilError: the base model is not there, or is not the right one (see `base_model_directory`).

@@ -90,11 +90,11 @@ class Reader:
     Args:
         model: A transformers model for question answering (it returns start and end logits).
         tokenizer: Its fast tokenizer.
-        windows: How long contexts are cut.
+        window_settings: How long contexts are cut.
         max_answer_length: Longest answer, in tokens.
         no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this.
-        batch_size: Windows of `windows.max_seq_len` tokens in a batch; shorter windows come in larger batches. On the
-            processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
+        batch_size: Windows of `window_settings.max_seq_len` tokens in a batch; shorter windows come in larger batches.
+            On the processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `utils.devices.resolve_precision`.
         device: "auto", "cpu", "cuda", ...
         exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
@@ -114,7 +114,7 @@ class Reader:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        windows: WindowSettings | None = None,
+        window_settings: WindowSettings | None = None,
         max_answer_length: int = 30,
         no_answer_threshold: float = 0.0,
         batch_size: int = 16,
@@ -143,9 +143,9 @@ class Reader:
         check_type("windows", windows, WindowSettings)
         self.windows = windows or WindowSettings()
         positions = position_limit(model)
-        if positions is not None and self.windows.max_seq_len > positions:
+        if positions is not None and self.window_settings.max_seq_len > positions:
             raise DistilError(
-                f"max_seq_len {self.windows.max_seq_len} is more than the {positions} positions that "
+                f"max_seq_len {self.window_settings.max_seq_len} is more than the {positions} positions that "
                 f"{type(model).__name__} knows; lower max_seq_len"
             )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -230,12 +230,16 @@ class Reader:
     def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
         """The windows of `examples` as this reader sees them, kept in the cache."""
         return Windows(
-            examples, self.tokenizer, self.windows, token_types=takes_token_types(self.model), cache_dir=cache_dir
+            examples,
+            self.tokenizer,
+            self.window_settings,
+            token_types=takes_token_types(self.model),
+            cache_dir=cache_dir,
         )
 
     def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
         """The windows of (question, context) pairs as this reader sees them, in memory."""
-        return PairWindows(pairs, self.tokenizer, self.windows, token_types=takes_token_types(self.model))
+        return PairWindows(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
 
     def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
         """The best answers to a question, best first.
@@ -322,7 +326,7 @@ class Reader:
         """
         chosen = np.asarray(selection, dtype=np.int64)
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
-        budget = self.batch_size * self.windows.max_seq_len
+        budget = self.batch_size * self.window_settings.max_seq_len
         if self.device.type == "cpu":
             budget = min(budget, _CPU_TOKENS)
         first = 0
@@ -420,7 +424,7 @@ class Reader:
         return Reader(
             model,
             tokenizer or self.tokenizer,
-            windows=self.windows,
+            window_settings=self.window_settings,
             max_answer_length=self.max_answer_length,
             no_answer_threshold=self.no_answer_threshold,
             batch_size=self.batch_size,

@@ -121,9 +121,9 @@ class Ingredients:
         self.recipe = recipe
         require_writable(expand_user(recipe.output_dir))
         require_device(recipe.device)
-        windows = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
+        window_settings = WindowSettings(recipe.max_seq_len, recipe.doc_stride, recipe.max_query_length)
         self.reading: dict[str, Any] = {
-            "windows": windows,
+            "window_settings": window_settings,
             "device": resolve_device(recipe.device),
             "precision": recipe.precision,
         }
@@ -315,7 +315,7 @@ class _Cook:
         self.record = {
             "teacher": model_fingerprint(have.teacher.model),
             "student": asdict(recipe.student) | starting_weights,
-            "windows": asdict(have.teacher.windows),
+            "windows": asdict(have.teacher.window_settings),
             "seed": recipe.seed,
             "precision": have.teacher.precision,
         }

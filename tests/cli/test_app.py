@@ -182,10 +182,10 @@ def test_defaults_are_those_of_the_reader(command: str) -> None:
 def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
     told = run_json("student", "--teacher", teacher_dir, "--which", "1,3", "--output-dir", tmp_path / "cut")
     assert told["arguments"] == {"layers": 2, "which": [1, 3]}
-    made = Reader.load(tmp_path / "cut", windows=WindowSettings(48, 16, 16))
+    made = Reader.load(tmp_path / "cut", window_settings=WindowSettings(48, 16, 16))
     assert made.model.config.num_hidden_layers == 2
     assert made.n_parameters == told["parameters"] < told["teacher_parameters"]
-    teacher = Reader.load(teacher_dir, windows=WindowSettings(48, 16, 16))
+    teacher = Reader.load(teacher_dir, window_settings=WindowSettings(48, 16, 16))
     for own, theirs in ((0, 0), (1, 2)):
         expected = teacher.model.bert.encoder.layer[theirs].state_dict()
         for name, weight in made.model.bert.encoder.layer[own].state_dict().items():
@@ -215,7 +215,7 @@ def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
     ]
     arguments = ["student", "--teacher", teacher_dir, *sizes, "--shape", "hidden_act=relu"]
     told = run_json(*arguments, "--shape", "attention_probs_dropout_prob=0.25", "--output-dir", tmp_path / "a")
-    config = Reader.load(tmp_path / "a", windows=WindowSettings(48, 16, 16)).model.config
+    config = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16)).model.config
     assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (16, 4, 24)
     assert (config.num_hidden_layers, config.hidden_act, config.attention_probs_dropout_prob) == (1, "relu", 0.25)
     assert told["arguments"]["seed"] == 42
@@ -264,12 +264,12 @@ def test_train(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     assert record["metrics"] == told["metrics"]
     assert {"torch", "transformers"} <= set(record["versions"])
     # The same as in Python.
-    again = Reader.load(student_dir, windows=WindowSettings(48, 16, 16), precision="fp32", device="cpu")
+    again = Reader.load(student_dir, window_settings=WindowSettings(48, 16, 16), precision="fp32", device="cpu")
     settings = TrainingSettings(
         n_epochs=1, learning_rate=1e-3, batch_size=4, dropout=None, seed=5, progress=False, precision="fp32"
     )
     ReaderTrainer(again, None, settings).train(str(squad_file))
-    trained = Reader.load(out, windows=WindowSettings(48, 16, 16)).model.state_dict()
+    trained = Reader.load(out, window_settings=WindowSettings(48, 16, 16)).model.state_dict()
     assert all(torch.equal(weight, trained[name]) for name, weight in again.model.state_dict().items())
 
 
@@ -327,7 +327,7 @@ def test_every_setting_reaches_the_trainer(
         assert "far enough" in text
         trainer, data, dev_data = seen.pop()
         assert trainer.settings == TrainingSettings(**unlike_defaults)
-        assert trainer.student.windows == WindowSettings(48, 16, 16)
+        assert trainer.student.window_settings == WindowSettings(48, 16, 16)
         assert (trainer.student.max_answer_length, trainer.student.no_answer_threshold) == (9, 1.5)
         assert trainer.cache_dir == cache
         assert any(cache.rglob("*.arrow"))
@@ -339,7 +339,7 @@ def test_distil_with_other_windows_for_a_short_teacher(
     tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
 ) -> None:
     short = WindowSettings(32, 8, 16)
-    teacher = tiny_reader(seed=1, max_position_embeddings=32, windows=short).save(tmp_path / "short")
+    teacher = tiny_reader(seed=1, max_position_embeddings=32, window_settings=short).save(tmp_path / "short")
     student = tiny_reader(seed=2, num_hidden_layers=1).save(tmp_path / "student")
     out = tmp_path / "out"
     base = ["--teacher", teacher, "--student", student, "--data", squad_file, "--output-dir", out]
@@ -488,7 +488,7 @@ def test_evaluate(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     predictions = tmp_path / "predictions.json"
     base = ["evaluate", "--model", student_dir, "--data", squad_file, *WINDOWS]
     told = run_json(*base, "--predictions", predictions)
-    reader = Reader.load(student_dir, windows=WindowSettings(48, 16, 16))
+    reader = Reader.load(student_dir, window_settings=WindowSettings(48, 16, 16))
     assert told["metrics"] == pytest.approx(reader.evaluate(str(squad_file)))
     assert len(json.loads(predictions.read_text())) == 8
     table = run(*base).stdout
@@ -535,7 +535,7 @@ def test_ask(student_dir: Path, tmp_path: Path) -> None:
     file.write_text(context, encoding="utf-8")
     base = ["ask", "--model", student_dir, "--question", "Who wrote it?", "--top-k", "3", *WINDOWS]
     told = run_json(*base, "--context", context)
-    expected = Reader.load(student_dir, windows=WindowSettings(48, 16, 16)).answer("Who wrote it?", context, 3)
+    expected = Reader.load(student_dir, window_settings=WindowSettings(48, 16, 16)).answer("Who wrote it?", context, 3)
     assert [answer["text"] for answer in told["answers"]] == [answer.text for answer in expected]
     assert told["answers"][0]["score"] == pytest.approx(expected[0].score)
     assert run_json(*base, "--context-file", file) == told
@@ -589,13 +589,13 @@ def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_teacher_that_sees_shorter_windows_sees_them_overlap(teacher_dir: Path) -> None:
-    reading = {"windows": WindowSettings(600, max_query_length=16), "device": "cpu"}
+    reading = {"window_settings": WindowSettings(600, max_query_length=16), "device": "cpu"}
     teacher = load_teacher(str(teacher_dir), reading, same_windows=False)
-    assert teacher.windows == WindowSettings(128, 42, 16)
-    reading["windows"] = WindowSettings(600, 10, 16)
-    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(128, 10, 16)
-    reading["windows"] = WindowSettings(100, 60, 16)
-    assert load_teacher(str(teacher_dir), reading, same_windows=False).windows == WindowSettings(100, 60, 16)
+    assert teacher.window_settings == WindowSettings(128, 42, 16)
+    reading["window_settings"] = WindowSettings(600, 10, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).window_settings == WindowSettings(128, 10, 16)
+    reading["window_settings"] = WindowSettings(100, 60, 16)
+    assert load_teacher(str(teacher_dir), reading, same_windows=False).window_settings == WindowSettings(100, 60, 16)
 
 
 def test_paths_in_the_home_directory(student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,7 +614,7 @@ def test_paths_in_the_home_directory(student_dir: Path, tmp_path: Path, monkeypa
 
 def test_info(teacher_dir: Path, tmp_path: Path) -> None:
     told = run_json("info", teacher_dir)
-    reader = Reader.load(teacher_dir, windows=WindowSettings(48, 16, 16))
+    reader = Reader.load(teacher_dir, window_settings=WindowSettings(48, 16, 16))
     assert told["architecture"] == "BertForQuestionAnswering"
     assert told["parameters"] == reader.n_parameters
     assert told["shape"]["num_hidden_layers"] == 4
@@ -859,7 +859,7 @@ def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -
     base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", *WINDOWS]
     told = run_json(*base, "--int8", "static", "--calibration-data", squad_file, "--no-per-channel")
     assert set(told["backends"]) == {"torch", "onnx", "onnx-int8"}
-    assert Reader.load(tmp_path / "there", backend="onnx-int8", windows=WindowSettings(48, 16, 16))
+    assert Reader.load(tmp_path / "there", backend="onnx-int8", window_settings=WindowSettings(48, 16, 16))
     assert not (student_dir / "onnx").exists()
     shown = run(*base, "--int8", "none", "--data", squad_file).stdout
     assert "100.0%" in shown
@@ -891,7 +891,7 @@ def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     told = run_json(*base, "--corpus", squad_file, "--data", squad_file)
     assert told["tokens"] <= told["tokens_before"]
     assert told["metrics"] == pytest.approx(told["metrics_before"])  # nothing that is asked for was lost
-    assert len(Reader.load(tmp_path / "pruned", windows=WindowSettings(48, 16, 16)).tokenizer) == told["tokens"]
+    assert len(Reader.load(tmp_path / "pruned", window_settings=WindowSettings(48, 16, 16)).tokenizer) == told["tokens"]
     assert run(*base, "--corpus", squad_file).exit_code == 2  # not empty
     fewer = run_json(*base, "--corpus", tmp_path / "texts.txt", "--overwrite")
     assert fewer["tokens"] < told["tokens"]

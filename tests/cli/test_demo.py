@@ -25,7 +25,7 @@ def installed_haystack() -> int:
 def test_the_demo_distils_measures_and_answers(
     tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "embedded_teacher", lambda windows: tiny_reader(max_position_embeddings=512))
+    monkeypatch.setattr(demo, "embedded_teacher", lambda window_settings: tiny_reader(max_position_embeddings=512))
     monkeypatch.setattr(demo, "sample_path", lambda split: squad_file)
     result = demo.run_demo(haystack=installed_haystack(), output_dir=tmp_path / "reader", json=True)
     teacher, labels_only, distilled = result["models"]

@@ -40,7 +40,7 @@ def exported(tokenizer: object, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_onnx_says_what_the_model_says(exported: tuple[Reader, Path, dict]) -> None:
     reader, directory, record = exported
-    served = Reader.load(directory, backend="onnx", windows=WINDOWS)
+    served = Reader.load(directory, backend="onnx", window_settings=WINDOWS)
     for pairs in (PAIRS, PAIRS[:1], PAIRS[-1:]):  # other batches and lengths than it was exported with
         for found, expected in zip(served.answer_batch(pairs, 3), reader.answer_batch(pairs, 3), strict=True):
             assert [(one.start, one.end, one.no_answer) for one in found] == [
@@ -61,13 +61,13 @@ def test_a_reader_in_bf16_is_exported_in_fp32(
     assert record["backends"]["onnx"]["largest_difference"] < 1e-4
     assert reader.precision == "bf16"
     monkeypatch.setenv(AUTO_PRECISION_VARIABLE, "bf16")
-    assert Reader.load(tmp_path / "reader", windows=WINDOWS, device="cpu").precision == "bf16"
-    assert Reader.load(tmp_path / "reader", windows=WINDOWS, backend="onnx").precision == "fp32"
+    assert Reader.load(tmp_path / "reader", window_settings=WINDOWS, device="cpu").precision == "bf16"
+    assert Reader.load(tmp_path / "reader", window_settings=WINDOWS, backend="onnx").precision == "fp32"
 
 
 def test_int8_is_smaller_and_near(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, record = exported
-    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    served = Reader.load(directory, backend="onnx-int8", window_settings=WINDOWS)
     assert len(served.answer_batch(PAIRS)) == len(PAIRS)
     assert record["backends"]["onnx-int8"]["megabytes"] < record["backends"]["onnx"]["megabytes"]
     assert 1e-4 < record["backends"]["onnx-int8"]["largest_difference"] < 0.5  # int8, and still the same model
@@ -76,7 +76,7 @@ def test_int8_is_smaller_and_near(exported: tuple[Reader, Path, dict]) -> None:
 
 def test_threads_of_callers_get_what_one_gets(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, _ = exported
-    served = Reader.load(directory, backend="onnx-int8", num_threads=1, windows=WINDOWS)
+    served = Reader.load(directory, backend="onnx-int8", num_threads=1, window_settings=WINDOWS)
     expected = [served.answer(*pair) for pair in PAIRS]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
@@ -92,7 +92,7 @@ def test_int8_logits_depend_on_nothing_but_the_window(
         ExportSettings(int8=int8),
         calibration=squad_file if int8 == "static" else None,
     )
-    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=WINDOWS)
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", window_settings=WINDOWS)
     windows = served.cut_pairs(PAIRS)
     assert len({int(length) for length in windows.lengths}) > 3
     n_batches = 0
@@ -111,7 +111,7 @@ def test_int8_logits_depend_on_nothing_but_the_window(
 
 def test_int8_answers_are_the_same_alone_and_among_others(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, _ = exported
-    served = Reader.load(directory, backend="onnx-int8", windows=WINDOWS)
+    served = Reader.load(directory, backend="onnx-int8", window_settings=WINDOWS)
     assert served.answer_batch(PAIRS, 3) == [served.answer(*pair, 3) for pair in PAIRS]
     assert served.answer_batch(PAIRS[::-1], 3)[::-1] == served.answer_batch(PAIRS, 3)
 
@@ -155,7 +155,7 @@ def test_exported_readers_cannot_learn(
     exported: tuple[Reader, Path, dict], tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
 ) -> None:
     _, directory, _ = exported
-    served = Reader.load(directory, backend="onnx", windows=WINDOWS)
+    served = Reader.load(directory, backend="onnx", window_settings=WINDOWS)
     for use in (
         lambda: served.save(tmp_path / "x"),
         served.copy,
@@ -178,14 +178,14 @@ def test_refused(exported: tuple[Reader, Path, dict], tiny_reader: Callable[...,
     with pytest.raises(DistilError, match="num_threads must be at least 1"):
         Reader.load(directory, num_threads=0)
     with pytest.raises(DistilError, match="runs on the processor"):
-        Reader.load(directory, backend="onnx", precision="bf16", windows=WINDOWS)
+        Reader.load(directory, backend="onnx", precision="bf16", window_settings=WINDOWS)
     with pytest.raises(DistilError, match="int8 must be one of"):
         ExportSettings(int8="int4")
     broken = tiny_reader().save(tmp_path / "broken")
     (broken / EXPORT_FOLDER).mkdir()
     (broken / EXPORT_FOLDER / FILES["onnx"]).write_bytes(b"no model")
     with pytest.raises(DistilError, match="Export the reader again"):
-        Reader.load(broken, backend="onnx", windows=WINDOWS)
+        Reader.load(broken, backend="onnx", window_settings=WINDOWS)
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_model_whose_export_says_something_else_is_refused(
 def reader_of(config: PretrainedConfig, tokenizer: BertTokenizerFast) -> Reader:
     torch.manual_seed(0)
     model = AutoModelForQuestionAnswering.from_config(config)
-    return Reader(model, tokenizer, windows=WINDOWS, device="cpu", precision="fp32")
+    return Reader(model, tokenizer, window_settings=WINDOWS, device="cpu", precision="fp32")
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -216,7 +216,7 @@ def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind:
     )
     reader = reader_of(config, tokenizer)
     export_reader(reader, tmp_path / "reader", ExportSettings(int8="none"))
-    served = Reader.load(tmp_path / "reader", backend="onnx", windows=WINDOWS)
+    served = Reader.load(tmp_path / "reader", backend="onnx", window_settings=WINDOWS)
     found, expected = served.answer_batch(PAIRS, 3), reader.answer_batch(PAIRS, 3)
     for mine, theirs in zip(found, expected, strict=True):
         assert [(one.start, one.end) for one in mine] == [(one.start, one.end) for one in theirs]
@@ -254,7 +254,7 @@ def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader]
     directory = tiny_reader().save(tmp_path / "reader")
     before = torch.get_num_threads()
     try:
-        Reader.load(directory, num_threads=2, windows=WINDOWS)
+        Reader.load(directory, num_threads=2, window_settings=WINDOWS)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -262,9 +262,9 @@ def test_threads_of_torch_are_those_asked_for(tiny_reader: Callable[..., Reader]
 
 @pytest.mark.slow
 def test_the_pretrained_reader_keeps_its_answers_in_int8(tmp_path: Path) -> None:
-    teacher = embedded_teacher(windows=WindowSettings(128, 64, 32), device="cpu", precision="fp32")
+    teacher = embedded_teacher(window_settings=WindowSettings(128, 64, 32), device="cpu", precision="fp32")
     export_reader(teacher, tmp_path / "reader")
-    served = Reader.load(tmp_path / "reader", backend="onnx-int8", windows=teacher.windows)
+    served = Reader.load(tmp_path / "reader", backend="onnx-int8", window_settings=teacher.window_settings)
     asked = [(question, CONTEXTS[place], answer) for question, place, answer in QUESTIONS if answer is not None]
     found = served.answer_batch([(question, context) for question, context, _ in asked], allow_no_answer=False)
     expected = teacher.answer_batch([(question, context) for question, context, _ in asked], allow_no_answer=False)

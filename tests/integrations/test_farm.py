@@ -66,7 +66,7 @@ def saved(tokenizer: BertTokenizerFast, tmp_path_factory: pytest.TempPathFactory
             torch.manual_seed(seed)
             common = {"vocab_size": len(tokenizer), "num_attention_heads": 2, "max_position_embeddings": 128}
             model = BertForQuestionAnswering(BertConfig(**(common | STUDENT | shape)))
-            Reader(model, tokenizer, windows=WindowSettings(48, 16, 16), device="cpu").save(target)
+            Reader(model, tokenizer, window_settings=WindowSettings(48, 16, 16), device="cpu").save(target)
         return str(target)
 
     return saved
@@ -234,10 +234,15 @@ def test_settings_are_carried_over(saved: Make) -> None:
     farm_reader = FARMReader(saved(), **CUT, no_ans_boost=1.5, batch_size=7)
     farm_reader.update_parameters(doc_stride=8)
     reader = reader_from_farm(farm_reader)
-    assert reader.windows == WindowSettings(48, 8, 16)
+    assert reader.window_settings == WindowSettings(48, 8, 16)
     assert reader.no_answer_threshold == -1.5
     assert (reader.batch_size, reader.precision, reader.device.type) == (7, "fp32", "cpu")
-    assert reader_from_farm(farm_reader, batch_size=2, windows=WindowSettings(32, 8, 8)).windows.max_seq_len == 32
+    assert (
+        reader_from_farm(
+            farm_reader, batch_size=2, window_settings=WindowSettings(32, 8, 8)
+        ).window_settings.max_seq_len
+        == 32
+    )
 
 
 def test_a_calibration_is_folded_into_the_head(teacher: FARMReader) -> None:
@@ -312,7 +317,7 @@ def test_windows_of_plain_text_are_single_sequences(student: DistilFARMReader, t
     rows = farm._plain_text(tmp_path / "text.txt", tmp_path / "cache")
     assert rows["id"] == ["line 1", "line 3"]
     assert rows["context"] == [HARBOUR, "A glacier moves."]
-    reader = reader_from_farm(student, windows=WindowSettings(12, doc_stride=12, max_query_length=1))
+    reader = reader_from_farm(student, window_settings=WindowSettings(12, doc_stride=12, max_query_length=1))
     windows = reader.cut(load_examples(rows, cache_dir=tmp_path / "cache"))
     batch = windows.collate(windows.__getitems__(range(len(windows))))
     ids = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
@@ -343,7 +348,7 @@ def test_farm_predicts_what_was_learnt(trained: dict[str, Any]) -> None:
 def test_the_teacher_may_be_a_reader_with_other_windows(
     student: DistilFARMReader, tiny_reader: Make, squad_file: Path
 ) -> None:
-    teacher = tiny_reader(seed=1, windows=WindowSettings(32, 8, 8))
+    teacher = tiny_reader(seed=1, window_settings=WindowSettings(32, 8, 8))
     before = weights(student)
     run(student, "distil_prediction_layer_from", squad_file, teacher, teacher_batch_size=2, distillation_loss="mse")
     assert changed(before, student) == set(before) - unused(before)
@@ -366,7 +371,7 @@ def test_a_farm_teacher_sees_the_students_windows(
     monkeypatch.setattr(farm.ReaderTrainer, "distil_prediction_layer_from", spy)
     with pytest.raises(KeyboardInterrupt):
         run(student, "distil_prediction_layer_from", squad_file, teacher, max_seq_len=40, batch_size=3)
-    assert seen["teacher"].windows == seen["student"].windows == WindowSettings(40, 16, 16)
+    assert seen["teacher"].window_settings == seen["student"].window_settings == WindowSettings(40, 16, 16)
     assert seen["teacher"].batch_size == 3
 
 
@@ -711,7 +716,7 @@ def test_save_writes_a_directory_that_all_load(student: DistilFARMReader, tmp_pa
     assert not [file.name for file in (tmp_path / "saved").iterdir() if file.suffix in (".bin", ".pt", ".pkl")]
     for loaded in (FARMReader("saved", **CUT), DistilFARMReader("saved", **CUT)):
         torch.testing.assert_close(farm_logits(loaded, HARBOUR)[1], farm_logits(student, HARBOUR)[1])
-    loaded = Reader.load("saved", windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    loaded = Reader.load("saved", window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
     assert_same_logits(student, loaded)
     _, loading = AutoModelForQuestionAnswering.from_pretrained("saved", output_loading_info=True)
     assert not loading["missing_keys"]
@@ -760,7 +765,7 @@ def test_a_directory_that_farm_reader_saved_is_converted(make: Make, tmp_path: P
         Reader.load(tmp_path / "old")
     old = DistilFARMReader(str(tmp_path / "old"), **CUT)
     old.save(tmp_path / "new")
-    new = Reader.load(tmp_path / "new", windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    new = Reader.load(tmp_path / "new", window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
     found, wanted = (reader.answer(QUESTION, HARBOUR, 5) for reader in (new, reader_from_farm(old)))
     assert [answer.text for answer in found] == [answer.text for answer in wanted]
     assert [answer.logit for answer in found] == pytest.approx([answer.logit for answer in wanted], abs=1e-5)
@@ -794,9 +799,9 @@ def test_a_reader_of_a_model_with_another_head_can_be_read_by_all(saved: Make, t
     change(
         tmp_path / "mnli" / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}
     )
-    Reader.load(tmp_path / "mnli", windows=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
+    Reader.load(tmp_path / "mnli", window_settings=WindowSettings(48, 16, 16)).save(tmp_path / "fresh")
     DistilFARMReader(str(tmp_path / "fresh"), **CUT).save(tmp_path / "again")
-    assert Reader.load(tmp_path / "again", windows=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)
+    assert Reader.load(tmp_path / "again", window_settings=WindowSettings(48, 16, 16)).answer(QUESTION, HARBOUR)
 
 
 def test_a_teacher_without_a_head_is_named_and_teaches(

@@ -125,7 +125,7 @@ def test_long_documents_are_cut_into_windows_that_share_stride_tokens(directory:
     assert len(starts) > 2
     assert sorted(contexts) == sorted(tokens[start : start + room] for start in starts)
 
-    reader.windows = WindowSettings(48, doc_stride=room - 8, max_query_length=16)
+    reader.window_settings = WindowSettings(48, doc_stride=room - 8, max_query_length=16)
     expected = reader.answer(QUERY, TEXTS[3], top_k=20, allow_no_answer=False)
     assert [(a.document_offset.start, a.document_offset.end) for a in answers] == [(a.start, a.end) for a in expected]
     assert max(answer.document_offset.start for answer in answers) > 100  # not only the first window answers
@@ -347,7 +347,7 @@ def test_many_threads_may_run_it_at_once(
     assert len({tuple(spans(answers)) for answers in alone}) == 6
     for answers, expected in zip(together, alone * 2, strict=True):
         assert spans(answers) == spans(expected)
-    assert component.reader.windows.max_seq_len == 48
+    assert component.reader.window_settings.max_seq_len == 48
 
 
 def test_documents_without_text_are_left_out_with_a_warning(
@@ -798,7 +798,7 @@ def test_device_and_precision_reach_the_reader(directory: str) -> None:
 
 
 def test_an_exported_reader_answers_as_its_model_does(directory: str, documents: list[Document]) -> None:
-    export_reader(Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu"), directory)
+    export_reader(Reader.load(directory, window_settings=WindowSettings(48, 16, 16), device="cpu"), directory)
     expected = warm(make(directory)).run("Who built the harbour?", documents)["answers"]
     component = warm(DistilledReader(directory, backend="onnx", num_threads=1, max_seq_length=48, stride=8))
     found = component.run("Who built the harbour?", documents)["answers"]
@@ -810,7 +810,7 @@ def test_an_exported_reader_answers_as_its_model_does(directory: str, documents:
 
 
 def test_int8_answers_do_not_depend_on_the_batch(directory: str, documents: list[Document]) -> None:
-    export_reader(Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu"), directory)
+    export_reader(Reader.load(directory, window_settings=WindowSettings(48, 16, 16), device="cpu"), directory)
     component = DistilledReader(directory, backend="onnx-int8", max_seq_length=48, stride=8, top_k=50)
     together = component.run(QUERY, documents)["answers"]
     by_itself = component.run(QUERY, documents, max_batch_size=1)["answers"]
@@ -838,11 +838,11 @@ def test_haystacks_reader_becomes_a_reader(directory: str, reader: Reader) -> No
     component.warm_up()
     teacher = reader_from_haystack(component)
     assert teacher.model is component.model
-    assert teacher.windows.max_seq_len == 100
+    assert teacher.window_settings.max_seq_len == 100
     assert teacher.device == torch.device("cpu")
-    assert teacher.answer(QUERY, TEXTS[1], 3) == reader_from_haystack(component, windows=reader.windows).answer(
-        QUERY, TEXTS[1], 3
-    )
+    assert teacher.answer(QUERY, TEXTS[1], 3) == reader_from_haystack(
+        component, window_settings=reader.window_settings
+    ).answer(QUERY, TEXTS[1], 3)
     expected = reader.answer(QUERY, TEXTS[1], 3)
     assert [(a.start, a.end) for a in teacher.answer(QUERY, TEXTS[1], 3)] == [(a.start, a.end) for a in expected]
 
@@ -860,7 +860,7 @@ def test_distilled_reader_becomes_a_reader(directory: str) -> None:
     component = warm(make(directory, max_answer_length=3))
     teacher = reader_from_haystack(component, batch_size=2)
     assert teacher.model is component.reader.model
-    assert (teacher.windows.max_seq_len, teacher.max_answer_length, teacher.batch_size) == (48, 3, 2)
+    assert (teacher.window_settings.max_seq_len, teacher.max_answer_length, teacher.batch_size) == (48, 3, 2)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_a_reader_on_top_of_a_general_student(tiny_reader, tokenizer: BertTokeni
         for name, weight in student.model.base_model.state_dict().items():
             assert torch.equal(encoder[name], weight), name
         assert torch.equal(reader.model.qa_outputs.weight, teacher.model.qa_outputs.weight)
-        assert reader.windows == teacher.windows
+        assert reader.window_settings == teacher.window_settings
         reader.model.base_model.get_input_embeddings().weight.data.zero_()
         assert student.model.get_input_embeddings().weight.abs().sum() > 0  # it is a copy
 

@@ -95,8 +95,10 @@ def test_windows_merge_to_what_one_big_window_says(tokenizer: BertTokenizerFast)
     torch.nn.init.normal_(model.qa_outputs.weight)
     torch.nn.init.zeros_(model.bert.embeddings.position_embeddings.weight)
     found = []
-    for windows in (WindowSettings(512, 128, 32), WindowSettings(48, 8, 32)):
-        reader = Reader(model, tokenizer, windows=windows, max_answer_length=10, device="cpu", precision="fp32")
+    for window_settings in (WindowSettings(512, 128, 32), WindowSettings(48, 8, 32)):
+        reader = Reader(
+            model, tokenizer, window_settings=window_settings, max_answer_length=10, device="cpu", precision="fp32"
+        )
         found.append(reader.predict_pairs([(QUESTION, CONTEXT)], top_k=5000)[0])
     whole, merged = ({(a.start, a.end): a.logit for a in prediction.answers} for prediction in found)
     assert len(whole) > 500
@@ -298,7 +300,7 @@ def test_predict_keeps_the_order_of_the_examples(
 
 def test_save_and_load(tiny_reader: MakeReader, tmp_path: Path) -> None:
     reader = tiny_reader()
-    settings = {"windows": reader.windows, "device": "cpu", "precision": "fp32"}
+    settings = {"window_settings": reader.window_settings, "device": "cpu", "precision": "fp32"}
     directory = reader.save(tmp_path / "new" / "reader")
     assert directory == tmp_path / "new" / "reader"
     assert {path.suffix for path in directory.iterdir()} <= {".safetensors", ".json", ".txt"}
@@ -324,7 +326,7 @@ def test_a_tilde_is_the_home_directory(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tiny_reader().save("~/reader") == tmp_path / "reader"
-    assert Reader.load("~/reader", device="cpu", windows=WindowSettings(48, 16, 16)).n_parameters
+    assert Reader.load("~/reader", device="cpu", window_settings=WindowSettings(48, 16, 16)).n_parameters
 
 
 def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path: Path) -> None:
@@ -359,7 +361,7 @@ def test_half_precision_files_are_loaded_in_fp32(tiny_reader: MakeReader, tmp_pa
     reader = tiny_reader()
     reader.model.to(torch.bfloat16)
     reader.save(tmp_path / "reader")
-    loaded = Reader.load(tmp_path / "reader", windows=reader.windows)
+    loaded = Reader.load(tmp_path / "reader", window_settings=reader.window_settings)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     assert not loaded.model.training
 
@@ -414,7 +416,7 @@ def test_a_directory_is_read_whichever_transformers_wrote_it(
             json.dumps({**names, "mask_token": "[MASK]", "additional_special_tokens": ["<q>", "<c>"]})
         )
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    loaded = Reader.load(directory, windows=with_markers.windows, device="cpu", precision="fp32")
+    loaded = Reader.load(directory, window_settings=with_markers.window_settings, device="cpu", precision="fp32")
     assert loaded.answer(QUESTION, CONTEXT, 9) == with_markers.answer(QUESTION, CONTEXT, 9)
     assert {"<q>", "<c>"} <= set(loaded.tokenizer.all_special_tokens)
     assert loaded.tokenizer.tokenize("<q> bees") == ["<q>", "bees"]
@@ -457,7 +459,7 @@ def test_a_tokenizer_splits_as_its_file_says(tmp_path: Path) -> None:
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
     (directory / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "DebertaV2Tokenizer"}))
     text = "WHO  \ufb01nds\nit?"
-    loaded = Reader.load(directory, windows=WindowSettings(48, 16, 16), device="cpu")
+    loaded = Reader.load(directory, window_settings=WindowSettings(48, 16, 16), device="cpu")
     assert loaded.tokenizer(text, text)["input_ids"] == backend.encode(text, text).ids
     plain = AutoTokenizer.from_pretrained(loaded.save(tmp_path / "saved"))
     assert plain(text, text)["input_ids"] == backend.encode(text, text).ids
@@ -481,7 +483,7 @@ def test_a_model_with_another_head_gets_a_fresh_one(
     classifier = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape))
     classifier.save_pretrained(tmp_path / "mnli")
     tokenizer.save_pretrained(tmp_path / "mnli")
-    settings: dict[str, Any] = {"windows": WindowSettings(48, 16, 16), "device": "cpu"}
+    settings: dict[str, Any] = {"window_settings": WindowSettings(48, 16, 16), "device": "cpu"}
     with caplog.at_level(logging.WARNING, "haystack_distill"):
         reader = Reader.load(tmp_path / "mnli", **settings)
     assert "qa_outputs.weight" in caplog.text
@@ -537,7 +539,7 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
     with pytest.raises(
         DistilError, match="max_seq_len 129 is more than the 128 positions that BertForQuestionAnswering"
     ):
-        tiny_reader(windows=WindowSettings(129, 64, 32))
+        tiny_reader(window_settings=WindowSettings(129, 64, 32))
     config = RobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -549,8 +551,8 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
     )
     model = RobertaForQuestionAnswering(config)
     with pytest.raises(DistilError, match="max_seq_len 65 is more than the 64 positions"):
-        Reader(model, tokenizer, windows=WindowSettings(65, 16, 16))
-    assert Reader(model, tokenizer, windows=WindowSettings(64, 16, 16), device="cpu").answer(QUESTION, CONTEXT)
+        Reader(model, tokenizer, window_settings=WindowSettings(65, 16, 16))
+    assert Reader(model, tokenizer, window_settings=WindowSettings(64, 16, 16), device="cpu").answer(QUESTION, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -569,14 +571,14 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
             ({"no_answer_threshold": value}, "no_answer_threshold must be a")
             for value in ("0", None, True, float("nan"))
         ),
-        ({"windows": {"max_seq_len": 64}}, "windows must be a WindowSettings"),
+        ({"window_settings": {"max_seq_len": 64}}, "window_settings must be a WindowSettings"),
     ],
 )
 def test_settings_are_checked(
     tiny_reader: MakeReader, tokenizer: BertTokenizerFast, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DistilError, match=message):
-        Reader(tiny_reader().model, tokenizer, **{"windows": WindowSettings(64, 16, 16)} | settings)
+        Reader(tiny_reader().model, tokenizer, **{"window_settings": WindowSettings(64, 16, 16)} | settings)
 
 
 @pytest.mark.parametrize("threads", [0, "4", 1.5, True])
@@ -587,7 +589,9 @@ def test_threads_are_checked(tmp_path: Path, threads: Any) -> None:
 
 def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
     reader = tiny_reader()
-    made = Reader(reader.model, reader.tokenizer, windows=reader.windows, no_answer_threshold=float("-inf"))
+    made = Reader(
+        reader.model, reader.tokenizer, window_settings=reader.window_settings, no_answer_threshold=float("-inf")
+    )
     assert made.answer(QUESTION, CONTEXT)[0].no_answer
 
 
@@ -602,14 +606,14 @@ def test_a_deberta_answers_whatever_is_fast_here(tokenizer: BertTokenizerFast, m
     answers = []
     for fast in ("fp32", "bf16"):
         monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", fast)
-        reader = Reader(model, tokenizer, windows=WindowSettings(48, 16, 16), device="cpu")
+        reader = Reader(model, tokenizer, window_settings=WindowSettings(48, 16, 16), device="cpu")
         answers.append(reader.answer("Who built the harbour?", "It was built by Cornelis Baak."))
     assert answers[0] == answers[1]
 
 
 def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
     reader = tiny_reader()
-    half = Reader(reader.model, tokenizer, windows=reader.windows, device="cpu", precision="bf16")
+    half = Reader(reader.model, tokenizer, window_settings=reader.window_settings, device="cpu", precision="bf16")
     exact, rough = (r.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer.logit for r in (reader, half))
     assert exact != rough
     assert rough == pytest.approx(exact, abs=0.05)

@@ -91,7 +91,7 @@ def test_all_steps(
     assert list(windows) == ["1-general", "2-layers", "3-answers", "labels-only"]
     assert windows["1-general"] == 5
     assert windows["labels-only"] == sum(windows.values()) / 2
-    student = Reader.load(result.directory, windows=WindowSettings(48, 16, 16), device="cpu")
+    student = Reader.load(result.directory, window_settings=WindowSettings(48, 16, 16), device="cpu")
     assert student.model.config.num_hidden_layers == 2
     assert set(result.metrics) == {"teacher", "student", "labels only"}
     assert result.metrics["student"]["total"] == 8
@@ -206,7 +206,8 @@ def test_the_sample_is_data_by_name(write: Callable[..., Path]) -> None:
 def test_a_narrower_student(write: Callable[..., Path]) -> None:
     result = run(write(student={"hidden_size": 16, "num_hidden_layers": 2}))
     assert (
-        Reader.load(result.directory, windows=WindowSettings(48, 16, 16), device="cpu").model.config.hidden_size == 16
+        Reader.load(result.directory, window_settings=WindowSettings(48, 16, 16), device="cpu").model.config.hidden_size
+        == 16
     )
 
 
@@ -226,7 +227,7 @@ def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: P
 def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., Path], tmp_path: Path) -> None:
     general = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "max_seq_len": 24, "buffer_windows": 4}
     general |= {"teacher": str(tmp_path / "language-model")}
-    teacher = Reader.load(tmp_path / "teacher", windows=WindowSettings(48, 16, 16), device="cpu")
+    teacher = Reader.load(tmp_path / "teacher", window_settings=WindowSettings(48, 16, 16), device="cpu")
     LanguageModel.of(teacher).save(tmp_path / "language-model")
     teacher.save(tmp_path / "start")
     answers = {"max_steps": 1, "learning_rate": 1e-3}

@@ -132,7 +132,7 @@ def broken(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Callable[[str]
 def test_broken_directories_are_named_in_one_sentence(broken: Callable[[str], Path], name: str) -> None:
     directory = broken(name)
     with pytest.raises(DistilError, match=BROKEN[name][1]) as reader:
-        Reader.load(directory, windows=WINDOWS)
+        Reader.load(directory, window_settings=WINDOWS)
     assert str(directory) in str(reader.value)
     assert "\n" not in str(reader.value)
     assert len(str(reader.value)) < 700
@@ -162,7 +162,7 @@ def test_a_pickle_is_converted_as_the_message_says(broken: Callable[[str], Path]
     python, option, code = shlex.split(str(error.value).partition("convert it once: ")[2])
     assert (python, option) == ("python", "-c")
     exec(code, {})
-    loaded, wanted = Reader.load(directory, windows=WINDOWS, device="cpu"), tiny_reader()
+    loaded, wanted = Reader.load(directory, window_settings=WINDOWS, device="cpu"), tiny_reader()
     assert torch.equal(loaded.model.qa_outputs.weight, wanted.model.qa_outputs.weight)
 
 
@@ -215,7 +215,7 @@ def test_code_that_comes_with_a_model_never_runs(
 
 def test_a_kind_that_transformers_has_is_loaded_without_the_code_beside_it(with_code: Path, asked: list[str]) -> None:
     change(with_code / "config.json", model_type="bert")
-    reader = Reader.load(with_code, windows=WINDOWS)
+    reader = Reader.load(with_code, window_settings=WINDOWS)
     assert type(reader.model).__module__ == "transformers.models.bert.modeling_bert"
     assert not asked
     assert not (with_code.parent / "ran").exists()

@@ -160,7 +160,7 @@ def test_a_card_of_a_real_run(tiny_reader: Callable[..., Reader], squad_file: Pa
     assert r"big \| \<teacher\>" in text
     assert f"| f1 | {result.metrics['f1']:.6g} |" in text
     assert "![Size against F1](report/size-f1.png)" in text
-    assert Reader.load(directory, windows=student.windows).n_parameters == student.n_parameters
+    assert Reader.load(directory, window_settings=student.window_settings).n_parameters == student.n_parameters
     for line in text.splitlines():  # every row of a table has as many cells as its header
         assert not line.startswith("|") or line.endswith("|")
 

@@ -67,7 +67,7 @@ def make_teacher(tokenizer: BertTokenizerFast) -> Callable[..., Reader]:
         return Reader(
             model,
             tokenizer,
-            windows=WindowSettings(48, 16, 16),
+            window_settings=WindowSettings(48, 16, 16),
             max_answer_length=7,
             no_answer_threshold=0.25,
             batch_size=3,
@@ -122,7 +122,9 @@ def test_an_albert_student_shares_its_layers_as_the_teacher_does(make_teacher: C
 def test_an_albert_of_several_groups_cannot_be_cut(tokenizer: BertTokenizerFast) -> None:
     config = config_of("albert", len(tokenizer))
     config.num_hidden_groups = 2
-    teacher = Reader(AutoModelForQuestionAnswering.from_config(config), tokenizer, windows=WindowSettings(48, 16, 16))
+    teacher = Reader(
+        AutoModelForQuestionAnswering.from_config(config), tokenizer, window_settings=WindowSettings(48, 16, 16)
+    )
     with pytest.raises(DistilError, match="groups"):
         from_teacher(teacher, 2, "last")
     assert from_teacher(teacher, 6).n_parameters == teacher.n_parameters
@@ -162,7 +164,9 @@ def test_a_modernbert_student(make_teacher: Callable[..., Reader], tmp_path: Pat
         number = re.match(r"model\.layers\.(\d)\.", name)
         source = name.replace(f"layers.{number[1]}.", f"layers.{2 * int(number[1]) + 1}.") if number else name
         assert torch.equal(weight, theirs[source]), name
-    loaded = Reader.load(student.save(tmp_path / "student"), windows=student.windows, device="cpu", precision="fp32")
+    loaded = Reader.load(
+        student.save(tmp_path / "student"), window_settings=student.window_settings, device="cpu", precision="fp32"
+    )
     assert loaded.answer(QUESTION, CONTEXT, 5) == student.with_model(student.model).answer(QUESTION, CONTEXT, 5)
     small = fresh(teacher, num_hidden_layers=2)
     assert small.model.config.layer_types == types[:2]
@@ -187,7 +191,14 @@ def test_students_of_a_funnel(make_teacher: Callable[..., Reader]) -> None:
 def test_a_student_takes_over_the_teachers_settings(make_teacher: Callable[..., Reader]) -> None:
     teacher = make_teacher()
     for student in (from_teacher(teacher, 2), fresh(teacher, num_hidden_layers=2)):
-        for name in ("windows", "max_answer_length", "no_answer_threshold", "batch_size", "precision", "device"):
+        for name in (
+            "window_settings",
+            "max_answer_length",
+            "no_answer_threshold",
+            "batch_size",
+            "precision",
+            "device",
+        ):
             assert getattr(student, name) == getattr(teacher, name), name
         assert not student.model.training
 

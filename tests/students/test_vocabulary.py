@@ -61,7 +61,7 @@ def roberta_reader(tmp_path: Path, pad: int = 1) -> Reader:
             type_vocab_size=1,
         )
     )
-    return Reader(model, fast, windows=WindowSettings(100, 32, 40), device="cpu")
+    return Reader(model, fast, window_settings=WindowSettings(100, 32, 40), device="cpu")
 
 
 def unigram_reader(tmp_path: Path) -> Reader:
@@ -93,13 +93,13 @@ def unigram_reader(tmp_path: Path) -> Reader:
         max_position_embeddings=128,
         pad_token_id=0,
     )
-    return Reader(BertForQuestionAnswering(config), fast, windows=WindowSettings(100, 32, 40), device="cpu")
+    return Reader(BertForQuestionAnswering(config), fast, window_settings=WindowSettings(100, 32, 40), device="cpu")
 
 
 @pytest.fixture(params=["WordPiece", "BPE", "Unigram"])
 def reader(request: pytest.FixtureRequest, tiny_reader: Callable[..., Reader], tmp_path: Path) -> Reader:
     if request.param == "WordPiece":
-        return tiny_reader(windows=WindowSettings(100, 32, 40))
+        return tiny_reader(window_settings=WindowSettings(100, 32, 40))
     return (roberta_reader if request.param == "BPE" else unigram_reader)(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_texts_of_the_corpus_are_read_as_before(reader: Reader, tmp_path: Path) 
         assert after == before
     assert pruned.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
     directory = pruned.save(tmp_path / "pruned")
-    saved = Reader.load(directory, windows=reader.windows, device="cpu", precision=reader.precision)
+    saved = Reader.load(directory, window_settings=reader.window_settings, device="cpu", precision=reader.precision)
     assert saved.answer_batch(PAIRS[:3], 5) == reader.answer_batch(PAIRS[:3], 5)
     assert len(saved.tokenizer) == len(pruned.tokenizer)
     assert saved.tokenizer.pad_token_id == saved.model.config.pad_token_id
@@ -148,7 +148,9 @@ def test_positions_that_are_counted_from_the_padding_id_stay(tmp_path: Path) -> 
     pruned = prune_vocabulary(reader, [text for pair in pairs for text in pair])
     assert len(pruned.tokenizer) < len(reader.tokenizer)
     assert pruned.tokenizer.pad_token_id == pruned.model.config.pad_token_id == 270
-    loaded = Reader.load(pruned.save(tmp_path / "pruned"), windows=reader.windows, device="cpu", precision="fp32")
+    loaded = Reader.load(
+        pruned.save(tmp_path / "pruned"), window_settings=reader.window_settings, device="cpu", precision="fp32"
+    )
     expected = reader.answer_batch(pairs, 5)
     for found in (pruned, loaded):
         assert found.answer_batch(pairs, 5) == expected
@@ -163,10 +165,10 @@ def test_positions_counted_from_an_id_that_the_tokenizer_lacks_are_refused(tmp_p
 
 @pytest.mark.parametrize("beyond", [True, False])
 def test_a_padding_index_that_is_not_the_tokenizers(tiny_reader: Callable[..., Reader], beyond: bool) -> None:
-    plain = tiny_reader(windows=WindowSettings(100, 32, 40))
+    plain = tiny_reader(window_settings=WindowSettings(100, 32, 40))
     n_tokens = len(plain.tokenizer)
     rare = plain.tokenizer.convert_tokens_to_ids("glacier") if not beyond else n_tokens + 3
-    reader = tiny_reader(windows=WindowSettings(100, 32, 40), vocab_size=n_tokens + 8, pad_token_id=rare)
+    reader = tiny_reader(window_settings=WindowSettings(100, 32, 40), vocab_size=n_tokens + 8, pad_token_id=rare)
     assert reader.model.get_input_embeddings().padding_idx == rare
     pruned = prune_vocabulary(reader, PAIRS[0])
     padding = pruned.model.get_input_embeddings().padding_idx

@@ -90,7 +90,7 @@ def readers() -> dict[str, MakeReader]:
         model: Any = RobertaForQuestionAnswering(roberta) if name == "bytes" else BertForQuestionAnswering(bert)
         torch.nn.init.normal_(model.qa_outputs.weight)  # logits that differ visibly
         return lambda *windows: Reader(
-            model, tokenizer, windows=WindowSettings(*windows), device="cpu", precision="fp32"
+            model, tokenizer, window_settings=WindowSettings(*windows), device="cpu", precision="fp32"
         ).copy()
 
     return {name: maker(name) for name in TOKENIZERS}
@@ -178,14 +178,14 @@ def windows_by_hand(reader: Reader, context: str) -> list[dict[str, Any]]:
     """The windows of a context, from the tokenizer's own truncation: context tokens' positions, spans, and inputs."""
     question = len(reader.tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
     special = reader.tokenizer.num_special_tokens_to_add(pair=True)
-    room = reader.windows.max_seq_len - question - special
-    assert question <= reader.windows.max_query_length
+    room = reader.window_settings.max_seq_len - question - special
+    assert question <= reader.window_settings.max_query_length
     encoded = reader.tokenizer(
         QUESTION,
         context,
         truncation="only_second",
-        max_length=reader.windows.max_seq_len,
-        stride=max(0, room - reader.windows.doc_stride),
+        max_length=reader.window_settings.max_seq_len,
+        stride=max(0, room - reader.window_settings.doc_stride),
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_token_type_ids=True,
@@ -322,7 +322,7 @@ def test_a_teacher_runs_once(
     first = outputs_of(teacher, examples, tmp_path / "cache")
     assert not first.from_cache
     teacher.save(tmp_path / "teacher")
-    loaded = Reader.load(tmp_path / "teacher", windows=teacher.windows, device="cpu", precision="fp32")
+    loaded = Reader.load(tmp_path / "teacher", window_settings=teacher.window_settings, device="cpu", precision="fp32")
     forbid_running(monkeypatch)
     again = outputs_of(loaded, examples, tmp_path / "cache")  # the same weights under another name
     assert again.from_cache

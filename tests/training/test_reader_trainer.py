@@ -76,7 +76,7 @@ def data(squad_file: Path, tmp_path: Path) -> Path:
 def test_answers_that_lie_in_no_window_whole_are_counted_in_a_warning(
     tiny_reader: MakeReader, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    apart, near = (tiny_reader(windows=WindowSettings(20, stride, 8)) for stride in (20, 5))
+    apart, near = (tiny_reader(window_settings=WindowSettings(20, stride, 8)) for stride in (20, 5))
     ReaderTrainer(apart, settings=settings(max_steps=1)).train(data)
     (message,) = [record.getMessage() for record in caplog.records if "in no window whole" in record.getMessage()]
     assert message.startswith("3 of 21 answers")
@@ -186,7 +186,7 @@ PROCESS = """
 import sys
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings
 student, teacher = (
-    Reader.load(sys.argv[1] + name, windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    Reader.load(sys.argv[1] + name, window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
     for name in ("/student", "/teacher")
 )
 settings = TrainingSettings(
@@ -420,7 +420,7 @@ def test_resume_refuses_another_student_or_a_teacher_in_another_precision(
     teacher.precision = "bf16"
     with pytest.raises(DistilError, match=r"its teacher.precision differs from now \(then 'fp32', now 'bf16'\)"):
         resume(pair()[0], teacher)
-    teacher.precision, teacher.windows = "fp32", WindowSettings(64, 16, 16)  # it reads the student's windows
+    teacher.precision, teacher.window_settings = "fp32", WindowSettings(64, 16, 16)  # it reads the student's windows
     resume(pair()[0], teacher)
 
 
@@ -448,7 +448,7 @@ def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scor
     teacher.windows = WindowSettings(64, 32, 16)
     with pytest.raises(DistilError, match=r"its teacher.windows.max_seq_len, teacher.windows.doc_str"):
         run(student, teacher, resume=True)
-    teacher.windows = student.windows
+    teacher.window_settings = student.window_settings
     for name, value in (("no_answer_threshold", 1.0), ("max_answer_length", 3), ("precision", "bf16")):
         student, _ = pair()
         setattr(student, name, value)
@@ -726,7 +726,7 @@ def test_the_directory_is_a_reader_and_a_record(pair: Callable, data: Path, tmp_
     assert record["data"]["examples"] == 23
     assert record["steps"] == result.steps
     assert record["history"] == result.history
-    loaded = Reader.load(directory, windows=student.windows, device="cpu", precision="fp32")
+    loaded = Reader.load(directory, window_settings=student.window_settings, device="cpu", precision="fp32")
     question = ("Who built the harbour?", "It was built by Cornelis Baak.")
     assert loaded.answer(*question) == student.answer(*question)
     assert ReaderTrainer(student, directory, settings(n_epochs=1, overwrite=True)).train(data).steps == 6
@@ -917,7 +917,7 @@ def cased(tokenizer: BertTokenizerFast) -> PreTrainedTokenizerFast:
 
 def test_a_teacher_with_another_tokenizer(pair: Callable, data: Path, cased: PreTrainedTokenizerFast) -> None:
     student, teacher = pair()
-    other = Reader(teacher.model, cased, windows=WindowSettings(120, 40, 48), device="cpu", precision="fp32")
+    other = Reader(teacher.model, cased, window_settings=WindowSettings(120, 40, 48), device="cpu", precision="fp32")
     result = ReaderTrainer(student, settings=settings(n_epochs=8)).distil_prediction_layer_from(
         other, data, distillation_loss_weight=1.0
     )
@@ -938,7 +938,7 @@ def test_heads_that_do_not_match(tiny_reader: MakeReader, data: Path, tmp_path: 
 def other_family(kind: str, tokenizer: BertTokenizerFast, **changed: Any) -> Reader:
     torch.manual_seed(3)
     model = AutoModelForQuestionAnswering.from_config(config_of(kind, len(tokenizer), **changed))
-    return Reader(model, tokenizer, windows=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
+    return Reader(model, tokenizer, window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize(("student_kind", "teacher_kind"), [("distilbert", "bert"), ("bert", "distilbert")])
@@ -1090,7 +1090,7 @@ def test_layers_need_one_device_and_positions_for_the_students_windows(pair: Cal
 def test_a_teacher_without_a_head_teaches_layers_only(tiny_reader: MakeReader, data: Path, tmp_path: Path) -> None:
     made = tiny_reader(seed=1)
     save_model(tmp_path / "headless", made.model.base_model, made.tokenizer)
-    teacher = Reader.load(tmp_path / "headless", windows=made.windows, device="cpu", precision="fp32")
+    teacher = Reader.load(tmp_path / "headless", window_settings=made.window_settings, device="cpu", precision="fp32")
     one = settings(max_steps=1)
     for untrained in (teacher, teacher.copy()):
         with pytest.raises(DistilError, match=r"answers are random.*qa_outputs\.bias, qa_outputs\.weight.*train"):
