@@ -67,7 +67,7 @@ class CachedTeacher(Teacher):
         return {
             "weights": model_fingerprint(self.reader.model),
             "precision": self.reader.precision,
-            "windows": asdict(self.reader.windows),
+            "windows": asdict(self.reader.window_settings),
             "tokenizer": tokenizer_fingerprint(self.reader.tokenizer),
         }
 

@@ -70,7 +70,7 @@ def require_same_tokens(student: Reader, teacher: Reader | LanguageModel) -> Non
         DistilError: Different tokenizers, or windows longer than the teacher's positions.
     """
     require_same_tokenizer(student, teacher)
-    require_positions("teacher", teacher, student.windows.max_seq_len)
+    require_positions("teacher", teacher, student.window_settings.max_seq_len)
 
 
 def require_same_tokenizer(student: Reader | LanguageModel, teacher: Reader | LanguageModel) -> None:

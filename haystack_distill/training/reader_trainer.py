@@ -135,7 +135,7 @@ class ReaderTrainer:
             {
                 "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
                 "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
-                "windows": asdict(self.student.windows),
+                "windows": asdict(self.student.window_settings),
                 "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
             },
         )
