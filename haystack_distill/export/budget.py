@@ -104,7 +104,9 @@ def suggest_students(
             where: dict[str, Any] = {}
             if backend == "torch":
                 where = {"device": teacher.device, "precision": teacher.precision}
-            served = Reader.load(scratch, backend=backend, num_threads=num_threads, windows=teacher.windows, **where)
+            served = Reader.load(
+                scratch, backend=backend, num_threads=num_threads, window_settings=teacher.window_settings, **where
+            )
             milliseconds = milliseconds_per_question(served, pairs)
         cost = milliseconds if budget.unit == "ms" else megabytes
         config = student.model.config

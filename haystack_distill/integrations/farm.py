@@ -434,7 +434,7 @@ class _Sources:
             window_settings = WindowSettings(max_seq_len, doc_stride=max_seq_len, max_query_length=1)
         else:
             stride = own.doc_stride if processor is None else processor.doc_stride
-            windows = WindowSettings(max_seq_len, stride, max_query_length)
+            window_settings = WindowSettings(max_seq_len, stride, max_query_length)
         folder = expand_user(data_dir)
         return cls(
             train=folder / train,

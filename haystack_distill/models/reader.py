@@ -140,8 +140,8 @@ class Reader:
         check_argument(
             "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
         )
-        check_type("windows", windows, WindowSettings)
-        self.windows = windows or WindowSettings()
+        check_type("window_settings", window_settings, WindowSettings)
+        self.window_settings = window_settings or WindowSettings()
         positions = position_limit(model)
         if positions is not None and self.window_settings.max_seq_len > positions:
             raise DistilError(
