@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.options import DataclassOption, read_dataclass
 from haystack_distill.utils.yaml_config import suggestion
 
 if TYPE_CHECKING:
@@ -38,6 +39,20 @@ class Registry(Mapping[str, "type[Method]"]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def options(self, name: str) -> list[DataclassOption]:
+        """A method's options, without importing its module."""
+        return self._read(name)[1]
+
+    def title(self, name: str) -> str:
+        """A method's title, the first line of its docstring, without importing its module."""
+        return self._read(name)[0].partition("\n")[0]
+
+    def _read(self, name: str) -> tuple[str, list[DataclassOption]]:
+        if name not in self.entries:
+            raise DistilError(f"unknown method {name!r}; {suggestion(name, self.entries)}")
+        module, _, kind = self.entries[name].partition(":")
+        return read_dataclass(module, kind)
 
     def name_of(self, method: Method) -> str:
         """A method's name here; for a method that is not registered, that of its class."""

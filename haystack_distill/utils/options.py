@@ -1,11 +1,17 @@
 """Options from dataclasses: a field is the one place where an option's name, type, default and help stand."""
 
+import ast
+import builtins
+import collections.abc
 import functools
+import importlib.util
 import inspect
 import re
 import textwrap
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 _Result = TypeVar("_Result")
@@ -102,3 +108,42 @@ def _explained(docstring: str | None, options: Sequence[DataclassOption]) -> str
         for option in options
     ]
     return f"{before}{heading}" + "\n".join([own, *entries]) + f"{blank}{rest}"
+
+
+class _Names(dict[str, Any]):
+    """Names in annotations; one that is not of Python's own typing stands for any value."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, Any)
+
+
+def read_dataclass(module: str, name: str) -> tuple[str, list[DataclassOption]]:
+    """A dataclass's docstring and options, read from the source of its module without importing it.
+
+    Help on the command line must not wait for torch, which the modules of methods import. Defaults must be literals,
+    and fields are those of the class itself; a type of the module's own counts as any value.
+
+    Args:
+        module: The module's name; the packages around it are imported.
+        name: The class's name.
+
+    Raises:
+        ValueError: There is no such class, or a default is not a literal.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"there is no module {module}")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if found is None:
+        raise ValueError(f"there is no class {name} in {spec.origin}")
+    docstring = ast.get_docstring(found) or ""
+    helps = argument_help(docstring)
+    names = _Names(vars(typing) | vars(collections.abc))
+    options = []
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind = eval(ast.unparse(node.annotation), {}, names)
+            default = inspect.Parameter.empty if node.value is None else ast.literal_eval(node.value)
+            options.append(DataclassOption(node.target.id, kind, default, helps.get(node.target.id, "")))
+    return docstring, options

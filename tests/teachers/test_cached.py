@@ -397,7 +397,7 @@ def test_model_hash(readers: dict[str, MakeReader], tmp_path: Path) -> None:
     wanted = model_fingerprint(reader.model)
     assert model_fingerprint(reader.copy().model) == wanted
     reader.save(tmp_path / "reader")
-    assert model_fingerprint(Reader.load(tmp_path / "reader", windows=reader.windows).model) == wanted
+    assert model_fingerprint(Reader.load(tmp_path / "reader", window_settings=reader.window_settings).model) == wanted
     changed = reader.copy()
     changed.model.config.hidden_act = "relu"  # the same weights can mean something else
     assert model_fingerprint(changed.model) != wanted

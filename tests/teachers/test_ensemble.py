@@ -1,0 +1,99 @@
+"""EnsembleTeacher: the average of probabilities, whatever tokenizers and windows its teachers have."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.models.outputs import OutputRequest
+from haystack_distill.objectives import IntermediateLayers, PredictionLayer
+from haystack_distill.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher
+from haystack_distill.teachers.choice import readers_of, teacher_for
+
+MakeReader = Callable[..., Reader]
+LOGITS = OutputRequest(logits=True)
+
+
+def prepared(readers, squad_file: Path, tmp_path: Path, weights=None):
+    """An ensemble, a batch of the first reader's windows with its cached outputs in it, and that reader's windows."""
+    examples = load_examples(squad_file, cache_dir=tmp_path)
+    windows = readers[0].cut(examples, cache_dir=tmp_path)
+    ensemble = EnsembleTeacher([CachedTeacher(reader) for reader in readers], weights)
+    ensemble.check(readers[0], LOGITS)
+    ensemble.prepare(examples, windows, cache_dir=tmp_path, progress=False)
+    batch = windows.collate(windows.__getitems__(range(len(windows))))
+    return ensemble, batch | ensemble.cached(batch)
+
+
+def test_averages_are_of_probabilities(tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
+    readers = [tiny_reader(seed=1), tiny_reader(seed=2)]
+    ensemble, batch = prepared(readers, squad_file, tmp_path, [3.0, 1.0])
+    assert ensemble.weights == [0.75, 0.25]
+    found = ensemble.outputs(batch, LOGITS)
+    mask = batch["context_mask"]
+    for side in ("start", "end"):
+        expected = torch.zeros(mask.shape)
+        for weight, number in ((0.75, 1), (0.25, 2)):
+            logits = batch[f"teacher_{number}/teacher_{side}_logits"].masked_fill(~mask, float("-inf"))
+            expected += weight * logits.softmax(dim=1)
+        averaged = getattr(found, f"{side}_logits")
+        torch.testing.assert_close(averaged.softmax(dim=1), expected)
+        assert averaged[~mask].isneginf().all()
+
+
+def test_equal_teachers_are_as_one(tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
+    reader = tiny_reader(seed=1)
+    ensemble, batch = prepared([reader, reader.copy()], squad_file, tmp_path)
+    mask = batch["context_mask"]
+    alone = batch["teacher_1/teacher_start_logits"].masked_fill(~mask, float("-inf")).softmax(dim=1)
+    torch.testing.assert_close(ensemble.outputs(batch, LOGITS).start_logits.softmax(dim=1), alone)
+
+
+def test_a_student_learns_from_two_teachers_with_different_windows(
+    tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
+) -> None:
+    others = WindowSettings(max_seq_len=40, doc_stride=12, max_query_length=16)
+    teachers = [tiny_reader(seed=1), tiny_reader(seed=2, windows=others)]
+    settings = TrainingSettings(max_steps=20, batch_size=4, learning_rate=3e-3, precision="fp32", progress=False)
+    student = students.from_teacher(teachers[0], layers=2)
+    trainer = ReaderTrainer(student, tmp_path / "run", settings, cache_dir=tmp_path / "cache")
+    result = trainer.distil(teachers, squad_file, PredictionLayer(distillation_loss_weight=1.0))
+    losses = [line["loss_distillation"] for line in result.history if "loss_distillation" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_more_than_logits_is_refused(tiny_reader: MakeReader, squad_file: Path) -> None:
+    teachers = [tiny_reader(seed=1), tiny_reader(seed=2)]
+    student = students.from_teacher(teachers[0], layers=2)
+    with pytest.raises(DistilError, match="averaged in their predictions alone"):
+        ReaderTrainer(student).distil(
+            teachers, squad_file, PredictionLayer() + IntermediateLayers(layer_mapping=[1, 2])
+        )
+
+
+def test_bad_ensembles(tiny_reader: MakeReader) -> None:
+    teacher = CachedTeacher(tiny_reader())
+    with pytest.raises(DistilError, match="needs two or more teachers, not 1"):
+        EnsembleTeacher([teacher])
+    for weights in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(DistilError, match="needs 2 weights above 0"):
+            EnsembleTeacher([teacher, teacher], weights)
+
+
+def test_the_teacher_that_fits_is_chosen(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    assert isinstance(teacher_for(reader, LOGITS), CachedTeacher)
+    assert isinstance(teacher_for(reader, LOGITS | OutputRequest(hidden_states=True)), LiveTeacher)
+    assert isinstance(teacher_for([reader], LOGITS), CachedTeacher)
+    ensemble = teacher_for([reader, reader.copy()], LOGITS)
+    assert isinstance(ensemble, EnsembleTeacher)
+    assert len(readers_of(ensemble)) == 2
+    assert teacher_for(ensemble, LOGITS) is ensemble
+    with pytest.raises(DistilError, match="must be a Reader, a list of readers or a Teacher, not str"):
+        teacher_for("embedded", LOGITS)
+    live = LiveTeacher(reader)
+    assert readers_of([live]) == [reader]
+    assert live.fingerprint.keys() == {"weights", "precision"}

@@ -1,0 +1,92 @@
+"""Adaptations: which weights learn, and that all are trainable again afterwards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
+from haystack_distill.training.adaptation import (
+    ADAPTATIONS,
+    Adaptation,
+    AllWeights,
+    Biases,
+    LastLayers,
+    adaptation_name,
+    adapted,
+)
+
+MakeReader = Callable[..., Reader]
+
+
+def learning(model, adaptation) -> set[str]:
+    with adapted(model, adaptation):
+        found = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    return found
+
+
+def test_which_weights_learn(tiny_reader: MakeReader) -> None:
+    model = tiny_reader().model
+    names = {name for name, _ in model.named_parameters()}
+    head = {name for name in names if name.startswith("qa_outputs")}
+    assert learning(model, AllWeights()) == names
+    last = {name for name in names if ".layer.2." in name or ".layer.3." in name}
+    assert learning(model, LastLayers(2)) == head | last
+    assert learning(model, Biases()) == head | {name for name in names if name.endswith("bias")}
+
+
+@pytest.mark.parametrize("name", ADAPTATIONS)
+def test_only_those_weights_change_in_a_run(
+    name: str, tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
+) -> None:
+    student = tiny_reader()
+    before = {key: value.clone() for key, value in student.model.state_dict().items()}
+    adaptation = ADAPTATIONS[name]()
+    expected = learning(student.model, adaptation)
+    settings = TrainingSettings(max_steps=2, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)
+    trainer = ReaderTrainer(student, tmp_path / "run", settings, cache_dir=tmp_path / "cache")
+    trainer.distil(None, squad_file, "labels", adaptation=adaptation)
+    after = student.model.state_dict()
+    assert {key for key in before if not before[key].equal(after[key])} <= expected
+    assert any(not before[key].equal(after[key]) for key in expected)
+    other = Biases() if name != "biases" else AllWeights()
+    resumed = TrainingSettings(**{**vars(settings), "resume": True})
+    again = ReaderTrainer(tiny_reader(), tmp_path / "run", resumed, cache_dir=tmp_path / "cache")
+    with pytest.raises(DistilError, match=r"its adaptation"):
+        again.distil(None, squad_file, "labels", adaptation=other)
+
+
+def test_bad_adaptations(tiny_reader: MakeReader, squad_file: Path) -> None:
+    for n_layers in (0, True, "2"):
+        with pytest.raises(DistilError, match="n_layers must be"):
+            LastLayers(n_layers)
+    with pytest.raises(DistilError, match="n_layers is 9, but the student has 4 layers"):
+        ReaderTrainer(tiny_reader()).distil(None, squad_file, "labels", adaptation=LastLayers(9))
+    with pytest.raises(DistilError, match="adaptation must be a Adaptation"):
+        ReaderTrainer(tiny_reader()).distil(None, squad_file, "labels", adaptation="biases")
+
+    class Nothing(Adaptation):
+        def prepare(self, model) -> None:
+            model.requires_grad_(False)
+
+    student = tiny_reader()
+    with pytest.raises(DistilError, match=r"'.*Nothing' freezes every weight"), adapted(student.model, Nothing()):
+        pass
+    assert all(parameter.requires_grad for parameter in student.model.parameters())
+    assert adaptation_name(LastLayers()) == "last_layers"
+
+
+def test_a_cut_student_keeps_frozen_layers_of_its_teacher(
+    tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
+) -> None:
+    teacher = tiny_reader()
+    student = students.from_teacher(teacher, layers=2)
+    settings = TrainingSettings(max_steps=3, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)
+    trainer = ReaderTrainer(student, None, settings, cache_dir=tmp_path)
+    trainer.distil(teacher, squad_file, "intermediate_layers", adaptation=LastLayers(1))
+    own, theirs = student.model.bert.encoder.layer[0], teacher.model.bert.encoder.layer[1]
+    assert own.output.dense.weight.equal(theirs.output.dense.weight)
+    assert not student.model.bert.encoder.layer[1].output.dense.weight.equal(
+        teacher.model.bert.encoder.layer[3].output.dense.weight
+    )
