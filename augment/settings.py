@@ -231,7 +231,7 @@ class RunSettings(_Settings):
 
     def __post_init__(self) -> None:
         check_argument(
-            "num_processes", self.num_processes, is_integer(self.num_processes), "a whole number of at least 1"
+            "num_processes", self.num_processes, is_integer(self.num_processes, 1), "a whole number of at least 1"
         )
         known = self.on_bad_example in ON_BAD_EXAMPLE
         check_argument("on_bad_example", self.on_bad_example, known, f"one of {', '.join(ON_BAD_EXAMPLE)}")

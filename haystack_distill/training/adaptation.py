@@ -56,7 +56,7 @@ class LastLayers(Adaptation):
     n_layers: int = 1
 
     def __post_init__(self) -> None:
-        check_argument("n_layers", self.n_layers, is_integer(self.n_layers), "a whole number of at least 1")
+        check_argument("n_layers", self.n_layers, is_integer(self.n_layers, 1), "a whole number of at least 1")
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze everything below the last layers; see `Adaptation.prepare`."""
@@ -97,7 +97,7 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
         adaptation.prepare(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise DistilError(
-                f"the adaptation {adaptation_name(adaptation)!r} leaves no weight of the student to learn"
+                f"the adaptation {adaptation_name(adaptation)!r} freezes every weight of the student; choose another"
             )
         yield
         adaptation.finish(model)

@@ -104,7 +104,7 @@ class ReaderTrainer:
         readers = [] if teacher is None else readers_of(teacher)
         for reader in readers:
             require_own_weights(self.student, reader)
-        config = readers[0].model.config if len(readers) == 1 else None
+        config = readers[0].model.config if readers else None
         objective = run.objective(config, QUESTIONS)
         chosen = self._teacher(teacher, objective)
         with run.processes.main_process_first():  # the others find its windows in the cache

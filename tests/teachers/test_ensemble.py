@@ -56,7 +56,7 @@ def test_a_student_learns_from_two_teachers_with_different_windows(
     tiny_reader: MakeReader, squad_file: Path, tmp_path: Path
 ) -> None:
     others = WindowSettings(max_seq_len=40, doc_stride=12, max_query_length=16)
-    teachers = [tiny_reader(seed=1), tiny_reader(seed=2, windows=others)]
+    teachers = [tiny_reader(seed=1), tiny_reader(seed=2, window_settings=others)]
     settings = TrainingSettings(max_steps=20, batch_size=4, learning_rate=3e-3, precision="fp32", progress=False)
     student = students.from_teacher(teachers[0], layers=2)
     trainer = ReaderTrainer(student, tmp_path / "run", settings, cache_dir=tmp_path / "cache")

@@ -445,7 +445,7 @@ def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scor
         with pytest.raises(Killed):
             run(*pair())
     student, teacher = pair()
-    teacher.windows = WindowSettings(64, 32, 16)
+    teacher.window_settings = WindowSettings(64, 32, 16)
     with pytest.raises(DistilError, match=r"its teacher.windows.max_seq_len, teacher.windows.doc_str"):
         run(student, teacher, resume=True)
     teacher.window_settings = student.window_settings
@@ -1078,7 +1078,7 @@ def test_each_family_can_be_taught(tokenizer: BertTokenizerFast, data: Path, kin
 
 def test_layers_need_one_device_and_positions_for_the_students_windows(pair: Callable, data: Path) -> None:
     student, teacher = pair()
-    student.windows = WindowSettings(max_seq_len=10_000, doc_stride=16)
+    student.window_settings = WindowSettings(max_seq_len=10_000, doc_stride=16)
     with pytest.raises(DistilError, match=r"windows have 10000 tokens, but the teacher has \d+ positions"):
         ReaderTrainer(student, settings=settings()).distil_intermediate_layers_from(teacher, data)
     student, teacher = pair()
