@@ -20,7 +20,7 @@ from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
-_NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
+NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
 
 
 _CHUNKS_REMEMBERED = 4  # a step's windows, those of the last checkpoint and what is read ahead lie within
@@ -173,7 +173,7 @@ class TextWindows:
         """
         length = self.settings.max_seq_len
         inputs = np.empty((len(rows.indices), length), dtype=np.int64)
-        labels = np.full_like(inputs, _NOT_GUESSED)
+        labels = np.full_like(inputs, NOT_GUESSED)
         body = slice(len(self.prefix), length - len(self.suffix))
         inputs[:, : body.start], inputs[:, body.stop :] = self.prefix, self.suffix
         for row, (index, tokens) in enumerate(zip(rows.indices, rows.tokens, strict=True)):
@@ -228,7 +228,7 @@ class TextWindows:
         hidden = np.where(guessed & (how < 0.8), self.tokenizer.mask_token_id or 0, tokens)
         swapped = guessed & (how >= 0.9)
         hidden[swapped] = random.choice(self._words, int(swapped.sum()))
-        return hidden, np.where(guessed, tokens, _NOT_GUESSED)
+        return hidden, np.where(guessed, tokens, NOT_GUESSED)
 
     def _chunk(self, number: int) -> np.ndarray:
         """The windows of a chunk, shuffled: (buffer_windows, body)."""

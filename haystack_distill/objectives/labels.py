@@ -47,6 +47,10 @@ class LabelsObjective(Objective):
         super().__init__()
         self.weights = {"labels": 1.0}
 
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Labelled windows have the term; see `Objective.masks`."""
+        return {"labels": batch["labelled"].bool()}
+
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:

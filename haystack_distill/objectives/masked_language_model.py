@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from haystack_distill.data.text_windows import NOT_GUESSED
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
@@ -106,6 +107,13 @@ class MaskedLanguageModelObjective(Objective):
         self.temperature = options.temperature
         self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
         self.teacher_request = self.student_request
+
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Windows with a masked word have that term; see `Objective.masks`."""
+        masks = super().masks(batch)
+        if "masked_words" in masks:
+            masks["masked_words"] = (batch["labels"] != NOT_GUESSED).any(dim=1)
+        return masks
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -102,6 +102,10 @@ class PredictionLayerObjective(Objective):
         }
         self.teacher_request = OutputRequest(logits=True)
 
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All windows have a distillation loss, labelled ones a labels loss; see `Objective.masks`."""
+        return super().masks(batch) | {"labels": batch["labelled"].bool()}
+
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:

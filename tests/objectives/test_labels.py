@@ -52,6 +52,12 @@ def test_unlabelled_windows_have_no_loss_and_no_gradient_wherever_their_position
         assert logits.grad[1].abs().max() > 0
 
 
+def test_unlabelled_windows_do_not_have_the_term():
+    objective, data = Labels().objective(None), batch(labelled=(False, True))
+    assert objective(student(), None, data)["labels"].mask.tolist() == [False, True]
+    assert objective.masks(data)["labels"].tolist() == [False, True]
+
+
 def test_what_it_needs():
     objective = Labels().objective(None)
     assert objective.weights == {"labels": 1.0}

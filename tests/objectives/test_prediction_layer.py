@@ -172,3 +172,13 @@ def test_what_it_needs():
 def test_a_teacher_without_logits_is_refused():
     with pytest.raises(DistilError, match="needs the teacher's start and end logits"):
         PredictionLayer().objective()(student(), ModelOutputs(), batch())
+
+
+def test_unlabelled_windows_have_no_labels_term():
+    objective, data = PredictionLayer().objective(), batch()
+    teacher = ModelOutputs(data["teacher_start_logits"], data["teacher_end_logits"])
+    found = objective(student(), teacher, data)
+    assert found["distillation"].mask.tolist() == [True, True, True]
+    assert found["labels"].mask.tolist() == [True, True, False]
+    for name, mask in objective.masks(data).items():
+        assert torch.equal(mask, found[name].mask)
