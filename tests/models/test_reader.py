@@ -596,7 +596,7 @@ def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
 
 
 def test_load_errors_name_the_place(tmp_path: Path) -> None:
-    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
+    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* give a directory"):
         Reader.load(tmp_path / "nowhere")
 
 

@@ -84,20 +84,20 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is an LFS pointer": (lambda path: (path / "config.json").write_text(LFS), r"config\.json is a Git LFS"),
     "weights are cut off": (
         lambda path: cut(path / "model.safetensors"),
-        r"model\.safetensors cannot be read.*cut off",
+        r"model\.safetensors cannot be read.*truncated",
     ),
     "weights are empty": (lambda path: (path / "model.safetensors").write_bytes(b""), r"model\.safetensors is empty"),
     "weights are a web page": (
         lambda path: (path / "model.safetensors").write_text("<html>Not found</html>"),
         r"model\.safetensors cannot be read",
     ),
-    "config is cut off": (lambda path: cut(path / "config.json"), r"config\.json cannot be read.*cut off"),
+    "config is cut off": (lambda path: cut(path / "config.json"), r"config\.json cannot be read.*truncated"),
     "config is empty": (lambda path: (path / "config.json").write_text(""), r"config\.json is empty"),
     "config is a list": (
         lambda path: (path / "config.json").write_text("[]"),
         r"config\.json does not hold a JSON object",
     ),
-    "tokenizer is cut off": (lambda path: cut(path / "tokenizer.json"), r"tokenizer\.json cannot be read.*cut off"),
+    "tokenizer is cut off": (lambda path: cut(path / "tokenizer.json"), r"tokenizer\.json cannot be read.*truncated"),
     "tokenizer settings are cut off": (
         lambda path: cut(path / "tokenizer_config.json"),
         "tokenizer_config.json cannot be",
