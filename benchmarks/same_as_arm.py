@@ -48,8 +48,11 @@ CONTEXTS = [
     "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
     "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft with forty masons.",
     "Bees dance to tell their sisters where the flowers are; Karl von Frisch described it in 1927.",
-    "A glacier moves a few metres a year. The fastest one ever measured moved forty metres a day. "
-    + "Where it ends, it leaves a wall of stones; the walls of the last ice age are hills today, and a town stands on one.",
+    (
+        "A glacier moves a few metres a year. The fastest one ever measured moved forty metres a day. "
+        "Where it ends, it leaves a wall of stones; the walls of the last ice age are hills today, and a town stands on "
+        "one."
+    ),
 ]
 QUESTIONS = [
     ("When was the first program written?", 0, "1843"),

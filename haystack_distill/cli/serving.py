@@ -55,9 +55,7 @@ _EXPORT = [
         "Export",
         **one_of("dynamic", "static", "none"),
     ),
-    option(
-        "per_channel", bool, True, "Each output column of a weight has its own int8 scale.", "Export"
-    ),
+    option("per_channel", bool, True, "Each output column of a weight has its own int8 scale.", "Export"),
     option(
         "reduce_range",
         bool,
