@@ -50,8 +50,8 @@ CONTEXTS = [
     "Bees dance to tell their sisters where the flowers are; Karl von Frisch described it in 1927.",
     (
         "A glacier moves a few metres a year. The fastest one ever measured moved forty metres a day. "
-        "Where it ends, it leaves a wall of stones; the walls of the last ice age are hills today, and a town stands on "
-        "one."
+        "Where it ends, it leaves a wall of stones; the walls of the last ice age are hills today, and a town "
+        "stands on one."
     ),
 ]
 QUESTIONS = [
