@@ -871,7 +871,7 @@ def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -
 def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
     for arguments, message in (
         (["export", "--model", "embedded"], "give --output-dir"),
-        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "needs calibration data"),
+        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "calibration data is needed"),
         (["export", "--model", student_dir, "--int8", "half"], "is not one of"),
         (["ask", "--model", "embedded", "--backend", "onnx", "--question", "q", "--context", "c"], "export --model"),
         (
