@@ -3,8 +3,8 @@
     python benchmarks/augment_helps.py --teacher DIR --train train-v1.1.json.gz --dev dev-v1.1.json.gz --output DIR
 
 Both arms start from the same cut of the teacher and take as many steps, with the same seed. With --held-out the
-students are measured on training questions that neither arm saw, to choose by; without it on the dev questions.
-Finished runs are kept in `--output`, so that an interrupted one goes on where it was.
+students are evaluated on training questions that neither arm saw, for choosing; without it on the dev questions.
+Finished runs are kept in `--output`, so an interrupted benchmark can be resumed.
 """
 
 import json

@@ -3,7 +3,7 @@
     make bench TEACHER=../shared/models/minilm-l6-squad2 SQUAD=../shared/data/squad
 
 Every arm is a process of its own, in an environment built from pinned packages, and the arms alternate. Writes
-RESULTS.md, results.json and results.png beside this file. A run that is interrupted goes on where it was (`--output`).
+RESULTS.md, results.json and results.png beside this file. An interrupted run can be resumed (`--output`).
 """
 
 import json
@@ -32,7 +32,7 @@ from haystack_distill.utils.atomic import write_atomically, write_json
 HERE = Path(__file__).resolve().parent
 WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)
 # Arm, method, epochs, environment. Two epochs are the default of FARMReader and of ours; in a single one nothing is
-# gained by keeping what the teacher said.
+# gained by caching the teacher's outputs.
 TRAINING = [
     ("ours", "answers", 1, "farm"),
     ("farm", "answers", 1, "farm"),
@@ -61,7 +61,7 @@ SERVING = [
 
 
 def call(script: str, environment: str, arguments: dict[str, Any], cache: Path, *, ours: bool = True) -> dict[str, Any]:
-    """Run a script in an environment; what it prints last is the result."""
+    """Run a script in an environment; its last line of output is the result."""
     command = [str(python_of(environment)), str(HERE / script)]
     for name, value in arguments.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
@@ -109,7 +109,7 @@ def main(
     runs: int = 3,
     callers: int = 8,
 ) -> None:
-    """Run what is not done yet and write the results."""
+    """Run the arms that are not finished yet, and write the results."""
     output.mkdir(parents=True, exist_ok=True)
     counts = {"questions": questions, "dev_questions": dev_questions, "asked": asked, "asked_slow": asked_slow}
     before = kept(output, "counts", lambda: counts)
@@ -125,7 +125,7 @@ def main(
     found: dict[str, Any] = {"machine": machine(), **counts}
     found["training"] = distil(output, teacher.resolve(), measured, runs)
     windows = base.cut(load_examples(data)).lengths
-    # A student's gradients take twice its forward pass; the teacher is asked once.
+    # A student's backward pass takes twice its forward pass; the teacher runs once.
     found["gigaflops_training"] = gigaflops(base, windows) + 3 * EPOCHS * gigaflops(load(started), windows)
 
     def export() -> Any:
@@ -262,7 +262,7 @@ def gigaflops(reader: Reader, windows: np.ndarray) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+    """The machine that the numbers apply to."""
     about = Path("/proc/cpuinfo").read_text()
     flags = set(about.split())
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -1,4 +1,4 @@
-"""RESULTS.md and results.png, made of what `bench.py` found."""
+"""RESULTS.md and results.png from the results of `bench.py`."""
 
 import statistics
 from collections.abc import Iterable
@@ -121,8 +121,8 @@ def _export(found: dict[str, Any]) -> list[str]:
         megabytes = f"{entry['megabytes']:.1f}" if "megabytes" in entry else ""
         rows.append([backend, megabytes, f"{entry['metrics']['exact']:.1f}", f"{entry['metrics']['f1']:.1f}"])
     total = found["export"]["backends"]["torch"]["metrics"]["total"]
-    told = f"The distilled student (a short training, see above) on {total} dev questions:"
-    return ["", "## Export", "", told, "", *_table("backend,MB,EM,F1", rows)]
+    introduction = f"The distilled student (a short training, see above) on {total} dev questions:"
+    return ["", "## Export", "", introduction, "", *_table("backend,MB,EM,F1", rows)]
 
 
 def _augmenting(found: dict[str, Any]) -> list[str]:
@@ -130,11 +130,11 @@ def _augmenting(found: dict[str, Any]) -> list[str]:
     rows = [
         [name, _spread(rates), f"{statistics.median(rates) / slow:.1f}"] for name, rates in found["augmenting"].items()
     ]
-    told = (
+    introduction = (
         "Rows a second, contexts edited, times 20, one process (`benchmarks/augment_speed.py`): farm-haystack's "
         "script and ours with the same model on the same 8 paragraphs, ours without a model on 800."
     )
-    return ["", "## Augmenting", "", told, "", *_table("tool,rows/s,times farm-haystack", rows)]
+    return ["", "## Augmenting", "", introduction, "", *_table("tool,rows/s,times farm-haystack", rows)]
 
 
 def _memory(found: dict[str, Any]) -> list[str]:
@@ -148,12 +148,12 @@ def _memory(found: dict[str, Any]) -> list[str]:
         ]
         for questions, run in found["memory"].items()
     ]
-    told = (
+    introduction = (
         "Peak anonymous memory (RssAnon) of a distillation with tiny models, so that what is seen is the data's share "
         "(`benchmarks/memory.py`):"
     )
     head = "questions,windows,peak MB,seconds,teacher's cache: bytes a window token"
-    return ["", "## Memory", "", told, "", *_table(head, rows)]
+    return ["", "## Memory", "", introduction, "", *_table(head, rows)]
 
 
 def _table(head: str, rows: Iterable[list[str]]) -> list[str]:

@@ -64,7 +64,7 @@ def make_student(folder: Path) -> None:
 
 
 def train(job: Job) -> None:
-    """Do what is left of a run; what is wrong with it goes to a file beside its directory."""
+    """Run or resume a job; its error is written to a file next to its directory."""
     import datasets
     import torch
     import transformers
@@ -111,7 +111,7 @@ def whole(target: Callable[..., None], *arguments: Any) -> int:
 
 
 def kill(process: BaseProcess) -> None:
-    """SIGKILL, and wait until it is dead."""
+    """Send SIGKILL and wait for the process to end."""
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()

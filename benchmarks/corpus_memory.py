@@ -2,8 +2,8 @@
 
     python benchmarks/corpus_memory.py --squad train-v1.1.json.gz [--gigabytes 1]
 
-The text is the contexts of a SQuAD file, again and again. Memory is the process' high-water mark, PyTorch, teacher and
-student (6 and 3 layers of all-MiniLM-L6-v2) included. Also measured: how many tokens a second one core reads.
+The text is the contexts of a SQuAD file, repeated. Memory is the peak of the process, including PyTorch, teacher and
+student (6 and 3 layers of all-MiniLM-L6-v2). Also measured: the tokens per second that one core reads.
 """
 
 import resource

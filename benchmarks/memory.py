@@ -1,9 +1,9 @@
-"""Memory of a distillation run as the data grows, and what the teacher's cache takes on disk.
+"""Memory of a distillation run as the data grows, and the size of the teacher's cache on disk.
 
     python benchmarks/memory.py --teacher DIR --train train-v1.1.json.gz
 
-The models are tiny (random, with the teacher's tokenizer), so that what is seen is the data's share; each run is a
-process of its own that reads the file, asks the teacher about every window, and trains for 100 steps.
+The models are tiny (random, with the teacher's tokenizer), so that the data dominates; each run is a separate
+process that reads the file, runs the teacher on every window, and trains for 100 steps.
 """
 
 import json

@@ -4,8 +4,8 @@
 
 Every arm starts from the same cut of the fine-tuned teacher, head included, sees the same questions for the same number
 of epochs with the same seed, and takes the better of the learning rates on questions held out of the training data. The
-dev questions are looked at once, by each arm's chosen student. Finished arms are kept in `--output`, so that an
-interrupted run goes on where it was.
+dev questions are used once, for each arm's chosen student. Finished arms are kept in `--output`, so an
+interrupted benchmark can be resumed.
 """
 
 import json
@@ -29,7 +29,7 @@ ARMS = ("labels", "prediction", "intermediate+prediction")
 def train_arm(arm: str, teacher: Reader, data: datasets.Dataset, rate: float, epochs: int, seed: int) -> Reader:
     """One arm at one learning rate; two thirds of the epochs go to the intermediate layers where there are any.
 
-    The rate is then that of the layers, and the answers are taught at `ANSWER_RATE`.
+    The rate is then that of the layers, and the prediction layer is distilled at `ANSWER_RATE`.
     """
     student = students.from_teacher(teacher, layers=3)
     first = 2 * epochs // 3 if arm == "intermediate+prediction" else 0

@@ -2,7 +2,7 @@
 
     python benchmarks/sample_seeds.py --output DIR
 
-Finished seeds are kept in `--output`, so that an interrupted run goes on where it was.
+Finished seeds are kept in `--output`, so an interrupted benchmark can be resumed.
 """
 
 import json

@@ -95,7 +95,7 @@ def main() -> None:
         answers = ask(**one)
         return time.perf_counter() - began, answers
 
-    def told(taken: list[float], wall: float) -> dict[str, float]:
+    def summary(taken: list[float], wall: float) -> dict[str, float]:
         milliseconds = 1000 * np.array(taken)
         return {
             "passages_per_second": sum(len(one["passages"]) for one in asked) / wall,
@@ -105,14 +105,14 @@ def main() -> None:
 
     began = time.perf_counter()
     alone = [timed(one) for one in asked]
-    result: dict[str, Any] = told([taken for taken, _ in alone], time.perf_counter() - began)
+    result: dict[str, Any] = summary([taken for taken, _ in alone], time.perf_counter() - began)
     result["seconds"] = [taken for taken, _ in alone]
     if options.callers:
         began = time.perf_counter()
         try:
             with ThreadPoolExecutor(options.callers) as callers:
                 together = list(callers.map(timed, asked))
-            result["together"] = told([taken for taken, _ in together], time.perf_counter() - began)
+            result["together"] = summary([taken for taken, _ in together], time.perf_counter() - began)
             result["together"]["other_answers"] = sum(a[1] != b[1] for a, b in zip(alone, together, strict=True))
         except Exception as error:  # what a competitor does under load is a result
             result["together"] = {"error": f"{type(error).__name__}: {error}"}

@@ -128,17 +128,20 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
 
     class Distiller(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            said = model(**inputs)
+            predicted = model(**inputs)
             with torch.no_grad():
-                told = teacher(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+                expected = teacher(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
             loss = 0.0
             padding = inputs["attention_mask"] == 0
-            for mine, right in ((said.start_logits, told.start_logits), (said.end_logits, told.end_logits)):
+            for mine, right in (
+                (predicted.start_logits, expected.start_logits),
+                (predicted.end_logits, expected.end_logits),
+            ):
                 mine, right = (x.masked_fill(padding, -1e4) / TEMPERATURE for x in (mine, right))
                 loss = loss + torch.nn.functional.kl_div(
                     mine.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean"
                 )
-            return WEIGHT * TEMPERATURE**2 * loss / 2 + (1 - WEIGHT) * said.loss
+            return WEIGHT * TEMPERATURE**2 * loss / 2 + (1 - WEIGHT) * predicted.loss
 
     watch = Watch(teacher=teacher, student=student)
     arguments = TrainingArguments(

@@ -1,6 +1,6 @@
-"""Where a training run spends its time and how much memory it takes, whoever's loop it is.
+"""The time per phase and the peak memory of a training run, in any tool's loop.
 
-Models are watched from outside; `backward` and the optimiser step are the same functions for every tool.
+Models are instrumented from outside; `backward` and the optimiser step are the same functions for every tool.
 """
 
 import functools

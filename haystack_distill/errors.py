@@ -1,13 +1,13 @@
-"""The errors this package raises on purpose: a caller can catch `DistilError` and print its message as it is."""
+"""The errors that this package raises on purpose: callers can catch `DistilError` and print its message."""
 
 
 class DistilError(ValueError):
-    """Something the user asked for cannot be done; the message says what is wrong and how to mend it."""
+    """Something that was asked for cannot be done; the message names the problem and the remedy."""
 
 
 class DataError(DistilError):
-    """Input data is not what it should be; the message names file, article, paragraph and question id."""
+    """Input data is invalid; the message names the file, article, paragraph and question id."""
 
 
 class WriteError(DistilError):
-    """A file or directory cannot be written; the message names it and gives the system's reason."""
+    """A file or directory cannot be written; the message names it and the reason that the system gave."""

@@ -1,4 +1,4 @@
-"""The commands `export`, `prune` and `suggest`: a reader made ready for serving, and what size it should have."""
+"""The commands `export`, `prune` and `suggest`, which prepare a reader for serving and choose its size."""
 
 import inspect
 from dataclasses import asdict
@@ -35,7 +35,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import require_writable
 
 _MEASURED = option(
-    "data", list[str] | None, None, "SQuAD files to measure on, or a data set on the hub.", metavar="FILE|NAME"
+    "data", list[str] | None, None, "SQuAD files to evaluate on, or a dataset on the hub.", metavar="FILE|NAME"
 )
 
 
@@ -44,30 +44,30 @@ _EXPORT = [
         "output_dir",
         Path | None,
         None,
-        "Where the reader and its exported models go. Default: the model's own directory.",
+        "The directory for the reader and its exported models. Default: the directory of the model.",
         metavar="DIRECTORY",
     ),
     option(
         "int8",
         str,
         "dynamic",
-        "How int8 scales activations: in every call, once by what they are on calibration data, or no int8.",
+        "How int8 scales activations: in every call, once on calibration data, or no int8.",
         "Export",
         **one_of("dynamic", "static", "none"),
     ),
-    option("per_channel", bool, True, "One int8 scale an output column of a weight, not one a weight.", "Export"),
+    option("per_channel", bool, True, "Each output column of a weight has its own int8 scale.", "Export"),
     option(
         "reduce_range",
         bool,
         True,
-        "Use 7 of 8 bits for weights: processors without VNNI overflow otherwise.",
+        "Use 7 of 8 bits for weights, because processors without VNNI overflow otherwise.",
         "Export",
     ),
     option(
         "calibration_data",
         list[str] | None,
         None,
-        "For --int8 static: training examples, never those measured on.",
+        "For --int8 static: training examples, never evaluation data.",
         "Export",
         metavar="FILE|NAME",
     ),
@@ -76,9 +76,9 @@ _EXPORT = [
 
 @with_options([MODEL, _MEASURED], _EXPORT, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def export(model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
-    """Write a reader as ONNX, in fp32 and in int8, which the processor runs faster (--backend onnx, onnx-int8).
+    """Export a reader to ONNX in fp32 and int8, which CPUs run faster (--backend onnx, onnx-int8).
 
-    What is written is compared with the model and, with --data, measured; both are kept in onnx/export.json.
+    The exported models are compared with the original and, with --data, evaluated; onnx/export.json has the results.
 
     \b
     Examples:
@@ -88,7 +88,7 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
     """
     if output_dir is None:
         if not Path(model).is_dir():
-            raise DistilError(f"{model} is not a directory to write into: give --output-dir")
+            raise DistilError(f"{model} is not a directory to write to: give --output-dir")
         output_dir = Path(model)
     require_writable(output_dir)
     with logs_on_stderr():
@@ -118,27 +118,27 @@ _PRUNE = [
         "corpus",
         list[str],
         inspect.Parameter.empty,
-        "Texts of the domain: SQuAD files (their questions and contexts), or text, JSON lines or Parquet; say it "
-        "again for more.",
+        "Texts of the domain: SQuAD files (their questions and contexts), or text, JSON lines or Parquet. Can be "
+        "repeated.",
         metavar="FILE|DIRECTORY",
     ),
-    option("text_column", str, "text", "Which column of JSON lines or Parquet holds the text."),
+    option("text_column", str, "text", "The column with the text in JSON lines or Parquet."),
     option(
         "keep",
         float,
         1.0,
-        "A share of the corpus that the tokens that stay make up (1: all that occur), or above 1 how many stay.",
+        "The share of the corpus that the kept tokens cover (1: all that occur), or above 1 the number of kept tokens.",
     ),
-    option("output_dir", Path, inspect.Parameter.empty, "Where the smaller reader goes.", metavar="DIRECTORY"),
+    option("output_dir", Path, inspect.Parameter.empty, "The directory for the smaller reader.", metavar="DIRECTORY"),
     OVERWRITE,
 ]
 
 
 @with_options([MODEL, _MEASURED], _PRUNE, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) -> None:
-    """Drop the tokens that a domain never uses from a reader: half of a small one is its vocabulary.
+    """Drop the tokens that a domain never uses from a reader's vocabulary, which is half of a small model.
 
-    With --data, the reader is measured before and after.
+    With --data, the reader is evaluated before and after.
 
     \b
     Example:
@@ -153,7 +153,7 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
         reader = load_reader(model, **reader_settings(given))
         texts = (text for source in given["corpus"] for text in _texts(source, given))
         pruned = prune_vocabulary(reader, texts, keep=given["keep"])
-        told: dict[str, Any] = {
+        result: dict[str, Any] = {
             "command": "prune",
             "output_dir": output_dir,
             "tokens": len(pruned.tokenizer),
@@ -162,13 +162,13 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
             "parameters_before": reader.n_parameters,
         }
         if examples is not None:
-            told["metrics"], told["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
+            result["metrics"], result["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
         pruned.save(output_dir)
-    tell(given["json"], told, f"Reader in {output_dir}")
+    tell(given["json"], result, f"Reader in {output_dir}")
 
 
 def _texts(source: str, given: dict[str, Any]) -> Any:
-    """The texts of a file of questions or of a corpus; JSON lines and Parquet are a corpus."""
+    """The texts of a file with questions, or of a corpus (including JSON lines and Parquet)."""
     if source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         from haystack_distill.data.squad.load import plain_rows
 
@@ -186,23 +186,23 @@ _SUGGEST = [
         "budget",
         str,
         inspect.Parameter.empty,
-        "What a student may cost: '20 ms/question' (asked alone, of one context) or '10 MB' (its model file).",
+        "The budget of a student: '20 ms/question' (a single question and context) or '10 MB' (its model file).",
         metavar="TEXT",
     ),
     option(
         "data",
         list[str] | None,
         None,
-        "SQuAD files whose questions are asked to measure time. Default: the sample of this package.",
+        "SQuAD files with the questions for timing. Default: the sample of this package.",
         metavar="FILE|NAME",
     ),
-    option("questions", int, 30, "How many questions are asked of each candidate."),
+    option("questions", int, 30, "The number of questions per candidate."),
 ]
 
 
 @with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
-    """Measure students of several sizes on this machine and name the largest that is within a budget.
+    """Measure students of several sizes on this machine, and suggest the largest one within a budget.
 
     \b
     Example:
@@ -223,13 +223,13 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
             load_reader(teacher, **reader_settings(given)),
             wanted,
             pairs,
-            backend=backend,  # the students'; the teacher itself is only cut
+            backend=backend,  # of the students; the teacher itself is not run
             num_threads=num_threads,
         )
     best = next((one for one in found if one.fits), None)
     if given["json"]:
-        told = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
-        tell(True, {"command": "suggest", "teacher": teacher, "budget": budget} | told)
+        result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
+        tell(True, {"command": "suggest", "teacher": teacher, "budget": budget} | result)
     else:
         table = Table("layers", "width", "parameters", "MB", "ms/question", "", title=escape(f"{teacher}: {budget}"))
         for one in found:
@@ -238,7 +238,7 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
             table.add_row(*figures, f"{one.megabytes:.1f}", f"{one.milliseconds:.1f}", mark)
         Console().print(table)
     if best is None:
-        raise DistilError(f"no student of {teacher} is within {budget}; allow more, or try another --backend")
+        raise DistilError(f"no student of {teacher} is within {budget}: allow more, or try another --backend")
     if not given["json"]:
         arguments = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.making.items())
         print(f"haystack-distill student --teacher {teacher} {arguments} --output-dir student")

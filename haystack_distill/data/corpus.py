@@ -1,4 +1,4 @@
-"""Text for general distillation: read as a stream, cut into windows, shuffled in a buffer, resumed where it was."""
+"""Corpora for general distillation: text that is streamed from files or from the hub, and can be resumed."""
 
 import copy
 import functools
@@ -17,30 +17,31 @@ from haystack_distill.utils.hashing import hash_file, hash_json
 
 CorpusSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.IterableDataset
 
-# What `datasets` calls the format of a file, by the end of its name.
+# The name that `datasets` has for a format, by file suffix.
 _FORMATS = {".txt": "text", ".txt.gz": "text", ".jsonl": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
-_ROWS_AT_A_TIME = 100  # few, because a row may be a book
-_LINES_AT_A_TIME = 1000
+_ROWS_PER_BATCH = 100  # few, because a row may be a book
+_LINES_PER_BATCH = 1000
 
 
 class Corpus:
-    """Text as a stream of documents, never in memory whole.
+    """Text as a stream of documents, which is never held in memory as a whole.
 
     Args:
-        source: A file or several of one kind, a directory of such files, the name of a data set on the Hugging Face
+        source: A file or several of one format, a directory of such files, the name of a dataset on the Hugging Face
             hub, or a `datasets.IterableDataset`. Files are plain text (.txt; an empty line ends a document), JSON lines
-            (.jsonl) or Parquet (.parquet); text and JSON lines may be packed with gzip (.gz).
-        text_column: Which column holds the text; plain text files have no columns.
-        split: Which split of a data set on the hub.
-        config: Which configuration of a data set on the hub, such as "20231101.en".
-        name: What to call an `IterableDataset`; another name for other content. A run on one without a name cannot be
-            resumed, because nobody could say whether it is the same text.
+            (.jsonl) or Parquet (.parquet); text and JSON lines may be compressed with gzip (.gz).
+        text_column: The column with the text; plain text files have no columns.
+        split: The split of a dataset on the hub.
+        config: The configuration of a dataset on the hub, such as "20231101.en".
+        name: A name that identifies the content of an `IterableDataset`. Without one, a run cannot be resumed, because
+            the text could have changed.
 
     Attributes:
-        identity: What a run records of the corpus: names and sizes of the files, or the data set's name.
+        identity: What a run records of the corpus: names and sizes of the files, or the name of the dataset.
 
     Raises:
-        DataError: There is nothing to read, or files of different kinds.
+        DataError: There is nothing to read, or the files have different formats.
+        DistilError: `name` is given for another source than an `IterableDataset`.
     """
 
     def __init__(
@@ -55,31 +56,32 @@ class Corpus:
         self.by_line = False
         self.column = text_column
         self._files: list[Path] = []
-        self._version: str | None = None  # of what is not a file
+        self._version: str | None = None  # of a dataset that is not made of files
         if name is not None and not isinstance(source, datasets.IterableDataset):
             raise DistilError(
-                "name is for an IterableDataset; files and data sets on the hub are known by their content"
+                "name is for an IterableDataset only, because files and datasets on the hub are identified by their "
+                "content: leave it out"
             )
         if isinstance(source, datasets.IterableDataset):
             self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
-        elif isinstance(source, str) and not expand_user(source).exists() and _kind_of(Path(source)) is None:
+        elif isinstance(source, str) and not expand_user(source).exists() and _format_of(Path(source)) is None:
             self.dataset, self._version = _from_hub(source, config, split)
             self.identity = f"{source} {config or ''} {split}"
         else:
             files = _files_of([source] if isinstance(source, (str, Path)) else source)
-            kind = _common_kind(files)
-            if kind == "text":
+            format = _common_format(files)
+            if format == "text":
                 self.by_line, self.column = True, "text"
             names = [str(file) for file in files]
-            self.dataset = datasets.load_dataset(kind, data_files=names, split="train", streaming=True)
+            self.dataset = datasets.load_dataset(format, data_files=names, split="train", streaming=True)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
             self._files = files
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of the content: of the files' bytes, or of the data set's version on the hub.
+        """SHA-256 (hex) of the content: of the files' bytes, or of the version of the dataset on the hub.
 
-        Files are read for it, once. None where the content is not known: an `IterableDataset` without a name.
+        The files are read once to compute it. None for an `IterableDataset` without a name, whose content is unknown.
         """
         if self._files:
             return hash_json(self.column, [(file.name, hash_file(file)) for file in self._files])
@@ -88,25 +90,24 @@ class Corpus:
     def read(
         self, state: dict[str, Any] | None = None, *, process: int = 0, processes: int = 1
     ) -> Iterator[tuple[list[str], Callable[[], dict[str, Any]]]]:
-        """The texts from where a state was taken, or from the start, and with each batch of them a function.
+        """Iterate over batches of texts, each with a function that returns the state after it.
 
-        Called before the next batch is asked for, it gives the state behind this one.
-
-        In plain text files a text is a line, and an empty one ends a document; elsewhere it is a document.
+        The function must be called before the next batch is requested. In plain text files a text is a line, and an
+        empty line ends a document; in other formats a text is a document.
 
         Args:
-            state: What such a function gave; the batch behind it is the first.
-            process: Which of `processes` this one is: batches that are another's turn come without their texts, which
-                is most of the time it takes to read them.
-            processes: How many take turns.
+            state: The state to resume from, as such a function returned it. None starts at the beginning.
+            process: The index of this process. The batches of other processes are yielded without texts, which saves
+                most of the time of reading them.
+            processes: The number of processes that take turns.
 
         Raises:
-            DataError: There is no such column, or something that cannot be read.
+            DataError: The text column is missing, or a file cannot be read.
         """
-        rows = copy.copy(self.dataset).with_format("arrow")  # a copy: a state once loaded would stay with the data set
+        rows = copy.copy(self.dataset).with_format("arrow")  # a copy, which keeps the loaded state out of self.dataset
         if state is not None:
             rows.load_state_dict(state)
-        batches = rows.iter(batch_size=_LINES_AT_A_TIME if self.by_line else _ROWS_AT_A_TIME)
+        batches = rows.iter(batch_size=_LINES_PER_BATCH if self.by_line else _ROWS_PER_BATCH)
         for number in count():
             try:
                 batch = next(batches)
@@ -122,20 +123,20 @@ class Corpus:
             ) as error:
                 reason = " ".join(str(error).split())
                 raise DataError(
-                    f"{self._place_in(rows.state_dict())} cannot be read: {reason}. Fetch it again, or leave it out"
+                    f"{self._place_in(rows.state_dict())} cannot be read ({reason}): download it again, or leave it out"
                 ) from error
             if self.column not in batch.column_names:
                 there = ", ".join(batch.column_names)
                 raise DataError(
-                    f"the corpus {self.identity} has no column {self.column!r}; it has {there}. Say which one holds "
-                    "the text (text_column)"
+                    f"the corpus {self.identity} has no column {self.column!r} (it has {there}): set text_column "
+                    "to the one with the text"
                 )
-            mine = number % processes == process
-            texts = batch[self.column].to_pylist() if mine else []
+            is_own = number % processes == process
+            texts = batch[self.column].to_pylist() if is_own else []
             yield [text or "" for text in texts], rows.state_dict
 
     def _place_in(self, state: dict[str, Any]) -> str:
-        """The file that a reader in this state is at, else the whole corpus."""
+        """The file that is being read in a state, or the corpus if it has no files."""
         while "shard_idx" not in state and isinstance(state.get("examples_iterable"), dict):
             state = state["examples_iterable"]
         number = state.get("shard_idx", len(self._files))
@@ -143,46 +144,46 @@ class Corpus:
 
 
 def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, str | None]:
-    """A data set on the hub as a stream, and the commit that it is read from."""
+    """A dataset on the hub as a stream, and its version."""
     try:
         builder = datasets.load_dataset_builder(name, config, **NO_CODE)
         return builder.as_streaming_dataset(split=split), builder.hash
-    except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
+    except Exception as error:  # datasets, huggingface_hub and the HTTP library have no common class
         raise DataError(
-            f"{name!r} is neither a file or directory here nor a data set that the hub gives "
-            f"({type(error).__name__}: {error}). Files end in {', '.join(_FORMATS)}"
+            f"{name!r} is neither a file, a directory nor a dataset on the hub ({type(error).__name__}: {error}): "
+            f"check the name; file names end in {', '.join(_FORMATS)}"
         ) from error
 
 
-def _kind_of(path: Path) -> str | None:
-    """The format of a file by its name, None where it is none of ours."""
-    return next((kind for end, kind in _FORMATS.items() if path.name.endswith(end)), None)
+def _format_of(path: Path) -> str | None:
+    """The format of a file by its suffix, or None if it is not supported."""
+    return next((format for end, format in _FORMATS.items() if path.name.endswith(end)), None)
 
 
 def _files_of(sources: Iterable[str | Path]) -> list[Path]:
-    """Files as they are given, directories as the files of a known kind in and under them, by name."""
+    """The given files, and the files of a supported format in the given directories, sorted by name."""
     files = []
     for source in sources:
         path = expand_user(source)
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file))
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and _format_of(file))
             if not inside:
-                raise DataError(f"{path} holds no file that ends in {', '.join(_FORMATS)}")
+                raise DataError(f"{path} has no file that ends in {', '.join(_FORMATS)}: give one that has")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise DataError(f"{path}: no such file or directory")
+            raise DataError(f"{path}: no such file or directory: check the path")
     if not files:
         raise DataError("no corpus: give at least one file")
     return files
 
 
-def _common_kind(files: Sequence[Path]) -> str:
-    kinds = {file: _kind_of(file) for file in files}
-    for file, kind in kinds.items():
-        if kind is None:
-            raise DataError(f"{file}: not a kind of text that is known; names end in {', '.join(_FORMATS)}")
-        if kind != kinds[files[0]]:
-            raise DataError(f"{files[0]} and {file} are of different kinds; a corpus is of one kind")
-    return str(kinds[files[0]])
+def _common_format(files: Sequence[Path]) -> str:
+    formats = {file: _format_of(file) for file in files}
+    for file, format in formats.items():
+        if format is None:
+            raise DataError(f"{file}: unsupported format: give files that end in {', '.join(_FORMATS)}")
+        if format != formats[files[0]]:
+            raise DataError(f"{files[0]} and {file} have different formats: give files of one format")
+    return str(formats[files[0]])

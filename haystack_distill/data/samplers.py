@@ -1,4 +1,4 @@
-"""The order in which windows are trained on, as a function of (seed, epoch) alone, and how processes share it."""
+"""Batch samplers: the order of the windows in training, as a function of (seed, epoch), shared by the processes."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-_STEPS_SORTED_TOGETHER = 50  # long enough for little padding, short enough that each epoch mixes differently
+_STEPS_SORTED_TOGETHER = 50  # enough for little padding, few enough that epochs differ
 
 
 class StepBatches(Sampler[list[int]]):
-    """Batches of window indices, this process's share of each optimiser step.
+    """Batches of window indices: this process's share of each optimiser step.
 
-    A step gets `batch_size * accumulation * processes` windows, and which ones does not depend on how the step is
-    divided among accumulated batches and processes. Where a step has too few windows to go round, a batch holds a
-    filler: index `~i`, window i with weight 0.
+    A step has `batch_size * accumulation * processes` windows, which do not depend on how the step is divided into
+    accumulated batches and processes. If there are too few for all batches, a batch consists of a filler: the index
+    `~i` stands for window i with weight 0.
 
     Args:
-        batch_size: Windows a forward pass.
-        accumulation: Forward passes an optimiser step, per process.
-        processes: Processes that share each step.
-        process: Which of them this one is.
+        batch_size: Windows per forward pass.
+        accumulation: Forward passes per optimiser step and process.
+        processes: The number of processes that share each step.
+        process: The index of this process.
     """
 
     def __init__(self, batch_size: int, *, accumulation: int = 1, processes: int = 1, process: int = 0) -> None:
@@ -32,20 +32,20 @@ class StepBatches(Sampler[list[int]]):
 
     @property
     def step_size(self) -> int:
-        """Windows an optimiser step."""
+        """Windows per optimiser step."""
         return self.batch_size * self.accumulation * self.processes
 
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimiser steps per epoch."""
 
     @abstractmethod
     def windows_of_steps(self) -> Iterator[np.ndarray]:
-        """The windows of each step of the chosen epoch, in order."""
+        """The windows of each step of the current epoch, in order."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is iterated next."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class StepBatches(Sampler[list[int]]):
 
 
 class InOrderBatches(StepBatches):
-    """Windows 0, 1, 2, ... in their order, for so many steps: for data that comes as a stream."""
+    """Windows 0, 1, 2, ... in this order, for `n_steps` steps: for streamed data."""
 
     def __init__(self, n_steps: int, batch_size: int, **sharing: int) -> None:
         super().__init__(batch_size, **sharing)
@@ -67,11 +67,11 @@ class InOrderBatches(StepBatches):
 
     @property
     def steps(self) -> int:
-        """All steps are one epoch."""
+        """Optimiser steps per epoch: all of them."""
         return self.n_steps
 
     def windows_of_steps(self) -> Iterator[np.ndarray]:
-        """The next `step_size` windows, step after step."""
+        """The windows of each step, in order."""
         for step in range(self.n_steps):
             yield np.arange(step * self.step_size, (step + 1) * self.step_size)
 
@@ -79,13 +79,13 @@ class InOrderBatches(StepBatches):
 class LengthGroupedBatches(StepBatches):
     """Batches of windows of about equal length.
 
-    Their order depends on (seed, epoch) alone, so a resumed run sees the batches that an uninterrupted one sees.
+    Their order depends on (seed, epoch) only, so a resumed run gets the same batches as an uninterrupted one.
 
     Args:
-        lengths: Tokens of each window.
-        batch_size: Windows a forward pass.
-        seed: Seed of the order.
-        sharing: See `StepBatches`.
+        lengths: Length of each window in tokens.
+        batch_size: Windows per forward pass.
+        seed: The seed of the order.
+        sharing: `accumulation`, `processes` and `process`, as for `StepBatches`.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int = 0, **sharing: int) -> None:
@@ -95,11 +95,11 @@ class LengthGroupedBatches(StepBatches):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimiser steps per epoch."""
         return -(-len(self.lengths) // self.step_size)
 
     def windows_of_steps(self) -> Iterator[np.ndarray]:
-        """The windows of each step: of about equal length within a step, in random order over the steps."""
+        """The windows of each step: of about equal length within a step, with the steps in random order."""
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
         together = self.step_size * _STEPS_SORTED_TOGETHER

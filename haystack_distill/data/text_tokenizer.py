@@ -1,4 +1,4 @@
-"""Tokenizers as windows need them: where special tokens go, and text in which their names are text."""
+"""Tokenizers for windows: the places of special tokens, and text in which the names of special tokens are text."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,30 +11,31 @@ from transformers import PreTrainedTokenizerBase
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.hashing import hash_json
 
-_HIDING = "special "  # before a special token's name: what tokenizers look up in a vocabulary holds no space
+_HIDING = "special "  # prefix of hidden special tokens; with its space, it never occurs in a lookup
 
 
-_TEXT_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()  # made once
+_TEXT_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()  # a cache
 
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """Where a tokenizer puts special tokens around a question and a context, read off the tokenizer itself."""
+    """The special tokens that a tokenizer puts around a question and a context, as ids."""
 
     prefix: tuple[int, ...]
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     no_answer_position: int
-    context_type: int  # token type id of the context and what follows it; all before is `question_type`
+    context_type: int  # token type id of the context and of what follows it; before, it is `question_type`
     question_type: int
 
     @property
     def n_special(self) -> int:
+        """The number of special tokens in a window."""
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "PairTemplate":
-        """Read the template off an encoded pair.
+        """The template of a tokenizer, from an encoded pair.
 
         Raises:
             DistilError: The tokenizer is not a fast one, or does not write the question before the context.
@@ -50,7 +51,7 @@ class PairTemplate:
         if context[0] < question[0] or not prefix:
             raise DistilError(
                 f"{type(tokenizer).__name__} does not write a leading special token, the question and then the "
-                "context; such models (XLNet, T5) are not supported: use a BERT-like reader"
+                "context, and such models (XLNet, T5) are not supported: use a BERT-like reader"
             )
         cls_id = tokenizer.cls_token_id
         return cls(
@@ -66,13 +67,13 @@ class PairTemplate:
 def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise DistilError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets; load it "
+            f"{type(tokenizer).__name__} is not a fast tokenizer, and only those have character offsets: load it "
             "with AutoTokenizer.from_pretrained(..., use_fast=True) or convert it to a tokenizer.json"
         )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over what decides a text's tokens; presets for truncation and padding, which we never use, left out."""
+    """SHA-256 (hex) of everything that determines the tokens of a text; truncation and padding are not used here."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.pop("truncation", None)
     content.pop("padding", None)
@@ -80,10 +81,10 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """What makes tokens of a question or a context, in which the names of special tokens are text like any other.
+    """A tokenizer for questions and contexts, in which the names of special tokens are ordinary text.
 
-    A text that says "[SEP]" would end there otherwise. The mask token alone is read as what it is: augmentation writes
-    it into contexts. All other text becomes the tokens that `tokenizer` makes of it, without special ones around them.
+    Otherwise a text with "[SEP]" would end there. Only the mask token is recognised, because augmentation writes it
+    into contexts. All other text gets the same tokens as from `tokenizer`, without special tokens around them.
 
     Args:
         tokenizer: A fast tokenizer. It is not changed.
@@ -92,19 +93,19 @@ def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
         DistilError: The tokenizer is not a fast one.
     """
     if tokenizer not in _TEXT_TOKENIZERS:
-        _TEXT_TOKENIZERS[tokenizer] = _made_for_text(tokenizer)
+        _TEXT_TOKENIZERS[tokenizer] = _for_text(tokenizer)
     return _TEXT_TOKENIZERS[tokenizer]
 
 
-def _made_for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def _for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     _require_fast(tokenizer)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     mask, names = tokenizer.special_tokens_map.get("mask_token"), set(tokenizer.all_special_tokens)
     for entry in content["added_tokens"]:
         entry["special"] = entry["content"] != mask and (entry["special"] or entry["content"] in names)
     special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
-    # They keep their places, and so all tokens their ids, under names that no vocabulary finds in a text: SentencePiece
-    # models hold them as pieces, too.
+    # They keep their places, so that all ids stay the same, under names that never occur in a text. In SentencePiece
+    # models they are pieces too.
     for entry in content["added_tokens"]:
         entry["content"] = _hidden(entry["content"], special)
     model = content["model"]
@@ -119,7 +120,7 @@ def _made_for_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     made = Tokenizer.from_str(json.dumps(content))
     made.no_truncation()
     made.no_padding()
-    made.encode_special_tokens = True  # that is: as text
+    made.encode_special_tokens = True  # as text
     return made
 
 
@@ -128,6 +129,6 @@ def _hidden(token: str, special: set[str]) -> str:
 
 
 def _of_merge(merge: str | list[str], model: dict[str, Any]) -> set[str]:
-    """The two tokens that a merge of byte pair encoding joins, and the one they become."""
+    """The two tokens that a merge of byte pair encoding joins, and the result."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return {left, right, left + right.removeprefix(model.get("continuing_subword_prefix") or "")}

@@ -140,7 +140,7 @@ def _whole_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
     whole = [(replace_lone_surrogates(question), replace_lone_surrogates(context)) for question, context in pairs]
     if any(new is not old for pair in zip(whole, pairs, strict=True) for new, old in zip(*pair, strict=True)):
         replaced = sum(count_lone_surrogates(text) for pair in pairs for text in pair)
-        logger.warning("replaced %d half surrogate pair(s), which are no characters, by U+FFFD", replaced)
+        logger.warning("replaced %d lone surrogate(s), which are not characters, by U+FFFD", replaced)
     return whole
 
 

@@ -1,4 +1,4 @@
-"""What is known of a reader on a data set: size, speed, scores, and what it said to every question."""
+"""Measurements of a reader on a dataset: size, speed, scores, and its answer to every question."""
 
 import statistics
 import time
@@ -16,21 +16,22 @@ from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import predict_distributed
 from haystack_distill.models.reader import Prediction, Reader
+from haystack_distill.utils.checks import check_argument
 
 Role: TypeAlias = Literal["teacher", "labels", "distilled", "other"]
 
 ROLES = get_args(Role)
-_WARM_UP = 3  # calls before the clock starts: the first ones pay for memory and caches
+_WARM_UP = 3  # untimed calls: the first ones allocate memory and fill caches
 
 
 @dataclass(frozen=True)
 class ExampleResult:
-    """What a reader said to one question.
+    """A reader's answer to one question.
 
     Attributes:
-        id: The question's.
-        text: The answer it gives, "" for no answer.
-        score: Probability of that answer, or of no-answer where that is what it says (0 to 1).
+        id: The id of the question.
+        text: The answer, "" for no answer.
+        score: The probability of that answer (0 to 1).
         exact: Exact match, 0 or 1.
         f1: F1, 0 to 1.
     """
@@ -44,19 +45,19 @@ class ExampleResult:
 
 @dataclass(frozen=True)
 class Measurements:
-    """A reader measured on a data set; everything in it can be written as JSON (`to_json`, `from_json`).
+    """The measurements of a reader on a dataset, which can be stored as JSON (`to_json`, `from_json`).
 
     Attributes:
-        name: What the reader is called in tables and figures.
+        name: The name of the reader in tables and figures.
         role: "teacher", "labels" (a student trained on labels alone), "distilled" or "other".
-        parameters: Weights, shared ones counted once.
-        megabytes: Size of the weights in 10^6 bytes.
-        metrics: What `data.squad.metrics.squad_metrics` returns, in per cent.
-        milliseconds: Time for one question asked alone: the median over `timed_questions` calls, after a warm-up.
-        timed_questions: How many questions were timed, spread evenly over the data.
-        device: Where and how it ran, such as "cpu, fp32, 2 threads".
-        data: `data.squad.load.content_hash` of the examples.
-        examples: What it said to each question, in the order of the data.
+        parameters: The number of parameters, shared ones counted once.
+        megabytes: The size of the weights in 10^6 bytes.
+        metrics: The result of `data.squad.metrics.squad_metrics`, in per cent.
+        milliseconds: Latency of a single question: the median over `timed_questions` calls, after a warm-up.
+        timed_questions: The number of questions that were timed, spread evenly over the data.
+        device: Device, precision and threads, such as "cpu, fp32, 2 threads".
+        data: The `data.squad.load.content_hash` of the examples.
+        examples: The answer to each question, in the order of the data.
     """
 
     name: str
@@ -71,16 +72,15 @@ class Measurements:
     examples: tuple[ExampleResult, ...]
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise DistilError(f"unknown role {self.role!r}: choose one of {', '.join(ROLES)}")
+        _check_role(self.role)
 
     def to_json(self) -> dict[str, Any]:
-        """The measurements as plain dictionaries and lists."""
+        """The measurements as dictionaries and lists."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Measurements":
-        """What `to_json` gave.
+        """Restore measurements from the result of `to_json`.
 
         Raises:
             DistilError: The content has other keys.
@@ -89,7 +89,7 @@ class Measurements:
             examples = tuple(ExampleResult(**example) for example in content["examples"])
             return cls(**{**content, "examples": examples})
         except (KeyError, TypeError) as error:
-            raise DistilError(f"these are no measurements of a reader ({error}): measure it again") from error
+            raise DistilError(f"not the measurements of a reader ({error}): measure it again") from error
 
 
 def measure_reader(
@@ -102,37 +102,34 @@ def measure_reader(
     processes: PartialState | None = None,
     cache_dir: str | Path | None = None,
 ) -> Measurements:
-    """Measure a reader: all questions in batches for the scores, some of them alone for the time.
+    """Measure a reader: all questions in batches for the scores, and some of them singly for the latency.
 
-    "No answer" is allowed exactly where the data holds unanswerable questions, as in `Reader.evaluate`.
+    No answer is allowed if and only if the data has unanswerable questions, as in `Reader.evaluate`.
 
     Args:
-        reader: Who is measured.
+        reader: The reader to measure.
         examples: Labelled examples, as `data.squad.load.load_examples` returns them.
-        name: What to call the reader.
-        role: What the reader is to the others, see `Measurements`.
-        timed_questions: How many questions to ask alone, at most; all where the data has fewer.
-        processes: The processes of a run, if there are several: each asks its share of the questions.
-        cache_dir: See `utils.cache.cache_directory`.
+        name: The name of the reader in tables and figures.
+        role: The role of the reader in a comparison, see `Measurements`.
+        timed_questions: The number of questions to time; all if the data has fewer.
+        processes: The processes of a distributed run, each of which predicts its share of the questions.
+        cache_dir: The cache directory, see `utils.cache.cache_directory`.
 
     Raises:
         DataError: There are no examples, or some are unlabelled.
         DistilError: The role is unknown, or `timed_questions` is below 1.
     """
-    if role not in ROLES:
-        raise DistilError(f"unknown role {role!r}: choose one of {', '.join(ROLES)}")
-    if timed_questions < 1:
-        raise DistilError(f"timed_questions must be at least 1, not {timed_questions}")
+    _check_role(role)
+    check_argument("timed_questions", timed_questions, timed_questions >= 1, "at least 1")
     data = content_hash(examples)
     ids = examples["id"]
-    example_scores(examples, dict.fromkeys(ids, ""))  # bad data is an error now, not after the reader has run for long
+    example_scores(examples, dict.fromkeys(ids, ""))  # fails early on invalid data
     threshold = reader.no_answer_threshold if any(examples["is_impossible"]) else None
     windows = reader.cut(examples, cache_dir=cache_dir)
     predictions = predict_distributed(reader, windows, processes)
     metrics = reader.metrics_of(examples, predictions)
-    chosen = {key: _said(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
-    said = {key: text for key, (text, _) in chosen.items()}
-    by_example = example_scores(examples, said)
+    answers = {key: _chosen_answer(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
+    by_example = example_scores(examples, {key: text for key, (text, _) in answers.items()})
     pairs = question_context_pairs(examples, timed_questions)
     return Measurements(
         name=name,
@@ -144,12 +141,12 @@ def measure_reader(
         timed_questions=len(pairs),
         device=_device(reader),
         data=data,
-        examples=tuple(ExampleResult(key, *chosen[key], *by_example[key]) for key in ids),
+        examples=tuple(ExampleResult(key, *answers[key], *by_example[key]) for key in ids),
     )
 
 
-def _said(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
-    """Text and probability of the answer given; without a threshold a span, where there is any."""
+def _chosen_answer(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
+    """Text and probability of the answer; without a threshold, a span if there is one."""
     if threshold is None and prediction.answers:
         answer = prediction.answers[0]
     else:
@@ -158,20 +155,24 @@ def _said(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
 
 
 def milliseconds_per_question(reader: Reader, pairs: Sequence[tuple[str, str]]) -> float:
-    """The median time for one (question, context) pair asked alone, after a warm-up."""
+    """The median latency of single (question, context) pairs, after a warm-up."""
     seconds = []
     for pair in [*pairs[:_WARM_UP], *pairs]:
-        began = time.perf_counter()
-        reader.predict_pairs([pair])  # ends with the logits on the CPU, so an accelerator has finished, too
-        seconds.append(time.perf_counter() - began)
+        start = time.perf_counter()
+        reader.predict_pairs([pair])  # returns logits on the CPU, so an accelerator has finished
+        seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[-len(pairs) :])
 
 
-def question_context_pairs(examples: datasets.Dataset, wanted: int) -> list[tuple[str, str]]:
-    """Question and context of at most so many examples, spread evenly."""
-    chosen = min(wanted, len(examples))
-    rows = examples.select([row * len(examples) // chosen for row in range(chosen)])
+def question_context_pairs(examples: datasets.Dataset, n: int) -> list[tuple[str, str]]:
+    """Question and context of at most `n` examples, spread evenly over the data."""
+    n = min(n, len(examples))
+    rows = examples.select([row * len(examples) // n for row in range(n)])
     return list(zip(rows["question"], rows["context"], strict=True))
+
+
+def _check_role(role: str) -> None:
+    check_argument("role", role, role in ROLES, f"one of {', '.join(ROLES)}")
 
 
 def _device(reader: Reader) -> str:

@@ -1,7 +1,4 @@
-"""What the processes of one run share out among themselves: asking a reader, asking a teacher.
-
-They need a cache directory and an output directory that all of them see.
-"""
+"""Prediction and evaluation by the processes of one distributed run, which must share a cache directory."""
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -12,16 +9,16 @@ from haystack_distill.utils.processes import process_share
 
 
 def predict_distributed(reader: Reader, windows: Windows, processes: PartialState | None) -> list[Prediction]:
-    """`Reader.predict_windows`, each process predicting its share; every process gets the predictions of all."""
+    """`Reader.predict_windows`, with the examples divided among processes; every process gets all predictions."""
     if processes is None or processes.num_processes == 1:
         return list(reader.predict_windows(windows))
     own = reader.predict_windows(windows, examples=process_share(len(windows.examples), processes))
-    found: list[Prediction] = gather_object(list(own))
-    return found
+    predictions: list[Prediction] = gather_object(list(own))
+    return predictions
 
 
 def evaluate_distributed(reader: Reader, windows: Windows, processes: PartialState) -> dict[str, float]:
-    """`Reader.evaluate_windows`, shared out likewise; every process gets the metrics of the whole."""
+    """`Reader.evaluate_windows`, with the examples divided among processes; every process gets the metrics."""
     if processes.num_processes == 1:
         return reader.evaluate_windows(windows)
     return reader.metrics_of(windows.examples, predict_distributed(reader, windows, processes))

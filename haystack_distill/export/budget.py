@@ -1,4 +1,4 @@
-"""Which student fits a budget: candidate shapes are made and measured on this machine."""
+"""Students that fit a budget: candidate shapes are built and measured on this machine."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,42 +14,47 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.utils.files import temporary_directory, writing
 from haystack_distill.utils.model_files import EXPORT_FOLDER
 
-_WIDTHS = (0.75, 0.5, 0.25)  # of the teacher's, for students that start from random weights
+_WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher, for students with random weights
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a student may cost: milliseconds a question, or 10^6 bytes of its model file."""
+    """The budget of a student: milliseconds per question, or 10^6 bytes of its model file.
+
+    Attributes:
+        amount: The largest value that is within the budget.
+        unit: "ms" or "MB".
+    """
 
     amount: float
     unit: str
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Read "20 ms/question" or "10 MB".
+        """Parse "20 ms/question" or "10 MB".
 
         Raises:
-            DistilError: Neither.
+            DistilError: The text is neither.
         """
         found = _BUDGET.fullmatch(text)
         if found is None or float(found.group(1)) == 0:
-            raise DistilError(f"a budget is written like '20 ms/question' or '10 MB', not {text!r}")
+            raise DistilError(f"budget must be written like '20 ms/question' or '10 MB', not {text!r}")
         return cls(float(found.group(1)), "MB" if found.group(2).lower() == "mb" else "ms")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student's shape and its cost.
+    """The shape of a student and its cost.
 
     Attributes:
-        layers: Its layers.
-        hidden_size: Its width.
-        parameters: Its weights.
-        megabytes: Its model file for the backend, in 10^6 bytes.
-        milliseconds: Median time of one question, asked alone.
+        layers: The number of layers.
+        hidden_size: The hidden size.
+        parameters: The number of parameters.
+        megabytes: The size of the model file for the backend, in 10^6 bytes.
+        milliseconds: The median latency of a single question.
         fits: Whether it is within the budget.
-        making: The arguments of `haystack-distill student` that make it.
+        making: The arguments of `haystack-distill student` that create it.
     """
 
     layers: int
@@ -69,27 +74,26 @@ def suggest_students(
     backend: str = "torch",
     num_threads: int | None = None,
 ) -> list[Candidate]:
-    """Candidate students of a teacher, largest first; the first that fits is the one to distil.
+    """Measure candidate students of a teacher, largest first; the first that fits is the one to distil.
 
-    Candidates are the teacher cut to each smaller depth and, at the depths of half and a quarter of its layers, models
-    of three quarters, half and a quarter of its width. Cost is a matter of shape, not of what a student has learnt, so
-    nothing is trained.
+    Candidates are the teacher cut to each smaller number of layers and, with half and a quarter of its layers, models
+    of three quarters, half and a quarter of its width. Nothing is trained, because cost depends on the shape only.
 
     Args:
         teacher: The reader to distil.
-        budget: What a student may cost.
-        pairs: Questions and contexts to time, such as will be asked.
-        backend: What students will run on; see `Reader.load`.
-        num_threads: Processor threads that a forward pass may use.
+        budget: The budget of the student.
+        pairs: Typical questions and contexts, to measure the latency.
+        backend: The backend that students will run on, see `Reader.load`.
+        num_threads: CPU threads per forward pass.
 
     Raises:
-        DistilError: The teacher cannot be cut or exported, or there is nothing to time.
+        DistilError: The teacher cannot be cut or exported, or there are no questions.
     """
     check_backend(backend)
     if not pairs:
-        raise DistilError("there are no questions to time")
+        raise DistilError("there are no questions to time: give at least one")
     found = []
-    for making, student in _shapes(teacher):
+    for making, student in _candidates(teacher):
         with temporary_directory() as scratch, writing(Path(scratch)):
             if backend == "torch":
                 student.save(scratch)
@@ -101,11 +105,11 @@ def suggest_students(
                 export_reader(student, scratch, ExportSettings(int8=int8))
                 file = Path(scratch) / EXPORT_FOLDER / FILES[backend]
             megabytes = file.stat().st_size / 1e6
-            where: dict[str, Any] = {}
+            placement: dict[str, Any] = {}
             if backend == "torch":
-                where = {"device": teacher.device, "precision": teacher.precision}
+                placement = {"device": teacher.device, "precision": teacher.precision}
             served = Reader.load(
-                scratch, backend=backend, num_threads=num_threads, window_settings=teacher.window_settings, **where
+                scratch, backend=backend, num_threads=num_threads, window_settings=teacher.window_settings, **placement
             )
             milliseconds = milliseconds_per_question(served, pairs)
         cost = milliseconds if budget.unit == "ms" else megabytes
@@ -124,8 +128,8 @@ def suggest_students(
     return sorted(found, key=lambda one: (-one.parameters, -one.milliseconds))
 
 
-def _shapes(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
-    """Students and how they are made."""
+def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
+    """Candidate students with the arguments that create them."""
     config = teacher.model.config
     total, width, heads = (
         int(getattr(config, name)) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")

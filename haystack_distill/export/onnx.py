@@ -1,4 +1,4 @@
-"""Exporting a reader to ONNX, in fp32 and int8, checked against the model that it was made from."""
+"""Export of a reader to ONNX, in fp32 and int8, verified against the original model."""
 
 import contextlib
 import copy
@@ -31,10 +31,10 @@ from haystack_distill.utils.transformers_compat import with_plain_attention
 INT8 = ("dynamic", "static", "none")
 _OPSET = 18
 _FLOAT = 1  # onnx.TensorProto.FLOAT
-_TOLERANCE = 1e-3  # of the fp32 logits; they come within 1e-5 where all is well
+_TOLERANCE = 1e-3  # of the fp32 logits, which normally differ by less than 1e-5
 _CALIBRATION_WINDOWS = 256
 _COMPARED_WINDOWS = 200
-# What is exported with and compared on where there is no data: batches and lengths that differ.
+# Inputs for tracing, and for comparing where there is no data: of different lengths.
 _PROBES = [
     ("Who wrote it?", "Ada Lovelace wrote it in 1843."),
     ("Where was the harbour built, and by whom?", "The harbour of Lindow was built in 1702 by a mason from Delft."),
@@ -47,11 +47,11 @@ class ExportSettings:
     """How a reader is exported.
 
     Args:
-        int8: "dynamic" (weights in int8, activations scaled in every call), "static" (activations scaled once, by what
-            they were on calibration data) or "none".
-        per_channel: One int8 scale an output column of a weight, not one a weight.
-        reduce_range: Weights in 7 of the 8 bits. Processors without VNNI add pairs of int8 products in 16 bits, which
-            overflow otherwise; with VNNI it costs a little precision and no time.
+        int8: "dynamic" (int8 weights, activations scaled in every call), "static" (activations scaled once, on
+            calibration data) or "none".
+        per_channel: Whether each output column of a weight has its own int8 scale.
+        reduce_range: Whether weights use 7 of the 8 bits. Processors without VNNI add pairs of int8 products in 16 bits
+            and overflow otherwise; with VNNI it costs a little precision and no time.
     """
 
     int8: str = "dynamic"
@@ -71,64 +71,63 @@ def export_reader(
     calibration: ExampleSource | None = None,
     data: ExampleSource | None = None,
 ) -> dict[str, Any]:
-    """Write a reader and, in its folder `onnx`, what `Reader.load(directory, backend=...)` runs faster.
+    """Write a reader and, in its folder `onnx`, exported models for `Reader.load(directory, backend=...)`.
 
-    `model.onnx` is the model in fp32, any batch and length, its graph optimised; `model_int8.onnx` has its weights in
-    int8, a quarter of the size (dynamic quantisation: https://onnxruntime.ai/docs/performance/model-optimizations/).
-    `export.json` says how near they are to the model and what each scores.
+    `model.onnx` is the model in fp32 with an optimised graph, for any batch size and length; `model_int8.onnx` has int8
+    weights, a quarter of the size (dynamic quantisation: https://onnxruntime.ai/docs/performance/model-optimizations/).
+    `export.json` records how close they are to the original model, and their metrics.
 
     Args:
         reader: A reader with weights.
-        directory: Where reader and exported models go. Each file is replaced as a whole.
-        settings: See `ExportSettings`.
-        calibration: Examples that static quantisation scales activations by; training data, never what is measured on.
-        data: Examples to measure every backend on.
+        directory: The directory for the reader and the exported models. Each file is replaced atomically.
+        settings: The settings of the export; the default is `ExportSettings()`.
+        calibration: Examples for static quantisation to scale activations; training data, never evaluation data.
+        data: Examples to evaluate every backend on.
 
     Returns:
-        What `export.json` holds.
+        The content of `export.json`.
 
     Raises:
-        DistilError: The `onnx` extra is not installed, the model cannot be exported, its exported form says something
-            else than the model, or calibration data is missing or useless.
+        DistilError: The `onnx` extra is not installed, the model cannot be exported, the exported model computes other
+            logits, or calibration data is missing or unused.
         WriteError: The directory or a temporary one cannot be written.
     """
     chosen = settings or ExportSettings()
     if (chosen.int8 == "static") != (calibration is not None):
-        raise DistilError("static quantisation needs calibration data, and nothing else does")
+        raise DistilError("calibration data is needed for static quantisation, and only for it: give both or neither")
     reader.require_weights()
-    if reader.model.config.model_type == "longformer":  # found out by exporting, which takes minutes
+    if reader.model.config.model_type == "longformer":  # its export fails only after minutes
         raise DistilError(
-            f"{type(reader.model).__name__} cannot be exported to ONNX: its attention is cut into as many pieces as "
-            "the text that it is exported with has; use it with backend='torch', or distil it into a model of another "
-            "kind"
+            f"{type(reader.model).__name__} cannot be exported to ONNX, because the traced attention depends on the "
+            "length of the text: use it with backend='torch', or distil it into a model of another type"
         )
     reader = copy.copy(reader)
-    reader.precision = "fp32"  # what is exported; in bf16 the model itself would differ from it by more than allowed
+    reader.precision = "fp32"  # as exported; bf16 would exceed the tolerance
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
     target = expand_user(directory)
     require_writable(target)
     with temporary_directory() as scratch, writing(Path(scratch)):
-        made = {"onnx": Path(scratch) / FILES["onnx"]}
-        _write_onnx(reader, made["onnx"])
+        exported = {"onnx": Path(scratch) / FILES["onnx"]}
+        _write_onnx(reader, exported["onnx"])
         if chosen.int8 != "none":
-            made["onnx-int8"] = Path(scratch) / FILES["onnx-int8"]
+            exported["onnx-int8"] = Path(scratch) / FILES["onnx-int8"]
             windows = None if calibration is None else reader.cut(load_examples(calibration))
-            _quantise(made["onnx"], made["onnx-int8"], chosen, windows)
+            _quantise(exported["onnx"], exported["onnx-int8"], chosen, windows)
         record = {
             "settings": vars(chosen),
             "versions": versions("onnx", "onnxruntime"),
-            "backends": _compare(reader, made, data),
+            "backends": _compare(reader, exported, data),
         }
         reader.save(target)
-        write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: what lies beside it is known to be ours
-        for backend, file in made.items():
+        write_json(target / EXPORT_FOLDER / EXPORT_RECORD, record)  # first: marks the other files as exports
+        for backend, file in exported.items():
             write_atomically(target / EXPORT_FOLDER / FILES[backend], partial(shutil.copyfile, file))
     return record
 
 
 class _Logits(nn.Module):
-    """A model as ONNX wants it: tensors in, two tensors out."""
+    """A model for the exporter: tensors as inputs, start and end logits as outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -143,14 +142,14 @@ class _Logits(nn.Module):
 
 
 def _write_onnx(reader: Reader, path: Path) -> None:
-    """The model in fp32, for any batch and length, its attention, normalisation and activation fused to a node each."""
+    """Export the model in fp32, for any batch size and length, with fused attention, normalisation and activation."""
     batch = _inputs(reader, _PROBES[:2])
     model = _Logits(with_plain_attention(reader.model)).cpu().eval()
     raw = path.with_name("raw.onnx")
     names = [*batch, "start_logits", "end_logits"]
-    with _quietly():
+    with _quiet():
         try:
-            # The tracing exporter: ten times as quick as the newer one, and what it writes is what gets fused below.
+            # The tracing exporter is ten times faster than the newer one, and the optimizer fuses its graphs only.
             torch.onnx.export(
                 model,
                 tuple(batch.values()),
@@ -161,10 +160,12 @@ def _write_onnx(reader: Reader, path: Path) -> None:
                 output_names=names[len(batch) :],
                 dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
             )
-        except Exception as error:  # whatever the exporter raises, the model is what it cannot read
+        except Exception as error:  # the exporter raises many classes for models that it cannot trace
             if system_reason(error) is not None:
                 raise
-            raise DistilError(f"{type(reader.model).__name__} cannot be exported to ONNX: {error}") from error
+            raise DistilError(
+                f"{type(reader.model).__name__} cannot be exported to ONNX ({error}): use it with backend='torch'"
+            ) from error
     _optimise(reader, raw, path)
     raw.unlink()
 
@@ -172,7 +173,7 @@ def _write_onnx(reader: Reader, path: Path) -> None:
 def _optimise(reader: Reader, raw: Path, path: Path) -> None:
     optimizer = import_onnx("onnxruntime.transformers.optimizer")
     config = reader.model.config
-    with _quietly():
+    with _quiet():
         optimised = optimizer.optimize_model(
             str(raw),
             model_type="bert",
@@ -189,10 +190,10 @@ def _quantise(source: Path, target: Path, settings: ExportSettings, windows: Win
         "per_channel": settings.per_channel,
         "reduce_range": settings.reduce_range,
         "weight_type": quantization.QuantType.QInt8,
-        # Fused nodes are ONNX Runtime's own, and ONNX cannot tell of what type their outputs are.
+        # ONNX cannot infer the output types of fused nodes, which are specific to ONNX Runtime.
         "extra_options": {"DefaultTensorType": _FLOAT},
     }
-    with _quietly():
+    with _quiet():
         if windows is None:
             quantization.quantize_dynamic(str(source), str(target), **shared)
             return
@@ -209,7 +210,7 @@ def _quantise(source: Path, target: Path, settings: ExportSettings, windows: Win
 
 
 class _Calibration:
-    """Batches of one window each, as ONNX Runtime's quantiser asks for them."""
+    """A calibration data reader for ONNX Runtime, with batches of one window."""
 
     def __init__(self, windows: Windows) -> None:
         chosen = np.linspace(0, len(windows) - 1, min(len(windows), _CALIBRATION_WINDOWS)).astype(int)
@@ -217,16 +218,16 @@ class _Calibration:
         self._batches: Iterator[dict[str, torch.Tensor]] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, None after the last."""
+        """The next batch, or None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {name: tensor.numpy() for name, tensor in batch.items()}
 
 
-def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) -> dict[str, Any]:
-    """How near each exported model is to the model, and what each scores.
+def _compare(reader: Reader, exported: dict[str, Path], data: ExampleSource | None) -> dict[str, Any]:
+    """Compare the logits of each exported model with those of the reader, and evaluate all of them on `data`.
 
     Raises:
-        DistilError: The fp32 one says something else.
+        DistilError: The logits of the fp32 model differ by more than the tolerance.
     """
     examples = None if data is None else load_examples(data)
     windows = reader.cut_pairs(_PROBES) if examples is None else reader.cut(examples)
@@ -234,8 +235,8 @@ def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) 
     expected = dict(_logits(reader, windows, selection))
     compared: dict[str, Any] = {"torch": {}}
     served = {"torch": reader}
-    for backend, file in made.items():
-        served[backend] = _like(reader, ExportedModel(file, one_by_one=backend == "onnx-int8"))
+    for backend, file in exported.items():
+        served[backend] = _with_exported(reader, ExportedModel(file, one_by_one=backend == "onnx-int8"))
         largest, same = 0.0, []
         for window, (starts, ends) in _run(served[backend], backend, windows, selection):
             other_starts, other_ends = expected[window]
@@ -243,8 +244,8 @@ def _compare(reader: Reader, made: dict[str, Path], data: ExampleSource | None) 
             same.append(bool(starts.argmax() == other_starts.argmax() and ends.argmax() == other_ends.argmax()))
         if backend == "onnx" and not largest <= _TOLERANCE:
             raise DistilError(
-                f"the logits of {type(reader.model).__name__} and of its ONNX form differ by up to {largest:.3g}, so "
-                "it is not written; this model cannot be exported with these versions of torch and transformers"
+                f"the logits of {type(reader.model).__name__} and of its ONNX export differ by up to {largest:.3g}, so "
+                "it is not written: use backend='torch', or other versions of torch and transformers"
             )
         compared[backend] = {
             "megabytes": file.stat().st_size / 1e6,
@@ -263,35 +264,35 @@ def _run(
     """`_logits` of an exported model.
 
     Raises:
-        DistilError: ONNX Runtime cannot run it: what was exported works at some lengths only, or not in int8.
+        DistilError: ONNX Runtime cannot run it: it works for some lengths only, or not in int8.
     """
     try:
         yield from _logits(reader, windows, selection)
-    except Exception as error:  # ONNX Runtime's own errors have no base class of their own
+    except Exception as error:  # the errors of ONNX Runtime have no common class
         reason = " ".join(str(error).split())[:200]
-        kind = type(reader.model).__name__
+        model_class = type(reader.model).__name__
         if backend == "onnx-int8":
             raise DistilError(
-                f"ONNX Runtime cannot run {kind} in int8; export it with int8='none' ({reason})"
+                f"ONNX Runtime cannot run {model_class} in int8 ({reason}): export it with int8='none'"
             ) from error
         raise DistilError(
-            f"the ONNX form of {kind} cannot be run at other lengths than it was made at, so it is not written; use "
-            f"this model with backend='torch' ({reason})"
+            f"the ONNX export of {model_class} runs only at the length that it was traced with, so it is not written "
+            f"({reason}): use this model with backend='torch'"
         ) from error
 
 
 def _logits(
     reader: Reader, windows: AnyWindows, selection: range
 ) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
-    """Start and end logits of each window, without its padding."""
+    """The index of each window with its start and end logits, without padding."""
     for batch, starts, ends in reader.logits(windows, selection):
         for row, window in enumerate(batch["window"].tolist()):
             length = int(windows.lengths[window])
             yield window, (starts[row, :length], ends[row, :length])
 
 
-def _like(reader: Reader, exported: ExportedModel) -> Reader:
-    """The reader, but run by an exported model."""
+def _with_exported(reader: Reader, exported: ExportedModel) -> Reader:
+    """A copy of a reader that runs an exported model."""
     other = copy.copy(reader)
     other.exported = exported
     return other
@@ -303,8 +304,8 @@ def _inputs(reader: Reader, pairs: list[tuple[str, str]]) -> dict[str, torch.Ten
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporters' progress and their warnings about themselves are not for our users."""
+def _quiet() -> Iterator[None]:
+    """Suppress the progress output and the internal warnings of the exporters."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

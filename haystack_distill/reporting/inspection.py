@@ -1,4 +1,4 @@
-"""What can be read off a reader's files, without loading it."""
+"""Inspection of a reader's files, without loading the model."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from haystack_distill.utils.model_files import (
     read_json_object,
 )
 
-# Configuration values worth showing: BERT's names and DistilBERT's.
+# Configuration values in the description, under the names of BERT and of DistilBERT.
 _SHAPE = (
     *("num_hidden_layers", "n_layers", "hidden_size", "dim", "num_attention_heads", "n_heads"),
     *("intermediate_size", "hidden_dim", "max_position_embeddings", "vocab_size"),
@@ -22,7 +22,7 @@ _SHAPE = (
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """What can be read off a reader's files, without loading it.
+    """Describe a reader from its files, without loading the model.
 
     Raises:
         DistilError: It is not a directory with a model in safetensors and its configuration.

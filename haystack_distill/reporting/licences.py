@@ -1,4 +1,4 @@
-"""What the Hugging Face hub takes in a model card's front matter: identifiers of licences, codes of languages."""
+"""Identifiers of licences and codes of languages that the Hugging Face hub accepts in a model card."""
 
 import difflib
 import re
@@ -21,26 +21,25 @@ LICENCES = frozenset(_IDENTIFIERS.split())
 
 
 def require_licence(licence: str | None) -> None:
-    """Check that the hub knows a licence.
+    """Check that the hub has an identifier for a licence.
 
     Raises:
-        DistilError: It does not; the message names the nearest that it knows.
+        DistilError: It has none; the message names the most similar one.
     """
     if licence is None or licence in LICENCES:
         return
     near = difflib.get_close_matches("-".join(licence.lower().split()), LICENCES, n=1)
-    known = f'did you mean "{near[0]}"?' if near else 'give its identifier, such as "apache-2.0"'
-    raise DistilError(f'the hub knows no licence {licence!r}: {known} For one that it has no identifier for, "other"')
+    hint = f'did you mean "{near[0]}"' if near else 'give its identifier, such as "apache-2.0"'
+    raise DistilError(f'the hub has no licence {licence!r}: {hint} (a licence without an identifier is "other")')
 
 
 def require_language(language: str | None) -> None:
-    """Check that a language is said as the hub takes it.
+    """Check that a language is a code that the hub accepts.
 
     Raises:
         DistilError: It is not.
     """
     if language is not None and not re.fullmatch(r"[a-z]{2,3}|code|multilingual", language):
         raise DistilError(
-            f'the hub takes a language as its code of two or three letters, such as "en", or "multilingual", not '
-            f"{language!r}"
+            f'language must be a code of two or three letters, such as "en", or "multilingual", not {language!r}'
         )

@@ -1,4 +1,4 @@
-"""The model card: a reader's README.md with front matter that the hub understands; and the way to the hub."""
+"""The model card of a reader, a README.md with front matter for the Hugging Face hub, and uploading to the hub."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from haystack_distill.utils.files import expand_user
 
 CARD_FILE = "README.md"
 
-# Not for others: hidden and half-written files, checkpoints with optimiser states, TensorBoard's logs (their names
-# hold the machine's), and what quotes the data: it may be private.
-LEFT_AT_HOME = (
+# Hidden and temporary files, checkpoints with optimiser states, TensorBoard logs (their names contain the host name),
+# and reports, which quote data that may be private.
+NOT_UPLOADED = (
     ".*",
     "*/.*",
     "*.tmp",
@@ -58,7 +58,7 @@ _METRICS = {"exact": ("exact_match", "Exact match"), "f1": ("f1", "F1")}
 
 
 def hub_name(name: str | Path) -> str | None:
-    """`name` where it can only be a name on the hub; None for files and directories and for the embedded teacher."""
+    """`name` if it can only be a name on the hub; None for files, directories and the embedded teacher."""
     text = str(name)
     if text == "embedded" or text.lower().endswith(FILE_ENDINGS) or expand_user(text).exists():
         return None
@@ -82,39 +82,39 @@ def write_card(
     license: str | None = None,
     language: str | None = None,
 ) -> Path:
-    """Write a reader's model card to `README.md` in its directory; a card that is there is replaced.
+    """Write a reader's model card to `README.md` in its directory, replacing any existing card.
 
-    Teacher and data go to the front matter (`base_model`, `datasets`) where they are names on the hub. Of a local path
-    the card says only the last part.
+    Teacher and data are in the front matter (`base_model`, `datasets`) if they are names on the hub. Of local paths the
+    card has only the last part.
 
     Args:
-        directory: The reader's directory; its name is the model's.
+        directory: The reader's directory, whose name is the name of the model.
         metrics: SQuAD metrics of the reader on `dev_data`, in per cent; may be empty.
-        teacher: The teacher, as it was loaded: a hub name, a directory or "embedded".
-        train_data: What it learnt from: hub names or files.
-        dev_data: What it was measured on: a hub name or a file.
-        dev_split: Which split of `dev_data`, where it is from the hub.
-        runs: What was done, in order: the records that runs leave in `utils.model_files.RUN_FILE`.
-        measurements: The reader and those it is compared with, for the table of results.
-        license: A licence as the hub calls it, such as "apache-2.0". None states none: teacher and data may bind it.
+        teacher: The teacher: a hub name, a directory or "embedded".
+        train_data: The training data: hub names or files.
+        dev_data: The evaluation data: a hub name or a file.
+        dev_split: The split of `dev_data`, if it is on the hub.
+        runs: The records of the runs that trained the reader, in order, as in `utils.model_files.RUN_FILE`.
+        measurements: The reader and those to compare it with, for the table of results.
+        license: The identifier of a licence on the hub, such as "apache-2.0". None leaves it out.
         language: A language code, such as "en".
 
     Returns:
         The path of the card.
 
     Raises:
-        DistilError: No such directory, metrics without `dev_data`, or something the hub would not take.
+        DistilError: There is no such directory, metrics come without `dev_data`, or the hub would reject the card.
     """
     directory = expand_user(directory)
     if not directory.is_dir():
-        raise DistilError(f"{directory} is not there: save the reader first, its card goes beside it")
+        raise DistilError(f"{directory} does not exist: save the reader there first")
     if metrics and dev_data is None:
-        raise DistilError("metrics mean nothing without the data they were measured on: give dev_data, too")
+        raise DistilError("metrics need the data that they were measured on: give dev_data too")
     require_licence(license)
     require_language(language)
     name = directory.resolve().name
     hub_data = [found for found in map(hub_name, train_data) if found is not None]
-    shown = {key: value for key, value in metrics.items() if key in _METRICS}
+    published = {key: value for key, value in metrics.items() if key in _METRICS}
     try:
         data = ModelCardData(
             base_model=None if teacher is None else hub_name(teacher),
@@ -122,38 +122,39 @@ def write_card(
             language=language,
             library_name="transformers",
             license=license,
-            metrics=[_METRICS[key][0] for key in shown] or None,
+            metrics=[_METRICS[key][0] for key in published] or None,
             model_name=name,
             pipeline_tag="question-answering",
             tags=["haystack", "haystack-distill", "knowledge-distillation"],
-            eval_results=[_eval_result(key, value, str(dev_data), dev_split) for key, value in shown.items()] or None,
+            eval_results=[_eval_result(key, value, str(dev_data), dev_split) for key, value in published.items()]
+            or None,
         )
         body = _body(directory, name, teacher, train_data, dev_data, dev_split, metrics, runs, measurements)
         card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
     except ValueError as error:
-        raise DistilError(f"the hub would not take the card of {directory}: {error}") from error
+        raise DistilError(f"the hub would reject the card of {directory} ({error}): correct its entries") from error
     write_atomically(directory / CARD_FILE, card.save)
     return directory / CARD_FILE
 
 
 def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a reader's directory to the hub, in one commit; the repository is made where it is not there.
+    """Upload a reader's directory to the hub in one commit; the repository is created if necessary.
 
-    `LEFT_AT_HOME` says what is not uploaded: checkpoints, hidden files, and the report's page and JSON, because they
-    quote the data. The report's figures are.
+    Files that match `NOT_UPLOADED` are left out: checkpoints, hidden files, and the page and JSON of the report, which
+    quote the data. The figures of the report are uploaded.
 
     Args:
-        directory: A reader's directory.
-        repo_id: "owner/name".
-        private: Whether the repository is private; None leaves it to the hub's settings, or as it is.
-        token: What lets you write there; None takes the one you logged in with.
+        directory: The reader's directory.
+        repo_id: The repository, "owner/name".
+        private: Whether the repository has to be private; None uses the default of the hub, or leaves it as it is.
+        token: An access token of the hub; None uses the one of the login.
 
     Returns:
         The repository's address.
 
     Raises:
-        DistilError: No reader there, a public repository although `private` is true (or the other way round), or the
-            hub did not take it.
+        DistilError: There is no reader, the repository is public although `private` is true (or the other way round),
+            or the upload failed.
     """
     directory = expand_user(directory)
     missing = [
@@ -161,7 +162,7 @@ def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = N
     ]
     if missing:
         raise DistilError(
-            f"{directory} is not a reader's directory: {', '.join(missing)} missing; give one that a run wrote"
+            f"{directory} is not the directory of a reader ({', '.join(missing)} missing): give one that a run wrote"
         )
     try:
         api = HfApi(token=token)
@@ -172,18 +173,18 @@ def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = N
                 repo_id=repo_id,
                 folder_path=directory,
                 commit_message="Upload a reader made with haystack-distill",
-                ignore_patterns=list(LEFT_AT_HOME),
+                ignore_patterns=list(NOT_UPLOADED),
             )
-    except Exception as error:  # huggingface_hub and whichever HTTP library it stands on raise their own
+    except Exception as error:  # huggingface_hub and its HTTP library have no common class
         reason = str(error).replace(token, "<token>") if token else str(error)
         raise DistilError(
-            f"cannot upload {directory} to {repo_id!r} ({type(error).__name__}: {reason}). Check the name and the "
-            "connection, and log in with a token that may write there (or give `token`)"
-        ) from None  # what it came from might show the token
+            f"cannot upload {directory} to {repo_id!r} ({type(error).__name__}: {reason}): check the name and the "
+            "connection, and log in with a token that has write access (or give `token`)"
+        ) from None  # the cause may contain the token
     if is_private is not private:
         raise DistilError(
-            f"{repo_id} is there already and is {'private' if is_private else 'public'}; nothing was uploaded. Change "
-            "that in its settings, or leave out `private`"
+            f"{repo_id} exists and is {'private' if is_private else 'public'}, so nothing was uploaded: change that in "
+            "its settings, or leave out `private`"
         )
     return address
 
@@ -194,7 +195,7 @@ def _eval_result(key: str, value: float, dev_data: str, dev_split: str | None) -
     return EvalResult(
         task_type="question-answering",
         task_name="Question answering",
-        dataset_type=on_hub or "custom",  # not the file's name: it could be that of another data set on the hub
+        dataset_type=on_hub or "custom",  # not the file name, which may be the name of another dataset on the hub
         dataset_name=on_hub or Path(dev_data).name,
         dataset_split=dev_split,
         metric_type=metric_type,
@@ -214,10 +215,10 @@ def _body(
     runs: Sequence[Mapping[str, Any]],
     measurements: Sequence[Measurements],
 ) -> str:
-    taught = "" if teacher is None else f", distilled from {_teacher(teacher)}"
+    origin = "" if teacher is None else f", distilled from {_teacher(teacher)}"
     parts = [
-        f"# {_plain(name)}",
-        f"An extractive question answering reader{taught}; made with haystack-distill.",
+        f"# {_escaped(name)}",
+        f"An extractive question answering reader{origin}; made with haystack-distill.",
         _USE,
         "## How it was made",
     ]
@@ -227,7 +228,7 @@ def _body(
     if metrics or measurements:
         parts.append("## Results")
     if dev_data is not None and (metrics or measurements):
-        split = f", split {_plain(dev_split)}" if dev_split else ""
+        split = f", split {_escaped(dev_split)}" if dev_split else ""
         parts.append(f"On {_linked(dev_data, 'datasets/')}{split}; exact match and F1 in per cent.")
     if metrics:
         parts.append(_table(["metric", "value"], [[key, _number(value)] for key, value in metrics.items()]))
@@ -240,7 +241,7 @@ def _body(
 
 
 def _run(run: Mapping[str, Any]) -> str:
-    """A run's record as a heading and a table: what was done, on how much data, with which settings and versions."""
+    """The record of a run as a heading and a table: method, amount of data, settings and versions."""
     data = run.get("data", {})
     rows: list[tuple[str, Any]] = []
     rows += [(name, data[name]) for name in ("examples", "windows") if name in data]
@@ -250,7 +251,7 @@ def _run(run: Mapping[str, Any]) -> str:
     rows += [(f"version of {name}", value) for name, value in run.get("versions", {}).items()]
     method = str(run.get("method", "run"))
     table = _table(["", ""], [[name, _number(value)] for name, value in rows])
-    return f"### {_plain(_METHODS.get(method, method))}\n\n{table}"
+    return f"### {_escaped(_METHODS.get(method, method))}\n\n{table}"
 
 
 def _comparison(measurements: Sequence[Measurements]) -> str:
@@ -265,14 +266,14 @@ def _comparison(measurements: Sequence[Measurements]) -> str:
         for one in measurements
     ]
     devices = ", ".join(sorted({one.device for one in measurements}))
-    table = _table(["reader", "parameters", "exact match", "F1", "ms a question"], rows)
-    return f"{table}\n\nOne question at a time, the median of {measurements[0].timed_questions} ({_plain(devices)})."
+    table = _table(["reader", "parameters", "exact match", "F1", "ms per question"], rows)
+    return f"{table}\n\nOne question at a time, the median of {measurements[0].timed_questions} ({_escaped(devices)})."
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join(
-        "| " + " | ".join(cell if cell == "---" else _plain(cell) for cell in line) + " |" for line in lines
+        "| " + " | ".join(cell if cell == "---" else _escaped(cell) for cell in line) + " |" for line in lines
     )
 
 
@@ -281,17 +282,17 @@ def _teacher(teacher: str | Path) -> str:
 
 
 def _linked(name: str | Path, under: str) -> str:
-    """A hub name as a link; of a path its last part."""
+    """A hub name as a link, or the last part of a path."""
     found = hub_name(name)
     if found is not None:
         return f"[{found}](https://huggingface.co/{under}{found})"
-    return f"`{_plain(Path(str(name)).name).replace('`', '')}`"
+    return f"`{_escaped(Path(str(name)).name).replace('`', '')}`"
 
 
 def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _plain(text: str) -> str:
-    """A text on one line without anything that Markdown, a table or HTML would take for its own."""
+def _escaped(text: str) -> str:
+    """A text on one line, with the special characters of Markdown, tables and HTML escaped."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Figures of measurements and of training logs, drawn to stay readable where they are shown 360 pixels wide."""
+"""Figures of measurements and of training logs, readable at a width of 360 pixels."""
 
 import math
 import re
@@ -18,17 +18,30 @@ from haystack_distill.evaluation.measurements import ExampleResult, Measurements
 QUESTION_WORDS = ("who", "what", "when", "where", "why", "how", "which", "other")
 ANSWER_LENGTHS = ("no answer", "1", "2", "3", "4-5", "6-10", "11+")
 
-# 4 inches shown 360 pixels wide make 90 pixels an inch: 9.5 points are 12 pixels there.
+# 4 inches at a width of 360 pixels are 90 pixels per inch, so 9.5 points are 12 pixels.
 _WIDTH, _HEIGHT, _POINTS = 4.0, 2.9, 9.5
 _TEACHER_COLOURS = ("#333333", "#8a8a8a")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by everyone
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)  # by Okabe and Ito, for colour-blind readers
 _MARKERS = {"teacher": "D", "labels": "s", "distilled": "o", "other": "^"}
 _LONGEST_NAME = 38  # characters of a legend entry that fit the width
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of about the same score: their mean score, the share of exact matches (both 0 to 1), how many."""
+    """Answers with similar scores.
+
+    Attributes:
+        score: Their mean score, 0 to 1.
+        exact: The share of exact matches, 0 to 1.
+        count: The number of answers.
+    """
 
     score: float
     exact: float
@@ -45,7 +58,7 @@ def question_word(question: str) -> str:
 
 
 def answer_length(answers: Sequence[str]) -> str:
-    """The group, one of `ANSWER_LENGTHS`, of a question's reference answers: words of the one of middle length."""
+    """The group, one of `ANSWER_LENGTHS`, of the (lower) median length in words of a question's reference answers."""
     if not answers:
         return "no answer"
     lengths = sorted(len(answer.split()) for answer in answers)
@@ -57,7 +70,7 @@ def answer_length(answers: Sequence[str]) -> str:
 
 
 def reliability(results: Sequence[ExampleResult], bins: int = 10) -> list[Bin]:
-    """Answers sorted into `bins` equal parts of the score's range 0 to 1; parts without answers are left out."""
+    """Answers in `bins` bins of equal width over scores from 0 to 1; empty bins are left out."""
     groups: dict[int, list[ExampleResult]] = {}
     for result in results:
         groups.setdefault(min(max(int(result.score * bins), 0), bins - 1), []).append(result)
@@ -68,7 +81,7 @@ def reliability(results: Sequence[ExampleResult], bins: int = 10) -> list[Bin]:
 
 
 def calibration_error(results: Sequence[ExampleResult], bins: int = 10) -> float:
-    """Expected calibration error (0 to 1): how far score and share of exact matches lie apart, over `reliability`."""
+    """Expected calibration error (0 to 1): mean difference of score and share of exact matches, over `reliability`."""
     return sum(one.count * abs(one.score - one.exact) for one in reliability(results, bins)) / len(results)
 
 
@@ -79,23 +92,23 @@ def size_figure(measurements: Sequence[Measurements]) -> Figure:
 
 def latency_figure(measurements: Sequence[Measurements]) -> Figure:
     """Milliseconds for one question against F1, with one standard error of F1."""
-    return _against_f1(measurements, lambda one: one.milliseconds, "milliseconds a question")
+    return _against_f1(measurements, lambda one: one.milliseconds, "milliseconds per question")
 
 
 def has_losses(history: Sequence[Mapping[str, float]]) -> bool:
-    """Whether a run's log holds losses to draw."""
+    """Whether the log of a run contains losses."""
     return any("loss" in line and "step" in line for line in history)
 
 
 def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
-    """The losses of a run's log by part, over the optimiser steps.
+    """The loss components in the log of a run, over the optimiser steps.
 
     Raises:
-        DistilError: The log holds no losses.
+        DistilError: The log contains no losses.
     """
     lines = [line for line in history if "loss" in line and "step" in line]
     if not lines:
-        raise DistilError("the run's log holds no losses: lower log_every, so that at least one step is logged")
+        raise DistilError("the log of the run contains no losses: lower log_every, so that at least one step is logged")
     parts = sorted({key for line in lines for key in line if key.startswith("loss_")})
     figure, axes = _figure(entries=len(parts) + 1)
     drawn = [("sum, weighted", "loss"), *((part.removeprefix("loss_").replace("_", " "), part) for part in parts)]
@@ -106,7 +119,7 @@ def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
         marker = "." if len(points) < 30 else ""
         steps, losses = zip(*points, strict=True)
         axes.plot(
-            steps, losses, label=_plain(name), zorder=2 + (key == "loss"), color=colour, linestyle=line, marker=marker
+            steps, losses, label=_label(name), zorder=2 + (key == "loss"), color=colour, linestyle=line, marker=marker
         )
         values += [value for _, value in points]
     if min(values) > 0 and max(values) > 20 * min(values):
@@ -121,17 +134,17 @@ def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def answer_length_figure(measurements: Sequence[Measurements], answers: Sequence[Sequence[str]]) -> Figure:
-    """F1 by the length of the answer in words; `answers` are the reference answers, in the order of the data."""
+    """F1 by the length of the answer in words; `answers` are the reference answers in the order of the data."""
     return _f1_by_group(measurements, [answer_length(one) for one in answers], ANSWER_LENGTHS, "words of the answer")
 
 
 def question_word_figure(measurements: Sequence[Measurements], questions: Sequence[str]) -> Figure:
-    """F1 by the question word; `questions` in the order of the data."""
+    """F1 by the question word; `questions` are in the order of the data."""
     return _f1_by_group(measurements, [question_word(one) for one in questions], QUESTION_WORDS, "question word")
 
 
 def calibration_figure(measurements: Sequence[Measurements]) -> Figure:
-    """Share of exact matches against the score, and how many answers have such a score."""
+    """Share of exact matches against the score, and a histogram of the scores."""
     figure = _empty_figure(entries=len(measurements), height=_HEIGHT + 1.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
@@ -142,7 +155,7 @@ def calibration_figure(measurements: Sequence[Measurements]) -> Figure:
         upper.plot(
             [x.score for x in bins],
             [x.exact for x in bins],
-            label=_plain(one.name),
+            label=_label(one.name),
             **line | style | {"markersize": 4.5},
         )
         lower.hist([result.score for result in one.examples], edges, histtype="step", **line)
@@ -162,7 +175,7 @@ def _against_f1(measurements: Sequence[Measurements], cost: Callable[[Measuremen
     costs = [cost(one) for one in measurements]
     for one, x, style in zip(measurements, costs, _styles(measurements), strict=True):
         error = 100 * _standard_error([result.f1 for result in one.examples])
-        axes.errorbar(x, one.metrics["f1"], error, label=_plain(one.name), linestyle="", elinewidth=1, **style)
+        axes.errorbar(x, one.metrics["f1"], error, label=_label(one.name), linestyle="", elinewidth=1, **style)
         if one.role == "teacher":
             axes.axhline(one.metrics["f1"], color=style["color"], linewidth=0.8, linestyle=":")
     if max(costs) > 8 * min(costs) > 0:
@@ -179,7 +192,7 @@ def _against_f1(measurements: Sequence[Measurements], cost: Callable[[Measuremen
 def _f1_by_group(
     measurements: Sequence[Measurements], group_of: Sequence[str], groups: Sequence[str], label: str
 ) -> Figure:
-    """One row a group, one mark a reader: stays readable with many readers, where bars would not."""
+    """One row per group and one marker per reader, which stays readable with many readers, unlike bars."""
     members = {group: [row for row, own in enumerate(group_of) if own == group] for group in groups}
     present = [group for group in groups if members[group]]
     spread = 0.62
@@ -191,7 +204,7 @@ def _f1_by_group(
             [_mean(values) for values in f1],
             [row + shift for row in range(len(present))],
             xerr=[_standard_error(values) for values in f1],
-            label=_plain(one.name),
+            label=_label(one.name),
             linestyle="",
             elinewidth=1,
             **style | {"markersize": 4.5},
@@ -217,7 +230,7 @@ def _figure(entries: int, height: float = _HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _empty_figure(entries: int, height: float) -> Figure:
-    """A figure with its own canvas (nothing of pyplot's), and so much room more for the entries of its legend."""
+    """A figure with its own canvas, independent of pyplot, and additional height for the entries of its legend."""
     figure = Figure(figsize=(_WIDTH, height + 0.21 * entries), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -233,7 +246,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    """The names above the axes, one below the other: long names do not fit beside each other."""
+    """A legend above the axes with one entry per line, because long names do not fit next to each other."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles,
@@ -248,7 +261,7 @@ def _legend(figure: Figure) -> None:
 
 
 def _styles(measurements: Sequence[Measurements]) -> list[dict[str, Any]]:
-    """Colour and marker of each reader: the same in all figures of the same measurements."""
+    """Colour and marker of each reader, the same in all figures of the same measurements."""
     styles = []
     teachers = others = 0
     for one in measurements:
@@ -262,8 +275,8 @@ def _styles(measurements: Sequence[Measurements]) -> list[dict[str, Any]]:
     return styles
 
 
-def _plain(name: str) -> str:
-    """A name as matplotlib draws it and nothing else: no formula, no hidden legend entry, no longer than the figure."""
+def _label(name: str) -> str:
+    """A name as matplotlib draws it: not as a formula, not hidden in the legend, and shortened to fit the figure."""
     text = " ".join(name.split())
     if len(text) > _LONGEST_NAME:
         half = _LONGEST_NAME // 2
@@ -276,7 +289,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean; 0 where one value says nothing about it."""
+    """Standard error of the mean; 0 for a single value."""
     if len(values) < 2:
         return 0.0
     mean = _mean(values)

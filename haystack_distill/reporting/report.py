@@ -1,4 +1,4 @@
-"""The report on a run, and on several: one HTML page without scripts or links, its figures, and its numbers as JSON."""
+"""Reports on one or several runs: an HTML page without scripts or links, its figures, and its numbers as JSON."""
 
 import base64
 import io
@@ -19,15 +19,16 @@ from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting import plots
 from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.files import expand_user, require_writable
+from haystack_distill.utils.model_files import read_json_object
 
 REPORT_FILE = "report.json"
 
-_FORMAT = 1  # raise it when report.json changes
-_EXCERPT = 240  # characters of a context that a table shows
+_FORMAT = 1  # increase it when report.json changes
+_EXCERPT = 240  # characters of a context in a table
 _DIFFERENCES = 40  # questions in the table of differences
 _ROLE_NAMES = {"teacher": "teacher", "labels": "student, labels only", "distilled": "student, distilled", "other": ""}
 
-# A policy that allows nothing but the page's own style and figures: even a fault in here could load nothing.
+# The policy allows the page's own style and figures only, so that nothing is ever loaded from elsewhere.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -76,29 +77,30 @@ def write_report(
     title: str = "Distillation report",
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `report.html`, its figures as `report/*.png`, and `report.json`, from which runs are compared.
+    """Write `report.html`, its figures as `report/*.png`, and `report.json`, which `compare_reports` reads.
 
-    Each file is written aside and renamed, the page last; figures of an earlier report that this one lacks go.
+    Each file is written atomically, the page last. Figures of an earlier report that this one lacks are deleted.
 
     Args:
-        directory: Where to; made where it is not there.
-        measurements: The readers, all measured on `examples`; the first with the role "teacher" (else the first) is
-            what the others are compared with.
+        directory: The directory to write to; it is created if necessary.
+        measurements: The readers, all measured on `examples`; the others are compared with the first one that has the
+            role "teacher", or with the first one.
         examples: The data, as `data.squad.load.load_examples` returns it.
-        histories: What was taught -> the run's log (`RunResult.history`); one figure each, where it holds losses.
-        title: The page's heading.
-        facts: What else to say about the run, name -> value: data, settings, versions.
+        histories: Name of a run -> its log (`RunResult.history`); each log that contains losses gets a figure.
+        title: The heading of the page.
+        facts: Further information about the run, name -> value: data, settings, versions.
 
     Returns:
-        The path of `report.html`. Like `report.json` it quotes questions, answers and contexts.
+        The path of `report.html`, which quotes questions, answers and contexts, as does `report.json`.
 
     Raises:
-        DistilError: No measurements, two of one name, or some made on other data than `examples`.
+        DistilError: There are no measurements, two have the same name, or one was made on other data than
+            `examples`.
     """
     data = content_hash(examples)
     for one in measurements:
         if one.data != data:
-            raise DistilError(f"{one.name!r} was measured on other data than the examples given: measure it on these")
+            raise DistilError(f"{one.name!r} was measured on other data than the given examples: measure it on these")
     content = {
         "data": {"questions": len(examples), "sha256": data},
         "runs": {"": {name: str(value) for name, value in (facts or {}).items()}},
@@ -109,25 +111,27 @@ def write_report(
 
 
 def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Path:
-    """Write one report on several runs to the directory `output`, from their `report.json`; no model is run.
+    """Write one report on several runs to the directory `output`, from their `report.json`; no model runs.
 
-    Readers and logs are called "name (run)", the run being its directory's name. A teacher that several runs share
-    comes once.
+    Readers and logs are named "name (run)", after the directory of the run. A teacher that several runs share appears
+    once.
 
     Returns:
         The path of the new `report.html`.
 
     Raises:
-        DistilError: Fewer than two runs, one without a `report.json` that can be read, runs measured on different
+        DistilError: There are fewer than two runs, a `report.json` cannot be read, the runs were measured on different
             data, or `output` is one of them.
     """
     paths = [expand_user(directory) for directory in directories]
     require_writable(expand_user(output))
     if len({path.resolve() for path in paths}) != len(paths) or len(paths) < 2:
-        raise DistilError("a comparison needs at least two different runs; one run's own report is its report.html")
+        raise DistilError(
+            "a comparison needs at least two different runs: give another one, or open the report.html of the run"
+        )
     output = expand_user(output)
     if output.resolve() in [path.resolve() for path in paths]:
-        raise DistilError(f"{output} holds a report that is compared here: write the comparison to another directory")
+        raise DistilError(f"{output} is one of the compared runs: write the comparison to another directory")
     contents = [_read(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
         if content["data"]["sha256"] != contents[0]["data"]["sha256"]:
@@ -140,7 +144,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
     histories: dict[str, list[dict[str, float]]] = {}
     for label, content in zip(_labels(paths), contents, strict=True):
         for run, values in content["runs"].items():
-            facts[_joined(run, label)] = values
+            facts[_run_label(run, label)] = values
         for name, history in content["histories"].items():
             histories[f"{name} ({label})"] = history
         for one in content["measurements"]:
@@ -152,11 +156,11 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
         "histories": histories,
         "examples": contents[0]["examples"],
     }
-    return _write(output, f"Comparison of {len(paths)} runs", _told_apart(merged), content)
+    return _write(output, f"Comparison of {len(paths)} runs", _with_unique_names(merged), content)
 
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the tables and figures need of an example; of its context only the surroundings of the answer."""
+    """The parts of an example for tables and figures, with an excerpt of the context around the answer."""
     start = row["answers"]["answer_start"][0] if row["answers"]["text"] else 0
     first = max(0, start - _EXCERPT // 2)
     excerpt = row["context"][first : first + _EXCERPT]
@@ -168,23 +172,18 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
 def _read(directory: Path) -> dict[str, Any]:
     path = directory / REPORT_FILE
     remedy = "write the run's report first (a run with dev data writes it)"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DistilError(
-            f"{directory} holds no {REPORT_FILE} that can be read ({error.strerror}): {remedy}"
-        ) from error
-    except ValueError as error:
-        raise DistilError(f"{path} is broken ({error}): {remedy}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    content = read_json_object(directory, REPORT_FILE, remedy)
+    if content is None:
+        raise DistilError(f"{directory} holds no {REPORT_FILE}: {remedy}")
+    if content.get("format") != _FORMAT:
         raise DistilError(f"{path} is not a report of this version of haystack-distill: {remedy}")
-    if not _is_whole(content):
-        raise DistilError(f"{path} lacks what a report is made of: {remedy}")
+    if not _is_complete(content):
+        raise DistilError(f"{path} lacks parts of a report: {remedy}")
     return content | {"measurements": [Measurements.from_json(one) for one in content["measurements"]]}
 
 
-def _is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether the parts of a report are there, each as what it should be."""
+def _is_complete(content: Mapping[str, Any]) -> bool:
+    """Whether a report has all its parts, with the right types."""
     parts = {"data": dict, "runs": dict, "histories": dict, "examples": list, "measurements": list}
     if not all(isinstance(content.get(name), kind) for name, kind in parts.items()):
         return False
@@ -194,7 +193,7 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The directories' names, with as many parents as it takes to tell them apart."""
+    """The names of the directories, with as many parents as it takes to make them unique."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts))):
         labels = ["/".join(part[-depth:]) for part in parts]
@@ -203,23 +202,23 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path.resolve()) for path in paths]
 
 
-def _joined(run: str, label: str) -> str:
+def _run_label(run: str, label: str) -> str:
     return f"{run} ({label})" if run else label
 
 
 def _same_teacher(one: Measurements, other: Measurements) -> bool:
-    """Whether it says the same to every question; its time may differ."""
+    """Whether two measurements are of the same teacher: equal size and answers, whatever the latency."""
     return other.role == "teacher" and (one.parameters, one.examples) == (other.parameters, other.examples)
 
 
-def _told_apart(measurements: Sequence[Measurements]) -> list[Measurements]:
-    """The measurements, with numbers behind names that several bear (different teachers, all called "teacher")."""
+def _with_unique_names(measurements: Sequence[Measurements]) -> list[Measurements]:
+    """The measurements, with numbers added to repeated names (different teachers that are all called "teacher")."""
     seen: dict[str, int] = {}
-    apart = []
+    renamed = []
     for one in measurements:
         seen[one.name] = seen.get(one.name, 0) + 1
-        apart.append(one if seen[one.name] == 1 else replace(one, name=f"{one.name} {seen[one.name]}"))
-    return apart
+        renamed.append(one if seen[one.name] == 1 else replace(one, name=f"{one.name} {seen[one.name]}"))
+    return renamed
 
 
 def _questions(content: Mapping[str, Any]) -> str:
@@ -228,29 +227,31 @@ def _questions(content: Mapping[str, Any]) -> str:
 
 def _write(directory: Path, title: str, measurements: Sequence[Measurements], content: dict[str, Any]) -> Path:
     if not measurements:
-        raise DistilError("there is nothing to report: measure at least one reader (measurements.measure_reader)")
+        raise DistilError(
+            "there is nothing to report: measure at least one reader (evaluation.measurements.measure_reader)"
+        )
     if len({one.name for one in measurements}) != len(measurements):
-        raise DistilError("two readers have the same name: give each one of its own")
+        raise DistilError("two readers have the same name: give each its own")
     figures = _figures(measurements, content)
     images = {name: _png(figure) for name, (_, _, figure) in figures.items()}
     body = [f"<h1>{escape(title)}</h1>", _summary(measurements), _results(measurements, content), "<h2>Figures</h2>"]
-    shown = [_figure(heading, caption, images[name]) for name, (heading, caption, _) in figures.items()]
-    body += ['<div class="figures">', *shown, "</div>", _differences(measurements, content), _facts(content)]
+    rendered = [_figure(heading, caption, images[name]) for name, (heading, caption, _) in figures.items()]
+    body += ['<div class="figures">', *rendered, "</div>", _differences(measurements, content), _facts(content)]
     page = _PAGE.format(title=escape(title), body="\n".join(part for part in body if part))
 
     folder = directory / "report"
-    for stale in _figures_before(directory) - set(images):
+    for stale in _previous_figures(directory) - set(images):
         (folder / stale).unlink(missing_ok=True)
     for name, image in images.items():
-        write_atomically(folder / name, lambda aside, image=image: aside.write_bytes(image))  # type: ignore[misc]
+        write_atomically(folder / name, lambda temporary, image=image: temporary.write_bytes(image))  # type: ignore[misc]
     head = {"format": _FORMAT, "title": title, "figures": list(images)}
     write_json(directory / REPORT_FILE, head | content | {"measurements": [one.to_json() for one in measurements]})
-    write_atomically(directory / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))
+    write_atomically(directory / "report.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return directory / "report.html"
 
 
-def _figures_before(directory: Path) -> set[str]:
-    """Names of the figures of the report that is there; only those may go, others' files are not ours to remove."""
+def _previous_figures(directory: Path) -> set[str]:
+    """Names of the figures of an existing report, the only files that may be deleted."""
     try:
         names = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))["figures"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -259,7 +260,7 @@ def _figures_before(directory: Path) -> set[str]:
 
 
 def _figures(measurements: Sequence[Measurements], content: Mapping[str, Any]) -> dict[str, tuple[str, str, Figure]]:
-    """File name -> heading, caption, figure."""
+    """The figures of a report: file name -> heading, caption, figure."""
     bars = "Lines: one standard error."
     examples = content["examples"]
     answers = [example["answers"] for example in examples]
@@ -284,14 +285,14 @@ def _figures(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
         ),
         "calibration.png": (
             "Calibration of the score",
-            "How often answers of a score are exactly right (grey line: as often as it says), and how many have it.",
+            "Share of exact matches by score (grey line: perfect calibration), and the number of answers.",
             plots.calibration_figure(measurements),
         ),
     }
     drawn = [(name, history) for name, history in content["histories"].items() if plots.has_losses(history)]
     for number, (name, history) in enumerate(drawn, start=1):
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-        caption = "Means since the line of the log before: the parts without their weights, the sum with them."
+        caption = "Means since the previous log entry: the components without their weights, the sum with them."
         figures[f"loss-{number}-{slug}.png"] = (f"Loss: {name}", caption, plots.loss_figure(history))
     return figures
 
@@ -303,7 +304,9 @@ def _png(figure: Figure) -> bytes:
 
 
 def _figure(heading: str, caption: str, image: bytes) -> str:
-    width, height = (int.from_bytes(image[place : place + 4], "big") for place in (16, 20))  # PNG's first chunk
+    width, height = (
+        int.from_bytes(image[place : place + 4], "big") for place in (16, 20)
+    )  # in the first chunk of a PNG
     data = base64.b64encode(image).decode("ascii")
     return (
         f'<figure><h3>{escape(heading)}</h3><img alt="{escape(heading)}. {escape(caption)}" width="{width}" '
@@ -316,7 +319,7 @@ def _baseline(measurements: Sequence[Measurements]) -> Measurements:
 
 
 def _summary(measurements: Sequence[Measurements]) -> str:
-    """A sentence for each distilled student, where there is a teacher to compare with."""
+    """A sentence for each distilled student, if there is a teacher to compare it with."""
     teacher = _baseline(measurements)
     labels = [one for one in measurements if one.role == "labels"]
     sentences = []
@@ -341,7 +344,7 @@ def _results(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
     split = all("HasAns_f1" in one.metrics and "NoAns_f1" in one.metrics for one in measurements)
     header = ["reader", "parameters", "MB", "EM", "F1"]
     header += ["F1, answerable", "F1, unanswerable"] if split else []
-    header += ["ms a question", "calibration error"]
+    header += ["ms per question", "calibration error"]
     rows = []
     for one in measurements:
         scores = [one.metrics[key] for key in ("exact", "f1", *(("HasAns_f1", "NoAns_f1") if split else ()))]
@@ -359,14 +362,14 @@ def _results(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
         f'<h2>Results</h2>\n<div class="scroll" tabindex="0"><table><thead><tr>{titles}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)
         + f'</tbody></table></div>\n<p class="note">Measured on {content["data"]["questions"]} questions. EM (exact '
-        "match) and F1 in per cent, as SQuAD's script computes them. ms a question: one question at a time, the median "
-        f"of {_range({one.timed_questions for one in measurements})} questions after a warm-up {escape(devices)}. "
-        "Calibration error: the mean distance of score and share of exact matches, 0 is best.</p>"
+        "match) and F1 in per cent, as SQuAD's script computes them. ms per question: one question at a time, the "
+        f"median of {_range({one.timed_questions for one in measurements})} questions after a warm-up "
+        f"{escape(devices)}. Calibration error: the mean gap between score and share of exact matches, 0 is best.</p>"
     )
 
 
 def _differences(measurements: Sequence[Measurements], content: Mapping[str, Any]) -> str:
-    """The questions where a student fares most differently from the baseline, the largest differences first."""
+    """The questions on which students and baseline differ in F1, the largest differences first."""
     baseline = _baseline(measurements)
     others = [one for one in measurements if one.role == "distilled" and one is not baseline]
     others = others or [one for one in measurements if one is not baseline]
@@ -376,7 +379,9 @@ def _differences(measurements: Sequence[Measurements], content: Mapping[str, Any
         max(abs(one.examples[row].f1 - result.f1) for one in others) for row, result in enumerate(baseline.examples)
     ]
     differing = sorted((row for row, gap in enumerate(gaps) if gap > 0), key=lambda row: (-gaps[row], row))
-    heading = f"<h2>Where {escape(_listed([one.name for one in others]))} and {escape(baseline.name)} differ</h2>\n"
+    heading = (
+        f"<h2>Where {escape(_enumeration([one.name for one in others]))} and {escape(baseline.name)} differ</h2>\n"
+    )
     counts = "; ".join(
         f"{one.name}: better on {sum(a.f1 > b.f1 for a, b in pairs)}, worse on {sum(a.f1 < b.f1 for a, b in pairs)}"
         for one in others
@@ -405,7 +410,7 @@ def _differences(measurements: Sequence[Measurements], content: Mapping[str, Any
 
 
 def _facts(content: Mapping[str, Any]) -> str:
-    """How the runs were made, a column a run."""
+    """Facts about the runs, with one column per run."""
     runs = content["runs"]
     names = list(dict.fromkeys(name for facts in runs.values() for name in facts))
     if not names:
@@ -422,7 +427,7 @@ def _facts(content: Mapping[str, Any]) -> str:
     return f'<h2>How it was made</h2>\n<div class="scroll" tabindex="0">{table}</div>'
 
 
-def _listed(names: Sequence[str]) -> str:
+def _enumeration(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 4 else f"{len(names)} readers"
 
 

@@ -1,7 +1,7 @@
-"""Making a student: cut from a teacher, a fresh smaller model of its family, on top of a general student, or with a
-smaller vocabulary.
+"""Ways to create a student: cut from a teacher, newly initialised with a smaller shape, on top of a general student, or
+with a smaller vocabulary.
 
-A hub name or directory as a student needs nothing of ours: `Reader.load(name)`.
+A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
 
 from importlib import import_module

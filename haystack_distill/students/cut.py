@@ -1,4 +1,4 @@
-"""Students cut from a teacher: some of its layers, its embeddings and its head."""
+"""Students cut from a teacher: a subset of its layers, with its embeddings and head."""
 
 import copy
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import (
     AnyModel,
-    blank_model,
-    layer_list,
-    layer_number,
+    layer_index,
+    layer_list_name,
+    new_model,
     require_weights,
     set_per_layer,
 )
@@ -22,17 +22,17 @@ from haystack_distill.utils.layer_mapping import last_layers, uniform_layers
 
 
 def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = "uniform") -> AnyModel:
-    """A student with some of the teacher's layers; embeddings and head are carried over.
+    """Create a student with a subset of the teacher's layers, and its embeddings and head.
 
     Args:
         teacher: The reader or language model to cut. It is not changed.
-        layers: How many layers the student has.
-        which: The teacher layers (counted from 1) that are kept. "uniform" keeps every (N / layers)-th and always the
-            last, as TinyBERT maps layers (arXiv 1909.10351); "first" and "last" as they say; or a list, rising, whose
-            length is `layers`.
+        layers: The number of layers of the student.
+        which: The teacher layers that are kept: "uniform" (evenly spread, always with the last, as in TinyBERT, arXiv
+            1909.10351), "first", "last", or a list of `layers` layer numbers, counted from 1, in ascending order.
 
     Raises:
-        DistilError: More layers than the teacher has, a list that does not fit, or layers that cannot be kept singly.
+        DistilError: `layers` is not between 1 and the number of the teacher's layers, the list is invalid, or the
+            architecture does not allow single layers to be kept.
     """
     require_weights(teacher)
     total = int(teacher.model.config.num_hidden_layers)
@@ -40,25 +40,27 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
     if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
         raise DistilError(
             "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
-            "layers cannot be kept; make the student another way (students.fresh, Reader.load)"
+            "layers cannot be kept: use students.fresh, or Reader.load with another model"
         )
     if teacher.model.config.model_type == "funnel":
         raise DistilError(
-            "the teacher's layers stand in blocks that shorten the text (Funnel), so single layers cannot be kept; "
-            "make the student another way (students.fresh with block_sizes, Reader.load)"
+            "the teacher's layers form blocks that shorten the sequence (Funnel), so single layers cannot be kept: "
+            "use students.fresh with block_sizes, or Reader.load with another model"
         )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)
     set_per_layer(config, teacher.model.config, [layer - 1 for layer in kept])
-    student = blank_model(teacher.model, config)
+    student = new_model(teacher.model, config)
     _copy_weights(teacher.model, student, kept)
     return teacher.with_model(student)
 
 
 def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
-    """The teacher layers that a student keeps, counted from 1."""
+    """The numbers of the teacher layers that a student keeps, counted from 1."""
     if not (is_integer(layers, 1) and layers <= total):
-        raise DistilError(f"a student cut from a teacher of {total} layers has 1 to {total} layers, not {layers!r}")
+        raise DistilError(
+            f"a student cut from a teacher of {total} layers must have 1 to {total} layers, not {layers!r}"
+        )
     if which == "uniform":
         return uniform_layers(layers, total)
     if which == "first":
@@ -72,7 +74,7 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
     kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
         raise DistilError(
-            f"which must name {layers} different layers between 1 and {total} in rising order, not {kept}"
+            f"which must name {layers} different layers between 1 and {total} in ascending order, not {kept}"
         )
     return kept
 
@@ -82,11 +84,12 @@ def _is_layer(number: Any) -> bool:
 
 
 def _copy_weights(teacher: PreTrainedModel, student: PreTrainedModel, kept: list[int]) -> None:
-    layers = layer_list(teacher)
+    """Copy all weights of the teacher to the student, except those of the layers that are not kept."""
+    layers = layer_list_name(teacher)
     place = {layer - 1: position for position, layer in enumerate(kept)}
     weights = {}
     for name, weight in teacher.state_dict().items():
-        number = layer_number(teacher, name)
+        number = layer_index(teacher, name)
         if number is None:
             weights[name] = weight
         elif number in place:

@@ -1,4 +1,4 @@
-"""Readers on top of a general student: its encoder, and the teacher's head where it fits."""
+"""Readers from a general student: its encoder, with the teacher's head where the shapes agree."""
 
 import torch
 from transformers import AutoModelForQuestionAnswering
@@ -11,24 +11,26 @@ from haystack_distill.utils.transformers_compat import question_answering_config
 
 
 def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
-    """A reader on top of a student that knows the language: its encoder, and the teacher's head where it fits.
+    """Create a reader from a general student: its encoder, with the teacher's head where the shapes agree.
 
     Args:
-        student: What general distillation left. It is not changed.
-        teacher: The reader whose settings and, where the widths agree, question answering head are taken.
+        student: The result of general distillation. It is not changed.
+        teacher: The reader whose settings and question answering head are used.
 
     Raises:
-        DistilError: The student lacks weights that a reader of its kind needs.
+        DistilError: The student lacks weights of the encoder.
     """
     require_weights(teacher)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a head that does not fit starts the same every time
+        torch.manual_seed(0)  # a head that is not copied is initialised the same every time
         model = AutoModelForQuestionAnswering.from_config(
             question_answering_config(student.model.config), trust_remote_code=False
         )
     missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
     if missing:
-        raise DistilError(f"the student's encoder lacks {', '.join(missing)}, so no reader can stand on it")
+        raise DistilError(
+            f"the student's encoder lacks {', '.join(missing)}, so it cannot become a reader: distil it again"
+        )
     inside = f"{model.base_model_prefix}."
     own = model.state_dict()
     head = {

@@ -1,4 +1,4 @@
-"""Dropping the tokens that a domain never uses: half of a small reader is its embedding table."""
+"""Vocabulary pruning: tokens that a domain never uses are dropped (half of a small reader is its embeddings)."""
 
 import copy
 import json
@@ -19,25 +19,25 @@ from haystack_distill.utils.checks import is_number
 from haystack_distill.utils.files import temporary_directory, writing
 from haystack_distill.utils.transformers_compat import load_tokenizer
 
-_TEXTS_AT_ONCE = 1000
-_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of SentencePiece's byte fallback
+_TEXTS_PER_BATCH = 1000
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a byte-fallback piece of SentencePiece
 
 
 def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0) -> Reader:
-    """A reader with a smaller vocabulary: tokens that a corpus does not need lose their embedding rows.
+    """Create a reader with a smaller vocabulary, without the embeddings of tokens that a corpus does not need.
 
-    Tokens that stay keep their embeddings, so text that needs no others is read exactly as before. A word whose token
-    is gone is spelt with smaller ones; special tokens, single characters and whatever a kept token is merged from stay,
-    so there is no word that the reader could read and now cannot.
+    The embeddings of the remaining tokens do not change, so text that consists of them is encoded exactly as before. A
+    word whose token was dropped is split into smaller ones. Special tokens, single characters and the parts that a kept
+    token is merged from remain, so the reader can still encode every word.
 
     Args:
         reader: A reader with a WordPiece, BPE or Unigram tokenizer. It is not changed.
-        corpus: Texts of the domain, questions and contexts. It is read once, and counted.
-        keep: A share above 0 and at most 1: as many of the most frequent tokens stay as make up this share of the
-            corpus (1: all that occur). A whole number above 1: so many tokens stay, those that must included.
+        corpus: Texts of the domain, questions and contexts. It is iterated over once, to count tokens.
+        keep: A share above 0 and at most 1: the most frequent tokens that make up this share of the corpus are kept
+            (1: all that occur). A whole number above 1: the number of tokens to keep, including the mandatory ones.
 
     Raises:
-        DistilError: The corpus is empty, `keep` is neither, or a tokenizer or model of another kind.
+        DistilError: The corpus is empty, `keep` is invalid, or the tokenizer or model is of another type.
     """
     reader.require_weights()
     content = json.loads(reader.tokenizer.backend_tokenizer.to_str())
@@ -47,12 +47,14 @@ def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0
     vocabulary.keep(number)
     tokenizer = _rebuilt(reader.tokenizer, content, number)
     if len(tokenizer) != len(kept):
-        raise DistilError(f"{type(tokenizer).__name__} cannot be given another vocabulary")
+        raise DistilError(
+            f"{type(tokenizer).__name__} cannot be given another vocabulary: choose a reader with another tokenizer"
+        )
     return reader.with_model(_with_rows(reader.model, kept, number), tokenizer)
 
 
 class _Vocabulary:
-    """The tokens of a tokenizer.json, by their ids, and what stands on what."""
+    """The tokens of a tokenizer.json by their ids, and how they depend on each other."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
@@ -65,29 +67,29 @@ class _Vocabulary:
         kind = content["model"].get("type")
         if kind not in kinds:
             raise DistilError(
-                f"the vocabulary of a {kind} tokenizer cannot be pruned; WordPiece, BPE and Unigram ones can"
+                f"the vocabulary of a {kind} tokenizer cannot be pruned: choose one with WordPiece, BPE or Unigram"
             )
         return kinds[kind](content)
 
     def tokens(self) -> dict[int, str]:
-        """Every token by its id, added ones included."""
+        """Every token by its id, including added ones."""
         return {id: token for token, id in self.model["vocab"].items()} | self.added
 
-    def needed(self) -> set[int]:
-        """What no text can be read without: special tokens, single characters, and the bytes that spell the others."""
+    def mandatory(self) -> set[int]:
+        """The mandatory ids: special tokens, single characters, and bytes that spell other characters."""
         letters = {id for id, token in self.tokens().items() if len(self.letters(token)) <= 1 or _BYTE.fullmatch(token)}
         return letters | set(self.added) | self._unknown()
 
     def letters(self, token: str) -> str:
-        """A token without what marks its place in a word."""
+        """A token without the marker of its place in a word."""
         return token
 
     def parts(self) -> dict[int, tuple[int, int]]:
-        """What a token is merged from."""
+        """The two tokens that a token is merged from, by its id."""
         return {}
 
     def keep(self, number: dict[int, int]) -> None:
-        """Leave out all tokens but those in `number` and give those their new ids."""
+        """Drop all tokens except those in `number`, and give those their new ids."""
         self.model["vocab"] = {
             token: number[id]
             for token, id in sorted(self.model["vocab"].items(), key=lambda one: one[1])
@@ -108,7 +110,7 @@ class _WordPiece(_Vocabulary):
 
 class _Bpe(_Vocabulary):
     def merges(self) -> Iterator[tuple[str, str, str]]:
-        """Left part, right part and what they become."""
+        """Left part, right part and the merged token."""
         prefix = self.model.get("continuing_subword_prefix") or ""
         for merge in self.model["merges"]:
             left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -124,12 +126,12 @@ class _Bpe(_Vocabulary):
 
     def keep(self, number: dict[int, int]) -> None:
         super().keep(number)
-        left_over = self.model["vocab"]
-        # A merge that is left out could have been a way to a token that stays, but never its first: parts() keeps that.
+        remaining = self.model["vocab"]
+        # A dropped merge may have led to a kept token, but never the first one that does: parts() keeps that.
         self.model["merges"] = [
             [left, right]
             for left, right, whole in self.merges()
-            if left in left_over and right in left_over and whole in left_over
+            if left in remaining and right in remaining and whole in remaining
         ]
 
 
@@ -155,16 +157,20 @@ class _Unigram(_Vocabulary):
 def _count(tokenizer: PreTrainedTokenizerBase, corpus: Iterable[str]) -> Counter[int]:
     counts: Counter[int] = Counter()
     texts = iter(corpus)
-    while some := list(islice(texts, _TEXTS_AT_ONCE)):
+    while some := list(islice(texts, _TEXTS_PER_BATCH)):
         for encoding in text_tokenizer(tokenizer).encode_batch(some, add_special_tokens=False):
             counts.update(encoding.ids)
     if not counts:
-        raise DistilError("the corpus holds no text: give texts of the domain, questions and contexts")
+        raise DistilError("the corpus has no text: give texts of the domain, questions and contexts")
     return counts
 
 
 def _fixed(model: PreTrainedModel, vocabulary: _Vocabulary) -> set[int]:
-    """The ids that must stay what they are: RoBERTa and its kin count positions from the padding id."""
+    """The ids that must not change: RoBERTa and related models count positions from the padding id.
+
+    Raises:
+        DistilError: The tokenizer lacks one of them.
+    """
     tokens = set(vocabulary.tokens())
     fixed = tokens & {getattr(model.config, "pad_token_id", None)}
     for name, module in model.named_modules():
@@ -172,15 +178,15 @@ def _fixed(model: PreTrainedModel, vocabulary: _Vocabulary) -> set[int]:
         if name.endswith("position_embeddings") and padding is not None:
             if not tokens.issuperset(range(padding + 1)):
                 raise DistilError(
-                    f"{type(model).__name__} counts positions from padding id {padding}, and its tokenizer lacks ids "
-                    "up to there: its vocabulary cannot be pruned"
+                    f"the vocabulary of {type(model).__name__} cannot be pruned, because it counts positions from "
+                    f"padding id {padding} and its tokenizer lacks smaller ids: choose another reader"
                 )
             fixed.update(range(padding + 1))
     return fixed
 
 
 def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float, fixed: set[int]) -> list[int]:
-    """The ids that stay, `fixed` among them, rising."""
+    """The ids to keep, including `fixed`, in ascending order."""
     total, wanted = sum(counts.values()), None
     if is_number(keep) and 0 < keep <= 1:
         share = keep
@@ -189,10 +195,12 @@ def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float, fixed: s
     else:
         raise DistilError(f"keep must be a share above 0 and at most 1, or a whole number above 1, not {keep!r}")
     parts = vocabulary.parts()
-    kept = vocabulary.needed() | fixed
+    kept = vocabulary.mandatory() | fixed
     seen = sum(counts[id] for id in kept)
     if wanted is not None and wanted < len(kept):
-        raise DistilError(f"{len(kept)} tokens are special or single characters and must stay; keep at least as many")
+        raise DistilError(
+            f"keep must be at least {len(kept)}, the number of special tokens and single characters, not {wanted}"
+        )
     for id, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
         if seen >= share * total:
             break
@@ -207,7 +215,7 @@ def _choose(vocabulary: _Vocabulary, counts: Counter[int], keep: float, fixed: s
 
 
 def _closure(id: int, parts: dict[int, tuple[int, int]]) -> Iterator[int]:
-    """A token and all that it is merged from."""
+    """A token and all tokens that it is merged from."""
     waiting = [id]
     while waiting:
         one = waiting.pop()
@@ -218,14 +226,14 @@ def _closure(id: int, parts: dict[int, tuple[int, int]]) -> Iterator[int]:
 def _rebuilt(
     tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], number: dict[int, int]
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer with other contents, made as it is made from files, which is the same in every transformers."""
+    """A tokenizer with other content, loaded from files so that all versions of transformers agree."""
     _renumber_specials(content.get("post_processor"), number)
     with temporary_directory() as scratch, writing(Path(scratch)):
         tokenizer.save_pretrained(scratch)
         directory = Path(scratch)
         for file in directory.iterdir():
             if file.name not in ("tokenizer_config.json", "special_tokens_map.json"):
-                file.unlink()  # vocab.txt and the like hold the old vocabulary
+                file.unlink()  # vocab.txt and the like have the old vocabulary
         (directory / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         path = directory / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -238,7 +246,7 @@ def _rebuilt(
 
 
 def _renumber_specials(processor: dict[str, Any] | None, number: dict[int, int]) -> None:
-    """Give the special tokens that a post-processor adds their new ids."""
+    """Give new ids to the special tokens that a post-processor adds."""
     if processor is None:
         return
     for inner in processor.get("processors", []):
@@ -251,14 +259,14 @@ def _renumber_specials(processor: dict[str, Any] | None, number: dict[int, int])
 
 
 def _with_rows(model: PreTrainedModel, kept: list[int], number: dict[int, int]) -> PreTrainedModel:
-    """A copy of a model with some rows of its embedding table."""
+    """A copy of a model with a subset of its embedding rows."""
     pruned = copy.deepcopy(model)
     table = pruned.get_input_embeddings()
     smaller = torch.nn.Embedding(len(kept), table.embedding_dim, device=table.weight.device, dtype=table.weight.dtype)
     padding = table.padding_idx
     with torch.no_grad():
         smaller.weight.copy_(table.weight[kept])
-    smaller.padding_idx = None if padding is None else number.get(padding)  # the row may be one of no token
+    smaller.padding_idx = None if padding is None else number.get(padding)  # its row may have been dropped
     pruned.set_input_embeddings(smaller)
     pruned.config.vocab_size = len(kept)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):

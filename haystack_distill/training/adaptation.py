@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from haystack_distill.errors import DistilError
-from haystack_distill.students.layers import layer_number
+from haystack_distill.students.layers import layer_index
 from haystack_distill.utils.checks import check_argument, is_integer
 
 
@@ -65,7 +65,7 @@ class LastLayers(Adaptation):
             raise DistilError(f"n_layers is {self.n_layers}, but the student has {total} layers; lower it")
         inside = f"{model.base_model_prefix}."
         for name, parameter in model.named_parameters():
-            number = layer_number(model, name)
+            number = layer_index(model, name)
             in_head = number is None and not name.startswith(inside)
             _require_grad(parameter, in_head or (number is not None and number >= total - self.n_layers))
 

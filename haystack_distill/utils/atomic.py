@@ -14,24 +14,24 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing tells what a killed process left from what is being written: all stays
+except ImportError:  # Windows: without locks, files of killed processes cannot be told from live ones, and stay
     fcntl = None  # type: ignore[assignment]
 
 from haystack_distill.utils.files import expand_user, is_stream, writing
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`: nobody ever sees half a file.
+    """Let `write` fill a temporary file next to `path`, then rename it, so that no reader ever sees a partial file.
 
-    Through a symbolic link the file that it leads to is replaced; a device or a pipe is written into as it is.
+    A symbolic link is followed and its target replaced; a device or a pipe is written directly.
 
     Args:
-        path: The file; its directory is made if it is not there.
-        write: Fills the file that it is given.
-        durable: Whether the file is to be whole after a power cut too; False where its content is checked anyway.
+        path: The file; its directory is created if necessary.
+        write: Writes the content to the path that it is given.
+        durable: Whether the file has to survive a power cut; False where its content is verified anyway.
 
     Raises:
-        WriteError: The system does not let it be written; what was there before is there still.
+        WriteError: The file cannot be written; an existing file is unchanged.
     """
     with writing(path):
         if is_stream(path):
@@ -39,44 +39,44 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
             return
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(place) as aside:
-            write(aside)
+        with _temporary(place) as temporary:
+            write(temporary)
             if durable:
-                sync(aside)
-            os.replace(aside, place)
+                sync(temporary)
+            os.replace(temporary, place)
         if durable:
             sync(place.parent)
 
 
 def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
-    """Write `content` as indented JSON, aside and renamed; `durable` as for `write_atomically`."""
+    """Write `content` atomically as indented JSON; `durable` as for `write_atomically`."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"), durable=durable)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
 
 
 def inherit_permissions(file: Path) -> None:
-    """Let the umask decide who may read a file: safetensors writes files that are their owner's alone."""
+    """Give a file the permissions of its directory: safetensors writes files that only their owner can read."""
     file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def save_pretrained(directory: str | Path, *parts: Any) -> Path:
-    """Let each part `save_pretrained` into a hidden directory inside `directory`, then move all files up.
+    """Save each part with its `save_pretrained` to a hidden directory inside `directory`, then move the files up.
 
-    Files of the same names that are there already are replaced, others stay.
+    Existing files of the same names are replaced, other files are kept.
 
     Raises:
-        WriteError: The system does not let it be written.
+        WriteError: The directory cannot be written.
     """
     target = expand_user(directory)
     with writing(target):
         made = not target.exists()
         target.mkdir(parents=True, exist_ok=True)
         try:
-            # Inside, not beside: the target may be where another file system begins.
-            with _aside(target / "model", folder=True) as aside:
+            # Inside, not next to it: the target may be a mount point.
+            with _temporary(target / "model", folder=True) as temporary:
                 for part in parts:
-                    part.save_pretrained(aside)
-                files = list(aside.iterdir())
+                    part.save_pretrained(temporary)
+                files = list(temporary.iterdir())
                 for file in files:
                     if file.is_file():
                         inherit_permissions(file)
@@ -91,10 +91,10 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
 
 
 def move_into_place(made: Path, path: Path) -> None:
-    """Rename a finished file to `path`, or copy it where that is a device or a pipe.
+    """Rename a finished file to `path`, or copy it if `path` is a device or a pipe.
 
     Raises:
-        OSError: The system does not let it be written.
+        OSError: `path` cannot be written.
     """
     if not is_stream(path):
         os.replace(made, path)
@@ -104,67 +104,67 @@ def move_into_place(made: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory's list of names, is on the disk itself."""
-    if os.name == "nt":  # there a file that is open for reading cannot be synced, nor any directory
+    """Flush a file, or the entries of a directory, to the disk."""
+    if os.name == "nt":  # where neither directories nor files opened for reading can be flushed
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system or device that knows no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by this file system or device
             raise
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """A new file or directory beside `path` for what is being written, and gone afterwards unless it was renamed.
+def _temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new temporary file or directory next to `path`, deleted on exit unless it was renamed.
 
-    Whoever writes holds a lock on it, which the system lets go when the process dies: by that, what a killed process
-    left is known, also where containers share a directory, a host name and process ids.
+    The writer holds a lock on it, which the system releases when the process dies. This identifies the leftovers of
+    killed processes even where containers share a directory, a host name and process ids.
     """
     prefix = f".{path.name}.{socket.gethostname()}-"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        _remove_if_left(left)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        _remove_if_abandoned(leftover)
     while True:
-        # Not a name from tempfile: such files are their owner's alone, and here the umask shall decide.
-        aside = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        # Not from tempfile, whose files only their owner can read: the umask decides here.
+        temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
         if folder:
-            aside.mkdir()
+            temporary.mkdir()
         else:
-            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        descriptor = _locked(aside)
-        if aside.exists():  # else another process found it before it was locked, and took it for left
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        descriptor = _lock(temporary)
+        if temporary.exists():  # else another process removed it before it was locked
             break
         _close(descriptor)
     try:
-        yield aside
+        yield temporary
     finally:
         if folder:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         else:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         _close(descriptor)
 
 
-def _remove_if_left(aside: Path) -> None:
-    descriptor = _locked(aside, wait=False)
-    if descriptor is None:  # it is being written, or there are no locks here to tell by
+def _remove_if_abandoned(temporary: Path) -> None:
+    descriptor = _lock(temporary, wait=False)
+    if descriptor is None:  # it is in use, or this system has no locks
         return
-    if aside.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
     else:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _close(descriptor)
 
 
-def _locked(aside: Path, *, wait: bool = True) -> int | None:
-    """A descriptor that holds a lock on a file or directory; None where there is none to be had."""
+def _lock(temporary: Path, *, wait: bool = True) -> int | None:
+    """A descriptor that holds a lock on a file or directory, or None if it cannot be locked."""
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(aside, os.O_RDONLY)
+        descriptor = os.open(temporary, os.O_RDONLY)
     except OSError:
         return None
     try:

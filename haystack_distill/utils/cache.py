@@ -1,8 +1,8 @@
-"""Arrow tables on disk: written aside, renamed when whole, checked before they are trusted.
+"""Arrow tables cached on disk: written atomically, and verified before they are used.
 
-Everything this package derives (examples read from JSON, token windows, what a teacher said) is an Arrow stream file
-under one cache directory, named by a SHA-256 of what it was made from. A side file records the SHA-256 of the bytes; a
-table whose bytes do not match it is rebuilt.
+Everything that this package derives (examples read from JSON, token windows, teacher outputs) is an Arrow stream file
+in one cache directory, named by the SHA-256 of its inputs. A JSON file next to it records the SHA-256 of its bytes; a
+table that does not match its record is rebuilt.
 """
 
 import json
@@ -25,7 +25,7 @@ from haystack_distill.utils.hashing import hash_file
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "HAYSTACK_DISTILL_CACHE"
-# For `datasets.load_dataset` by a name on the hub: before version 4 it would ask whether code there may be run.
+# For `datasets.load_dataset` with a hub name: before version 4 it asks whether to run code from the repository.
 NO_CODE: dict[str, Any] = {} if Version(datasets.__version__) >= Version("4.0.0") else {"trust_remote_code": False}
 
 
@@ -33,15 +33,15 @@ def cache_directory(cache_dir: str | Path | None = None) -> Path:
     """The directory of all caches: `cache_dir`, else `$HAYSTACK_DISTILL_CACHE`, else `~/.cache/haystack-distill`.
 
     Raises:
-        DistilError: It is in the home directory, and there is none: HOME is not set and the system does not know who
-            this is, as in a container that runs under a number of its own.
+        DistilError: The default is used and there is no home directory: HOME is not set and the user is unknown, as in
+            a container that runs under an arbitrary user id.
     """
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path("~", ".cache", "haystack-distill")
     try:
         return expand_user(chosen)
     except DistilError as error:
         raise DistilError(
-            f"no home directory to keep the cache in ({error}): set HOME, pass another cache_dir, or set the "
+            f"no home directory for the cache ({error}): set HOME, pass another cache_dir, or set the "
             f"environment variable {CACHE_VARIABLE}"
         ) from error
 
@@ -54,90 +54,90 @@ def cached_table(
     cache_dir: str | Path | None = None,
     notes: Callable[[], dict[str, Any]] | None = None,
 ) -> tuple[datasets.Dataset, dict[str, Any], bool]:
-    """The memory-mapped table `kind`/`key`, built from `batches()` when it is absent or damaged.
+    """The memory-mapped table `kind`/`key`, built from `batches()` where it is missing or damaged.
 
     Args:
-        kind: Sub-directory of the cache, one a kind of table.
+        kind: Subdirectory of the cache; each kind of table has its own.
         key: SHA-256 of everything the table depends on.
         schema: Arrow schema of the columns.
-        batches: Called only when the table has to be built; yields column dictionaries, one a record batch.
-        cache_dir: See `cache_directory`.
-        notes: Called after building; JSON-able facts to keep in the side file.
+        batches: Yields one dictionary of columns per record batch. Called only if the table has to be built.
+        cache_dir: The cache directory, see `cache_directory`.
+        notes: Returns metadata, serialisable as JSON, to keep next to the table. Called after the table was built.
 
     Returns:
-        The table, its notes, and whether it was taken from the cache.
+        The table, its notes, and whether it came from the cache.
 
     Raises:
-        DistilError: The cache directory cannot be made, read or written. What `batches` raises comes through as it is.
+        DistilError: The cache directory cannot be created, read or written. Errors of `batches` are not wrapped.
     """
     path = cache_directory(cache_dir) / kind / f"{key}.arrow"
-    side = path.with_suffix(".json")
-    with _blaming(path.parent):
+    record = path.with_suffix(".json")
+    with _cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = _trusted(path, side)
+        known = _verified(path, record)
     if known is not None:
         return datasets.Dataset.from_file(str(path)), known["notes"], True
 
-    def write(aside: Path) -> None:
-        with _blaming(path.parent):
-            sink = pa.OSFile(str(aside), "wb")
+    def write(temporary: Path) -> None:
+        with _cache_errors(path.parent):
+            sink = pa.OSFile(str(temporary), "wb")
         with sink:
-            with _blaming(path.parent):
+            with _cache_errors(path.parent):
                 writer = pa.ipc.new_stream(sink, schema)
             for columns in batches():
                 batch = pa.record_batch(columns, schema=schema)
-                with _blaming(path.parent):
+                with _cache_errors(path.parent):
                     writer.write_batch(batch)
-            # Not a `with`: on a full disk, closing fails as well, and would hide the first error.
-            with _blaming(path.parent):
+            # Not a `with`: on a full disk closing fails too, which would hide the first error.
+            with _cache_errors(path.parent):
                 writer.close()
 
     try:
-        write_atomically(path, write, durable=False)  # one that a power cut damaged is built again
+        write_atomically(path, write, durable=False)  # a damaged table is rebuilt
     except WriteError as error:
-        with _blaming(path.parent):
+        with _cache_errors(path.parent):
             raise error
-    kept = notes() if notes else {}
-    with _blaming(path.parent):  # the side file comes last: a table without it is built again
-        write_json(side, {"sha256": hash_file(path), "notes": kept}, durable=False)
-    return datasets.Dataset.from_file(str(path)), kept, False
+    metadata = notes() if notes else {}
+    with _cache_errors(path.parent):  # last: a table without its record is rebuilt
+        write_json(record, {"sha256": hash_file(path), "notes": metadata}, durable=False)
+    return datasets.Dataset.from_file(str(path)), metadata, False
 
 
 def is_cached(kind: str, key: str, cache_dir: str | Path | None = None) -> bool:
-    """Whether the table `kind`/`key` is there and whole."""
+    """Whether the table `kind`/`key` exists and is intact."""
     path = cache_directory(cache_dir) / kind / f"{key}.arrow"
-    return _trusted(path, path.with_suffix(".json")) is not None
+    return _verified(path, path.with_suffix(".json")) is not None
 
 
 def drop_cached(kind: str, key: str, cache_dir: str | Path | None = None) -> None:
-    """Remove the table `kind`/`key`, if it is there."""
+    """Remove the table `kind`/`key` if it exists."""
     path = cache_directory(cache_dir) / kind / f"{key}.arrow"
-    path.with_suffix(".json").unlink(missing_ok=True)  # first: without it, the table counts for nothing
+    path.with_suffix(".json").unlink(missing_ok=True)  # first: without its record, the table is not used
     path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _blaming(folder: Path) -> Iterator[None]:
-    """What the system refuses in here is the cache directory's fault; a full disk, most often."""
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of the file system, most often a full disk, as a DistilError that names the cache directory."""
     try:
         yield
     except (OSError, WriteError) as error:
         raise DistilError(
-            f"Cannot use the cache directory {folder} ({error}): make room there, pass another cache_dir, or set the "
-            f"environment variable {CACHE_VARIABLE}."
+            f"cannot use the cache directory {folder} ({error}): make room there, pass another cache_dir, or set the "
+            f"environment variable {CACHE_VARIABLE}"
         ) from error
 
 
-def _trusted(path: Path, side: Path) -> dict[str, Any] | None:
-    """The side file's content if table and side file are both there and agree, else None."""
-    if not (path.exists() and side.exists()):
+def _verified(path: Path, record: Path) -> dict[str, Any] | None:
+    """The record of a table if both exist and match, else None."""
+    if not (path.exists() and record.exists()):
         return None
     try:
-        known = json.loads(side.read_text(encoding="utf-8"))
-        sound = isinstance(known, dict) and "notes" in known and known.get("sha256") == hash_file(path)
+        known = json.loads(record.read_text(encoding="utf-8"))
+        intact = isinstance(known, dict) and "notes" in known and known.get("sha256") == hash_file(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
-        sound = False
-    if not sound:
-        logger.warning("cache file %s is damaged; it is built again", path)
+        intact = False
+    if not intact:
+        logger.warning("cache file %s is damaged and is rebuilt", path)
         return None
     return known

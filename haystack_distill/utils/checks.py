@@ -1,4 +1,4 @@
-"""Checks of arguments: what is wrong is said where it is given, in one sentence that names the argument."""
+"""Checks of arguments, with errors that name the argument."""
 
 import math
 from numbers import Real
@@ -7,10 +7,14 @@ from typing import Any, TypeGuard
 from haystack_distill.errors import DistilError
 
 
-def check_argument(name: str, value: Any, right: bool, wanted: str) -> None:
-    """Raise a DistilError that names an argument unless its value is right."""
-    if not right:
-        raise DistilError(f"{name} must be {wanted}, not {value!r}")
+def check_argument(name: str, value: Any, valid: bool, expected: str) -> None:
+    """Check that an argument is valid.
+
+    Raises:
+        DistilError: It is not; the message is "`name` must be `expected`, not `value`".
+    """
+    if not valid:
+        raise DistilError(f"{name} must be {expected}, not {value!r}")
 
 
 def is_integer(value: Any, minimum: int | None = None) -> TypeGuard[int]:
@@ -19,12 +23,16 @@ def is_integer(value: Any, minimum: int | None = None) -> TypeGuard[int]:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number; True and False are none, nor is text."""
+    """Whether a value is a finite number; True and False do not count."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise a DistilError that names an argument unless its value is None or of a class."""
+    """Check that an argument is None or an instance of a class.
+
+    Raises:
+        DistilError: It is neither.
+    """
     check_argument(
         name, value, value is None or isinstance(value, kind), f"a {kind.__name__}, or None for the defaults"
     )
@@ -34,9 +42,9 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def require_seed(seed: Any) -> None:
-    """Check that every library takes a seed.
+    """Check that a seed is one that every library accepts.
 
     Raises:
-        DistilError: One does not; NumPy takes none below 0 and none of more than 32 bits.
+        DistilError: It is not; NumPy accepts 32 bits and no negative numbers.
     """
     check_argument("seed", seed, is_integer(seed, 0) and seed < 2**32, "a whole number from 0 to 4294967295")

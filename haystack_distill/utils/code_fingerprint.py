@@ -1,4 +1,4 @@
-"""Fingerprints of code: whether a function of the user's is the one that a run was begun with."""
+"""Fingerprints of code: to detect that a user's function has changed since a run was started."""
 
 import contextlib
 import copyreg
@@ -26,30 +26,30 @@ _PLAIN = (type(None), type(Ellipsis), type(NotImplemented), bool, int, float, co
 
 
 class NotComparable(Exception):
-    """Something has no fingerprint that is the same in another process; the message says what."""
+    """Something has no fingerprint that is stable across processes; the message names it."""
 
 
 def code_fingerprint(function: Callable[..., Any]) -> str:
-    """SHA-256 (hex) over what a function does: its code and the values and functions that it uses.
+    """SHA-256 (hex) of a function's behaviour: its code and the values and functions that it uses.
 
-    The same in every process of one Python version, wherever the file lies and whatever its comments say. Functions
-    and classes of installed packages count by their names.
+    It is the same in every process of one Python version, and depends neither on the location of the file nor on its
+    comments. Functions and classes of installed packages are identified by name.
 
     Raises:
-        NotComparable: It uses something whose state cannot be looked at, such as an open file.
+        NotComparable: It uses something whose state cannot be inspected, such as an open file.
     """
     try:
-        return _Walk().of(function).hex()
+        return _Traversal().of(function).hex()
     except RecursionError as error:
-        raise NotComparable("it uses objects that hold each other too deeply") from error
+        raise NotComparable("it uses objects that are nested too deeply") from error
 
 
-class _Walk:
-    """One fingerprint in the making; what was met before counts by its number, so that no circle is walked twice."""
+class _Traversal:
+    """The traversal behind one fingerprint; objects visited before are identified by number, so that cycles end."""
 
     def __init__(self) -> None:
-        self.met: dict[int, int] = {}
-        self.alive: list[Any] = []  # else an address could be given to something else
+        self.visited: dict[int, int] = {}
+        self.alive: list[Any] = []  # keeps ids from being reused
 
     def of(self, value: Any) -> bytes:
         """The fingerprint of any value."""
@@ -57,24 +57,24 @@ class _Walk:
             return _digest(type(value).__name__, repr(value))
         if isinstance(value, (torch.dtype, torch.device)):
             return _digest("torch", repr(value))
-        # Whether equal constants are one object differs by how the code was loaded, so these do not count as met.
+        # Whether equal constants are one object depends on how the code was loaded, so they do not count as visited.
         if type(value) is tuple:
             return _digest("tuple", *map(self.of, value))
         if type(value) in (set, frozenset):
-            return _digest("set", *sorted(_Walk().of(part) for part in value))  # their order differs by process
+            return _digest("set", *sorted(_Traversal().of(part) for part in value))  # in no fixed order
         if isinstance(value, CodeType):
             return self._code(value)
         if isinstance(value, MethodType):
             return _digest("method", self.of(value.__func__), self.of(value.__self__))
         if isinstance(value, FunctionType) and hasattr(value, "_torchdynamo_orig_callable"):  # by torch.compile
             return _digest("compiled", self.of(value._torchdynamo_orig_callable))
-        if id(value) in self.met:
-            return _digest("met", str(self.met[id(value)]))
-        self.met[id(value)] = len(self.met)
+        if id(value) in self.visited:
+            return _digest("met", str(self.visited[id(value)]))
+        self.visited[id(value)] = len(self.visited)
         self.alive.append(value)
-        return self._anew(value)
+        return self._first_visit(value)
 
-    def _anew(self, value: Any) -> bytes:
+    def _first_visit(self, value: Any) -> bytes:
         if type(value) is list:
             return _digest("list", *map(self.of, value))
         if type(value) is dict:
@@ -107,12 +107,12 @@ class _Walk:
         return self._object(value)
 
     def _function(self, function: FunctionType) -> bytes:
-        copied = getattr(vars(function).get("__wrapped__"), "__dict__", {})  # by functools.wraps: they are the other's
+        copied = getattr(vars(function).get("__wrapped__"), "__dict__", {})  # copied by functools.wraps
         attributes = {name: value for name, value in vars(function).items() if name not in copied}
         own = function.__code__, function.__defaults__, function.__kwdefaults__, attributes
         found = [self.of(part) for part in own]
         for cell in function.__closure__ or ():
-            with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            with contextlib.suppress(ValueError):  # an empty cell
                 found.append(self.of(cell.cell_contents))
         names = _names_in(function.__code__)
         for name in sorted(names & function.__globals__.keys()):
@@ -120,7 +120,7 @@ class _Walk:
         return _digest("function", *found)
 
     def _global(self, name: str, value: Any, names: set[str]) -> bytes:
-        """What a name of the module stands for; of a module of the user's, what is used of it."""
+        """The value of a global name; for a module of the user's, the attributes in use."""
         used = []
         if isinstance(value, ModuleType) and not _is_library(value):
             used = [self.of(getattr(value, one)) for one in sorted(names) if one in vars(value)]
@@ -141,26 +141,26 @@ class _Walk:
         return _digest("class", kind.__qualname__, *map(self.of, kind.__bases__), *parts)
 
     def _object(self, value: Any) -> bytes:
-        """Any other object: its class and the state that copying it would take along."""
+        """Any other object: its class and the state that would be copied with it."""
         reduce = copyreg.dispatch_table.get(type(value), lambda one: one.__reduce_ex__(2))
         try:
             state = reduce(value)
-        except Exception as error:  # each type of object refuses in a way of its own
-            raise NotComparable(f"it uses a {type(value).__name__}, whose state cannot be looked at") from error
-        if isinstance(state, str):  # a name; what functools.lru_cache wraps has more to it
+        except Exception as error:  # each type has its own error
+            raise NotComparable(f"it uses a {type(value).__name__}, whose state cannot be inspected") from error
+        if isinstance(state, str):  # a name; functools.lru_cache adds a wrapped function
             return _digest("global", state, self.of(getattr(value, "__wrapped__", None)))
         parts = [list(part) if hasattr(part, "__next__") else part for part in state]
         return _digest("object", *map(self.of, parts))
 
 
 def _names_in(code: CodeType) -> set[str]:
-    """The names of globals and attributes in a function, those of the functions inside it included."""
+    """The names of globals and attributes in a function, including those of nested functions."""
     inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*map(_names_in, inside))
 
 
 def _is_library(value: Any) -> bool:
-    """Whether a module, or a function or class of one, came with Python or was installed."""
+    """Whether a module, or the module of a function or class, is part of Python or of an installed package."""
     module = value if isinstance(value, ModuleType) else sys.modules.get(str(value.__module__))
     if module is None or module.__name__ == "__main__":
         return False
@@ -171,7 +171,7 @@ def _is_library(value: Any) -> bool:
 
 
 def _is_known_by_name(value: Any) -> bool:
-    """Whether there is only one of a library's functions or classes; what a function returns may hold the user's."""
+    """Whether a library's function or class is the one that its name stands for, and not a closure made by it."""
     found = sys.modules.get(str(value.__module__))
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)

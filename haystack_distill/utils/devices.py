@@ -1,4 +1,4 @@
-"""Which device and which number format to compute in."""
+"""The device and the precision to compute in."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from haystack_distill.errors import DistilError
 from haystack_distill.utils.checks import PRECISIONS
 
 AUTO_PRECISION_VARIABLE = "HAYSTACK_DISTILL_AUTO_PRECISION"
-_FP32_ONLY = ("deberta",)  # the first one masks with fp32's lowest number, whatever it runs in
+_FP32_ONLY = ("deberta",)  # it masks with the lowest number of fp32, whatever its precision
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is the GPU where there is one, Apple's where that is there, else the CPU.
+    """The device that a name stands for; `auto` is the GPU if there is one (CUDA, then MPS), else the CPU.
 
     Raises:
-        DistilError: No such kind of device.
+        DistilError: There is no such type of device.
     """
     if str(device) != "auto":
         try:
@@ -29,13 +29,13 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
                 f"device must be 'auto' or a PyTorch device such as 'cpu' or 'cuda:0', not {device!r}"
             ) from error
     if torch.cuda.is_available():
-        # A process of several knows its GPU by LOCAL_RANK before anything has made it the current one.
+        # With several processes, LOCAL_RANK names the GPU before anything has made it the current one.
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def require_device(device: str) -> None:
-    """Check that tensors can be made on a device, before anything is loaded for it.
+    """Check that tensors can be created on a device, before anything is loaded for it.
 
     Raises:
         DistilError: They cannot.
@@ -44,22 +44,24 @@ def require_device(device: str) -> None:
         return
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: this PyTorch is built without it
-        raise DistilError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without it
+        raise DistilError(
+            f"device {device!r} cannot be used here ({str(error).splitlines()[0]}): choose another, or 'auto'"
+        ) from error
 
 
 def resolve_precision(precision: str, device: torch.device, model_type: str | None = None) -> str:
-    """The number format for `precision` on `device`: "fp32", "bf16" or "fp16".
+    """The precision that `precision` stands for on `device`: "fp32", "bf16" or "fp16".
 
-    `auto` takes bf16 where the hardware multiplies it fast (a processor with AMX or AVX512-BF16, a GPU that supports
-    it), fp16 on other GPUs, fp32 elsewhere. On a CPU without such instructions bf16 is several times slower than fp32.
-    The environment variable `HAYSTACK_DISTILL_AUTO_PRECISION` ("fp32", "bf16" or "fp16") says what `auto` takes
-    instead, so that different machines compute alike. A kind of model (`config.model_type`) that runs in fp32 alone
-    has that under `auto`, whatever else is fast.
+    `auto` is bf16 where the hardware is fast at it (a processor with AMX or AVX512-BF16, a GPU that supports it), fp16
+    on other GPUs, and fp32 elsewhere. On a CPU without such instructions bf16 is several times slower than fp32. The
+    environment variable `HAYSTACK_DISTILL_AUTO_PRECISION` ("fp32", "bf16" or "fp16") overrides what `auto` stands for,
+    so that different machines compute alike. Under `auto`, a model type (`config.model_type`) that overflows in lower
+    precision runs in fp32.
 
     Raises:
-        DistilError: An unknown precision, fp16 on a CPU (no gradient scaling there), or one that the kind of model
-            cannot run in.
+        DistilError: The precision is unknown, fp16 on a CPU (which has no gradient scaling), or one in which the model
+            type overflows.
     """
     if precision not in PRECISIONS:
         raise DistilError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -84,13 +86,13 @@ def resolve_precision(precision: str, device: torch.device, model_type: str | No
 
 
 def _cpu_multiplies_bf16() -> bool:
-    # Private names, not all of them in every PyTorch: where one is missing, fp32 is the safe answer.
+    # Private functions, which not every PyTorch version has; without them, fp32 is the safe choice.
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The context in which forward passes run at a resolved precision."""
+    """The context manager for forward passes at a precision from `resolve_precision`."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
@@ -98,7 +100,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module | None) -> Iterator[None]:
-    """Put a model in evaluation mode, and each of its modules back into its own afterwards."""
+    """Put a model in evaluation mode, and restore the mode of each module afterwards."""
     before = {} if model is None else {module: module.training for module in model.modules()}
     if model is not None:
         model.eval()

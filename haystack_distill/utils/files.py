@@ -12,23 +12,23 @@ from haystack_distill.errors import DistilError, WriteError
 
 
 def expand_user(path: str | Path) -> Path:
-    """A path in which `~` stands for the home directory; one that names no user's stays as it is written.
+    """A path with `~` replaced by the home directory; `~name` of an unknown user stays as it is.
 
     Raises:
-        DistilError: There is no home directory: HOME is not set and the system does not know who this is.
+        DistilError: There is no home directory: HOME is not set and the user is unknown.
     """
     found = Path(os.path.expanduser(path))
-    if found.parts[:1] == ("~",):  # else a directory of that name would be made
-        raise DistilError(f"{path} begins with ~, but there is no home directory: set HOME, or write the path out")
+    if found.parts[:1] == ("~",):  # else a directory named "~" would be created
+        raise DistilError(f"{path} begins with ~, but there is no home directory: set HOME, or write out the path")
     return found
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses in here, to whichever library, is a `WriteError` that names `path`.
+    """Raise errors of the file system, from whichever library, as a `WriteError` that names `path`.
 
     Raises:
-        WriteError: The disk is full, the place is read-only, a file is where a directory is wanted, and the like.
+        WriteError: The disk is full, the file system is read-only, a file stands where a directory should, and so on.
     """
     try:
         yield
@@ -44,9 +44,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def system_reason(error: Exception) -> str | None:
-    """What the system said, where an error is about that; None for all others.
+    """The reason that the operating system gave for an error; None for other errors.
 
-    Libraries in Rust (safetensors, tokenizers) and C++ (torch) hand it on in words alone.
+    Libraries in Rust (safetensors, tokenizers) and C++ (torch) pass it on in the message only.
     """
     if isinstance(error, OSError):
         return None if error.errno is None else error.strerror or str(error)
@@ -54,17 +54,17 @@ def system_reason(error: Exception) -> str | None:
     if in_rust:
         return os.strerror(int(in_rust[1]))
     if isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error)):
-        return "the file could not be written to its end"
+        return "the file could not be written completely"
     return None
 
 
 def require_writable(path: Path, *, directory: bool = True) -> None:
-    """Check that a directory, or with `directory=False` a file, can be written, before the work for it begins.
+    """Check that a directory, or with `directory=False` a file, can be written, before a long computation.
 
-    Nothing is made but a file without a name, which is gone at once.
+    Nothing is created except an unnamed temporary file, which is deleted at once.
 
     Raises:
-        WriteError: It cannot.
+        WriteError: It cannot be written.
     """
     with writing(path):
         if not directory and is_stream(path):
@@ -81,32 +81,32 @@ def require_writable(path: Path, *, directory: bool = True) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a device, a pipe or a file that this process has open: nothing to rename another file to."""
+    """Whether a path is a device, a pipe or an open file of this process, which a rename cannot replace."""
     open_already = str(path) in ("/dev/stdout", "/dev/stderr") or str(path.parent) in ("/dev/fd", "/proc/self/fd")
     return open_already or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextlib.contextmanager
 def temporary_directory_errors() -> Iterator[None]:
-    """Where a temporary directory is made.
+    """Raise errors of creating a temporary directory as a `WriteError` that names TMPDIR.
 
     Raises:
-        WriteError: There is no place for one.
+        WriteError: There is no writable place for one.
     """
     try:
         yield
     except OSError as error:
         raise WriteError(
-            f"cannot make a temporary directory ({error.strerror or error}): set the environment variable TMPDIR to "
-            "a directory with room that can be written to"
+            f"cannot create a temporary directory ({error.strerror or error}): set the environment variable TMPDIR to "
+            "a writable directory with free space"
         ) from error
 
 
 def temporary_directory() -> tempfile.TemporaryDirectory:
-    """A directory for what is needed for a while, to be used with `with`.
+    """A temporary directory as a context manager, deleted on exit.
 
     Raises:
-        WriteError: There is no place for one.
+        WriteError: There is no writable place for one.
     """
     with temporary_directory_errors():
         return tempfile.TemporaryDirectory(prefix="haystack-distill-")

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def hash_json(*parts: Any) -> str:
-    """SHA-256 (hex) over JSON-able parts, in order."""
+    """SHA-256 (hex) of values that can be serialised as JSON, in order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Checks of the files of a model directory, before anything is loaded from them."""
+"""The files of a model directory: their names, and checks before anything is loaded from them."""
 
 import json
 import math
@@ -15,15 +15,9 @@ EXPORT_RECORD = "export.json"  # in that folder: how they were made, how close t
 _LFS_POINTER = b"version https://git-lfs"
 
 
-_READ = (".json", ".txt", ".model", ".safetensors")  # files of a model directory that are read, by their suffix
-
-
-_FETCH = "it is broken or cut off, fetch it again"
-
-
+_READ = (".json", ".txt", ".model", ".safetensors")  # suffixes of the files that are read
+_FETCH = "it is broken or truncated, download it again"
 _INDEX = "model.safetensors.index.json"
-
-
 _CONVERT = (
     "import torch, safetensors.torch as s; w = torch.load({source}, weights_only=True); "
     's.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, {target}, {{"format": "pt"}})'
@@ -31,14 +25,14 @@ _CONVERT = (
 
 
 def check_model_directory(name: str | Path, *, weights: bool = True) -> None:
-    """Look for what is known to go wrong with a model's files, before they are read. A hub name passes.
+    """Check a model's files for common faults before they are read. A hub name passes.
 
     Args:
         name: A directory or hub name.
-        weights: Whether the weights are going to be read.
+        weights: Whether the weights will be read.
 
     Raises:
-        DistilError: A file is missing, not fetched, cut off or of a kind that is never read.
+        DistilError: A file is missing, not downloaded, truncated or of a format that is never read.
     """
     directory = Path(name)
     if directory.is_file():
@@ -64,7 +58,11 @@ def check_model_directory(name: str | Path, *, weights: bool = True) -> None:
 
 
 def check_tokenizer_file(name: str | Path) -> None:
-    """Raise a DistilError if the tokenizer.json of a directory is what cannot be read."""
+    """Check that tokenizer.json of a directory can be read; a directory without it passes.
+
+    Raises:
+        DistilError: It cannot be read.
+    """
     from tokenizers import Tokenizer, __version__
 
     file = Path(name) / "tokenizer.json"
@@ -73,7 +71,7 @@ def check_tokenizer_file(name: str | Path) -> None:
     read_json_object(file.parent, file.name, _FETCH)
     try:
         Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower class
         raise DistilError(
             f"{file} cannot be read by tokenizers {__version__} ({error}): a newer version wrote it, so upgrade "
             "transformers and tokenizers, or save the model again with these"
@@ -81,7 +79,7 @@ def check_tokenizer_file(name: str | Path) -> None:
 
 
 def lacks_weights(name: str | Path, prefix: str) -> bool:
-    """Whether a directory holds safetensors, none of which has a name that begins with `prefix`."""
+    """Whether a directory has safetensors files, but no weight in them whose name begins with `prefix`."""
     from safetensors import safe_open
 
     files = list(Path(name).glob("*.safetensors"))
@@ -94,13 +92,11 @@ def lacks_weights(name: str | Path, prefix: str) -> bool:
 
 def _check_fetched(file: Path) -> None:
     with open(file, "rb") as stream:
-        begin = stream.read(len(_LFS_POINTER))
-    if begin == _LFS_POINTER:
-        raise DistilError(
-            f"{file} is a Git LFS pointer, not the file that it stands for: run `git lfs pull` in {file.parent}"
-        )
-    if not begin and file.suffix != ".txt":
-        raise DistilError(f"{file} is empty: fetch it again")
+        start = stream.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise DistilError(f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {file.parent}")
+    if not start and file.suffix != ".txt":
+        raise DistilError(f"{file} is empty: download it again")
 
 
 def _without_config(directory: Path) -> str:
@@ -127,25 +123,25 @@ def _check_weights(directory: Path) -> None:
         )
         missing = [file.name for file in files if not file.exists()]
         if missing:
-            raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: fetch them again")
+            raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: download them again")
     else:
         pickled = sorted(directory.glob("*.bin"))
         if pickled:
             code = _CONVERT.format(source=json.dumps(str(pickled[0])), target=json.dumps(str(whole)))
             raise DistilError(
                 f"{directory} holds no weights in safetensors, and {pickled[0].name} is a pickle, which is never read; "
-                f"if you trust where it comes from, convert it once: python -c {shlex.quote(code)}"
+                f"if you trust its source, convert it once: python -c {shlex.quote(code)}"
             )
-        raise DistilError(f"{directory} holds no weights in safetensors (model.safetensors): fetch them")
+        raise DistilError(f"{directory} holds no weights in safetensors (model.safetensors): download them")
     for file in files:
         count_parameters(file)
 
 
 def read_json_object(directory: Path, name: str, remedy: str = "restore it") -> dict[str, Any] | None:
-    """The object in a JSON file of a directory, None where there is no such file.
+    """The object in a JSON file of a directory, or None if there is no such file.
 
     Raises:
-        DistilError: It cannot be read, was cut off or holds something else; the message ends with `remedy`.
+        DistilError: It cannot be read, is truncated or holds something else; the message ends with `remedy`.
     """
     try:
         content = json.loads((directory / name).read_text(encoding="utf-8"))
@@ -159,6 +155,11 @@ def read_json_object(directory: Path, name: str, remedy: str = "restore it") -> 
 
 
 def count_parameters(file: Path) -> int:
+    """The number of parameters in a safetensors file, read from its header.
+
+    Raises:
+        DistilError: It cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -166,4 +167,4 @@ def count_parameters(file: Path) -> int:
             names = [name for name in stream.keys() if not name.endswith("position_ids")]  # noqa: SIM118 (not a mapping)
             return sum(math.prod(stream.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:
-        raise DistilError(f"{file} cannot be read: {error}; it is broken or cut off, fetch it again") from error
+        raise DistilError(f"{file} cannot be read ({error}): {_FETCH}") from error

@@ -1,4 +1,4 @@
-"""Fingerprints of models: what identifies a teacher in the cache and a student in a run's record."""
+"""Fingerprints of models: they identify a teacher in the cache and a student in the record of a run."""
 
 import hashlib
 from typing import Any
@@ -10,24 +10,24 @@ from haystack_distill.utils.hashing import hash_json
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 over a model's configuration and weights, whatever it is called and wherever it lies."""
+    """SHA-256 (hex) of a model's configuration and weights, independent of its name and location."""
     return _hash_of_weights(model, hash_json(type(model).__name__, _identifying_config(model))).hexdigest()
 
 
 def student_record(model: PreTrainedModel) -> dict[str, Any]:
-    """What a run records of its student as it is before the first step: class, configuration, hash of the weights."""
+    """The record of a student before the first step of a run: class, configuration and hash of the weights."""
     weights = _hash_of_weights(model, "").hexdigest()
     return {"class": type(model).__name__, "config": _identifying_config(model), "weights": weights}
 
 
 def _identifying_config(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model's configuration has of its own, without what says only where it came from and how it is kept."""
-    kept = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
-    return {name: value for name, value in model.config.to_diff_dict().items() if name not in kept}
+    """A model's configuration without entries about its origin and its storage."""
+    ignored = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
+    return {name: value for name, value in model.config.to_diff_dict().items() if name not in ignored}
 
 
-def _hash_of_weights(model: PreTrainedModel, begin: str) -> Any:
-    digest = hashlib.sha256(begin.encode())
+def _hash_of_weights(model: PreTrainedModel, prefix: str) -> Any:
+    digest = hashlib.sha256(prefix.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""What the processes of one run agree on and share out."""
+"""Coordination of the processes of one distributed run."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,24 +11,24 @@ from haystack_distill.errors import DistilError
 _T = TypeVar("_T")
 
 
-def run_on_main_process(decide: Callable[[], _T], processes: PartialState) -> _T:
-    """What `decide` returns in the main process, in every process; a DistilError of it is raised in every one."""
+def run_on_main_process(function: Callable[[], _T], processes: PartialState) -> _T:
+    """The result of `function` in the main process, broadcast to all; a DistilError is raised in every process."""
     if processes.num_processes == 1:
-        return decide()
+        return function()
     outcome: list[Any] = [None, None]
     if processes.is_main_process:
         try:
-            outcome[0] = decide()
+            outcome[0] = function()
         except DistilError as error:
             outcome[1] = error
     broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]
-    decided: _T = outcome[0]
-    return decided
+    result: _T = outcome[0]
+    return result
 
 
 def process_share(n: int, processes: PartialState) -> range:
-    """This process's share of n things that lie in a row; the shares of all processes are the whole, in order."""
-    own, all_ = processes.process_index, processes.num_processes
-    return range(n * own // all_, n * (own + 1) // all_)
+    """The indices from 0 to n - 1 that this process handles; the shares of all processes are contiguous, in order."""
+    index, count = processes.process_index, processes.num_processes
+    return range(n * index // count, n * (index + 1) // count)

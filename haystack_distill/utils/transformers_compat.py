@@ -1,4 +1,4 @@
-"""Every difference between transformers 4.4x and 5.x that this package has to know about."""
+"""The differences between transformers 4 and 5 that matter here: loading and saving of models and tokenizers."""
 
 import contextlib
 import copy
@@ -35,10 +35,10 @@ from haystack_distill.utils.model_inputs import takes_token_types
 
 logger = logging.getLogger(__name__)
 
-_GENERIC_CLASS_OF_5 = "TokenizersBackend"  # transformers 4 knows no class of that name
-_GENERIC_CLASSES = (_GENERIC_CLASS_OF_5, "PreTrainedTokenizer")  # what both write for their PreTrainedTokenizerFast
+_GENERIC_CLASS_OF_5 = "TokenizersBackend"  # a class that transformers 4 lacks
+_GENERIC_CLASSES = (_GENERIC_CLASS_OF_5, "PreTrainedTokenizer")  # names that either writes for PreTrainedTokenizerFast
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-_BERT_SETTINGS = {  # of tokenizers' BertNormalizer, and what tokenizer_config.json calls them
+_BERT_SETTINGS = {  # of the BertNormalizer, and their names in tokenizer_config.json
     "lowercase": "do_lower_case",
     "strip_accents": "strip_accents",
     "handle_chinese_chars": "tokenize_chinese_chars",
@@ -48,20 +48,20 @@ TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0.dev0")
 
 
 def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A model in fp32, from safetensors only, and the names of weights that the files did not hold.
+    """A model in fp32, from safetensors only, and the names of weights that its files lack.
 
-    A head of another shape than the model's (three labels where a reader has start and end) counts as not held.
+    A head of another shape (three labels where a reader has start and end) counts as missing.
 
     Raises:
-        DistilError: The weights are not those of the model that the configuration describes.
+        DistilError: The weights do not fit the configuration.
     """
-    dtype = {"dtype" if TRANSFORMERS_5 else "torch_dtype": torch.float32}  # 5.x would keep the files' own
-    with _quiet():  # who calls this says better what missing weights mean
+    dtype = {"dtype" if TRANSFORMERS_5 else "torch_dtype": torch.float32}  # transformers 5 keeps the dtype of the files
+    with _quiet():  # the caller reports missing weights
         model, loading = auto_class.from_pretrained(
             name,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are looked at below, encoder and head apart
+            ignore_mismatched_sizes=True,  # checked below: only the head may differ
             trust_remote_code=False,
             **dtype,
             **settings,
@@ -71,7 +71,7 @@ def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedM
         if weight.startswith(f"{model.base_model_prefix}."):
             raise DistilError(
                 f"{name}: {weight} has the shape {list(stored)} in the weights and {list(wanted)} by config.json, so "
-                "the two do not belong together; take both from the model that they came from"
+                "the two do not belong together: take both from the original model"
             )
     missing = {key for key in loading["missing_keys"] if not key.endswith("position_ids")}
     return model, sorted(missing | mismatched.keys())
@@ -80,13 +80,22 @@ def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedM
 def load_with_tokenizer(
     auto_class: Any, name: str, what: str, **hub: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """`load_model` and the fast tokenizer beside it; `what` is named in the error, `hub` has `token` and `revision`.
+    """A model as from `load_model` and its fast tokenizer.
+
+    Args:
+        auto_class: The transformers class that loads the model.
+        name: A directory or hub name.
+        what: What is being loaded, for error messages.
+        hub: `token` and `revision`, for models on the hub.
+
+    Returns:
+        The model, its tokenizer, and the names of weights that its files lack.
 
     Raises:
-        DistilError: Nothing there, or not a model and a fast tokenizer.
+        DistilError: There is nothing of that name, or it is not a model with a fast tokenizer.
     """
     check_model_directory(name)
-    with _explained(name, what):
+    with _loading_errors(name, what):
         config = _config_for(auto_class, name, **hub)
         tokenizer = load_tokenizer(name, **hub)
         model, fresh = load_model(auto_class, name, config=config, **hub)
@@ -96,13 +105,15 @@ def load_with_tokenizer(
 def load_without_weights(
     auto_class: Any, name: str, what: str, **hub: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model without its weights (they are on PyTorch's "meta" device) and the fast tokenizer beside it.
+    """A model without its weights (on PyTorch's "meta" device) and its fast tokenizer.
+
+    The arguments are those of `load_with_tokenizer`.
 
     Raises:
-        DistilError: Nothing there, or not a model and a fast tokenizer.
+        DistilError: There is nothing of that name, or it is not a model with a fast tokenizer.
     """
     check_model_directory(name, weights=False)
-    with _explained(name, what):
+    with _loading_errors(name, what):
         config = _config_for(auto_class, name, **hub)
         tokenizer = load_tokenizer(name, **hub)
         with torch.device("meta"):
@@ -110,26 +121,30 @@ def load_without_weights(
 
 
 def architectures(name: str, what: str, **hub: Any) -> list[str]:
-    """The names of the classes that a model says it is of; the arguments are those of `load_with_tokenizer`.
+    """The class names in a model's configuration; the arguments are those of `load_with_tokenizer`.
 
     Raises:
-        DistilError: Nothing there, or no model that transformers knows.
+        DistilError: There is nothing of that name, or no model that transformers knows.
     """
     check_model_directory(name)
-    with _explained(name, what):
+    with _loading_errors(name, what):
         return list(_config_for(AutoConfig, name, **hub).architectures or [])
 
 
 def require_known_model_type(name: str, what: str, **hub: Any) -> None:
-    """Raise a DistilError if a model is broken, or of a kind for which code that comes with it would have to run."""
+    """Check that transformers has a model's type; the arguments are those of `load_with_tokenizer`.
+
+    Raises:
+        DistilError: Its files are broken, or code that comes with the model would have to run.
+    """
     check_model_directory(name, weights=False)
-    with _explained(name, what):
+    with _loading_errors(name, what):
         _config_for(AutoConfig, name, **hub)
 
 
 @contextlib.contextmanager
 def refuse_remote_code() -> Iterator[None]:
-    """While others load a model: transformers asks nobody whether to run the code that came with it, and refuses."""
+    """While another library loads a model: transformers refuses remote code without asking on stdin."""
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
@@ -139,28 +154,27 @@ def refuse_remote_code() -> Iterator[None]:
 
 
 def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a directory or hub name, whichever transformers wrote it; `hub` as above.
+    """The fast tokenizer of a directory or hub name, whichever version of transformers wrote it.
 
-    It splits text as its tokenizer.json says: transformers 5 makes many tokenizers anew by their class, with another
-    normaliser or pre-tokeniser than was saved.
+    It splits text as its tokenizer.json specifies: transformers 5 rebuilds many tokenizers from their class, with
+    another normaliser or pre-tokeniser than the saved one. `hub` is as for `load_with_tokenizer`.
     """
-    settings = get_tokenizer_config(name, **hub)
+    config = get_tokenizer_config(name, **hub)
     with _quiet():
         if TRANSFORMERS_5:
             tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, **hub)
         else:
-            generic = settings.get("tokenizer_class") == _GENERIC_CLASS_OF_5
+            generic = config.get("tokenizer_class") == _GENERIC_CLASS_OF_5
             loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-            also = _special_tokens_for_4(settings)
-            tokenizer = loader.from_pretrained(name, use_fast=True, trust_remote_code=False, **also, **hub)
+            special_tokens = _special_tokens_for_4(config)
+            tokenizer = loader.from_pretrained(name, use_fast=True, trust_remote_code=False, **special_tokens, **hub)
     if TRANSFORMERS_5 and getattr(tokenizer, "is_fast", False):
         file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **hub)
         if file is not None:
-            changed = _restore_parts(tokenizer, Path(file), settings)
+            changed = _restore_parts(tokenizer, Path(file), config)
             if changed:
                 logger.info(
-                    "%s: transformers 5 by itself would replace the %s that tokenizer.json has; the file's is kept, "
-                    "here and by save",
+                    "%s: transformers 5 would replace the %s of tokenizer.json; the one in the file is used, and saved",
                     name,
                     " and ".join(changed),
                 )
@@ -168,12 +182,12 @@ def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
 
 
 def save_model(directory: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write a plain model directory that transformers 4 and 5 both load to the same tokens; see `save_pretrained`."""
+    """Write a model directory that transformers 4 and 5 load to the same model and tokens; see `save_pretrained`."""
     return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
 
 
 class _PortableTokenizer:
-    """A tokenizer that saves itself so that transformers 4 and 5 make the same of its files."""
+    """A tokenizer that saves itself so that transformers 4 and 5 load it alike."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
         self.tokenizer = tokenizer
@@ -189,19 +203,19 @@ class _PortableTokenizer:
         settings |= _special_tokens_for_4(settings)
         if not settings.get("extra_special_tokens"):
             settings.pop("extra_special_tokens", None)
-        for name in ("is_local", "local_files_only"):  # where it was loaded from, which is nobody's business
+        for name in ("is_local", "local_files_only"):  # where it was loaded from
             settings.pop(name, None)
-        # By default the two differ in whether a tokenizer gives token types.
+        # The two versions differ in whether a tokenizer returns token types by default.
         settings["model_input_names"] = self.inputs
         if settings["tokenizer_class"] in _GENERIC_CLASSES or self._is_rebuilt(directory, settings):
-            settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # both know it, and read tokenizer.json as it is
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # both have it, and use tokenizer.json as it is
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
     def _is_rebuilt(self, directory: Path, settings: dict[str, Any]) -> bool:
-        """Whether transformers 5 would make another tokenizer of these files."""
+        """Whether transformers 5 would load another tokenizer from these files."""
         if not getattr(self.tokenizer, "is_fast", False):
             return False
-        if not TRANSFORMERS_5:  # it cannot be asked: it rebuilds all that come from SentencePiece
+        if not TRANSFORMERS_5:  # version 5 rebuilds all that come from SentencePiece
             return type(self.tokenizer.backend_tokenizer.model).__name__ == "Unigram"
         with _quiet():
             again = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -209,7 +223,7 @@ class _PortableTokenizer:
 
 
 def _special_tokens_for_4(settings: dict[str, Any]) -> dict[str, Any]:
-    """Added special tokens under the name that transformers 4 knows, where transformers 5 wrote them as a list."""
+    """Additional special tokens under their name in transformers 4, where transformers 5 wrote them as a list."""
     extra = settings.get("extra_special_tokens")
     if not isinstance(extra, list):
         return {}
@@ -219,24 +233,24 @@ def _special_tokens_for_4(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore_parts(tokenizer: PreTrainedTokenizerBase, file: Path, settings: dict[str, Any]) -> list[str]:
-    """Give a tokenizer the parts that its tokenizer.json has; returns what differed and decides how text is split."""
+    """Give a tokenizer the parts in its tokenizer.json; returns the names of those that differed, bar the decoder."""
     stored = json.loads(file.read_text(encoding="utf-8"))
     parts: dict[str, Any] = {part: stored.get(part) for part in _PARTS}
-    normalizer, before = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
-    # What tokenizer_config.json says of these goes before tokenizer.json, as in transformers 4.
+    normalizer, pre_tokenizer = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
+    # These settings in tokenizer_config.json override tokenizer.json, as in transformers 4.
     if normalizer.get("type") == "BertNormalizer":
         for name, setting in _BERT_SETTINGS.items():
             if setting in settings:
                 normalizer[name] = settings[setting]
-    for part in (before, parts["post_processor"] or {}):
+    for part in (pre_tokenizer, parts["post_processor"] or {}):
         if part.get("type") in ("ByteLevel", "RobertaProcessing") and "add_prefix_space" in settings:
             part["add_prefix_space"] = settings["add_prefix_space"]
-    carrier = json.loads(Tokenizer(WordLevel({"": 0}, "")).to_str())
-    made = Tokenizer.from_str(json.dumps(carrier | parts))
+    template = json.loads(Tokenizer(WordLevel({"": 0}, "")).to_str())
+    restored = Tokenizer.from_str(json.dumps(template | parts))
     backend = tokenizer.backend_tokenizer
     changed = []
     for part in _PARTS:
-        own, wanted = getattr(backend, part), getattr(made, part)
+        own, wanted = getattr(backend, part), getattr(restored, part)
         if (own and own.__getstate__()) != (wanted and wanted.__getstate__()):
             setattr(backend, part, wanted)
             changed.append(part)
@@ -244,34 +258,31 @@ def _restore_parts(tokenizer: PreTrainedTokenizerBase, file: Path, settings: dic
 
 
 def _config_for(auto_class: Any, name: str, **hub: Any) -> PretrainedConfig:
-    """A model's configuration; for a reader with two labels, start and end, whatever head the model had before.
+    """A model's configuration; for question answering with the two labels start and end, whatever its head had.
 
     Raises:
-        DistilError: The model is of no kind that transformers knows.
+        DistilError: Transformers does not know the model type.
     """
     content, _ = PretrainedConfig.get_config_dict(name, **hub)
-    kind = content.get("model_type")
-    if not isinstance(kind, str):
-        raise DistilError(
-            f"{name}: config.json has no model_type, so nothing says what kind of model it is; take the config.json of "
-            "the model that it came from"
-        )
-    if kind not in CONFIG_MAPPING:
+    model_type = content.get("model_type")
+    if not isinstance(model_type, str):
+        raise DistilError(f"{name}: config.json has no model_type: take the config.json of the original model")
+    if model_type not in CONFIG_MAPPING:
         if content.get("auto_map"):
             raise DistilError(
-                f"{name}: a {kind!r} model comes with code of its own, and no code that comes with a model is ever "
-                "run; choose a model of a kind that transformers has"
+                f"{name}: a {model_type!r} model comes with code of its own, which is never run: choose a model of a "
+                "type that transformers has"
             )
         raise DistilError(
-            f"{name}: transformers {transformers.__version__} knows no {kind!r} models; choose another model, or a "
-            "transformers that knows them"
+            f"{name}: transformers {transformers.__version__} knows no {model_type!r} models: choose another model, or "
+            "a version of transformers that knows them"
         )
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
     return question_answering_config(config) if auto_class is AutoModelForQuestionAnswering else config
 
 
 def question_answering_config(config: PretrainedConfig) -> PretrainedConfig:
-    """A copy of a configuration, with the two outputs a token that a reader has: start and end."""
+    """A copy of a configuration with the two labels of a question answering head, start and end."""
     config = copy.deepcopy(config)
     if config.num_labels != 2:
         config.num_labels = 2
@@ -279,7 +290,8 @@ def question_answering_config(config: PretrainedConfig) -> PretrainedConfig:
 
 
 @contextlib.contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def _loading_errors(name: str, what: str) -> Iterator[None]:
+    """Raise the errors of loading a model, of whichever library, as a DistilError that names it."""
     try:
         yield
     except DistilError:
@@ -288,8 +300,8 @@ def _explained(name: str, what: str) -> Iterator[None]:
         check_tokenizer_file(name)
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise DistilError(
-            f"cannot load a {what} from {name!r}: {reason}. Give a directory with config.json, model.safetensors and "
-            "tokenizer.json, or a model name that the hub (or, offline, its local cache) has"
+            f"cannot load a {what} from {name!r} ({reason}): give a directory with config.json, model.safetensors and "
+            "tokenizer.json, or the name of a model on the hub (offline, in its local cache)"
         ) from error
 
 
@@ -304,16 +316,16 @@ def _quiet() -> Iterator[None]:
 
 
 def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model, in fp32 and eval mode, whose attention is written out: exporters can read that."""
+    """A copy of a model, in fp32 and eval mode, with eager attention, which exporters can trace."""
     config = copy.deepcopy(model.config)
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced
         plain = type(model)._from_config(config, attn_implementation="eager")
     plain.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     return plain.float().eval()
 
 
 def training_arguments(**arguments: Any) -> TrainingArguments:
-    """TrainingArguments that report nowhere by themselves and drive one device a process."""
+    """TrainingArguments without reporting integrations, and with one device per process."""
     made = TrainingArguments(report_to="none", **arguments)
-    made._n_gpu = min(made.n_gpu, 1)  # `accelerate launch` starts one process a GPU
+    made._n_gpu = min(made.n_gpu, 1)  # `accelerate launch` starts one process per GPU
     return made

@@ -1,4 +1,4 @@
-"""A YAML file for a whole run: the options of a command, with what is wrong about them said by name."""
+"""YAML files with the options of a command, and errors that name the file and the option."""
 
 import difflib
 import re
@@ -15,14 +15,14 @@ from haystack_distill.utils.files import expand_user
 
 @dataclass(frozen=True)
 class Option:
-    """What a configuration file may say for one option.
+    """What a configuration file may give for one option.
 
     Attributes:
-        check: Given the value as one would type it on the command line; raises ValueError where it is not right.
-        repeatable: Whether the option can be given more than once; a list in the file then gives each of its entries.
-        comma_separated: Whether a list in the file stands for its entries with commas between them.
-        optional: Whether the option can be left unset, so that null in the file is the same as not naming it.
-        takes_none: Whether the option knows the word "none"; null in the file then stands for it.
+        check: Called with the value as it would be typed on the command line; raises ValueError if it is invalid.
+        repeatable: Whether the option can be given more than once; a list in the file stands for all its entries.
+        comma_separated: Whether a list in the file stands for its entries separated by commas.
+        optional: Whether the option can be left unset; null in the file is then the same as leaving it out.
+        takes_none: Whether the option accepts the word "none"; null in the file then stands for it.
     """
 
     check: Callable[[str], Any]
@@ -33,21 +33,21 @@ class Option:
 
 
 def load_config(path: str | Path, options: Mapping[str, Option]) -> dict[str, str | list[str]]:
-    """Read a run's configuration.
+    """Read the options of a command from a file.
 
-    A value means what the same text means on the command line, so `5e-5` is a number (plain YAML takes it for a
-    text), `3.5` is no number of epochs and a version number `1.10` stays what it is.
+    A value means what the same text means on the command line: `5e-5` is a number (in plain YAML it is a string),
+    `3.5` is not a number of epochs, and a version number `1.10` keeps its zero.
 
     Args:
         path: A YAML file that maps option names, with underscores, to values.
-        options: What can be said, by name.
+        options: The options that the command has, by name.
 
     Returns:
-        The values by name, as one would type them; a list for an option that is repeatable.
+        The values by name, as they would be typed; a list for a repeatable option.
 
     Raises:
-        DistilError: No such file, no YAML mapping, a key that is unknown, misspelt or there twice, or a value that is
-            not right for its option. The message begins with the file's name.
+        DistilError: The file does not exist or is not a YAML mapping, a key is unknown, misspelt or repeated, or a
+            value is invalid for its option. The message begins with the file's name.
     """
     values: dict[str, str | list[str]] = {}
     for key, value in read_mapping(Path(path)).items():
@@ -66,9 +66,9 @@ def load_config(path: str | Path, options: Mapping[str, Option]) -> dict[str, st
 
 
 def _as_typed(value: Any, option: Option) -> str | list[str]:
-    """A value of the file as it would be typed, after its check."""
+    """A value of the file as it would be typed, after validation."""
     if value is None:
-        raise ValueError("a value is missing; give one, or leave the key out for the default")
+        raise ValueError("the value is missing: give one, or leave the key out for the default")
     if isinstance(value, dict):
         raise ValueError("must be a single value, not a mapping")
     if isinstance(value, list) and option.comma_separated:
@@ -86,19 +86,19 @@ def _as_typed(value: Any, option: Option) -> str | list[str]:
 
 
 def suggestion(key: str, options: Collection[str]) -> str:
-    """The nearest option to a key, or all of them where none is near."""
+    """A hint with the option that is most similar to a key, or with all options if none is."""
     near = difflib.get_close_matches(key.replace("-", "_").lower(), options, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(options))}"
 
 
 class _Loader(yaml.BaseLoader):
-    """Scalars as the text they are written as, but for null; no tag makes any other object; no key twice."""
+    """Loads every scalar but null as text, creates no objects from tags, and refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -108,19 +108,19 @@ _Loader.add_constructor(_NULL, lambda loader, node: None)
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """A YAML file as nested mappings and lists of texts, each as it is written; null alone becomes None.
+    """A YAML file as nested mappings and lists, with every scalar as text except null, which is None.
 
     Raises:
-        DistilError: No such file, or not a YAML mapping without doubled keys.
+        DistilError: The file cannot be read, or is not a YAML mapping with distinct keys.
     """
     try:
         text = expand_user(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DistilError(f"{path}: cannot be read: {error}") from error
+        raise DistilError(f"{path}: cannot be read ({error}): check the path") from error
     try:
         content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, TypeError) as error:  # TypeError: a list as a key
-        raise DistilError(f"{path}: not valid YAML: {error}") from error
+        raise DistilError(f"{path}: not valid YAML ({error}): correct it") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

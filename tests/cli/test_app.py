@@ -403,7 +403,7 @@ def test_data_to_measure_on_is_checked_before_anything_is_loaded(
     more = ["--data", squad_file] if command in TRAINING_COMMANDS else []
     more += ["--corpus", squad_file] if command == "prune" else []
     more += ["--output-dir", tmp_path / "out"] if command != "evaluate" else []
-    for data, said in ((unlabelled, 'Question "q0-0" is unlabelled'), (tmp_path / "absent.json", "no such file")):
+    for data, said in ((unlabelled, 'question "q0-0" is unlabelled'), (tmp_path / "absent.json", "no such file")):
         assert said in refusal(command, *readers, *more, option, data)
     assert not (tmp_path / "out").exists()
 
@@ -470,7 +470,7 @@ def test_config_mistakes(tmp_path: Path) -> None:
     for wrong in ("n_epochs: 2.5", "n_epochs: true", "n_epochs: many", "keep_best: perhaps", "temperature: hot"):
         assert f"{config}: {wrong.partition(':')[0]}: " in mistake(wrong), wrong
     assert f"{config}: distillation_loss: 'kl' is not one of kl_div, mse" in mistake("distillation_loss: kl")
-    assert f"{config}: n_epochs: a value is missing" in mistake("n_epochs:")
+    assert f"{config}: n_epochs: the value is missing" in mistake("n_epochs:")
     assert "Missing option '--teacher'" in mistake("n_epochs: 2")
     assert "absent.yaml: cannot be read" in refusal("distil", "--config", tmp_path / "absent.yaml")
 
@@ -692,7 +692,7 @@ def test_recipe_refusals(recipe_file: Path, tmp_path: Path) -> None:
     recipe_file.write_text(recipe_file.read_text().replace("teacher:", "techer:"))
     assert "did you mean 'teacher'" in refusal("recipe", "--config", recipe_file)
     assert "report.json" in refusal("report", tmp_path, recipe_file.parent / "other")
-    assert "not a reader's directory" in refusal("push", tmp_path, "me/it")
+    assert "not the directory of a reader" in refusal("push", tmp_path, "me/it")
 
 
 def test_a_finished_recipe_is_uploaded(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -871,7 +871,7 @@ def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -
 def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
     for arguments, message in (
         (["export", "--model", "embedded"], "give --output-dir"),
-        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "needs calibration data"),
+        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "calibration data is needed"),
         (["export", "--model", student_dir, "--int8", "half"], "is not one of"),
         (["ask", "--model", "embedded", "--backend", "onnx", "--question", "q", "--context", "c"], "export --model"),
         (

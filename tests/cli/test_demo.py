@@ -43,5 +43,5 @@ def test_the_sample_is_what_it_says() -> None:
     assert len(set(train["context"]) | set(dev["context"])) >= 80
     assert any(train["is_impossible"])
     assert any(dev["is_impossible"])
-    with pytest.raises(ValueError, match="'train' and 'dev'"):
+    with pytest.raises(ValueError, match="'train' or 'dev'"):
         sample_path("test")

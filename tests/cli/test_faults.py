@@ -278,7 +278,7 @@ def test_no_place_for_temporary_files(
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_get_default_tempdir", nowhere)
     said = refusal(run(*arguments))
-    assert "cannot make a temporary directory" in said
+    assert "cannot create a temporary directory" in said
     assert "TMPDIR" in said
     assert not (tmp_path / "output").exists()
 
@@ -432,7 +432,7 @@ def test_without_a_home_the_cache_says_where_it_could_be(
 ) -> None:
     for name in ("evaluate", "train", "recipe"):
         said = refusal(run(*commands(name, tmp_path / "output")))
-        assert "no home directory to keep the cache in" in said
+        assert "no home directory for the cache" in said
         assert CACHE_VARIABLE in said
         assert not (tmp_path / "output").exists()
 

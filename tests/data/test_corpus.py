@@ -109,7 +109,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.M
 def test_another_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"body": "words"}))
     assert texts_of(Corpus(tmp_path / "a.jsonl", text_column="body")) == ["words"]
-    with pytest.raises(DataError, match=r"no column 'text'; it has body.*text_column"):
+    with pytest.raises(DataError, match=r"no column 'text' \(it has body.*text_column"):
         texts_of(Corpus(tmp_path / "a.jsonl"))
 
 
@@ -117,10 +117,10 @@ def test_another_column(tmp_path: Path) -> None:
     ("files", "source", "says"),
     [
         ([], "missing.txt", r"missing.txt: no such file"),
-        ([], ".", r"holds no file that ends in .txt"),
-        (["a.txt", "b.jsonl"], ".", r"different kinds"),
-        (["a.md"], "a.md", r"not a kind of text that is known"),
-        ([], "no/such", r"neither a file or directory here nor a data set"),
+        ([], ".", r"has no file that ends in .txt"),
+        (["a.txt", "b.jsonl"], ".", r"different formats"),
+        (["a.md"], "a.md", r"unsupported format"),
+        ([], "no/such", r"neither a file, a directory nor a dataset"),
     ],
 )
 def test_what_cannot_be_a_corpus(
@@ -178,7 +178,7 @@ def test_the_broken_one_of_several_files_is_named(tmp_path: Path, kind: str, spo
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(whole(number) if number != 2 else spoil(whole(number)))
     for corpus in (Corpus(tmp_path), Corpus([tmp_path / name for name in names])):
-        with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / names[2]))} cannot be read: .*\S"):
+        with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / names[2]))} cannot be read \(.*\S"):
             texts_of(corpus)
 
 

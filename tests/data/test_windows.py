@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from transformers import (
     AlbertConfig,
     AutoTokenizer,
@@ -29,102 +29,19 @@ from transformers import AutoModelForQuestionAnswering as Auto
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data import windows as features
 from haystack_distill.data.squad.load import read_squad
-from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_fingerprint
+from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer
 from haystack_distill.data.windows import PairWindows, Windows
 from haystack_distill.utils.model_inputs import takes_token_types
 from tests.conftest import SHARED
-
-PLAIN = "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft; forty masons came too (so they say)."
-UNICODE = (
-    "Cafe\u0301 na\u00efve re\u0301sume\u0301s cost 5 \u20ac in Zu\u0308rich. "  # letters with combining marks
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467 met \U0001f44d\U0001f3fd and \u2764\ufe0f here. "  # emoji, joined and varied
-    "\u05e9\u05dc\u05d5\u05b9\u05dd \u05e2\u05d5\u05dc\u05dd \u0645\u0631\u062d\u0628\u0627 said he. "  # right to left
-    "\u6771\u4eac\u30bf\u30ef\u30fc is 333\u00a0metres\u2003high, \U00020bb7 too. "  # Chinese, Japanese, spaces, beyond the BMP
-    "\ufb01ne \u2122 \u00bd end"  # ligature and compatibility signs
+from tests.data.conftest import (
+    FAMILIES,
+    PLAIN,
+    QUESTION,
+    UNICODE,
+    byte_level,
+    fast,
+    wordpiece,
 )
-QUESTION = "Who built the harbour, and when was that?"
-
-
-def wordpiece() -> Tokenizer:
-    """As BERT's, uncased."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.train_from_iterator(
-        [PLAIN, UNICODE, QUESTION],
-        trainers.WordPieceTrainer(vocab_size=220, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]),
-    )
-    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return made
-
-
-def byte_level() -> Tokenizer:
-    """As RoBERTa's: bytes, a space belongs to the word after it, two separators between question and context."""
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.train_from_iterator(
-        [PLAIN, UNICODE, QUESTION],
-        trainers.BpeTrainer(
-            vocab_size=320,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    made.post_processor = processors.RobertaProcessing(
-        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
-    )
-    return made
-
-
-def unigram(normalizer: normalizers.Normalizer) -> Tokenizer:
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizer
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    made.train_from_iterator(
-        [PLAIN, UNICODE, QUESTION] * 3,
-        trainers.UnigramTrainer(vocab_size=180, special_tokens=special, unk_token="[UNK]"),
-    )
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    return made
-
-
-def albert_like() -> Tokenizer:
-    """Lower case, no accents, pieces that begin with a space."""
-    return unigram(normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]))
-
-
-def deberta_like() -> Tokenizer:
-    """As sentencepiece: cased, composed, compatibility signs spelt out."""
-    return unigram(normalizers.NFKC())
-
-
-def fast(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    bert = backend.token_to_id("[CLS]") is not None
-    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    roberta = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=4096, **(names if bert else roberta))
-
-
-FAMILIES: dict[str, Callable[[], Tokenizer]] = {
-    "wordpiece": wordpiece,
-    "byte_level": byte_level,
-    "albert_like": albert_like,
-    "deberta_like": deberta_like,
-}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
-    return fast(FAMILIES[request.param]())
-
-
-@pytest.fixture(scope="module")
-def bert() -> PreTrainedTokenizerFast:
-    return fast(wordpiece())
-
 
 Span = tuple[int, int]
 
@@ -287,15 +204,6 @@ def test_windows_of_pairs_take_special_tokens_for_text_too(family: PreTrainedTok
     pair = (f"Who wrote {family.cls_token}?", f"Nobody {family.sep_token} wrote {family.pad_token} it.")
     windows = PairWindows([pair], family, token_types=True)
     assert windows.take(np.array([0]))["input_ids"][0].as_py() == cut(rows(pair), family).table[0]["input_ids"]
-
-
-def test_the_tokenizer_of_texts_is_made_once_and_leaves_the_other_alone(family: PreTrainedTokenizerFast) -> None:
-    before = family.backend_tokenizer.to_str()
-    assert text_tokenizer(family) is text_tokenizer(family)
-    text_tokenizer(family).encode("so")
-    assert family.backend_tokenizer.to_str() == before
-    special = family.encode(f"{family.sep_token}", add_special_tokens=False)
-    assert special == [family.sep_token_id]
 
 
 # --- characters --------------------------------------------------------------------------------------------------
@@ -604,30 +512,6 @@ def test_token_types_go_to_models_that_tell_them_apart(config: Any, takes: bool,
 # --- template, errors --------------------------------------------------------------------------------------------
 
 
-def test_pair_template(bert: PreTrainedTokenizerFast) -> None:
-    assert PairTemplate.of(bert) == PairTemplate((2,), (3,), (3,), 0, context_type=1, question_type=0)
-    assert PairTemplate.of(fast(byte_level())) == PairTemplate((0,), (2, 2), (2,), 0, context_type=0, question_type=0)
-
-
-def test_a_slow_tokenizer_is_refused() -> None:
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
-        PairTemplate.of(Slow())  # type: ignore[arg-type]
-    with pytest.raises(DistilError, match="Slow is not a fast tokenizer"):
-        text_tokenizer(Slow())  # type: ignore[arg-type]
-
-
-def test_a_tokenizer_that_ends_in_its_special_tokens_is_refused() -> None:
-    backend = wordpiece()
-    backend.post_processor = processors.TemplateProcessing(
-        single="$A [SEP] [CLS]", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    with pytest.raises(DistilError, match="use a BERT-like reader"):
-        PairTemplate.of(fast(backend))
-
-
 @pytest.mark.parametrize(
     "settings",
     [{"max_seq_len": 0}, {"doc_stride": 0}, {"max_query_length": -1}, {"doc_stride": 1.5}, {"doc_stride": True}],
@@ -653,18 +537,6 @@ def test_no_room_beside_a_real_question() -> None:
 
 
 # --- keys and cache ----------------------------------------------------------------------------------------------
-
-
-def test_tokenizer_hash_is_of_what_decides_the_tokens(bert: PreTrainedTokenizerFast) -> None:
-    again = fast(Tokenizer.from_str(bert.backend_tokenizer.to_str()))
-    again.backend_tokenizer.enable_truncation(16)
-    again.backend_tokenizer.enable_padding(length=16)
-    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(bert)
-    cased = Tokenizer.from_str(bert.backend_tokenizer.to_str())
-    cased.normalizer = normalizers.BertNormalizer(lowercase=False)
-    others = [fast(cased), *(fast(make()) for make in FAMILIES.values())]
-    assert len({tokenizer_fingerprint(other) for other in others}) == len(others)
-    assert tokenizer_fingerprint(fast(cased)) != tokenizer_fingerprint(bert)
 
 
 def test_windows_are_cut_once(
@@ -726,7 +598,7 @@ def test_half_a_surrogate_pair_is_replaced_where_it_stands(tiny_reader: Callable
     context = "Ada \ud83d Lovelace \ude00 wrote the first program in 1843"
     mended = context.replace("\ud83d", "\ufffd").replace("\ude00", "\ufffd")
     found = reader.answer("Who\udfff?", context, 3)
-    assert "replaced 3 half surrogate pair(s)" in caplog.text
+    assert "replaced 3 lone surrogate(s)" in caplog.text
     assert found == reader.answer("Who\ufffd?", mended, 3)
     for answer in found:
         assert answer.text == mended[answer.start : answer.end]

@@ -61,7 +61,7 @@ def test_json_and_back(tiny_reader: Callable[..., Reader], squad_file: Path) -> 
     for broken in ({**content, "colour": "red"}, {"name": "tiny"}, {**content, "examples": [{"id": "q"}]}):
         with pytest.raises(DistilError, match="measure it again"):
             Measurements.from_json(broken)
-    with pytest.raises(DistilError, match="choose one of teacher, labels, distilled, other"):
+    with pytest.raises(DistilError, match="role must be one of teacher, labels, distilled, other"):
         Measurements.from_json({**content, "role": "cousin"})
 
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_measured_is_refused_before_the_reader_runs(
         measure_reader(reader, examples.map(lambda row: {"labelled": False, "is_impossible": False}), "tiny")
     with pytest.raises(DataError, match="no examples"):
         measure_reader(reader, examples.select([]), "tiny")
-    with pytest.raises(DistilError, match="choose one of"):
+    with pytest.raises(DistilError, match="role must be one of"):
         measure_reader(reader, examples, "tiny", role="cousin")  # type: ignore[arg-type]
     with pytest.raises(DistilError, match="at least 1, not 0"):
         measure_reader(reader, examples, "tiny", timed_questions=0)

@@ -1,4 +1,4 @@
-"""What processes share out: every share once, and the same metrics as one process has."""
+"""Prediction and evaluation in several processes: the same as in one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +11,10 @@ from haystack_distill import Reader
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.evaluation import processes as together
 from haystack_distill.evaluation.processes import evaluate_distributed, predict_distributed
-from haystack_distill.utils.processes import process_share
 
 
 def process(index: int, n: int) -> Any:
     return SimpleNamespace(process_index=index, num_processes=n, is_main_process=index == 0)
-
-
-@pytest.mark.parametrize("n", [0, 1, 5, 8, 100])
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_shares_are_the_whole_in_order(n: int, processes: int) -> None:
-    shares = [process_share(n, process(index, processes)) for index in range(processes)]
-    assert [thing for share in shares for thing in share] == list(range(n))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_shares_of_predictions_are_those_of_one_process(

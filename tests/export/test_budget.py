@@ -21,7 +21,7 @@ def test_budgets(text: str, amount: float, unit: str) -> None:
 
 @pytest.mark.parametrize("text", ["20", "fast", "0 ms", "-3 MB", "20 s/question", "10 MB/question"])
 def test_budgets_that_are_none(text: str) -> None:
-    with pytest.raises(DistilError, match="a budget is written like"):
+    with pytest.raises(DistilError, match="budget must be written like"):
         Budget.parse(text)
 
 

@@ -120,9 +120,9 @@ def test_static_quantisation_needs_and_uses_calibration_data(
     tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
 ) -> None:
     reader = tiny_reader(initializer_range=0.3)
-    with pytest.raises(DistilError, match="needs calibration data"):
+    with pytest.raises(DistilError, match="calibration data is needed"):
         export_reader(reader, tmp_path / "a", ExportSettings(int8="static"))
-    with pytest.raises(DistilError, match="nothing else does"):
+    with pytest.raises(DistilError, match="and only for it"):
         export_reader(reader, tmp_path / "a", calibration=squad_file)
     record = export_reader(
         reader, tmp_path / "b", ExportSettings(int8="static"), calibration=squad_file, data=squad_file
@@ -224,14 +224,16 @@ def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind:
 
 def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
     reader = reader_of(LongformerConfig(**SMALL, vocab_size=len(tokenizer), attention_window=16), tokenizer)
-    with pytest.raises(DistilError, match="LongformerForQuestionAnswering cannot be exported to ONNX: its attention"):
+    with pytest.raises(
+        DistilError, match="LongformerForQuestionAnswering cannot be exported to ONNX, because the traced"
+    ):
         export_reader(reader, tmp_path / "reader")
     assert not (tmp_path / "reader").exists()
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("model.onnx", "at other lengths"), ("model_int8.onnx", r"in int8; export it with int8='none'")],
+    [("model.onnx", "runs only at the length"), ("model_int8.onnx", r"in int8 .*: export it with int8='none'")],
 )
 def test_an_export_that_cannot_be_run_is_refused(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str

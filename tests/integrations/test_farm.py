@@ -692,7 +692,7 @@ def test_bad_questions_may_be_skipped(
         run(student, method, squad_file, **arguments)
     result = run(student, method, squad_file, **arguments, on_bad_example="skip")
     assert json.loads((result.directory / "haystack_distill.json").read_text())["data"]["examples"] == 8
-    with pytest.raises(DistilError, match="Unknown on_bad_example 'ignore'"):
+    with pytest.raises(DistilError, match="unknown on_bad_example 'ignore'"):
         run(student, method, squad_file, **arguments, on_bad_example="ignore")
 
 

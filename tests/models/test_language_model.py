@@ -79,28 +79,3 @@ def test_cutting_an_encoder_without_a_pooling_layer(tiny_reader) -> None:
     assert student.model.config.num_hidden_layers == 2
     narrow = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
     assert narrow.model.pooler is None
-
-
-def test_a_reader_on_top_of_a_general_student(tiny_reader, tokenizer: BertTokenizerFast) -> None:
-    teacher = tiny_reader()
-    for make in (
-        lambda: students.from_teacher(LanguageModel.of(teacher), layers=2),
-        lambda: make_model(tokenizer, hidden_size=32, max_position_embeddings=128),
-    ):
-        student = make()
-        reader = students.from_language_model(student, teacher)
-        encoder = reader.model.base_model.state_dict()
-        for name, weight in student.model.base_model.state_dict().items():
-            assert torch.equal(encoder[name], weight), name
-        assert torch.equal(reader.model.qa_outputs.weight, teacher.model.qa_outputs.weight)
-        assert reader.window_settings == teacher.window_settings
-        reader.model.base_model.get_input_embeddings().weight.data.zero_()
-        assert student.model.get_input_embeddings().weight.abs().sum() > 0  # it is a copy
-
-
-def test_a_head_that_does_not_fit_starts_the_same_every_time(tiny_reader) -> None:
-    teacher = tiny_reader()
-    student = students.fresh(LanguageModel.of(teacher), hidden_size=16)
-    one, other = (students.from_language_model(student, teacher) for _ in range(2))
-    assert one.model.qa_outputs.weight.shape == (2, 16)
-    assert same(one, other)

@@ -1,6 +1,5 @@
 """Reader: answers, measurements and model directories."""
 
-import copy
 import itertools
 import json
 import logging
@@ -13,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import Unigram
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -26,9 +22,6 @@ from transformers import (
     BertTokenizerFast,
     DebertaConfig,
     DebertaForQuestionAnswering,
-    DebertaV2Config,
-    DebertaV2ForQuestionAnswering,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForQuestionAnswering,
 )
@@ -37,7 +30,6 @@ from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import read_predictions, squad_metrics
 from haystack_distill.models.reader import Answer, Prediction
-from tests.conftest import make_tiny_reader
 
 MakeReader = Callable[..., Reader]
 
@@ -389,82 +381,6 @@ def test_a_model_without_a_head_is_loaded_with_a_warning(
     assert "qa_outputs.weight: they start random and must be trained" in caplog.text
 
 
-@pytest.fixture
-def with_markers(tokenizer: BertTokenizerFast, tmp_path: Path) -> Reader:
-    """A tiny reader whose tokenizer has two special tokens more."""
-    more = copy.deepcopy(tokenizer)
-    more.add_special_tokens({"additional_special_tokens": ["<q>", "<c>"]})
-    return make_tiny_reader(more)
-
-
-@pytest.mark.parametrize("written_by", [4, 5])
-def test_a_directory_is_read_whichever_transformers_wrote_it(
-    with_markers: Reader, tmp_path: Path, written_by: int
-) -> None:
-    """The files as the other version writes them, by hand: each environment has only one."""
-    directory = with_markers.save(tmp_path / "reader")
-    (directory / "special_tokens_map.json").unlink(missing_ok=True)
-    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    settings: dict[str, Any] = {"mask_token": "[MASK]", "model_max_length": 512, **names}
-    if written_by == 5:
-        settings |= {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True}
-        settings |= {"extra_special_tokens": ["<q>", "<c>"]}
-    else:
-        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "extra_special_tokens": {}}
-        settings |= {"additional_special_tokens": ["<q>", "<c>"]}
-        (directory / "special_tokens_map.json").write_text(
-            json.dumps({**names, "mask_token": "[MASK]", "additional_special_tokens": ["<q>", "<c>"]})
-        )
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    loaded = Reader.load(directory, window_settings=with_markers.window_settings, device="cpu", precision="fp32")
-    assert loaded.answer(QUESTION, CONTEXT, 9) == with_markers.answer(QUESTION, CONTEXT, 9)
-    assert {"<q>", "<c>"} <= set(loaded.tokenizer.all_special_tokens)
-    assert loaded.tokenizer.tokenize("<q> bees") == ["<q>", "bees"]
-    loaded.save(tmp_path / "again")
-    again = AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert again(f"<q>{QUESTION}", CONTEXT).data == with_markers.tokenizer(f"<q>{QUESTION}", CONTEXT).data
-
-
-def test_what_is_saved_is_for_both_transformers(with_markers: Reader, tmp_path: Path) -> None:
-    settings = json.loads((with_markers.save(tmp_path / "reader") / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] != "TokenizersBackend"  # transformers 4 has no such class
-    assert not isinstance(settings.get("extra_special_tokens"), list)  # and reads a mapping under this name
-    assert settings["additional_special_tokens"] == ["<q>", "<c>"]
-    assert settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
-    generic = copy.copy(with_markers)
-    generic.tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=with_markers.tokenizer.backend_tokenizer, **with_markers.tokenizer.special_tokens_map
-    )
-    settings = json.loads((generic.save(tmp_path / "generic") / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-
-
-def test_a_tokenizer_splits_as_its_file_says(tmp_path: Path) -> None:
-    """transformers 5 gives DeBERTa's another normaliser than the file has: it keeps white space and ligatures."""
-    pieces = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0), ("\u2581", -1.0)]
-    pieces += [(letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz.?\ufb01"]
-    backend = Tokenizer(Unigram(pieces, unk_id=3))
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
-    config = DebertaV2Config(
-        vocab_size=len(pieces) + 1, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    directory = tmp_path / "deberta"
-    DebertaV2ForQuestionAnswering(config).save_pretrained(directory)
-    backend.save(str(directory / "tokenizer.json"))
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
-    (directory / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "DebertaV2Tokenizer"}))
-    text = "WHO  \ufb01nds\nit?"
-    loaded = Reader.load(directory, window_settings=WindowSettings(48, 16, 16), device="cpu")
-    assert loaded.tokenizer(text, text)["input_ids"] == backend.encode(text, text).ids
-    plain = AutoTokenizer.from_pretrained(loaded.save(tmp_path / "saved"))
-    assert plain(text, text)["input_ids"] == backend.encode(text, text).ids
-
-
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_the_umask_decides_who_reads_what_is_saved(tiny_reader: MakeReader, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -596,7 +512,7 @@ def test_a_threshold_may_be_infinite(tiny_reader: MakeReader) -> None:
 
 
 def test_load_errors_name_the_place(tmp_path: Path) -> None:
-    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* Give a directory"):
+    with pytest.raises(DistilError, match=r"cannot load a reader from .*nowhere.* give a directory"):
         Reader.load(tmp_path / "nowhere")
 
 

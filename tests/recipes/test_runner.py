@@ -305,7 +305,7 @@ def unlabelled(squad_file: Path) -> Path:
 QUICK = {"max_steps": 1, "batch_size": 4, "checkpoint_every": "none"}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no dev file": ({"dev_data": "absent.json"}, r"dev_data: absent\.json: no such file"),
-    "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: Question "q0-0" is unlabelled'),
+    "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: question "q0-0" is unlabelled'),
     "layer mapping": ({"layers": {"layer_mapping": "lst"}}, r"layers: layer_mapping has to be"),
     "too short a mapping": ({"layers": {"layer_mapping": [1]}}, r"layers: layer_mapping names 1 teacher layers"),
     "no such layer": ({"layers": {"layer_mapping": [1, 9]}}, r"layers: layer_mapping contains 9"),
@@ -328,8 +328,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"answers: none of the data is labelled",
     ),
     "labels only": ({"data": "UNLABELLED", "labels_only": True}, r"labels_only: none of the data is labelled"),
-    "licence": ({"license": "apache 2.0"}, r"the hub knows no licence 'apache 2.0': did you mean \"apache-2.0\""),
-    "language": ({"language": "english"}, r"the hub takes a language as its code"),
+    "licence": ({"license": "apache 2.0"}, r"the hub has no licence 'apache 2.0': did you mean \"apache-2.0\""),
+    "language": ({"language": "english"}, r"language must be a code"),
     "seed": ({"seed": -1}, r"seed must be a whole number from 0"),
     "device": ({"device": "gpu"}, r"device .*gpu"),
     "absent device": ({"device": "cuda:77"}, r"device 'cuda:77' cannot be used here"),
@@ -338,7 +338,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no student": ({"student": {"start_from": "absent"}}, r"'absent'"),
     "no teacher": ({"teacher": "./absent"}, r"cannot load a reader"),
     "output": ({"output_dir": "FILE/below"}, r"cannot write .*below"),
-    "cache": ({"cache_dir": "FILE/below"}, r"Cannot use the cache directory"),
+    "cache": ({"cache_dir": "FILE/below"}, r"cannot use the cache directory"),
     "corpus": ({"general": {"corpus": "absent.txt", "max_steps": 1}}, r"absent\.txt"),
     "text": ({"general": {"max_steps": 1, "mask_probability": 2}}, r"mask_probability must be .*from 0"),
     "general mapping": ({"general": {"max_steps": 1, "max_seq_len": 24, "layer_mapping": "lst"}}, r"layer_mapping has"),

@@ -132,7 +132,7 @@ labels_only: true
         (LEAST + "student: {layers: [3]}", "student: layers: must be a single value"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
-        (LEAST + "seed: 1\nseed: 2", "the key 'seed' is there twice"),
+        (LEAST + "seed: 1\nseed: 2", "the key 'seed' appears twice"),
         ("- a", "must map"),
     ],
 )

@@ -166,11 +166,11 @@ def test_a_card_of_a_real_run(tiny_reader: Callable[..., Reader], squad_file: Pa
 
 
 def test_what_the_hub_would_not_take(tmp_path: Path) -> None:
-    with pytest.raises(DistilError, match="save the reader first"):
+    with pytest.raises(DistilError, match="save the reader there first"):
         write_card(tmp_path / "gone", metrics={})
     with pytest.raises(DistilError, match="give dev_data"):
         write_card(tmp_path, metrics=METRICS)
-    with pytest.raises(DistilError, match="knows no licence 'Apache 2'"):
+    with pytest.raises(DistilError, match="has no licence 'Apache 2'"):
         write_card(tmp_path, metrics={}, license="Apache 2")
     assert not list(tmp_path.iterdir())
 
@@ -235,13 +235,13 @@ def test_what_is_uploaded(hub: type[FakeApi], student: Path) -> None:
 
 
 def test_a_private_reader_never_goes_public(hub: type[FakeApi], student: Path) -> None:
-    with pytest.raises(DistilError, match="is public; nothing was uploaded"):
+    with pytest.raises(DistilError, match="is public, so nothing was uploaded"):
         push_to_hub(student, "me/student", private=True)
     assert [name for name, _ in hub.calls] == ["login", "create"]
     hub.private = True
     push_to_hub(student, "me/student", private=True)
     assert hub.calls[-1][0] == "upload"
-    with pytest.raises(DistilError, match="is private; nothing was uploaded"):
+    with pytest.raises(DistilError, match="is private, so nothing was uploaded"):
         push_to_hub(student, "me/student", private=False)
 
 

@@ -213,7 +213,7 @@ def test_keep_says_how_many(reader: Reader) -> None:
     share = len(prune_vocabulary(reader, TEXTS, keep=0.9).tokenizer)
     assert least < share < everything
     assert least < len(prune_vocabulary(reader, TEXTS, keep=least + 5).tokenizer) <= least + 5
-    with pytest.raises(DistilError, match="must stay"):
+    with pytest.raises(DistilError, match="keep must be at least"):
         prune_vocabulary(reader, TEXTS, keep=least - 1)
 
 
@@ -221,7 +221,7 @@ def test_keep_says_how_many(reader: Reader) -> None:
 def test_refused(tiny_reader: Callable[..., Reader], keep: float) -> None:
     with pytest.raises(DistilError, match="keep must be"):
         prune_vocabulary(tiny_reader(), TEXTS, keep=keep)
-    with pytest.raises(DistilError, match="holds no text"):
+    with pytest.raises(DistilError, match="corpus has no text"):
         prune_vocabulary(tiny_reader(), [])
 
 

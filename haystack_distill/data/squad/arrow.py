@@ -1,4 +1,4 @@
-"""Examples as Arrow tables: their schema, and what is read from, checked and hashed in a `datasets.Dataset`."""
+"""Examples as Arrow tables: their schema, and reading, checking and hashing the columns of a `datasets.Dataset`."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from haystack_distill.data.squad.tables import question_of
 from haystack_distill.data.squad.validation import Place, Question, Row
 from haystack_distill.errors import DataError
 
-# The columns of SQuAD on the Hugging Face hub, with the hub's types, and our two flags.
+# The columns and types of SQuAD on the Hugging Face hub, and two flags of our own.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -26,11 +26,11 @@ SCHEMA = pa.schema(
     ]
 )
 _ROWS_PER_BATCH = 1000
-_CHARS_PER_BATCH = 8 * 2**20  # keeps a batch small when contexts are whole books
+_CHARS_PER_BATCH = 8 * 2**20  # keeps batches small when contexts are whole books
 
 
 def record_batches(rows: Iterable[Row]) -> Iterator[dict[str, pa.Array]]:
-    """Rows as the columns of `SCHEMA`, in batches of a bounded size."""
+    """Rows as columns of `SCHEMA`, in batches of a bounded size."""
     batch: list[Row] = []
     chars = 0
     for row in rows:
@@ -44,7 +44,7 @@ def record_batches(rows: Iterable[Row]) -> Iterator[dict[str, pa.Array]]:
 
 
 def _columns_of(rows: Sequence[Row]) -> dict[str, pa.Array]:
-    """Rows as the columns of `SCHEMA`."""
+    """Rows as columns of `SCHEMA`."""
     columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
     text, start = (part.type for part in SCHEMA.field("answers").type)
     answers = [pa.array(columns["texts"], text), pa.array(columns["starts"], start)]
@@ -53,34 +53,41 @@ def _columns_of(rows: Sequence[Row]) -> dict[str, pa.Array]:
 
 
 def questions_in_dataset(dataset: datasets.Dataset, columns: list[str], name: str) -> Iterator[Question]:
-    """The rows of a dataset as unchecked questions; `columns` are those of `data.squad.tables.COLUMNS` that it has."""
+    """The rows of a dataset as unchecked questions; `columns` are those of `data.squad.tables.COLUMNS` in it."""
     for index, row in enumerate(plain_rows(dataset, columns)):
         yield question_of(row, Place(name, index))
 
 
 def plain_rows(dataset: datasets.Dataset, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows as dictionaries of the columns, read a few at a time."""
+    """The rows as dictionaries of the columns, read in small batches."""
     for table in _tables(dataset, columns):
-        for batch in table.to_batches(max_chunksize=50):  # as Python objects, a thousand rows may be much
+        for batch in table.to_batches(max_chunksize=50):  # a thousand rows may be large as Python objects
             yield from batch.to_pylist()
 
 
 def _tables(dataset: datasets.Dataset, columns: list[str]) -> Iterator[pa.Table]:
-    """The rows in their order (selected, shuffled or not) as Arrow tables of a bounded size."""
+    """The rows, in the order of the dataset's indices, as Arrow tables of a bounded size."""
     yield from dataset.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS_PER_BATCH)
 
 
 def require_columns(dataset: datasets.Dataset, columns: Iterable[str], remedy: str) -> None:
-    """A DataError unless the dataset has the columns."""
+    """Check that a dataset has columns.
+
+    Raises:
+        DataError: It lacks one; the message ends with `remedy`.
+    """
     missing = [column for column in columns if column not in dataset.column_names]
     if missing:
-        raise DataError(f"The dataset lacks the column(s) {missing} (it has {dataset.column_names}): {remedy}.")
+        raise DataError(f"the dataset lacks the column(s) {missing} (it has {dataset.column_names}): {remedy}")
 
 
 def require_types(dataset: datasets.Dataset, columns: Iterable[str], name: str) -> None:
-    """A DataError unless the columns hold the kind of values that `SCHEMA` has there, whatever their width.
+    """Check that columns have the types of `SCHEMA`, of any width.
 
-    Ids and titles may be whole numbers; other columns than those of `SCHEMA` are left to the check of each row.
+    Ids and titles may also be numbers. Columns that are not in `SCHEMA` are checked row by row later.
+
+    Raises:
+        DataError: A column has another type.
     """
     for column in columns:
         if column not in SCHEMA.names:
@@ -88,11 +95,11 @@ def require_types(dataset: datasets.Dataset, columns: Iterable[str], name: str) 
         found, wanted = dataset.data.schema.field(column).type, SCHEMA.field(column).type
         is_number = column in ("id", "title") and (pa.types.is_integer(found) or pa.types.is_floating(found))
         if not (is_number or _fits(found, wanted)):
-            raise DataError(f'{name}: column "{column}" must be {wanted}, not {found}: cast it.')
+            raise DataError(f'{name}: column "{column}" must be {wanted}, not {found}: cast it')
 
 
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_null(found):  # a column of nulls alone
+    if pa.types.is_null(found):  # a column with nulls only
         return True
     if pa.types.is_struct(wanted):
         if pa.types.is_list(found) or pa.types.is_large_list(found):  # as in SQuAD's JSON: a list of answers
@@ -109,10 +116,14 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def hash_columns(dataset: datasets.Dataset, columns: list[str]) -> str:
-    """SHA-256 over columns. Each leaf has hashes of its own for nulls, lengths and values, so chunks do not matter."""
+    """SHA-256 (hex) of columns, independent of chunks: nulls, lengths and values of each leaf are hashed separately.
+
+    Raises:
+        DataError: A column has a type that examples do not have.
+    """
     streams: dict[str, Any] = {}
 
-    def feed(name: str, values: Any) -> None:  # anything that is a buffer of bytes, so that nothing is copied
+    def feed(name: str, values: Any) -> None:  # any buffer of bytes, so that nothing is copied
         streams.setdefault(name, hashlib.sha256()).update(values)
 
     def walk(name: str, array: pa.Array) -> None:
@@ -135,7 +146,7 @@ def hash_columns(dataset: datasets.Dataset, columns: list[str]) -> str:
         elif pa.types.is_boolean(kind) or pa.types.is_integer(kind):
             feed(name, _numbers(array))
         elif not pa.types.is_null(kind):
-            raise DataError(f'Column "{name}" has the type {kind}: load the dataset with load_examples first.')
+            raise DataError(f'column "{name}" has the type {kind}: load the dataset with load_examples first')
 
     rows = 0
     for table in _tables(dataset, columns):

@@ -1,4 +1,4 @@
-"""From questions to rows: each question of a source is checked, and what happened to all of them is reported."""
+"""From questions to rows: the questions of a source are checked one by one, with a report on all of them."""
 
 import logging
 import sqlite3
@@ -25,21 +25,21 @@ _IDS_IN_REPORT = 5
 
 @dataclass
 class ReadReport:
-    """What happened to the questions of a source while it was read.
+    """Statistics of reading a source.
 
     Attributes:
-        read: questions that are in the dataset.
-        skipped: bad questions that were dropped (`on_bad_example="skip"`).
-        repaired: questions in the dataset with at least one `answer_start` that was off and was put right.
-        assumed_impossible: questions without answers, from a dataset without an `is_impossible` column, that were
-            taken as unanswerable, as the hub's squad_v2 means them.
-        answerless: questions of sources in which no question has an answer although some are not impossible; all of
-            them are taken as unlabelled.
-        renamed: of these, questions whose id was there before and got `-2`, `-3`, ... behind it.
-        replaced: half surrogate pairs, which are no characters, that were replaced by U+FFFD.
-        reasons: why questions were skipped: reason -> count.
-        repaired_ids: ids of the first few repaired questions.
-        skipped_ids: ids (or places, where the id is what is wrong) of the first few skipped questions.
+        read: Questions in the dataset.
+        skipped: Invalid questions that were dropped (`on_bad_example="skip"`).
+        repaired: Questions in the dataset with at least one corrected `answer_start`.
+        assumed_impossible: Questions without answers, from a dataset without an `is_impossible` column, that are
+            treated as unanswerable, as in squad_v2 on the hub.
+        answerless: Questions from sources in which no question has an answer although some are not impossible; they
+            are treated as unlabelled.
+        renamed: Those of them whose id had been used before and got the suffix `-2`, `-3`, ...
+        replaced: Lone surrogates that were replaced by U+FFFD.
+        reasons: Why questions were skipped: reason -> count.
+        repaired_ids: Ids of the first few repaired questions.
+        skipped_ids: Ids (or places, where the id itself is invalid) of the first few skipped questions.
     """
 
     read: int = 0
@@ -55,12 +55,12 @@ class ReadReport:
 
 
 class Intake:
-    """Checks the questions of sources that belong together and lets the good ones through.
+    """Checks the questions of sources that form one dataset, and yields the valid ones as rows.
 
     Args:
-        sources: name of each and what reads its questions, in order.
-        skip: drop and count bad questions; otherwise the first one is a DataError.
-        also: a further check of each row, which raises BadExample.
+        sources: The name of each source and a function that reads its questions, in order.
+        skip: Drop and count invalid questions; otherwise the first one raises a DataError.
+        also: A further check of each row, which raises BadExample.
     """
 
     def __init__(
@@ -77,18 +77,22 @@ class Intake:
         self._also = also
 
     def rows(self) -> Iterator[tuple[Place, Row]]:
-        """The good questions and where they stood. Can be iterated over once."""
+        """The valid questions and their places. Can be iterated over once.
+
+        Raises:
+            DataError: A question is invalid and `skip` is False, or a source has no valid question.
+        """
         with closing(_Ids(self.names)) as ids:
             for source, ((name, read), report) in enumerate(zip(self._sources, self.reports, strict=True)):
                 first_bad = ""
-                for question in marked(read):
+                for question in marking_answerless(read):
                     report.replaced += question.replaced
                     try:
                         row = check_question(question)
                         if self._also is not None:
                             self._also(row)
                         if question.id_may_change or question.answerless:
-                            row = row._replace(id=ids.free(row.id, source, question.place))
+                            row = row._replace(id=ids.make_unique(row.id, source, question.place))
                         else:
                             ids.require_new(row.id, source, question.place)
                     except BadExample as bad:
@@ -105,45 +109,45 @@ class Intake:
                             report.repaired_ids.append(row.id)
                     yield question.place, row
                 if not report.read:
-                    why = f": all were skipped ({_reasons(report)}); the first is {first_bad}" if report.skipped else ""
-                    raise DataError(f"{name}: no questions{why}. Give a file with at least one valid question.")
+                    why = f" (all were skipped: {_reasons(report)}; the first is {first_bad})" if report.skipped else ""
+                    raise DataError(f"{name}: no questions{why}: give a file with at least one valid question")
 
     def _reject(self, question: Question, bad: BadExample, report: ReadReport) -> None:
         id_ = number_as_text(question.qa.get("id")) if isinstance(question.qa, dict) else None
         named = isinstance(id_, str) and id_ != ""
         if not self._skip:
-            raise DataError(f"{question.place}{f' (id {abbreviated(id_)})' if named else ''}: {bad}.") from None
+            raise DataError(f"{question.place}{f' (id {abbreviated(id_)})' if named else ''}: {bad}") from None
         report.skipped += 1
         report.reasons[bad.reason] = report.reasons.get(bad.reason, 0) + 1
         if len(report.skipped_ids) < _IDS_IN_REPORT:
             report.skipped_ids.append(str(id_) if named else str(question.place))
 
 
-def marked(read: Callable[[], Iterable[Question]]) -> Iterator[Question]:
-    """The questions of a source, marked where none of them has an answer although some are not said to be impossible.
+def marking_answerless(read: Callable[[], Iterable[Question]]) -> Iterator[Question]:
+    """The questions of a source, marked as answerless if none has an answer although some are not marked impossible.
 
-    Haystack 1's `augment_squad` writes such files: it drops all answers and repeats the ids. A question without an
-    answer teaches nothing there, not even that it is impossible. The source is read once more where it begins with
-    questions without answers, up to the first answer.
+    Haystack 1's `augment_squad` writes such files: it drops all answers and repeats the ids. Their questions carry no
+    label, not even that they are impossible. A source that begins with questions without answers is read a second time,
+    up to the first answer.
     """
     answerless: bool | None = None
     for question in read():
-        if answerless is None and _says(question) is not None:
-            answerless = _says(question) != "answers" and _is_answerless(read())
+        if answerless is None and _answer_label(question) is not None:
+            answerless = _answer_label(question) != "answers" and _is_answerless(read())
         yield question._replace(answerless=True) if answerless else question
 
 
 def _is_answerless(questions: Iterable[Question]) -> bool:
     found = set()
     for question in questions:
-        found.add(_says(question))
+        found.add(_answer_label(question))
         if "answers" in found:
             return False
     return "nothing" in found
 
 
-def _says(question: Question) -> str | None:
-    """What a question says of its answers: "answers", "impossible" or "nothing"; None where it does not count."""
+def _answer_label(question: Question) -> str | None:
+    """The label of a question: "answers", "impossible" or "nothing"; None for one that does not count."""
     qa = question.qa
     if question.fault is not None or not isinstance(qa, dict) or qa.get("labelled") is False:
         return None
@@ -156,9 +160,9 @@ def _says(question: Question) -> str | None:
 
 
 class _Ids:
-    """The ids seen so far and where, in a temporary database.
+    """The ids used so far and their places, in a temporary database.
 
-    SQLite keeps it in a bounded cache and spills to disk: a set of all ids would grow with the data.
+    SQLite has a bounded cache and spills to disk, whereas a set of all ids would grow with the data.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -172,15 +176,19 @@ class _Ids:
         self._database.execute("BEGIN")
 
     def require_new(self, id_: str, source: int, place: Place) -> None:
-        """Remember an id; a BadExample if it was there before."""
+        """Record an id.
+
+        Raises:
+            BadExample: It has been used before.
+        """
         done = self._database.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?, 1)", (id_, source, place.article))
         if not done.rowcount:
             row = self._database.execute("SELECT source, article FROM ids WHERE id = ?", (id_,)).fetchone()
             first = f"{self._names[row[0]]}, {'row' if place.title is None else 'article'} {row[1]}"
             raise BadExample("duplicate id", f"this id was already used in {first}: ids must be unique over all files")
 
-    def free(self, id_: str, source: int, place: Place) -> str:
-        """The id, or where it was there before, the first of `id-2`, `id-3`, ... that was not; it is remembered."""
+    def make_unique(self, id_: str, source: int, place: Place) -> str:
+        """Record an id and return it, or if it has been used before, the first unused of `id-2`, `id-3`, ..."""
         wanted = id_
         while True:
             try:
@@ -193,22 +201,22 @@ class _Ids:
                 return wanted
 
     def close(self) -> None:
-        """Let go of the database, which then is gone."""
+        """Close the database, which deletes it."""
         self._database.close()
 
 
 def log_warnings(source: str, report: ReadReport) -> None:
-    """Log as warnings what a user should know about how a source was read."""
+    """Log warnings about repaired, skipped and reinterpreted questions of a source."""
     if report.repaired:
         logger.warning(
-            "%s: put right the answer_start of %d question(s) whose answer occurs once in the context (%s).",
+            "%s: corrected the answer_start of %d question(s) whose answer occurs once in the context (%s).",
             source,
             report.repaired,
             _some(report.repaired_ids, report.repaired),
         )
     if report.skipped:
         logger.warning(
-            "%s: skipped %d bad question(s): %s (%s).",
+            "%s: skipped %d invalid question(s): %s (%s).",
             source,
             report.skipped,
             _reasons(report),
@@ -216,31 +224,31 @@ def log_warnings(source: str, report: ReadReport) -> None:
         )
     if report.assumed_impossible:
         logger.warning(
-            '%s: %d row(s) without answers are taken as unanswerable, as there is no "is_impossible" column.',
+            '%s: %d row(s) without answers are treated as unanswerable, because there is no "is_impossible" column.',
             source,
             report.assumed_impossible,
         )
-    _warn_of_texts(source, report)
+    _log_text_warnings(source, report)
 
 
-def _warn_of_texts(source: str, report: ReadReport) -> None:
+def _log_text_warnings(source: str, report: ReadReport) -> None:
     if report.answerless:
-        repeated = f"; {report.renamed} repeated id(s) got -2, -3, ... behind them" if report.renamed else ""
+        repeated = f"; {report.renamed} repeated id(s) got the suffix -2, -3, ..." if report.renamed else ""
         logger.warning(
             "%s: none of the %d question(s) has an answer, yet not all are marked impossible (Haystack 1's "
-            "augment_squad writes such files): they are taken as unlabelled, to distil from%s.",
+            "augment_squad writes such files): they are treated as unlabelled questions to distil from%s.",
             source,
             report.answerless,
             repeated,
         )
     if report.replaced:
         logger.warning(
-            "%s: replaced %d half surrogate pair(s), which are no characters, by U+FFFD.", source, report.replaced
+            "%s: replaced %d lone surrogate(s), which are not characters, by U+FFFD.", source, report.replaced
         )
 
 
 def total_of(reports: list[ReadReport]) -> ReadReport:
-    """One report over several sources."""
+    """The sum of the reports on several sources."""
     total = ReadReport()
     for report in reports:
         total.read += report.read

@@ -1,7 +1,7 @@
-"""Questions in and out: SQuAD-format JSON (versions 1.1 and 2.0) and tables are read, SQuAD-format JSON is written.
+"""Loading of examples from SQuAD-format JSON (versions 1.1 and 2.0), tables, datasets and the hub, and writing of JSON.
 
-Files are read article by article and land in an Arrow file that is opened memory-mapped, so memory does not grow with
-the data. Everything that reaches the rest of the package has passed the checks of `squad_checks`.
+Files are read article by article into a memory-mapped Arrow file, so memory does not grow with the data. All examples
+have passed the checks of `data.squad.validation`.
 """
 
 import re
@@ -37,50 +37,48 @@ __all__ = ["ReadReport", "content_hash", "load_examples", "read_squad", "read_sq
 PathLike: TypeAlias = str | Path
 OnBadExample: TypeAlias = Literal["error", "skip"]
 
-_FORMAT = 3  # raise it when the same input would be read differently
+_FORMAT = 3  # increase it when the same input is read differently
 _HASHED_COLUMNS = ["id", "question", "context", "answers", "is_impossible", "labelled"]
 
 
 def read_squad(
     paths: PathLike | Sequence[PathLike], *, on_bad_example: OnBadExample = "error", cache_dir: PathLike | None = None
 ) -> datasets.Dataset:
-    """Read files of questions, SQuAD-format JSON or tables, and return them as one memory-mapped dataset.
+    """Read files with questions, SQuAD-format JSON or tables, as one memory-mapped dataset.
 
     Rows keep the order of the files. The columns are those of SQuAD on the Hugging Face hub (`id`, `title`, `context`,
-    `question`, `answers` with lists `text` and `answer_start` in Unicode code points), and `is_impossible` and
-    `labelled`. A question without the key `is_impossible` (version 1.1) is answerable; a question with
-    `"labelled": false` belongs to a transfer set: it may lack answers and never counts as unanswerable, whatever its
-    `is_impossible` says. With an empty question it is plain text, to distil layers from.
-    `plausible_answers` and other extra keys are left out; a missing `title` is the empty string, a whole number as an
-    id or a title is taken as text, a flag that is null as absent, and an unanswerable question whose only answers are
-    empty has none.
+    `question`, `answers` with the lists `text` and `answer_start`, in Unicode code points), and the flags
+    `is_impossible` and `labelled`. A question without the key `is_impossible` (version 1.1) is answerable. A question
+    with `"labelled": false` belongs to a transfer set: it may lack answers, and its `is_impossible` is ignored. If its
+    question is empty too, it is plain text for distilling layers. `plausible_answers` and other extra keys are ignored.
+    A missing `title` is the empty string, integers as ids and titles are converted to text, a null flag counts as
+    missing, and empty answers of an unanswerable question are dropped.
 
-    A table has one question a row: CSV with a header (.csv, .tsv; UTF-8, columns separated by commas, semicolons or
-    tabs), JSON lines (.jsonl, .ndjson), a JSON list of objects, or Parquet (.parquet). Its columns are those above, or
-    instead of `answers` one `answer` (or `answer_text`) and `answer_start`, in code points of the row's context as it
-    is written; without `answer_start` the answer must occur exactly once in the context. An empty `answer` is no
-    answer: `is_impossible` must say that the question is unanswerable, or `labelled` that it is no label. An empty
-    `answers` without `is_impossible` is unanswerable, as in the hub's squad_v2 (a warning says how many there were).
-    Rows without a column `id` are called row-0, row-1, ...
+    A table has one question per row: CSV with a header (.csv, .tsv; UTF-8, separated by commas, semicolons or tabs),
+    JSON lines (.jsonl, .ndjson), a JSON list of objects, or Parquet (.parquet). Its columns are those above, or instead
+    of `answers` a single `answer` (or `answer_text`) and its `answer_start` in code points; without `answer_start`, the
+    answer must occur exactly once in the context. With an empty `answer`, either `is_impossible` must be true or
+    `labelled` false. Empty `answers` without `is_impossible` mean that the question is unanswerable, as in squad_v2 on
+    the hub, with a warning. Without a column `id`, the ids are row-0, row-1, ...
 
-    A source in which no question has an answer although not all are marked impossible is taken as a transfer set, with
-    a warning: Haystack 1's `augment_squad` writes such files. Its questions are all unlabelled, and repeated ids get
-    -2, -3, ... behind them.
+    A source in which no question has an answer although not all are marked impossible is read as a transfer set, with
+    a warning: Haystack 1's `augment_squad` writes such files. All its questions are unlabelled, and repeated ids get a
+    suffix -2, -3, ...
 
-    An `answer_start` that does not match its text is put right when the text occurs exactly once in the context, and
-    the number of repairs is logged as a warning; so is that of half surrogate pairs (`\\ud83d` alone), which are no
-    characters and are replaced by U+FFFD. What was read is cached under a SHA-256 of the files' bytes.
+    An `answer_start` that does not match its text is corrected if the text occurs exactly once in the context. Lone
+    surrogates (`\\ud83d` without its pair), which are not characters, are replaced by U+FFFD. Warnings report the
+    number of both. The result is cached under a SHA-256 of the files' bytes.
 
     Args:
-        paths: a file or several, plain or gzip (Parquet: plain); several are joined.
-        on_bad_example: "error" stops at the first bad question; "skip" drops bad questions (and articles, paragraphs
-            and lines that hold none), counts them and logs a warning. A file that is itself broken, such as one that
-            is cut off, is an error either way.
-        cache_dir: the directory of all caches, see `utils.cache.cache_directory`; examples go to `examples` in it.
+        paths: One file or several, plain or gzip (Parquet: plain); several are concatenated.
+        on_bad_example: "error" stops at the first invalid question; "skip" drops invalid questions, articles,
+            paragraphs and lines, counts them and logs a warning. A broken file, such as a truncated one, is an error
+            either way.
+        cache_dir: The cache directory, see `utils.cache.cache_directory`; examples are in its subdirectory `examples`.
 
     Raises:
-        DataError: a file cannot be read, or holds something that is not valid SQuAD data; the message names the file,
-            the article, the paragraph and the question.
+        DataError: A file cannot be read, or contains invalid SQuAD data; the message names the file, the article, the
+            paragraph and the question.
         DistilError: `on_bad_example` is unknown, or the cache directory cannot be used.
     """
     return read_squad_with_report(paths, on_bad_example=on_bad_example, cache_dir=cache_dir)[0]
@@ -89,26 +87,26 @@ def read_squad(
 def read_squad_with_report(
     paths: PathLike | Sequence[PathLike], *, on_bad_example: OnBadExample = "error", cache_dir: PathLike | None = None
 ) -> tuple[datasets.Dataset, ReadReport]:
-    """Read like `read_squad`, and also return what was read, skipped and repaired over all files.
+    """Read like `read_squad`, and also return a report on all files: questions read, skipped, repaired.
 
     Args:
-        paths: as for `read_squad`.
-        on_bad_example: as for `read_squad`.
-        cache_dir: as for `read_squad`.
+        paths: As for `read_squad`.
+        on_bad_example: As for `read_squad`.
+        cache_dir: As for `read_squad`.
 
     Raises:
-        DataError: as for `read_squad`.
-        DistilError: as for `read_squad`.
+        DataError: As for `read_squad`.
+        DistilError: As for `read_squad`.
     """
-    skip = _wants_skip(on_bad_example)
+    skip = _is_skip(on_bad_example)
     files = [expand_user(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files:
-        raise DataError("No file to read: give at least one SQuAD-format file.")
+        raise DataError("no file to read: give at least one SQuAD-format file")
     for path in files:
         if path.is_dir():
-            raise DataError(f"{path} is a directory: give the SQuAD-format JSON file(s) in it.")
+            raise DataError(f"{path} is a directory: give the SQuAD-format JSON file(s) in it")
         if not path.is_file():
-            raise DataError(f"{path}: no such file. Check the path (it is relative to {Path.cwd()}).")
+            raise DataError(f"{path}: no such file: check the path (it is relative to {Path.cwd()})")
 
     sources = [[table_kind(path), _hash_of_source(path)] for path in files]
     key = hash_json("files", _FORMAT, on_bad_example, sources)
@@ -123,28 +121,27 @@ def load_examples(
     on_bad_example: OnBadExample = "error",
     cache_dir: PathLike | None = None,
 ) -> datasets.Dataset:
-    """Load examples from files, from a `datasets.Dataset` or from the Hugging Face hub, in the form of `read_squad`.
+    """Load examples from files, from a `datasets.Dataset` or from the Hugging Face hub, as `read_squad` returns them.
 
-    Rows of a dataset are read like those of a table, see `read_squad`, and pass the same checks.
+    The rows of a dataset are read and checked like those of a table, see `read_squad`.
 
     Args:
-        source: a path (a `Path`, or a string that exists or ends like a file of `read_squad`), a list of paths, a
-            dataset with the columns of a table, or the name of a dataset on the hub, such as "squad" or
-            "deepset/germanquad".
-        split: which split to load of a hub dataset; files and datasets have no splits.
-        on_bad_example: as for `read_squad`.
-        cache_dir: as for `read_squad`.
+        source: A path (a `Path`, or a string that exists or has the suffix of a data file), a list of paths, a dataset
+            with the columns of a table, or the name of a dataset on the hub, such as "squad" or "deepset/germanquad".
+        split: The split of a hub dataset; it does not apply to files and datasets.
+        on_bad_example: As for `read_squad`.
+        cache_dir: As for `read_squad`.
 
     Raises:
-        DataError: the source cannot be loaded, lacks a column, or holds a bad example.
+        DataError: The source cannot be loaded, lacks a column, or contains an invalid example.
         DistilError: `on_bad_example` is unknown, or the cache directory cannot be used.
     """
     if isinstance(source, datasets.Dataset):
         return _checked_dataset(source, "dataset", on_bad_example, cache_dir)
     if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        raise DataError(f"Expected one dataset, got a dict of splits: choose one of {sorted(map(str, source))}.")
+        raise DataError(f"expected one dataset, got a dict of splits: choose one of {sorted(map(str, source))}")
     if isinstance(source, datasets.IterableDataset):
-        raise DataError("Expected a datasets.Dataset, got an IterableDataset: load it without streaming=True.")
+        raise DataError("expected a datasets.Dataset, got an IterableDataset: load it without streaming=True")
     if isinstance(source, str) and not _looks_like_file(source):
         return _checked_dataset(
             _load_from_hub(source, split), f"hub dataset {source} ({split})", on_bad_example, cache_dir
@@ -154,8 +151,8 @@ def load_examples(
     ):
         return read_squad(source, on_bad_example=on_bad_example, cache_dir=cache_dir)
     raise DataError(
-        f"Cannot load examples from {type(source).__name__}: give a path, a list of paths, a datasets.Dataset or the "
-        "name of a dataset on the Hugging Face hub."
+        f"cannot load examples from {type(source).__name__}: give a path, a list of paths, a datasets.Dataset or the "
+        "name of a dataset on the Hugging Face hub"
     )
 
 
@@ -168,47 +165,47 @@ def write_squad(
 ) -> None:
     """Write examples as SQuAD-format JSON; consecutive rows with the same title and context share a paragraph.
 
-    The file is complete or not there at all. The same rows give the same bytes, and reading them back the same rows.
+    The write is atomic. The same rows give the same bytes, and reading the file returns the same rows.
 
     Args:
-        dataset: rows as `read_squad` returns them.
-        path: where to write; gzip when the name ends in .gz.
-        version: "2.0" writes `is_impossible`; "1.1" has no way to say it, so every question must be answerable. Either
-            marks transfer-set rows with `"labelled": false`.
-        overwrite: replace a file that is already there.
+        dataset: Rows as `read_squad` returns them.
+        path: The file to write; gzip if the name ends in .gz.
+        version: "2.0" writes `is_impossible`; "1.1" lacks it, so every question must be answerable. Both mark the rows
+            of a transfer set with `"labelled": false`.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        DataError: the dataset has no rows, lacks a column, or holds unanswerable questions although version is "1.1".
-        DistilError: the version is unknown, or the file exists and `overwrite` is false.
+        DataError: The dataset has no rows, lacks a column, or has unanswerable questions although version is "1.1".
+        DistilError: The version is unknown, or the file exists and `overwrite` is false.
     """
     if version not in ("1.1", "2.0"):
-        raise DistilError(f'Unknown SQuAD version {version!r}: choose "1.1" or "2.0".')
+        raise DistilError(f'unknown SQuAD version {version!r}: choose "1.1" or "2.0"')
     path = expand_user(path)
     require_columns(dataset, SCHEMA.names, "load it with load_examples first")
     if len(dataset) == 0:
-        raise DataError(f"The dataset has no rows: nothing to write to {path}.")
+        raise DataError(f"the dataset has no rows to write to {path}: load one that has")
     if path.exists() and (path.is_dir() or not overwrite):
-        raise DistilError(f"{path} exists: choose another name, or pass overwrite=True to replace a file.")
+        raise DistilError(f"{path} exists: choose another name, or pass overwrite=True to replace a file")
     rows = plain_rows(dataset, SCHEMA.names)
     packed = path.name.endswith(".gz")
-    write_atomically(path, lambda aside: write_rows(rows, aside, version=version, packed=packed))
+    write_atomically(path, lambda temporary: write_rows(rows, temporary, version=version, packed=packed))
 
 
 def content_hash(dataset: datasets.Dataset) -> str:
-    """SHA-256 (hex) over the rows in order: id, question, context, answers, is_impossible and labelled.
+    """SHA-256 (hex) of the rows in order: id, question, context, answers, is_impossible and labelled.
 
-    It depends on the values alone: not on how the rows are stored or where they came from. Titles do not count.
+    It depends on the values only, not on their storage or source. Titles do not count.
 
     Raises:
-        DataError: a column is missing.
+        DataError: A column is missing.
     """
     require_columns(dataset, _HASHED_COLUMNS, "load it with load_examples first")
     return hash_columns(dataset, _HASHED_COLUMNS)
 
 
-def _wants_skip(on_bad_example: str) -> bool:
+def _is_skip(on_bad_example: str) -> bool:
     if on_bad_example not in ("error", "skip"):
-        raise DistilError(f'Unknown on_bad_example {on_bad_example!r}: choose "error" or "skip".')
+        raise DistilError(f'unknown on_bad_example {on_bad_example!r}: choose "error" or "skip"')
     return on_bad_example == "skip"
 
 
@@ -216,34 +213,34 @@ def _hash_of_source(path: Path) -> str:
     try:
         return hash_file(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}): check its permissions") from error
 
 
 def _looks_like_file(source: str) -> bool:
     if source.lower().endswith(FILE_ENDINGS) or expand_user(source).exists():
         return True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub.")
+        raise DataError(f"{source!r} is neither a file nor the name of a dataset on the Hugging Face hub: check it")
     return False
 
 
 def _load_from_hub(name: str, split: str) -> datasets.Dataset:
     try:
         loaded = datasets.load_dataset(name, split=split, **NO_CODE)
-    except Exception as error:  # datasets, huggingface_hub and the HTTP library each raise their own
+    except Exception as error:  # datasets, huggingface_hub and the HTTP library have no common class
         raise DataError(
-            f'Cannot load split "{split}" of "{name}" from the Hugging Face hub ({type(error).__name__}: {error}). '
-            "There is no file of that name either. Check the name and the split; offline, give a SQuAD-format file."
+            f'cannot load split "{split}" of "{name}" from the Hugging Face hub ({type(error).__name__}: {error}), and '
+            "there is no file of that name: check the name and the split, or offline give a SQuAD-format file"
         ) from error
-    assert isinstance(loaded, datasets.Dataset)  # with a split and without streaming, it is nothing else
+    assert isinstance(loaded, datasets.Dataset)  # as always with a split and without streaming
     return loaded
 
 
 def _checked_dataset(
     dataset: datasets.Dataset, name: str, on_bad_example: OnBadExample, cache_dir: PathLike | None
 ) -> datasets.Dataset:
-    """Pass a dataset's rows through the checks and the cache, like those of a file."""
-    skip = _wants_skip(on_bad_example)
+    """Validate and cache the rows of a dataset, like those of a file."""
+    skip = _is_skip(on_bad_example)
     require_question_columns(dataset.column_names, name)
     columns = [column for column in COLUMNS if column in dataset.column_names]
     require_types(dataset, columns, name)
@@ -253,7 +250,7 @@ def _checked_dataset(
 
 
 def _through_cache(key: str, intake: Intake, cache_dir: PathLike | None) -> tuple[datasets.Dataset, ReadReport]:
-    """The examples cached under `key`, from the intake where they are not there, and the report on all sources."""
+    """The examples cached under `key`, read from the intake if necessary, and the report on all sources."""
 
     def notes() -> dict[str, list[dict[str, object]]]:
         return {"reports": [asdict(report) for report in intake.reports]}

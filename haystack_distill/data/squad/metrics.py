@@ -1,7 +1,7 @@
 """SQuAD exact match and F1, as the official evaluation scripts of versions 1.1 and 2.0 compute them.
 
 Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (section 6.1), and Rajpurkar et al.
-2018, "Know What You Don't Know" (the no-answer threshold). All percentages are 0..100.
+2018, "Know What You Don't Know" (the no-answer threshold). Percentages range from 0 to 100.
 """
 
 import json
@@ -40,7 +40,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class ExampleScore(NamedTuple):
-    """One question's scores, the best over its reference answers, each 0..1."""
+    """The scores of one question, from 0 to 1: the best over its reference answers."""
 
     exact: float
     f1: float
@@ -52,7 +52,7 @@ class _Gold(NamedTuple):
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case a text and take out ASCII punctuation, English articles and extra white space, as SQuAD does."""
+    """Lower-case a text and remove ASCII punctuation, English articles and extra white space, as in SQuAD."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -66,34 +66,34 @@ def squad_metrics(
 ) -> dict[str, float]:
     """Score predictions as the official SQuAD scripts do.
 
-    What the versions do differently: 1.1 counts a question without a prediction as wrong and gives F1 0 where
-    prediction and reference both come out empty; 2.0 leaves such questions out and gives F1 1. How many predictions
-    are missing is logged as a warning.
+    The versions differ: 1.1 counts a question without a prediction as wrong, and gives F1 0 if prediction and reference
+    are both empty after normalisation; 2.0 ignores questions without predictions, and gives F1 1 in that case. A
+    warning reports the number of missing predictions.
 
     Args:
-        examples: rows as `read_squad` returns them; of each, `id` and `answers` count.
-        predictions: question id -> predicted text, "" for no answer.
-        no_answer_scores: question id -> how sure the reader is that there is no answer (a probability or any other
-            number that grows with it). Used by version 2.0 only.
-        no_answer_threshold: take "" for the prediction where the no-answer score exceeds this. None leaves the
-            predictions as they are, like the official script's 1.0 with probabilities.
-        version: which script to follow. "auto" is 2.0 where a question is unanswerable or a threshold is given, and 1.1
-            otherwise.
+        examples: Rows as `read_squad` returns them, of which `id`, `answers` and `labelled` are used.
+        predictions: Question id -> predicted text, "" for no answer.
+        no_answer_scores: Question id -> score of no answer (a probability, or any other number that increases with
+            it). Used by version 2.0 only.
+        no_answer_threshold: A prediction is replaced by "" if its no-answer score exceeds this. None leaves the
+            predictions unchanged, like 1.0 in the official script with probabilities.
+        version: Which script to follow. "auto" is 2.0 if a question is unanswerable or a threshold is given, else
+            1.1.
 
     Returns:
         `exact`, `f1` (percentages) and `total`. With version 2.0 also `HasAns_exact`, `HasAns_f1`, `HasAns_total` and
-        `NoAns_...`, where there are such questions, and with no-answer scores `best_exact`, `best_exact_thresh`,
-        `best_f1`, `best_f1_thresh`: the best results that a threshold could give.
+        `NoAns_...` if there are such questions, and with no-answer scores `best_exact`, `best_exact_thresh`,
+        `best_f1`, `best_f1_thresh`: the best results over all thresholds, and their thresholds.
 
     Raises:
-        DataError: an example is unlabelled, has no answers under version 1.1 or shares its id with another; no question
-            has a prediction; a prediction is not a string; a no-answer score is missing or not a number.
-        DistilError: the version is unknown, or a threshold is given without scores or with version 1.1.
+        DataError: An example is unlabelled, lacks answers in version 1.1 or has the id of another one; no question has
+            a prediction; a prediction is not a string; a no-answer score is missing or not a number.
+        DistilError: The version is unknown, or a threshold is given without scores or with version 1.1.
     """
     if no_answer_threshold is not None and no_answer_scores is None:
-        raise DistilError("no_answer_threshold needs no_answer_scores: pass them too, or leave the threshold out.")
+        raise DistilError("no_answer_threshold needs no_answer_scores: pass them too, or leave the threshold out")
     if no_answer_threshold is not None and version == "1.1":
-        raise DistilError('SQuAD 1.1 has no no-answer threshold: leave it out, or use version="2.0".')
+        raise DistilError('SQuAD 1.1 has no no-answer threshold: leave it out, or use version="2.0"')
     golds = _golds(examples)
     if version == "auto" and no_answer_threshold is not None:
         version = "2.0"
@@ -102,9 +102,7 @@ def squad_metrics(
     if version == "1.1":
         return _averages(scores, scores)
     if not scores:
-        raise DataError(
-            "None of the questions has a prediction: do the ids of examples and predictions belong together?"
-        )
+        raise DataError("none of the questions has a prediction: give predictions for the ids of these examples")
 
     answerable = {gold.id: bool(gold.answers) for gold in golds}
     kept = scores
@@ -136,26 +134,26 @@ def example_scores(
     *,
     version: Version = "auto",
 ) -> dict[str, ExampleScore]:
-    """Score every question on its own: question id -> exact match and F1, each 0..1, in the order of the examples.
+    """Score every question separately: question id -> exact match and F1, from 0 to 1, in the order of the examples.
 
     Args:
-        examples: as for `squad_metrics`.
-        predictions: as for `squad_metrics`. A question without one scores 0 by version 1.1 and is left out by 2.0.
-        version: as for `squad_metrics`.
+        examples: As for `squad_metrics`.
+        predictions: As for `squad_metrics`. A question without one scores 0 in version 1.1 and is left out in 2.0.
+        version: As for `squad_metrics`.
 
     Raises:
-        DataError: as for `squad_metrics`.
-        DistilError: the version is unknown.
+        DataError: As for `squad_metrics`.
+        DistilError: The version is unknown.
     """
     golds = _golds(examples)
     return _scores(golds, predictions, _version_of(golds, version))
 
 
 def require_measurable(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> None:
-    """Check, before a reader runs for long, that examples can be measured on.
+    """Check that examples can be evaluated on, before a reader runs.
 
     Raises:
-        DataError: one is unlabelled or shares its id with another, or there are none.
+        DataError: An example is unlabelled or has the id of another one, or there are none.
     """
     _golds(examples)
 
@@ -164,53 +162,51 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """Read the official predictions file: a JSON object that maps question ids to texts.
 
     Raises:
-        DataError: the file cannot be read, or holds something else; the message says what.
+        DataError: The file cannot be read, or contains something else.
     """
     path = expand_user(path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if twice:
-            raise DataError(f'{path}: the id "{twice[0]}" stands there more than once: keep one prediction for it.')
+            raise DataError(f'{path}: the id "{twice[0]}" appears more than once: keep one prediction for it')
         return dict(pairs)
 
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}): check the path.") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (at byte {error.start}): save the file as UTF-8.") from error
+        raise DataError(f"{path}: not UTF-8 (at byte {error.start}): save the file as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: the JSON is broken or cut off ({error}): write the file again.") from error
+        raise DataError(f"{path}: the JSON is broken or truncated ({error}): write the file again") from error
     if not isinstance(content, dict):
-        raise DataError(f'{path}: predictions must be one JSON object, {{"question id": "text", ...}}.')
+        raise DataError(f'{path}: predictions must be one JSON object, {{"question id": "text", ...}}')
     for id_, text in content.items():
         if not isinstance(text, str):
-            raise DataError(
-                f'{path}: the prediction for "{id_}" must be a string ("" for no answer), not {text!r:.60}.'
-            )
+            raise DataError(f'{path}: the prediction for "{id_}" must be a string ("" for no answer), not {text!r:.60}')
     return content
 
 
 def write_predictions(predictions: Mapping[str, str], path: str | Path) -> None:
-    """Write predictions as the official file, {question id: text}; a file that is there is replaced as a whole.
+    """Write predictions as the official file, {question id: text}; an existing file is replaced atomically.
 
-    A symbolic link stays one, a device or a pipe is written into.
+    A symbolic link is followed, a device or a pipe is written directly.
 
     Raises:
-        DataError: an id or a prediction is not a string.
-        WriteError: the file cannot be written.
+        DataError: An id or a prediction is not a string.
+        WriteError: The file cannot be written.
     """
     path = expand_user(path)
     for id_, text in predictions.items():
         if not isinstance(id_, str) or not isinstance(text, str):
-            raise DataError(f'Predictions map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}.')
+            raise DataError(f'predictions must map ids to texts ("" for no answer), but {id_!r} has {text!r:.60}')
     text = json.dumps(dict(predictions), ensure_ascii=False, indent=1) + "\n"
-    write_atomically(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Gold]:
-    """The ids and reference answers, checked; unanswerable questions have none."""
+    """The ids and reference answers, validated; unanswerable questions have none."""
     golds: list[_Gold] = []
     seen = set()
     for row in _rows(examples):
@@ -218,20 +214,20 @@ def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Go
             gold = _Gold(row["id"], list(row["answers"]["text"]))
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"Example {len(golds)} has no id or answers of the SQuAD form: load examples with load_examples."
+                f"example {len(golds)} has no id or answers in the SQuAD format: load examples with load_examples"
             ) from error
         if not row.get("labelled", True):
             raise DataError(
-                f'Question "{gold.id}" is unlabelled (a transfer-set row, or of a file without answers such as '
-                "Haystack 1's augment_squad writes), so there is nothing to measure against: "
-                'leave such rows out with dataset.filter(lambda row: row["labelled"]).'
+                f'question "{gold.id}" is unlabelled (from a transfer set, or from a file without answers such as '
+                "Haystack 1's augment_squad writes), so there is no reference to evaluate against: "
+                'leave such rows out with dataset.filter(lambda row: row["labelled"])'
             )
         if gold.id in seen:
-            raise DataError(f'Two examples share the id "{gold.id}": give every question an id of its own.')
+            raise DataError(f'two examples have the id "{gold.id}": give every question its own id')
         seen.add(gold.id)
         golds.append(gold)
     if not golds:
-        raise DataError("There are no examples to measure on.")
+        raise DataError("there are no examples to evaluate on: give at least one")
     return golds
 
 
@@ -244,10 +240,10 @@ def _rows(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> Iterable[
 
 def _version_of(golds: list[_Gold], version: Version) -> Version:
     if version not in ("auto", "1.1", "2.0"):
-        raise DistilError(f'Unknown SQuAD version {version!r}: choose "auto", "1.1" or "2.0".')
+        raise DistilError(f'unknown SQuAD version {version!r}: choose "auto", "1.1" or "2.0"')
     unanswerable = next((gold.id for gold in golds if not gold.answers), None)
     if version == "1.1" and unanswerable is not None:
-        raise DataError(f'Question "{unanswerable}" has no answers, which SQuAD 1.1 cannot score: use version="2.0".')
+        raise DataError(f'question "{unanswerable}" has no answers, which SQuAD 1.1 cannot score: use version="2.0"')
     if version == "auto":
         return "1.1" if unanswerable is None else "2.0"
     return version
@@ -265,19 +261,20 @@ def _scores(golds: list[_Gold], predictions: Mapping[str, str], version: Version
         prediction = predictions[gold.id]
         if not isinstance(prediction, str):
             raise DataError(
-                f'The prediction for "{gold.id}" must be a string ("" for no answer), not {prediction!r:.60}.'
+                f'the prediction for "{gold.id}" must be a string ("" for no answer), not {prediction!r:.60}'
             )
         answers = [normalize_answer(answer) for answer in gold.answers]
         if version == "2.0":
-            # The official script drops references of articles and punctuation alone; none left means no answer.
+            # The official script drops references that are empty after normalisation; if all are, it means no answer.
             answers = [answer for answer in answers if answer] or [""]
-        said = normalize_answer(prediction)
+        predicted = normalize_answer(prediction)
         scores[gold.id] = ExampleScore(
-            max(float(said == answer) for answer in answers), max(_f1(said, answer, version) for answer in answers)
+            max(float(predicted == answer) for answer in answers),
+            max(_f1(predicted, answer, version) for answer in answers),
         )
     if missing:
         logger.warning(
-            "%d of %d questions have no prediction (%s%s): %s, as in the official script of SQuAD %s.",
+            "%d of %d questions have no prediction (%s%s): %s, as in the official script of SQuAD %s",
             len(missing),
             len(golds),
             ", ".join(missing[:3]),
@@ -290,13 +287,13 @@ def _scores(golds: list[_Gold], predictions: Mapping[str, str], version: Version
 
 def _f1(prediction: str, answer: str, version: Version) -> float:
     """F1 over the bags of words of two normalised texts."""
-    said, wanted = prediction.split(), answer.split()
-    if version == "2.0" and not (said and wanted):
-        return float(said == wanted)
-    common = sum((Counter(said) & Counter(wanted)).values())
+    predicted, wanted = prediction.split(), answer.split()
+    if version == "2.0" and not (predicted and wanted):
+        return float(predicted == wanted)
+    common = sum((Counter(predicted) & Counter(wanted)).values())
     if common == 0:
         return 0.0
-    precision, recall = common / len(said), common / len(wanted)
+    precision, recall = common / len(predicted), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
 
@@ -312,10 +309,10 @@ def _averages(scores: Mapping[str, ExampleScore], ids: Iterable[str]) -> dict[st
 def _check_no_answer_scores(ids: Iterable[str], no_answer_scores: Mapping[str, float]) -> None:
     for id_ in ids:
         if id_ not in no_answer_scores:
-            raise DataError(f'Question "{id_}" has a prediction but no no-answer score: give one for every prediction.')
+            raise DataError(f'question "{id_}" has a prediction but no no-answer score: give one for every prediction')
         score = no_answer_scores[id_]
         if not isinstance(score, SupportsFloat) or math.isnan(score):
-            raise DataError(f'The no-answer score of "{id_}" must be a number, not {score!r:.60}.')
+            raise DataError(f'the no-answer score of "{id_}" must be a number, not {score!r:.60}')
 
 
 def _best_threshold(
@@ -324,11 +321,11 @@ def _best_threshold(
     no_answer_scores: Mapping[str, float],
     answerable: Mapping[str, bool],
 ) -> tuple[float, float]:
-    """The best average (in percent) that a no-answer threshold could give, and that threshold.
+    """The best average (in per cent) over all no-answer thresholds, and that threshold.
 
-    Starts from answering nothing, then answers the questions one by one, the surest first, and keeps the best point:
-    the official script's algorithm, with its habits of counting unanswerable questions that have no prediction, and of
-    starting at a threshold of 0 whatever the range of the scores.
+    Starts from answering nothing, then answers the questions one by one in the order of their no-answer scores, and
+    keeps the best point. This is the algorithm of the official script, which also counts unanswerable questions without
+    a prediction, and starts at a threshold of 0 whatever the range of the scores.
     """
     current = best = float(sum(not has_answer for has_answer in answerable.values()))
     threshold = 0.0

@@ -1,4 +1,4 @@
-"""Tables of questions, one a row: CSV, JSON lines, JSON records and Parquet, and what a row of one means."""
+"""Tables with one question per row: CSV, JSON lines, JSON records and Parquet."""
 
 import ast
 import csv
@@ -13,14 +13,14 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from haystack_distill.data.squad.encoding import SurrogateReplacer, opened, require_utf8
-from haystack_distill.data.squad.validation import BadExample, Place, Question, kind
+from haystack_distill.data.squad.encoding import SurrogateReplacer, open_data, require_utf8
+from haystack_distill.data.squad.validation import BadExample, Place, Question, json_type
 from haystack_distill.errors import DataError
 from haystack_distill.utils.checks import is_integer
 
-_FLAT = ("answer_text", "answer")  # the columns of a single answer, with `answer_start` or without
+_FLAT = ("answer_text", "answer")  # columns with a single answer, with or without `answer_start`
 COLUMNS = ("id", "title", "context", "question", "answers", *_FLAT, "answer_start", "is_impossible", "labelled")
-_ROWS_AT_ONCE = 50  # as Python objects, a thousand rows may be much
+_BATCH_SIZE = 50  # rows; a thousand may be large as Python objects
 _LONGEST_CELL = 2**31 - 1
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
 
@@ -30,24 +30,29 @@ FILE_ENDINGS = tuple(ending + packing for ending in (".json", *_ENDINGS) for pac
 
 
 def table_kind(path: Path) -> str | None:
-    """What kind of table a file is by its name; None: JSON, which its content must tell more of."""
+    """The kind of table according to a file's name; None for JSON, whose layout depends on the content."""
     return _ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 
-def questions_in_table(path: Path, kind_: str) -> Iterator[Question]:
+def questions_in_table(path: Path, kind: str) -> Iterator[Question]:
     """The rows of a table as unchecked questions.
 
     Raises:
-        DataError: the file cannot be read, is broken, or lacks a column.
+        DataError: The file cannot be read, is broken, or lacks a column.
     """
-    rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind_](path)
+    rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind](path)
     for place, row, replaced in rows:
         yield question_of(row, place)._replace(replaced=replaced)
 
 
 def questions_in_records(path: Path) -> Iterator[Question]:
-    """The objects of a JSON list as unchecked questions; an ijson or Unicode error where it is broken."""
-    with opened(path) as file:
+    """The objects of a JSON list as unchecked questions.
+
+    Raises:
+        ijson.JSONError: The JSON is broken.
+        UnicodeDecodeError: The file is not UTF-8.
+    """
+    with open_data(path) as file:
         text = SurrogateReplacer(file)
         replaced = 0
         for index, row in enumerate(ijson.items(text, "item", use_float=True)):
@@ -56,35 +61,39 @@ def questions_in_records(path: Path) -> Iterator[Question]:
 
 
 def require_question_columns(columns: Iterable[str], name: str) -> None:
-    """A DataError unless there are columns for contexts and questions, and for answers or the flag `labelled`."""
+    """Check that a table has columns for contexts, for questions, and for answers or the flag `labelled`.
+
+    Raises:
+        DataError: It lacks one.
+    """
     columns = list(columns)
     missing = [column for column in ("context", "question") if column not in columns]
     if missing:
         raise DataError(
-            f"{name} lacks the column(s) {missing} (it has {columns}): the columns must be those of SQuAD, or "
-            "question, context, answer and answer_start"
+            f"{name} lacks the column(s) {missing} (it has {columns}): give it the columns of SQuAD, or question, "
+            "context, answer and answer_start"
         )
     if not {"answers", *_FLAT, "labelled"} & set(columns):
         raise DataError(
             f"{name} lacks the column(s) ['answers'] (it has {columns}): give them, or answer (or answer_text) and "
-            "answer_start; questions to distil from without answers have a column labelled that is false"
+            "answer_start; unlabelled questions to distil from need a column labelled that is false"
         )
 
 
 def question_of(row: Any, place: Place) -> Question:
-    """A row as an unchecked question, see `data.squad.load.read_squad` for what its columns mean."""
+    """A row as an unchecked question; `data.squad.load.read_squad` documents the columns."""
     if isinstance(row, BadExample):
         return Question(place, None, {}, {}, fault=row)
     if not isinstance(row, dict):
-        fault = BadExample("wrong type", f"a question must be a JSON object, not {kind(row)}")
+        fault = BadExample("wrong type", f"a question must be a JSON object, not {json_type(row)}")
         return Question(place, None, {}, {}, fault=fault)
     qa = {key: row[key] for key in ("question", "is_impossible", "labelled") if key in row}
-    qa["id"] = _whole(row["id"]) if "id" in row else f"row-{place.article}"
+    qa["id"] = _as_integer(row["id"]) if "id" in row else f"row-{place.article}"
     flat = next((name for name in _FLAT if name in row), None)
     assumed = without_starts = False
     if "answers" in row:
-        qa["answers"] = _listed(row["answers"])
-        # What it means in the hub's squad_v2.
+        qa["answers"] = _answer_list(row["answers"])
+        # As in squad_v2 on the hub.
         assumed = qa["answers"] == [] and qa.get("is_impossible") is None and qa.get("labelled") is not False
         if assumed:
             qa["is_impossible"] = True
@@ -97,24 +106,24 @@ def question_of(row: Any, place: Place) -> Question:
     )
 
 
-def _listed(answers: Any) -> Any:
-    """Answers as SQuAD's JSON has them, from the hub's form, a dictionary of lists."""
+def _answer_list(answers: Any) -> Any:
+    """Answers as in SQuAD's JSON, from the format of the hub, a dictionary of lists."""
     if isinstance(answers, dict):
         texts, starts = answers.get("text"), answers.get("answer_start")
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
         if not isinstance(texts, list) or not isinstance(starts, list):
-            return None  # the check says that this is not a list of answers
-        # Where the lists differ in length, the check meets a null.
-        return [{"text": text, "answer_start": _whole(start)} for text, start in zip_longest(texts, starts)]
+            return None  # the validation reports that it is not a list of answers
+        # If the lists differ in length, the validation meets a null.
+        return [{"text": text, "answer_start": _as_integer(start)} for text, start in zip_longest(texts, starts)]
     if isinstance(answers, list):
-        return [_with_whole_start(answer) for answer in answers]
+        return [_with_integer_start(answer) for answer in answers]
     return answers
 
 
-def _with_whole_start(answer: Any) -> Any:
+def _with_integer_start(answer: Any) -> Any:
     has_start = isinstance(answer, dict) and "answer_start" in answer
-    return answer | {"answer_start": _whole(answer["answer_start"])} if has_start else answer
+    return answer | {"answer_start": _as_integer(answer["answer_start"])} if has_start else answer
 
 
 def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
@@ -125,15 +134,15 @@ def _flat_answers(answer: Any, start: Any) -> list[dict[str, Any]]:
     if start is None:
         starts = [None] * len(texts)
     pairs = zip_longest(texts, starts)
-    return [{"text": str(text) if is_integer(text) else text, "answer_start": _whole(at)} for text, at in pairs]
+    return [{"text": str(text) if is_integer(text) else text, "answer_start": _as_integer(at)} for text, at in pairs]
 
 
-def _whole(value: Any) -> Any:
-    """A number like 12.0, which is what pandas makes of 12 in a column with gaps, as an integer."""
+def _as_integer(value: Any) -> Any:
+    """A number like 12.0 as an integer (pandas converts integers in a column with gaps to floats)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# --- files: where each row stands, the row, and how many half surrogate pairs were replaced since the last -----------
+# --- Readers of files: each yields the place of a row, the row, and the lone surrogates replaced since the last one ---
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
@@ -143,19 +152,19 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
             names = file.schema_arrow.names
             require_question_columns(names, str(path))
             columns = [column for column in COLUMNS if column in names]
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+            for batch in file.iter_batches(batch_size=_BATCH_SIZE, columns=columns):
                 for row in batch.to_pylist():
                     yield Place(str(path), index), row, 0
                     index += 1
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: row {index} or one soon after it holds text that is not UTF-8 ({error})") from error
+        raise DataError(f"{path}: row {index} or one soon after is not UTF-8 ({error}): write it again") from error
     except (pa.ArrowException, OSError) as error:
         what = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a sound Parquet file ({what}): fetch or write it again") from error
+        raise DataError(f"{path}: not a valid Parquet file ({what}): download or write it again") from error
 
 
 def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
-    with opened(path) as file:
+    with open_data(path) as file:
         text = SurrogateReplacer(file)
         index = replaced = 0
         for number, line in enumerate(io.BufferedReader(text), 1):
@@ -172,14 +181,14 @@ def _line(line: bytes, path: Path) -> Any:
         require_utf8(path)
         raise
     except (ValueError, RecursionError) as error:
-        return BadExample("not JSON", f"this line is not JSON, or is cut off ({error}): write it again or remove it")
+        return BadExample("not JSON", f"this line is not JSON, or is truncated ({error}): write it again or remove it")
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
     csv.field_size_limit(_LONGEST_CELL)  # a context may be a book
     index = 0
     try:
-        with opened(path) as file:
+        with open_data(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
             head = text.readline()
             delimiter = _delimiter(head)
@@ -188,7 +197,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
             require_question_columns(names, f"{path} (a CSV file whose first line names the columns)")
             for name in COLUMNS:
                 if names.count(name) > 1:
-                    raise DataError(f'{path}: the column "{name}" is there twice: rename one of them')
+                    raise DataError(f'{path}: the column "{name}" appears twice: rename one of them')
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
@@ -200,13 +209,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
         raise
     except csv.Error as error:
         raise DataError(
-            f"{path}: the CSV is broken or cut off (truncated) in row {index} ({error}): mend its quotes, or write the "
+            f"{path}: the CSV is broken or truncated in row {index} ({error}): correct its quotes, or write the "
             "file again"
         ) from error
 
 
 def _delimiter(head: str) -> str:
-    """The character between columns: a comma, or what Excel writes in many countries, or a tab."""
+    """The separator of columns: a comma, a semicolon (as Excel writes in many countries) or a tab."""
     for delimiter in ",;\t":
         names = next(csv.reader([head], delimiter=delimiter), [])
         if {"context", "question"} <= {name.strip() for name in names}:
@@ -215,10 +224,10 @@ def _delimiter(head: str) -> str:
 
 
 def _typed(names: list[str], cells: list[str]) -> Any:
-    """A row of texts with numbers, flags and lists where the columns have such; what is none stays text."""
+    """A row of cells converted to numbers, flags and lists by column; cells that cannot be converted stay text."""
     if len(cells) != len(names):
         return BadExample(
-            "wrong number of cells", f"the row has {len(cells)} cells, but the header {len(names)}: mend its quotes"
+            "wrong number of cells", f"the row has {len(cells)} cells, but the header {len(names)}: correct its quotes"
         )
     return {name: _TYPES.get(name, str)(cell) for name, cell in zip(names, cells, strict=True) if name in COLUMNS}
 
@@ -228,16 +237,16 @@ def _flag(cell: str) -> Any:
 
 
 def _number(cell: str) -> Any:
-    """An offset, several in brackets, or None in an empty cell."""
+    """An offset, a list of offsets in brackets, or None for an empty cell."""
     try:
         found = json.loads(cell) if cell.strip() else None
     except ValueError:
         return cell
-    return [_whole(one) for one in found] if isinstance(found, list) else _whole(found)
+    return [_as_integer(one) for one in found] if isinstance(found, list) else _as_integer(found)
 
 
 def _answers(cell: str) -> Any:
-    """Answers written as JSON or as Python shows them, numpy arrays included (`datasets.Dataset.to_csv`)."""
+    """Answers written as JSON or as Python literals, with numpy arrays as in `datasets.Dataset.to_csv`."""
     if not cell.strip():
         return []
     for parse in (json.loads, _literal):
@@ -253,10 +262,10 @@ def _literal(cell: str) -> Any:
 
 
 class _WithoutArrays(ast.NodeTransformer):
-    """`array([1], dtype=int64)` as `[1]`; nothing is called."""
+    """Replaces `array([1], dtype=int64)` by `[1]` in the syntax tree; nothing is called."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """The list inside."""
+        """Replace a call of `array` by its argument."""
         is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
         return node.args[0] if is_array else node
 

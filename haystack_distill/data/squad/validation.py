@@ -1,4 +1,4 @@
-"""What a question must be to become a row: the checks of one SQuAD question, and words for what is wrong with it."""
+"""Validation of one SQuAD question, which turns it into a row, and the messages about invalid ones."""
 
 import json
 import math
@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 from haystack_distill.utils.checks import is_integer
 
-_HALF = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadExample(Exception):
-    """One question is bad: `reason` is a short name to count by, the message says what is wrong and the remedy."""
+    """A question is invalid; the message names the problem and the remedy.
+
+    Attributes:
+        reason: A short name of the problem, for counting.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -20,10 +24,10 @@ class BadExample(Exception):
 
 
 class Place(NamedTuple):
-    """Where a question stands; indices count from 0, as in the JSON."""
+    """The place of a question in a source; indices count from 0, as in the JSON."""
 
     source: str
-    article: int  # the row, where there are no articles
+    article: int  # the row, if there are no articles
     title: str | None = None
     paragraph: int | None = None
     qa: int | None = None
@@ -41,18 +45,18 @@ class Place(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question as it came, unchecked."""
+    """A question as read, unchecked."""
 
     place: Place
     title: Any
     paragraph: dict[str, Any]  # with the context
     qa: Any  # in the form of the JSON: id, question, answers, flags
-    assumed_impossible: bool = False  # its flag is not the source's word but follows from there being no answers
-    fault: BadExample | None = None  # what is wrong with that which should have held questions
+    assumed_impossible: bool = False  # is_impossible was derived from the lack of answers
+    fault: BadExample | None = None  # why the article or paragraph could not be read
     without_starts: bool = False  # its answers have no `answer_start`: each must occur once in the context
-    id_may_change: bool = False  # its id was made, and may be made otherwise
-    answerless: bool = False  # of a source in which no question has an answer, see `data.squad.intake.marked`
-    replaced: int = 0  # half surrogate pairs that became U+FFFD since the question before
+    id_may_change: bool = False  # its id was generated
+    answerless: bool = False  # see `data.squad.intake.marking_answerless`
+    replaced: int = 0  # lone surrogates replaced by U+FFFD since the previous question
 
 
 class Row(NamedTuple):
@@ -67,7 +71,7 @@ class Row(NamedTuple):
     is_impossible: bool
     labelled: bool
     repaired: bool
-    replaced: int = 0  # lone surrogates in its texts that became U+FFFD
+    replaced: int = 0  # lone surrogates in its texts that were replaced by U+FFFD
 
     @classmethod
     def from_example(cls, example: Mapping[str, Any]) -> "Row":
@@ -91,30 +95,30 @@ class Row(NamedTuple):
 
 
 def check_question(question: Question) -> Row:
-    """The row of a question, with an `answer_start` that was off put right where only one place is possible.
+    """Validate a question; an `answer_start` that is off is corrected if the answer occurs only once in the context.
 
     Raises:
-        BadExample: something is wrong with it.
+        BadExample: The question is invalid.
     """
     if question.fault is not None:
         raise question.fault
     qa = question.qa
     if not isinstance(qa, dict):
-        raise BadExample("wrong type", f"a question must be a JSON object, not {kind(qa)}")
+        raise BadExample("wrong type", f"a question must be a JSON object, not {json_type(qa)}")
     context = _check_text(_value(question.paragraph, "context"), "context")
     title = _check_title(question.title)
     id_ = _check_text(number_as_text(_value(qa, "id")), "id")
     text = _value(qa, "question")
     is_impossible = _check_flag(qa.get("is_impossible"), "is_impossible", default=False)
     labelled = _check_flag(qa.get("labelled"), "labelled", default=True)
-    if labelled or text != "":  # without question and label, a row is plain text to distil layers from
+    if labelled or text != "":  # without question and label, a row is plain text for distilling layers
         text = _check_text(text, "question")
     labelled = labelled and not question.answerless
-    # Version 2.0 has no other word for a question without answers, so an unlabelled one may say it; it is no label.
+    # In version 2.0, unlabelled questions without answers may have to set is_impossible; it is not a label there.
     is_impossible = is_impossible and labelled
     answers = _value(qa, "answers") if labelled else qa.get("answers", [])
     if not isinstance(answers, list):
-        raise BadExample("wrong type", f"answers must be a list, not {kind(answers)}")
+        raise BadExample("wrong type", f"answers must be a list, not {json_type(answers)}")
     if (is_impossible or question.answerless) and all(map(is_blank, answers)):
         answers = []  # annotation tools write {"text": "", "answer_category": "NOT_GIVEN"}
     if is_impossible and answers:
@@ -138,39 +142,39 @@ def check_question(question: Question) -> Row:
 
 
 def _check_answer(answer: Any, context: str, without_start: bool) -> tuple[str, int, bool]:
-    """Return the answer's text, its start in code points, and whether the start had to be put right."""
+    """Return the answer's text, its start in code points, and whether the start was corrected."""
     if not isinstance(answer, dict):
-        raise BadExample("wrong type", f"an answer must be an object with text and answer_start, not {kind(answer)}")
+        raise BadExample("wrong type", f"answers must be objects with text and answer_start, not {json_type(answer)}")
     text = _check_text(_value(answer, "text"), "answer text")
     start = _value(answer, "answer_start")
     if start is None and without_start:
-        return text, _only_place(text, context), False
+        return text, _unique_position(text, context), False
     if not is_integer(start):
-        raise BadExample("wrong type", f"answer_start must be an integer, not {kind(start)}")
+        raise BadExample("wrong type", f"answer_start must be an integer, not {json_type(start)}")
     if start >= 0 and context.startswith(text, start):
         return text, start, False
-    found = _first_place(text, context)
+    found = _first_position(text, context)
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "answer_start does not match",
             f"answer_start {start} does not match the answer {abbreviated(text)}, which occurs more than once in the "
-            "context: give the code point at which the right one begins",
+            "context: give the code point at which the right occurrence begins",
         )
     return text, found, True
 
 
-def _only_place(text: str, context: str) -> int:
-    found = _first_place(text, context)
+def _unique_position(text: str, context: str) -> int:
+    found = _first_position(text, context)
     if context.find(text, found + 1) >= 0:
         raise BadExample(
             "no answer_start",
             f"the answer {abbreviated(text)} occurs more than once in the context: add a column answer_start with the "
-            "code point at which the right one begins",
+            "code point at which the right occurrence begins",
         )
     return found
 
 
-def _first_place(text: str, context: str) -> int:
+def _first_position(text: str, context: str) -> int:
     found = context.find(text)
     if found < 0:
         raise BadExample(
@@ -188,30 +192,30 @@ def _value(item: dict[str, Any], key: str) -> Any:
 
 def _check_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise BadExample("wrong type", f"the {name} must be a string, not {kind(value)}")
+        raise BadExample("wrong type", f"the {name} must be a string, not {json_type(value)}")
     if not value or value.isspace():
         raise BadExample(f"empty {name}", f"the {name} is empty: fill it in or remove the question")
     return replace_lone_surrogates(value)
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """A text with each half of a surrogate pair, which is no character, replaced by U+FFFD; offsets hold."""
+    """A text with each lone surrogate, which is not a character, replaced by U+FFFD; offsets stay valid."""
     if text.isascii():
         return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return _HALF.sub("\ufffd", text)
+        return _LONE_SURROGATE.sub("\ufffd", text)
     return text
 
 
 def count_lone_surrogates(text: str) -> int:
-    """How many halves of surrogate pairs a text holds."""
-    return len(_HALF.findall(text))
+    """The number of lone surrogates in a text."""
+    return len(_LONE_SURROGATE.findall(text))
 
 
 def number_as_text(value: Any) -> Any:
-    """A whole number as text, which is what annotation tools and tables hold for an id; anything else as it is."""
+    """An integer as text (annotation tools and tables use integers as ids); any other value unchanged."""
     return str(value) if is_integer(value) else value
 
 
@@ -219,12 +223,12 @@ def _check_title(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, (bool, dict, list)) or not math.isfinite(value):
-        raise BadExample("wrong type", f"the title must be a string, not {kind(value)}")
+        raise BadExample("wrong type", f"the title must be a string, not {json_type(value)}")
     return replace_lone_surrogates(str(value))
 
 
 def is_blank(answer: Any) -> bool:
-    """Whether an answer says that there is none."""
+    """Whether an answer is a placeholder with an empty text."""
     if not isinstance(answer, dict):
         return False
     text = answer.get("text")
@@ -232,15 +236,15 @@ def is_blank(answer: Any) -> bool:
 
 
 def _check_flag(value: Any, name: str, *, default: bool) -> bool:
-    if value is None:  # as if it were not there
+    if value is None:  # the same as a missing key
         return default
     if not isinstance(value, bool):
-        raise BadExample("wrong type", f"{name} must be true or false, not {kind(value)}")
+        raise BadExample("wrong type", f"{name} must be true or false, not {json_type(value)}")
     return value
 
 
-def kind(value: Any) -> str:
-    """A value's type in the words of JSON, with the value where it is short."""
+def json_type(value: Any) -> str:
+    """A description of a value in the terms of JSON, for error messages."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, dict):

@@ -71,7 +71,7 @@ def test_offsets_hold_behind_a_half_and_the_log_counts_them(tmp_path, monkeypatc
         assert (row["id"], row["title"], row["question"]) == (f"{HALF}1", f"T{HALF}", f"{HALF}?")
         assert row["answers"] == {"text": [f"{HALF} of"], "answer_start": [11]}
         assert (report.replaced, report.repaired) == (6, 0)
-        assert "replaced 6 half surrogate pair(s)" in caplog.text
+        assert "replaced 6 lone surrogate(s)" in caplog.text
 
 
 def test_surrogates_as_bytes_are_not_utf8(tmp_path):

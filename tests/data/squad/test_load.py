@@ -170,7 +170,9 @@ def test_a_bad_question_is_an_error_or_is_skipped_and_counted(save, caplog, case
     dataset, report = read_squad_with_report(path, on_bad_example="skip")
     assert dataset["id"][:] == ["good"]
     assert (report.read, report.skipped, report.reasons) == (1, 1, {reason: 1})
-    assert any("skipped 1 bad" in record.getMessage() and reason in record.getMessage() for record in caplog.records)
+    assert any(
+        "skipped 1 invalid" in record.getMessage() and reason in record.getMessage() for record in caplog.records
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_skipping_leaves_out_what_is_bad_wherever_it_stands(save, caplog):
     dataset, report = read_squad_with_report(path, on_bad_example="skip")
     assert dataset["id"][:] == ["first", "second"]
     assert report.reasons == {"wrong type": 4, "missing key": 2}
-    assert "skipped 6 bad question(s)" in caplog.text
+    assert "skipped 6 invalid question(s)" in caplog.text
 
 
 def test_an_unlabelled_question_is_never_unanswerable(save):
@@ -267,7 +269,7 @@ def test_a_file_of_haystack_1s_augment_squad_is_unlabelled(save, caplog):
         assert not any(dataset["is_impossible"])
         assert (report.read, report.answerless, report.renamed, report.skipped) == (9, 9, 6, 0)
         assert "none of the 9 question(s) has an answer" in caplog.text
-        assert "unlabelled, to distil from; 6 repeated id(s) got -2, -3, ..." in caplog.text
+        assert "unlabelled questions to distil from; 6 repeated id(s) got the suffix -2, -3, ..." in caplog.text
     rows = datasets.Dataset.from_list([{**row, "labelled": True} for row in dataset.to_list()])
     assert not any(load_examples(rows)["labelled"])
 
@@ -303,9 +305,7 @@ def test_ids_are_unique_over_all_files(save):
 def test_a_file_without_a_good_question_is_an_error(save):
     with pytest.raises(DataError, match="no questions"):
         read_squad(save(squad()))
-    with pytest.raises(
-        DataError, match=r"all were skipped \(1 x empty id\); the first is .*question 0: the id is empty"
-    ):
+    with pytest.raises(DataError, match=r"all were skipped: 1 x empty id; the first is .*question 0: the id is empty"):
         read_squad(save(squad(qa("", answer("Köln")))), on_bad_example="skip")
 
 
@@ -320,8 +320,8 @@ BROKEN_FILES = {
     "paragraphs an object": (b'{"data": [{"paragraphs": {}}]}', '"paragraphs" must be a list, not an object'),
     "paragraph a list": (b'{"data": [{"paragraphs": [[]]}]}', "paragraph 0: a paragraph must be an object"),
     "no qas": (b'{"data": [{"paragraphs": [{"context": "c"}]}]}', '"qas" is missing'),
-    "nothing": (b"", r"cut off \(truncated\)"),
-    "truncated": (WHOLE[:-30], r"cut off \(truncated\) after 1 whole articles"),
+    "nothing": (b"", r"truncated"),
+    "truncated": (WHOLE[:-30], r"truncated after 1 complete articles"),
     "rubbish after the end": (WHOLE + b"}", "JSON is broken"),
     "not UTF-8": (WHOLE.replace("Köln".encode(), "Köln".encode("latin-1"), 1), r"not UTF-8 \(at byte \d+\)"),
     "UTF-16": (WHOLE.decode().encode("utf-16"), r"not UTF-8 \(at byte 0\)"),
@@ -348,9 +348,9 @@ def test_broken_gzip(save, tmp_path):
     whole = save(WHOLE * 50, "data.json.gz").read_bytes()
     path = tmp_path / "cut.json.gz"
     for raw, message in (
-        (whole[:-12], "gzip file is cut off"),
-        (whole[:30] + b"\xff" * 20 + whole[50:], "not a sound gzip file"),
-        (WHOLE, "not a sound gzip file"),
+        (whole[:-12], "gzip file is truncated"),
+        (whole[:30] + b"\xff" * 20 + whole[50:], "not a valid gzip file"),
+        (WHOLE, "not a valid gzip file"),
     ):
         path.write_bytes(raw)
         with pytest.raises(DataError, match=message):
@@ -362,9 +362,9 @@ def test_paths_that_are_not_files(tmp_path):
         read_squad(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match="is a directory"):
         read_squad(tmp_path)
-    with pytest.raises(DataError, match="No file to read"):
+    with pytest.raises(DataError, match="no file to read"):
         read_squad([])
-    with pytest.raises(DistilError, match="Unknown on_bad_example 'ignore'"):
+    with pytest.raises(DistilError, match="unknown on_bad_example 'ignore'"):
         read_squad(tmp_path, on_bad_example="ignore")
 
 
@@ -413,7 +413,7 @@ def test_a_cache_that_cannot_be_written(save, tmp_path):
     arrow.unlink()
     arrow.with_suffix(".json").unlink()
     arrow.with_suffix(".json").mkdir()  # in the way of the side file
-    with pytest.raises(DistilError, match=r"Cannot use the cache directory .*pass another cache_dir"):
+    with pytest.raises(DistilError, match=r"cannot use the cache directory .*pass another cache_dir"):
         read_squad(path)
     assert read_squad(path, cache_dir=tmp_path / "another")["id"][:] == ["q1", "q2", "q3", "q4"]
 
@@ -542,7 +542,7 @@ def test_a_dataset_of_another_form_is_an_error():
         load_examples(datasets.DatasetDict(train=dataset, dev=dataset))
     with pytest.raises(DataError, match="without streaming"):
         load_examples(dataset.to_iterable_dataset())
-    with pytest.raises(DataError, match="Cannot load examples from int"):
+    with pytest.raises(DataError, match="cannot load examples from int"):
         load_examples(5)
 
 
@@ -561,7 +561,7 @@ def test_hub_names(monkeypatch, tmp_path):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r'Cannot load split "train" of "squad" from the .* Hub.*offline, give a SQuAD'):
+    with pytest.raises(DataError, match=r'cannot load split "train" of "squad" from the .* Hub.*offline give a SQuAD'):
         load_examples("squad")
     for path in ("missing.json", "missing.json.gz", tmp_path / "missing"):
         with pytest.raises(DataError, match="no such file"):
@@ -610,7 +610,7 @@ def test_version_1_1_has_no_unanswerable_questions(save, tmp_path):
 
 def test_what_cannot_be_written(save, tmp_path):
     dataset = read_squad(save(squad(*GOOD)))
-    with pytest.raises(DistilError, match="Unknown SQuAD version '3'"):
+    with pytest.raises(DistilError, match="unknown SQuAD version '3'"):
         write_squad(dataset, tmp_path / "out.json", version="3")
     with pytest.raises(DataError, match="no rows"):
         write_squad(dataset.select([]), tmp_path / "out.json")

@@ -211,11 +211,11 @@ def test_a_dataset_counts_like_its_rows(tmp_path):
     ("examples", "predictions", "kwargs", "message"),
     [
         ([], {}, {}, "no examples"),
-        ([{"id": "a"}], {"a": ""}, {}, "Example 0 has no id or answers"),
-        ([example("a", "x"), example("a", "x")], {"a": "x"}, {}, 'share the id "a"'),
+        ([{"id": "a"}], {"a": ""}, {}, "example 0 has no id or answers"),
+        ([example("a", "x"), example("a", "x")], {"a": "x"}, {}, 'have the id "a"'),
         ([example("a", labelled=False)], {"a": "x"}, {}, '"a" is unlabelled'),
         ([example("a")], {"a": ""}, {"version": "1.1"}, 'no answers, which SQuAD 1.1 cannot score: use version="2.0"'),
-        ([example("a")], {"b": ""}, {}, "None of the questions has a prediction"),
+        ([example("a")], {"b": ""}, {}, "none of the questions has a prediction"),
         ([example("a", "x")], {"a": None}, {}, 'prediction for "a" must be a string'),
         ([example("a")], {"a": ""}, {"no_answer_scores": {}}, '"a" has a prediction but no no-answer score'),
         ([example("a")], {"a": ""}, {"no_answer_scores": {"a": float("nan")}}, 'of "a" must be a number, not nan'),
@@ -227,7 +227,7 @@ def test_a_dataset_counts_like_its_rows(tmp_path):
             {"no_answer_threshold": 0.5, "no_answer_scores": {"a": 0.5}, "version": "1.1"},
             "1.1 has no no-answer threshold",
         ),
-        ([example("a", "x")], {"a": ""}, {"version": "3"}, "Unknown SQuAD version '3'"),
+        ([example("a", "x")], {"a": ""}, {"version": "3"}, "unknown SQuAD version '3'"),
     ],
 )
 def test_errors_say_what_is_wrong(examples, predictions, kwargs, message):
@@ -253,8 +253,8 @@ def test_predictions_round_trip(tmp_path):
     [
         (b'[{"a": "x"}]', "must be one JSON object"),
         (b'{"a": ["x"]}', """prediction for "a" must be a string ("" for no answer), not ['x']"""),
-        (b'{"a": "x"', "broken or cut off"),
-        (b'{"a": "x", "a": "y"}', '"a" stands there more than once'),
+        (b'{"a": "x"', "broken or truncated"),
+        (b'{"a": "x", "a": "y"}', '"a" appears more than once'),
         (b'{"a": "\xff"}', "not UTF-8 (at byte 7)"),
     ],
 )

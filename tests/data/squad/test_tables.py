@@ -183,7 +183,7 @@ def test_a_number_that_is_none_is_named_in_squad_json_too(tmp_path, word, before
     path = tmp_path / "data.json"
     path.write_bytes(raw.encode())
     offset = raw.encode().index(f": {word},".encode()) + 2
-    where = rf'article "T" \(data\[1\]\), paragraph 1, question 1: "is_impossible" is {word} \(at byte {offset}\), which JSON'
+    where = rf'article "T" \(data\[1\]\), paragraph 1, question 1: "is_impossible" is {word} \(at byte {offset}\), which is not valid'
     with pytest.raises(DataError, match=where):
         read_squad(path)
     (tmp_path / "version.json").write_text(f'{{"version": {word}, "data": []}}')
@@ -228,8 +228,8 @@ def test_several_flat_answers(tmp_path):
 BROKEN = {
     "no header.csv": (b"a,b\n1,2\n", r"lacks the column\(s\) \['context', 'question'\] \(it has \['a', 'b'\]\)"),
     "empty.csv": (b"", "lacks the column"),
-    "twice.csv": (b"question,context,answer,answer\n", 'the column "answer" is there twice'),
-    "cut off.csv": (b'question,context,answer\nq,"c', r"broken or cut off \(truncated\) in row 0"),
+    "twice.csv": (b"question,context,answer,answer\n", 'the column "answer" appears twice'),
+    "cut off.csv": (b'question,context,answer\nq,"c', r"broken or truncated in row 0"),
     "latin.csv": ("question,context,answer\nq,Köln,Köln\n".encode("latin-1"), r"not UTF-8 \(at byte 27\).*iconv"),
     "latin.jsonl": ('{"question": "Köln"}'.encode("latin-1"), r"not UTF-8 \(at byte 15\).*iconv"),
     "utf-16.csv": ("question,context,answer\n".encode("utf-16"), r"not UTF-8 \(at byte 0\)"),
@@ -239,12 +239,12 @@ BROKEN = {
     "not an object.jsonl": (b"\n5\n", r"row 0 \(line 2\): a question must be a JSON object, not the number 5"),
     "no answers.jsonl": (b'{"id": "1", "question": "q", "context": "c"}', '"answers" is missing'),
     "no context.jsonl": (b'{"id": "1", "question": "q", "answer": "c"}', '"context" is missing'),
-    "wrong.parquet": (b"PAR1 and no more", "not a sound Parquet file"),
-    "empty.parquet": (b"", "not a sound Parquet file"),
+    "wrong.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
+    "empty.parquet": (b"", "not a valid Parquet file"),
     "cells.csv": (b"question,context,answer\nq,c\n", r"row 0 \(line 2\): the row has 2 cells, but the header 3"),
     "flag.csv": (b"question,context,answer,is_impossible\nq,c,c,maybe\n", 'not the string "maybe"'),
     "answers.csv": (b'question,context,answers\nq,c,"open(1)"\n', "answers must be a list, not the string"),
-    "cut off.csv.gz": (gzip.compress(b"question,context,answer\n" + b"q,c,c\n" * 50)[:-9], "gzip file is cut off"),
+    "cut off.csv.gz": (gzip.compress(b"question,context,answer\n" + b"q,c,c\n" * 50)[:-9], "gzip file is truncated"),
 }
 
 
@@ -263,7 +263,7 @@ def test_a_cut_parquet_file_and_columns_of_other_types(tmp_path):
     whole = path.read_bytes()
     for raw in (whole[:-10], whole[:100], whole.replace("Köln".encode(), "Köln".encode("latin-1") + b"\xff")):
         path.write_bytes(raw)
-        with pytest.raises(DataError, match=r"data\.parquet: .*(not a sound Parquet file|not UTF-8)"):
+        with pytest.raises(DataError, match=r"data\.parquet: .*(not a valid Parquet file|not UTF-8)"):
             read_squad(path)
     pq.write_table(pa.table({"question": [1], "context": ["c"], "answer": ["c"]}), path)
     with pytest.raises(DataError, match="the question must be a string, not the number 1"):

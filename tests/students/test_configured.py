@@ -1,0 +1,83 @@
+"""Students from a configuration have the shape that was asked for, and random layers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from haystack_distill import DistilError, Reader
+from haystack_distill.students.configured import fresh
+from haystack_distill.students.cut import from_teacher
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from tests.students.conftest import CONTEXT, LAYERS, QUESTION
+
+
+def test_students_of_a_funnel(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher("funnel")
+    with pytest.raises(DistilError, match=r"blocks.*students\.fresh with block_sizes"):
+        from_teacher(teacher, 3)
+    student = fresh(teacher, block_sizes=[1, 1, 1])
+    assert student.model.config.num_hidden_layers == 3
+    assert student.answer(QUESTION, CONTEXT)
+    assert torch.equal(student.model.qa_outputs.weight, teacher.model.qa_outputs.weight)
+    inside = "funnel.encoder.blocks.0.0.attention.q_head.weight"
+    assert not torch.equal(student.model.state_dict()[inside], teacher.model.state_dict()[inside])
+    with pytest.raises(DistilError, match="funnel has no 'num_hidden_layers'"):
+        fresh(teacher, num_hidden_layers=3)
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, "albert"])
+def test_fresh_shapes(make_teacher: Callable[..., Reader], kind: str) -> None:
+    teacher = make_teacher(kind)
+    before = model_fingerprint(teacher.model)
+    shape = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
+    student = fresh(teacher, **shape)
+    assert {name: getattr(student.model.config, name) for name in shape} == shape
+    assert student.n_parameters < teacher.n_parameters
+    assert student.model.config.vocab_size == teacher.model.config.vocab_size
+    assert student.answer(QUESTION, CONTEXT)
+    assert model_fingerprint(teacher.model) == before
+
+
+def test_fresh_weights(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher()
+    one, again, other = fresh(teacher, seed=1), fresh(teacher, seed=1), fresh(teacher, seed=2)
+    assert model_fingerprint(one.model) == model_fingerprint(again.model) != model_fingerprint(other.model)
+    weights, mine = teacher.model.state_dict(), one.model.state_dict()
+    same = {name for name in weights if torch.equal(weights[name], mine[name])}
+    assert same == {
+        name for name in weights if "encoder.layer" not in name
+    }  # embeddings and head fit, layers are fresh
+
+
+def test_fresh_leaves_the_random_numbers_alone(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher()
+    torch.manual_seed(5)
+    fresh(teacher)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_shapes_that_do_not_fit(make_teacher: Callable[..., Reader]) -> None:
+    with pytest.raises(DistilError, match="the configuration of bert has no 'width'"):
+        fresh(make_teacher(), width=8)
+    for shape, message in (
+        ({"hidden_size": "192"}, "hidden_size must be a whole number of at least 1, not '192'"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
+        ({"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob must be a number, not '0.1'"),
+        ({"max_position_embeddings": 64.0}, "max_position_embeddings must be a whole number"),
+        ({"max_position_embeddings": -3}, r"no bert model can be made with max_position_embeddings=-3 \("),
+        ({"hidden_act": 3}, "hidden_act must be text"),
+        ({"hidden_act": "no-such"}, "hidden_act.*no-such"),
+        ({"seed": "1"}, "seed must be a whole number"),
+    ):
+        with pytest.raises(DistilError, match=message):
+            fresh(make_teacher(), **shape)
+    with pytest.raises(DistilError, match="hidden_size 9 is not a multiple of num_attention_heads 2"):
+        fresh(make_teacher(), hidden_size=9)
+    with pytest.raises(DistilError, match="num_hidden_layers must be a whole number of at least 1, not 'six'"):
+        fresh(make_teacher(), num_hidden_layers="six")
+    with pytest.raises(DistilError, match=r"no squeezebert model can be made with hidden_size=8 \("):
+        fresh(make_teacher("squeezebert"), hidden_size=8)
