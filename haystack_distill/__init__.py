@@ -8,7 +8,8 @@ from haystack_distill.errors import DataError, DistilError
 
 if TYPE_CHECKING:
     from haystack_distill.data.window_settings import WindowSettings
-    from haystack_distill.models.reader import Answer, Reader
+    from haystack_distill.models.answers import Answer
+    from haystack_distill.models.reader import Reader
     from haystack_distill.training.reader_trainer import ReaderTrainer
     from haystack_distill.training.run_directory import RunResult
     from haystack_distill.training.settings import TrainingSettings
@@ -32,7 +33,7 @@ __all__ = [
 
 # Where the public names live. They are imported when first used: torch takes seconds, and help must not.
 _MODULES = {
-    "Answer": "models.reader",
+    "Answer": "models.answers",
     "Reader": "models.reader",
     "ReaderTrainer": "training.reader_trainer",
     "RunResult": "training.run_directory",

@@ -15,7 +15,8 @@ from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import predict_distributed
-from haystack_distill.models.reader import Prediction, Reader
+from haystack_distill.models.answers import Prediction
+from haystack_distill.models.reader import Reader
 from haystack_distill.utils.checks import check_argument
 
 Role: TypeAlias = Literal["teacher", "labels", "distilled", "other"]

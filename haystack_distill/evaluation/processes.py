@@ -4,7 +4,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from haystack_distill.data.windows import Windows
-from haystack_distill.models.reader import Prediction, Reader
+from haystack_distill.models.answers import Prediction
+from haystack_distill.models.reader import Reader
 from haystack_distill.utils.processes import process_share
 
 

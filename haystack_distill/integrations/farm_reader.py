@@ -36,7 +36,7 @@ from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.reader import Reader, position_limit
-from haystack_distill.models.span_decoding import separate_spans
+from haystack_distill.models.span_decoding import separate_spans, window_spans
 from haystack_distill.utils.model_inputs import model_inputs
 
 __all__ = ["DistilledReader"]
@@ -44,6 +44,7 @@ __all__ = ["DistilledReader"]
 logger = logging.getLogger(__name__)
 
 _MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "onnx/*"]
+_NO_ANSWER = 0  # the position where FARM reads the no-answer
 # What `model_kwargs` may say that changes no answer; `torch_dtype` is done, everything else refused.
 _HARMLESS_MODEL_ARGUMENTS = frozenset({"attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"})
 
@@ -540,22 +541,19 @@ class _Inferencer:
         padding = kept == 0
         start_chances = starts.masked_fill(padding, -torch.inf).softmax(1)
         end_chances = ends.masked_fill(padding, -torch.inf).softmax(1)
-        context = batch["context_mask"].clone()
-        context[:, 0] = False
-        scores, first, last = separate_spans(
-            starts, ends, context, self.head.n_best_per_sample, self.head.duplicate_filtering
+        spans = window_spans(
+            starts,
+            ends,
+            batch["context_mask"],
+            _NO_ANSWER,
+            functools.partial(separate_spans, top_k=self.head.n_best_per_sample, apart=self.head.duplicate_filtering),
         )
-        first, last = first.clamp(min=0), last.clamp(min=0)
-        confidence = (start_chances.gather(1, first) + end_chances.gather(1, last)) / 2
-        nothing = zip(
-            self._numbers(starts[:, 0] + ends[:, 0]),
-            self._numbers((start_chances + end_chances)[:, 0] / 2),
-            strict=True,
+        confidence = (start_chances.gather(1, spans.first) + end_chances.gather(1, spans.last)) / 2
+        no_answers = zip(
+            self._numbers(spans.no_answer), self._numbers((start_chances + end_chances)[:, _NO_ANSWER] / 2), strict=True
         )
-        found = zip(self._numbers(scores), self._numbers(confidence), first.tolist(), last.tolist(), strict=True)
-        for row, no_answer in zip(found, nothing, strict=True):
-            spans = [span for span in zip(*row, strict=True) if span[0] > -math.inf]
-            yield [_candidate("span", *span) for span in spans] + [_candidate("no_answer", *no_answer, 0, 0)]
+        for found, no_answer in zip(spans.rows(confidence, self._numbers), no_answers, strict=True):
+            yield [*(_candidate("span", *span) for span in found), _candidate("no_answer", *no_answer, 0, 0)]
 
     def _numbers(self, table: torch.Tensor) -> Any:
         """Rows of numbers: FARMReader computes with them in fp32, where double precision would round otherwise."""

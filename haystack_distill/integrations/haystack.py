@@ -22,7 +22,7 @@ from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.onnx_runtime import check_backend
 from haystack_distill.models.reader import Reader
-from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score
+from haystack_distill.models.span_decoding import Span, SpanDecoder, joint_log_partition
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -319,15 +319,15 @@ class DistilledReader:
         found = _read(
             reader, query, [document.content or "" for document in documents], answers_per_seq, max_batch_size
         )
-        kept: list[_Span] = []
+        kept: list[Span] = []
         for span in found.spans:
             if len(kept) == top_k:
                 break
             if overlap_threshold is None or not any(
-                other.document == span.document and _overlap(other, span) > overlap_threshold for other in kept
+                other.example == span.example and _overlap(other, span) > overlap_threshold for other in kept
             ):
                 kept.append(span)
-        answers = [_answer(query, documents[span.document], span, found.score(span.logit)) for span in kept]
+        answers = [_answer(query, documents[span.example], span, found.score(span.logit)) for span in kept]
         if _first(no_answer, self.no_answer):
             answers.append(ExtractedAnswer(query=query, score=found.score(found.no_answer)))
             answers.sort(key=lambda answer: -answer.score)
@@ -413,18 +413,10 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
 
 
 @dataclass(frozen=True)
-class _Span:
-    document: int
-    start: int
-    end: int
-    logit: float
-
-
-@dataclass(frozen=True)
 class _Found:
-    """What a reader sees in some documents: spans, best first, and what turns a logit into a score."""
+    """What a reader finds in some documents: spans, best first, and what turns a logit into a score."""
 
-    spans: list[_Span]
+    spans: list[Span]
     no_answer: float
     log_mass: float
 
@@ -435,42 +427,17 @@ class _Found:
 def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
     """Run the reader over all texts and put the spans of all windows into one softmax."""
     windows = reader.cut_pairs([(query, text) for text in texts])
+    documents = range(len(texts))
     position = windows.template.no_answer_position
-    best: dict[tuple[int, int, int], float] = {}
+    decoder = SpanDecoder(windows, documents, per_window, reader.max_answer_length)
     log_masses: list[torch.Tensor] = []
-    no_answer = math.inf
     for selection in _selections(windows, max_batch_size):
         for batch, starts, ends in reader.logits(windows, selection):
-            mask = batch["context_mask"]
-            no_answer = min(no_answer, float(no_answer_score(starts, ends, position).min()))
-            log_masses.append(_log_mass(starts.double(), ends.double(), mask, position))
-            mask[:, position] = False
-            scores, first, last = best_spans(starts, ends, mask, per_window, reader.max_answer_length)
-            rows = windows.__getitems__(batch["window"].tolist())
-            char_starts, char_ends, offsets = (
-                rows.lists("char_starts"),
-                rows.lists("char_ends"),
-                rows.ints("context_start"),
-            )
-            for row, document in enumerate(rows.ints("example").tolist()):
-                for score, i, j in zip(scores[row].tolist(), first[row].tolist(), last[row].tolist(), strict=True):
-                    if score == -math.inf:
-                        break
-                    start, end = int(char_starts[row][i - offsets[row]]), int(char_ends[row][j - offsets[row]])
-                    span = (document, start, end)
-                    best[span] = max(score, best.get(span, -math.inf))
-    spans = [_Span(*span, logit) for span, logit in sorted(best.items(), key=lambda item: (-item[1], item[0]))]
+            log_masses.append(joint_log_partition(starts.double(), ends.double(), batch["context_mask"], position))
+            decoder.add(batch, starts, ends)
+    no_answer = min(decoder.no_answer(document).logit for document in documents)
     masses = torch.cat([*log_masses, torch.tensor([no_answer], dtype=torch.float64)])
-    return _Found(spans, no_answer, float(masses.logsumexp(0)))
-
-
-def _log_mass(starts: torch.Tensor, ends: torch.Tensor, mask: torch.Tensor, position: int) -> torch.Tensor:
-    """Log of the mass of all pairs of a start and an end but (no-answer, no-answer), for each window, (B,)."""
-    context = mask.clone()
-    context[:, position] = False
-    begins_in_context = log_partition(starts, context) + log_partition(ends, mask)
-    begins_in_nothing = starts[:, position] + log_partition(ends, context)
-    return torch.logaddexp(begins_in_context, begins_in_nothing)
+    return _Found(decoder.all_spans(), no_answer, float(masses.logsumexp(0)))
 
 
 def _selections(windows: AnyWindows, max_batch_size: int | None) -> Iterator[list[int]]:
@@ -546,13 +513,13 @@ def _has_text(document: Document) -> bool:
     return False
 
 
-def _overlap(one: _Span, other: _Span) -> float:
+def _overlap(one: Span, other: Span) -> float:
     """Characters that two spans share, as a part of the shorter one."""
     shared = min(one.end, other.end) - max(one.start, other.start)
     return max(0, shared) / min(one.end - one.start, other.end - other.start)
 
 
-def _answer(query: str, document: Document, span: _Span, score: float) -> ExtractedAnswer:
+def _answer(query: str, document: Document, span: Span, score: float) -> ExtractedAnswer:
     return ExtractedAnswer(
         query=query,
         score=score,

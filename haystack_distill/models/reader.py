@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,8 +19,9 @@ from haystack_distill.data.squad.metrics import require_measurable, squad_metric
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
-from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score
+from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
 from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.utils.files import expand_user, require_writable
@@ -35,53 +35,6 @@ logger = logging.getLogger(__name__)
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
 _CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer of a reader.
-
-    Attributes:
-        text: The answer, `context[start:end]`; empty for no-answer.
-        start: First character in the context; 0 for no-answer.
-        end: One past the last character; 0 for no-answer.
-        score: Probability of this span among all starts and all ends of its window, no-answer included (0 to 1).
-        logit: Start plus end logit, the figure that answers are ranked by.
-        no_answer: Whether the reader says that the context does not hold the answer.
-    """
-
-    text: str
-    start: int
-    end: int
-    score: float
-    logit: float
-    no_answer: bool = False
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a reader says of one example.
-
-    Attributes:
-        answers: Spans, best first; never a no-answer.
-        no_answer: The no-answer, scored by the window that least believes in it.
-    """
-
-    answers: list[Answer]
-    no_answer: Answer
-
-    @property
-    def no_answer_gap(self) -> float:
-        """No-answer logit minus the best span's: above the reader's threshold, there is no answer."""
-        return self.no_answer.logit - self.answers[0].logit if self.answers else float("inf")
-
-    def ranked(self, top_k: int, no_answer_threshold: float) -> list[Answer]:
-        """The first `top_k` answers with the no-answer in its place: first where the gap is above the threshold."""
-        if self.no_answer_gap > no_answer_threshold:
-            return [self.no_answer, *self.answers][:top_k]
-        below = self.no_answer.logit - no_answer_threshold
-        place = sum(answer.logit >= below for answer in self.answers)
-        return [*self.answers[:place], self.no_answer, *self.answers[place:]][:top_k]
 
 
 class Reader:
@@ -279,42 +232,15 @@ class Reader:
         self, windows: AnyWindows, top_k: int = 1, examples: range | None = None
     ) -> Iterator[Prediction]:
         """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order."""
-        position = windows.template.no_answer_position
         examples = range(windows.n_examples) if examples is None else examples
         for first in range(examples.start, examples.stop, _CHUNK):
-            stop = min(first + _CHUNK, examples.stop)
-            contexts = windows.contexts(first, stop)
-            spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in contexts]
-            nothing = [(float("inf"), 0.0)] * len(contexts)
-            for batch, starts, ends in self.logits(windows, windows.windows_of_examples(first, stop)):
-                mask = batch["context_mask"]
-                normaliser = log_partition(starts, mask) + log_partition(ends, mask)
-                empty = no_answer_score(starts, ends, position)
-                mask[:, position] = False
-                scores, begin, end = best_spans(starts, ends, mask, top_k, self.max_answer_length)
-                probabilities = (scores - normaliser.unsqueeze(1)).exp().tolist()
-                empty_probabilities = (empty - normaliser).exp().tolist()
-                rows = windows.__getitems__(batch["window"].tolist())
-                char_starts, char_ends = rows.lists("char_starts"), rows.lists("char_ends")
-                offsets = rows.ints("context_start")
-                for row, window in enumerate(rows.indices):
-                    example = int(windows.example_of[window]) - first
-                    nothing[example] = min(nothing[example], (float(empty[row]), empty_probabilities[row]))
-                    found = zip(
-                        scores[row].tolist(), begin[row].tolist(), end[row].tolist(), probabilities[row], strict=True
-                    )
-                    for score, i, j, probability in found:
-                        if score == -float("inf"):
-                            break
-                        span = (int(char_starts[row][i - offsets[row]]), int(char_ends[row][j - offsets[row]]))
-                        if span not in spans[example] or spans[example][span][0] < score:
-                            spans[example][span] = (score, probability)
-            for context, found_spans, (logit, probability) in zip(contexts, spans, nothing, strict=True):
-                best = sorted(found_spans.items(), key=lambda item: (-item[1][0], item[0]))[:top_k]
-                yield Prediction(
-                    [Answer(context[i:j], i, j, chance, score) for (i, j), (score, chance) in best],
-                    Answer("", 0, 0, probability, logit, no_answer=True),
-                )
+            chunk = range(first, min(first + _CHUNK, examples.stop))
+            contexts = windows.contexts(chunk.start, chunk.stop)
+            decoder = SpanDecoder(windows, chunk, top_k, self.max_answer_length)
+            for batch, starts, ends in self.logits(windows, windows.windows_of_examples(chunk.start, chunk.stop)):
+                decoder.add(batch, starts, ends)
+            for example, context in zip(chunk, contexts, strict=True):
+                yield decoder.prediction(example, context, top_k)
 
     def logits(
         self, windows: AnyWindows, selection: Sequence[int] | range

@@ -1,6 +1,25 @@
-"""Start and end logits -> ranked answer spans. No loop over pairs of positions."""
+"""Start and end logits of windows -> ranked answer spans in the characters of the contexts.
+
+`best_spans` and `separate_spans` search one batch of windows, without a loop over pairs of positions; `window_spans`
+adds the no-answer; `SpanDecoder` merges the windows of each example.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, takewhile
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+
+from haystack_distill.data.windows import AnyWindows
+from haystack_distill.models.answers import Answer, Prediction
+
+# (start logits, end logits, context mask) -> scores, first and last positions, as `best_spans` returns them.
+SpanSearch: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+]
 
 
 def best_spans(
@@ -17,12 +36,12 @@ def best_spans(
         start_logits: (B, L).
         end_logits: (B, L).
         context_mask: (B, L) bool, True where an answer may begin or end (not the no-answer position).
-        top_k: Spans wanted a window.
+        top_k: Spans wanted per window.
         max_answer_length: Longest span, in tokens.
 
     Returns:
-        Scores, first and last positions, each (B, k), best first, k = min(top_k, possible spans); a span that does not
-        exist (fewer than k allowed ones) has score -inf.
+        Scores, first and last positions, each (B, k), best first, k = min(top_k, possible spans). Where a window has
+        fewer than k allowed spans, the others have score -inf and arbitrary positions within the window.
     """
     length = start_logits.shape[1]
     start = start_logits.masked_fill(~context_mask, -torch.inf)
@@ -34,7 +53,7 @@ def best_spans(
     flat = scores.flatten(1)
     values, places = flat.topk(min(top_k, flat.shape[1]), dim=1)
     first = places // widths
-    return values, first, first + places % widths
+    return values, first, (first + places % widths).clamp(max=length - 1)
 
 
 def separate_spans(
@@ -49,11 +68,11 @@ def separate_spans(
         start_logits: (B, L).
         end_logits: (B, L).
         context_mask: (B, L) bool, True where an answer may begin or end (not the no-answer position).
-        top_k: Spans wanted a window.
-        apart: Starts, and ends, of two spans are more than so many tokens apart; -1 lets them be the same.
+        top_k: Spans wanted per window.
+        apart: Starts, and ends, of two spans are more than this many tokens apart; -1 lets them be the same.
 
     Returns:
-        As `best_spans` does.
+        Scores, first and last positions, each (B, k), as `best_spans` returns them.
     """
     if apart < 0:
         return best_spans(start_logits, end_logits, context_mask, top_k, start_logits.shape[1])
@@ -80,3 +99,170 @@ def no_answer_score(start_logits: torch.Tensor, end_logits: torch.Tensor, positi
 def log_partition(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Log of the sum of exponentials over the allowed positions, (B,): what turns a logit into a probability."""
     return logits.masked_fill(~mask, -torch.inf).logsumexp(dim=1)
+
+
+def joint_log_partition(
+    start_logits: torch.Tensor, end_logits: torch.Tensor, mask: torch.Tensor, no_answer_position: int
+) -> torch.Tensor:
+    """Log of the sum of exponentials over all pairs of a start and an end but (no-answer, no-answer), (B,)."""
+    context = mask.clone()
+    context[:, no_answer_position] = False
+    starts_in_context = log_partition(start_logits, context) + log_partition(end_logits, mask)
+    starts_in_no_answer = start_logits[:, no_answer_position] + log_partition(end_logits, context)
+    return torch.logaddexp(starts_in_context, starts_in_no_answer)
+
+
+@dataclass(frozen=True)
+class WindowSpans:
+    """The best spans of B windows, in token positions, and their no-answers.
+
+    Attributes:
+        logits: (B, k), start plus end logit, best first; -inf where a window has fewer spans.
+        first: (B, k), position of the first token.
+        last: (B, k), position of the last token.
+        no_answer: (B,), start plus end logit at the no-answer position.
+    """
+
+    logits: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+    no_answer: torch.Tensor
+
+    def rows(
+        self, scores: torch.Tensor, numbers: Callable[[torch.Tensor], Any] = torch.Tensor.tolist
+    ) -> Iterator[Iterable[tuple[float, float, int, int]]]:
+        """Of each window the spans that exist: (logit, score, first position, last position), best first.
+
+        Args:
+            scores: (B, k), a score of each span.
+            numbers: Turns logits and scores into rows of numbers.
+        """
+        columns = (numbers(self.logits), numbers(scores), self.first.tolist(), self.last.tolist())
+        for row in zip(*columns, strict=True):
+            yield takewhile(_exists, zip(*row, strict=True))
+
+
+def _exists(span: tuple[float, float, int, int]) -> bool:
+    return span[0] != -math.inf
+
+
+def window_spans(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    context_mask: torch.Tensor,
+    no_answer_position: int,
+    search: SpanSearch,
+) -> WindowSpans:
+    """The spans of each window of a batch that `search` finds in the context, and the no-answer.
+
+    Args:
+        start_logits: (B, L).
+        end_logits: (B, L).
+        context_mask: (B, L) bool, the batch's: True at context tokens and the no-answer position.
+        no_answer_position: Where start and end logit of the no-answer stand.
+        search: `best_spans` or `separate_spans` with its settings.
+    """
+    context = context_mask.clone()
+    context[:, no_answer_position] = False
+    spans = search(start_logits, end_logits, context)
+    return WindowSpans(*spans, no_answer_score(start_logits, end_logits, no_answer_position))
+
+
+class Span(NamedTuple):
+    """A span of a context, with logit and probability of the window where its logit is highest.
+
+    Attributes:
+        example: Row of the example.
+        start: First character in the context.
+        end: One past the last character.
+        logit: Start plus end logit.
+        probability: Of this span among all starts and all ends of its window, no-answer included (0 to 1).
+    """
+
+    example: int
+    start: int
+    end: int
+    logit: float
+    probability: float
+
+
+class NoAnswer(NamedTuple):
+    """Logit and probability of the no-answer, of the window where its logit is lowest."""
+
+    logit: float
+    probability: float
+
+
+class SpanDecoder:
+    """Merges the spans of all windows of each example; the batches may come in any order.
+
+    Args:
+        windows: What the batches are made of.
+        examples: The (contiguous) examples whose windows are added.
+        top_k: Spans taken from each window.
+        max_answer_length: Longest span, in tokens.
+    """
+
+    def __init__(self, windows: AnyWindows, examples: range, top_k: int, max_answer_length: int) -> None:
+        self._windows = windows
+        self._examples = examples
+        self._search = partial(best_spans, top_k=top_k, max_answer_length=max_answer_length)
+        self._spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in examples]
+        self._no_answers = [NoAnswer(math.inf, 0.0)] * len(examples)
+
+    def add(self, batch: dict[str, torch.Tensor], start_logits: torch.Tensor, end_logits: torch.Tensor) -> None:
+        """Take the spans and the no-answer of each window of a batch, with logits (B, L)."""
+        mask, position = batch["context_mask"], self._windows.template.no_answer_position
+        spans = window_spans(start_logits, end_logits, mask, position, self._search)
+        normaliser = log_partition(start_logits, mask) + log_partition(end_logits, mask)
+        probabilities = (spans.logits - normaliser.unsqueeze(1)).exp()
+        no_answers = zip(spans.no_answer.tolist(), (spans.no_answer - normaliser).exp().tolist(), strict=True)
+        rows = self._windows.__getitems__(batch["window"].tolist())
+        columns = zip(
+            rows.ints("example").tolist(),
+            rows.ints("context_start").tolist(),
+            rows.lists("char_starts"),
+            rows.lists("char_ends"),
+            no_answers,
+            spans.rows(probabilities),
+            strict=True,
+        )
+        for example, offset, char_starts, char_ends, no_answer, found in columns:
+            place = example - self._examples.start
+            self._no_answers[place] = min(self._no_answers[place], NoAnswer(*no_answer))
+            best = self._spans[place]
+            for logit, probability, first, last in found:
+                span = (int(char_starts[first - offset]), int(char_ends[last - offset]))
+                if span not in best or best[span][0] < logit:
+                    best[span] = (logit, probability)
+
+    def spans(self, example: int) -> list[Span]:
+        """The spans of one example, best first; of equal ones the earlier first."""
+        return _ranked(self._spans_of(example))
+
+    def all_spans(self) -> list[Span]:
+        """The spans of all examples in one ranking."""
+        return _ranked(chain.from_iterable(self._spans_of(example) for example in self._examples))
+
+    def no_answer(self, example: int) -> NoAnswer:
+        """The no-answer of one example."""
+        return self._no_answers[example - self._examples.start]
+
+    def prediction(self, example: int, context: str, top_k: int) -> Prediction:
+        """The `top_k` best answers to one example, and its no-answer."""
+        logit, probability = self.no_answer(example)
+        return Prediction(
+            [
+                Answer(context[span.start : span.end], span.start, span.end, span.probability, span.logit)
+                for span in self.spans(example)[:top_k]
+            ],
+            Answer("", 0, 0, probability, logit, no_answer=True),
+        )
+
+    def _spans_of(self, example: int) -> Iterator[Span]:
+        for (start, end), (logit, probability) in self._spans[example - self._examples.start].items():
+            yield Span(example, start, end, logit, probability)
+
+
+def _ranked(spans: Iterable[Span]) -> list[Span]:
+    return sorted(spans, key=lambda span: (-span.logit, span.example, span.start, span.end))

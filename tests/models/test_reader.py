@@ -29,7 +29,7 @@ from transformers import (
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import read_predictions, squad_metrics
-from haystack_distill.models.reader import Answer, Prediction
+from haystack_distill.models.answers import Answer, Prediction
 
 MakeReader = Callable[..., Reader]
 

@@ -1,11 +1,23 @@
 """Ranked spans against a double loop over all pairs of positions."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
-from haystack_distill.models.span_decoding import best_spans, log_partition, no_answer_score, separate_spans
+from haystack_distill import Reader
+from haystack_distill.models.span_decoding import (
+    Span,
+    SpanDecoder,
+    best_spans,
+    joint_log_partition,
+    log_partition,
+    no_answer_score,
+    separate_spans,
+    window_spans,
+)
 
 
 def by_hand(
@@ -76,3 +88,75 @@ def test_log_partition_leaves_masked_positions_out() -> None:
     logits = torch.tensor([[0.5, 99.0, -1.0]])
     mask = torch.tensor([[True, False, True]])
     assert log_partition(logits, mask).item() == pytest.approx(math.log(math.exp(0.5) + math.exp(-1.0)))
+
+
+def test_spans_that_do_not_exist_lie_within_their_window() -> None:
+    logits, mask = torch.zeros(1, 6), torch.zeros(1, 6, dtype=torch.bool)
+    mask[0, 4] = True
+    for apart in (-1, 0):
+        scores, first, last = separate_spans(logits, logits, mask, 20, apart)
+        assert (scores > -math.inf).sum() == 1
+        assert first.max() < 6
+        assert last.max() < 6
+
+
+def test_joint_log_partition_counts_all_pairs_but_the_no_answer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, end = (torch.randn(1, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.tensor([[True, False, True, True]])
+    pairs = [(i, j) for i in (0, 2, 3) for j in (0, 2, 3) if (i, j) != (0, 0)]
+    wanted = math.log(sum(math.exp(start[0, i] + end[0, j]) for i, j in pairs))
+    assert joint_log_partition(start, end, mask, 0).item() == pytest.approx(wanted)
+
+
+def test_window_spans_keep_the_no_answer_out_of_the_search_and_the_mask_as_it_is() -> None:
+    start, end = torch.tensor([[9.0, 1.0, 2.0]] * 2), torch.tensor([[9.0, 3.0, 1.0]] * 2)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    before = mask.clone()
+    spans = window_spans(start, end, mask, 0, partial(best_spans, top_k=9, max_answer_length=2))
+    assert spans.no_answer.tolist() == [18.0, 18.0]
+    assert torch.equal(mask, before)
+    rows = [list(row) for row in spans.rows(spans.logits * 2)]
+    assert rows == [[(4.0, 8.0, 1, 1), (3.0, 6.0, 2, 2), (2.0, 4.0, 1, 2)], []]
+
+
+def test_decoder_keeps_the_best_window_of_each_span_and_the_lowest_no_answer(
+    tiny_reader: Callable[..., Reader],
+) -> None:
+    reader = tiny_reader()
+    contexts = ["Ada Lovelace wrote the first program in 1843. " * 12, "Karl von Frisch described it in 1927."]
+    windows = reader.cut_pairs([("Who wrote it?", context) for context in contexts])
+    assert len(windows.windows_of_examples(0, 1)) > 2
+    batches = list(reader.logits(windows, range(len(windows))))
+    decoder, backwards = (SpanDecoder(windows, range(2), 4, 5) for _ in range(2))
+    best: dict[tuple[int, int, int], float] = {}
+    no_answers = [math.inf, math.inf]
+    for batch, starts, ends in batches:
+        decoder.add(batch, starts, ends)
+        context_mask = batch["context_mask"].clone()
+        context_mask[:, 0] = False
+        scores, first, last = best_spans(starts, ends, context_mask, 4, 5)
+        for row, window in enumerate(batch["window"].tolist()):
+            stored = windows[window]
+            (char_starts,), (char_ends,) = stored.lists("char_starts"), stored.lists("char_ends")
+            example, offset = int(stored.ints("example")[0]), int(stored.ints("context_start")[0])
+            no_answers[example] = min(no_answers[example], (starts[row, 0] + ends[row, 0]).item())
+            for score, i, j in zip(scores[row].tolist(), first[row].tolist(), last[row].tolist(), strict=True):
+                if score > -math.inf:
+                    span = (example, int(char_starts[i - offset]), int(char_ends[j - offset]))
+                    best[span] = max(score, best.get(span, -math.inf))
+    for batch, starts, ends in reversed(batches):
+        backwards.add(batch, starts, ends)
+    assert {span[:3]: span.logit for span in decoder.all_spans()} == best
+    assert backwards.all_spans() == decoder.all_spans()
+    logits = [span.logit for span in decoder.all_spans()]
+    assert logits == sorted(logits, reverse=True)
+    for example, context in enumerate(contexts):
+        assert decoder.spans(example) == [span for span in decoder.all_spans() if span.example == example]
+        assert decoder.no_answer(example).logit == no_answers[example]
+        prediction = decoder.prediction(example, context, 2)
+        assert [Span(example, one.start, one.end, one.logit, one.score) for one in prediction.answers] == decoder.spans(
+            example
+        )[:2]
+        assert all(one.text == context[one.start : one.end] for one in prediction.answers)
+        assert (prediction.no_answer.logit, prediction.no_answer.score) == decoder.no_answer(example)
