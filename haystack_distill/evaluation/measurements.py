@@ -101,6 +101,7 @@ def measure_reader(
     timed_questions: int = 50,
     processes: PartialState | None = None,
     cache_dir: str | Path | None = None,
+    progress: bool = True,
 ) -> Measurements:
     """Measure a reader: all questions in batches for the scores, some of them alone for the time.
 
@@ -114,6 +115,7 @@ def measure_reader(
         timed_questions: How many questions to ask alone, at most; all where the data has fewer.
         processes: The processes of a run, if there are several: each asks its share of the questions.
         cache_dir: See `utils.cache.cache_directory`.
+        progress: Whether to show a progress bar.
 
     Raises:
         DataError: There are no examples, or some are unlabelled.
@@ -128,7 +130,7 @@ def measure_reader(
     example_scores(examples, dict.fromkeys(ids, ""))  # bad data is an error now, not after the reader has run for long
     threshold = reader.no_answer_threshold if any(examples["is_impossible"]) else None
     windows = reader.cut(examples, cache_dir=cache_dir)
-    predictions = predict_together(reader, windows, processes)
+    predictions = predict_together(reader, windows, processes, progress=progress)
     metrics = reader.metrics_of(examples, predictions)
     chosen = {key: _said(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
     said = {key: text for key, (text, _) in chosen.items()}
