@@ -17,6 +17,7 @@ from haystack_distill.data.samplers import StepBatches
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import ModelOutputs, Objective, run_model
 from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.devices import autocast, evaluating, resolve_precision
 from haystack_distill.utils.files import readable_as_its_folder, write_json, writing
@@ -117,7 +118,9 @@ def run_loop(
             writing(checkpoints.folder),
         ):
             trainer = _LoopTrainer(student, objective, data, told, teacher, evaluate, settings, checkpoints)
-            trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
+            with training_progress(trainer.batches.windows_per_step, shown=settings.progress) as progress:
+                trainer.add_callback(progress)
+                trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trainer.take_best()
     finally:
         student.model.eval()  # also where the run was stopped: what is left must not answer with dropout
@@ -385,7 +388,7 @@ def _arguments(
         save_total_limit=None,  # which are kept, and which one is the best, is ours: Trainer deletes what is not ours
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
-        disable_tqdm=not settings.progress,
+        disable_tqdm=True,
         remove_unused_columns=False,
         # The head (and layers that are not mapped) get no gradient from intermediate layers.
         ddp_find_unused_parameters=has_teacher,

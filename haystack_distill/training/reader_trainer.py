@@ -252,7 +252,9 @@ class ReaderTrainer:
                 told = functools.partial(outputs.targets, windows)
             evaluate = None
             if dev_windows is not None:
-                evaluate = functools.partial(evaluate_together, self.student, dev_windows, processes)
+                evaluate = functools.partial(
+                    evaluate_together, self.student, dev_windows, processes, progress=self.settings.progress
+                )
             steps, history = run_loop(
                 self.student,
                 objective,
