@@ -1,6 +1,7 @@
 """The demo: distil the embedded teacher into a student of half its depth, measure both, answer in a real pipeline."""
 
 import contextlib
+import io
 import logging
 import time
 from collections.abc import Iterator
@@ -170,7 +171,8 @@ def ask_haystack_1(directory: Path, contexts: list[str]) -> list[dict[str, Any]]
     from haystack_distill.integrations.farm import DistilFARMReader
 
     store = InMemoryDocumentStore(use_bm25=True)
-    store.write_documents([Document(content=context) for context in contexts])
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar that no argument turns off
+        store.write_documents([Document(content=context) for context in contexts])
     pipeline = Pipeline()
     pipeline.add_node(BM25Retriever(store, top_k=5), "Retriever", ["Query"])
     reader = DistilFARMReader(str(directory), use_gpu=False, num_processes=0, progress_bar=False)
