@@ -1,5 +1,6 @@
 """Part-of-speech taggers: NLTK's perceptron where its data can be had, TextBlob's pattern tagger where not."""
 
+import io
 import logging
 import os
 import socket
@@ -122,7 +123,8 @@ def _trouble_with_nltk() -> str | None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS_TO_WAIT)  # NLTK waits for ever where a firewall swallows what it asks
     try:
-        nltk.download(_DATA, quiet=True)
+        quietly = {"quiet": True, "print_error_to": io.StringIO()}  # `choose_tagger` reports what is wrong
+        nltk.download(_DATA, **quietly)
     except (OSError, ValueError) as error:  # ValueError: without a home directory it knows no place to put it
         logger.debug("NLTK's data cannot be downloaded: %s", error)
     finally:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -61,6 +60,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.reporting.inspection import describe
 from haystack_distill.training.checkpoints import check_directory
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.console import LogHandler
 from haystack_distill.utils.files import require_writable
 from haystack_distill.utils.model_files import RUN_FILE
 
@@ -113,10 +113,11 @@ def _start(
     Exit codes: 0 done, 2 something to mend (the message says what), 130 interrupted (the same command with --resume
     goes on), 1 a bug of ours.
     """
-    logger = logging.getLogger("haystack_distill")
-    if not logger.handlers:
-        logger.addHandler(RichHandler(console=Console(stderr=True), show_path=False))
-        logger.setLevel(logging.INFO)
+    for package in ("haystack_distill", "augment"):
+        logger = logging.getLogger(package)
+        if not logger.handlers:
+            logger.addHandler(LogHandler())
+            logger.setLevel(logging.INFO)
 
 
 @app.command()

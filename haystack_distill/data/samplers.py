@@ -36,6 +36,11 @@ class StepBatches(Sampler[list[int]]):
         return self.batch_size * self.accumulation * self.processes
 
     @property
+    def windows_per_step(self) -> float:
+        """Windows of an optimiser step, on average: the last step of an epoch may have fewer than `step_size`."""
+        return self.step_size
+
+    @property
     @abstractmethod
     def steps(self) -> int:
         """Optimiser steps per epoch."""
@@ -97,6 +102,11 @@ class LengthGroupedBatches(StepBatches):
     def steps(self) -> int:
         """Optimiser steps per epoch."""
         return -(-len(self.lengths) // self.step_size)
+
+    @property
+    def windows_per_step(self) -> float:
+        """Windows of an optimiser step, on average."""
+        return len(self.lengths) / max(1, self.steps)
 
     def windows_of_steps(self) -> Iterator[np.ndarray]:
         """The windows of each step: of about equal length within a step, with the steps in random order."""

@@ -102,6 +102,7 @@ def measure_reader(
     timed_questions: int = 50,
     processes: PartialState | None = None,
     cache_dir: str | Path | None = None,
+    progress: bool = True,
 ) -> Measurements:
     """Measure a reader: all questions in batches for the scores, and some of them singly for the latency.
 
@@ -115,6 +116,7 @@ def measure_reader(
         timed_questions: The number of questions to time; all if the data has fewer.
         processes: The processes of a distributed run, each of which predicts its share of the questions.
         cache_dir: The cache directory, see `utils.cache.cache_directory`.
+        progress: Whether to show a progress bar.
 
     Raises:
         DataError: There are no examples, or some are unlabelled.
@@ -127,7 +129,7 @@ def measure_reader(
     example_scores(examples, dict.fromkeys(ids, ""))  # fails early on invalid data
     threshold = reader.no_answer_threshold if any(examples["is_impossible"]) else None
     windows = reader.cut(examples, cache_dir=cache_dir)
-    predictions = predict_distributed(reader, windows, processes)
+    predictions = predict_distributed(reader, windows, processes, progress=progress)
     metrics = reader.metrics_of(examples, predictions)
     answers = {key: _chosen_answer(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
     by_example = example_scores(examples, {key: text for key, (text, _) in answers.items()})

@@ -7,19 +7,28 @@ from haystack_distill.data.windows import Windows
 from haystack_distill.models.answers import Prediction
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.processes import process_share
+from haystack_distill.utils.progress import progress_bar
 
 
-def predict_distributed(reader: Reader, windows: Windows, processes: PartialState | None) -> list[Prediction]:
+def predict_distributed(
+    reader: Reader, windows: Windows, processes: PartialState | None, *, progress: bool = True
+) -> list[Prediction]:
     """`Reader.predict_windows`, with the examples divided among processes; every process gets all predictions."""
-    if processes is None or processes.num_processes == 1:
-        return list(reader.predict_windows(windows))
-    own = reader.predict_windows(windows, examples=process_share(len(windows.examples), processes))
-    predictions: list[Prediction] = gather_object(list(own))
+    alone = processes is None or processes.num_processes == 1
+    share = range(len(windows.examples)) if processes is None else process_share(len(windows.examples), processes)
+    own_windows = windows.windows_of_examples(share.start, share.stop)
+    with progress_bar("evaluation", len(own_windows), "windows", shown=progress) as bar:
+        own = list(reader.predict_windows(windows, examples=share, advance=bar.advance))
+    if alone:
+        return own
+    predictions: list[Prediction] = gather_object(own)
     return predictions
 
 
-def evaluate_distributed(reader: Reader, windows: Windows, processes: PartialState) -> dict[str, float]:
+def evaluate_distributed(
+    reader: Reader, windows: Windows, processes: PartialState, *, progress: bool = True
+) -> dict[str, float]:
     """`Reader.evaluate_windows`, with the examples divided among processes; every process gets the metrics."""
     if processes.num_processes == 1:
-        return reader.evaluate_windows(windows)
-    return reader.metrics_of(windows.examples, predict_distributed(reader, windows, processes))
+        return reader.evaluate_windows(windows, progress=progress)
+    return reader.metrics_of(windows.examples, predict_distributed(reader, windows, processes, progress=progress))

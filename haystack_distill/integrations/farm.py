@@ -262,7 +262,7 @@ class DistilFARMReader(ReadsText, FARMReader):
             self.head_is_trained = method != "distil_intermediate_layers"
             metrics = dict(result.metrics)
             if test is not None:
-                tested = student.evaluate_windows(student.cut(test, cache_dir=cache))
+                tested = student.evaluate_windows(student.cut(test, cache_dir=cache), progress=plan.settings.progress)
                 metrics |= {f"test_{name}": value for name, value in tested.items()}
             self.save(plan.save_dir)
             shutil.copy(run_dir / RUN_FILE, plan.save_dir / RUN_FILE)

@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from haystack_distill.utils.checks import check_argument, check_type, is_integer
 from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
+from haystack_distill.utils.progress import progress_bar
 from haystack_distill.utils.transformers_compat import load_with_tokenizer, load_without_weights, save_model
 
 ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
@@ -229,9 +230,16 @@ class Reader:
         return self.predict_windows(self.cut(load_examples(source)), top_k)
 
     def predict_windows(
-        self, windows: AnyWindows, top_k: int = 1, examples: range | None = None
+        self,
+        windows: AnyWindows,
+        top_k: int = 1,
+        examples: range | None = None,
+        advance: Callable[[int], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order."""
+        """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order.
+
+        `advance` is called with the number of windows of each batch, to show progress.
+        """
         examples = range(windows.n_examples) if examples is None else examples
         for first in range(examples.start, examples.stop, _CHUNK):
             chunk = range(first, min(first + _CHUNK, examples.stop))
@@ -239,6 +247,8 @@ class Reader:
             decoder = SpanDecoder(windows, chunk, top_k, self.max_answer_length)
             for batch, starts, ends in self.logits(windows, windows.windows_of_examples(chunk.start, chunk.stop)):
                 decoder.add(batch, starts, ends)
+                if advance is not None:
+                    advance(len(starts))
             for example, context in zip(chunk, contexts, strict=True):
                 yield decoder.prediction(example, context, top_k)
 
@@ -272,7 +282,9 @@ class Reader:
             output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
         return output.start_logits.float().cpu(), output.end_logits.float().cpu()
 
-    def evaluate(self, source: ExampleSource, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+    def evaluate(
+        self, source: ExampleSource, *, predictions_path: str | Path | None = None, progress: bool = True
+    ) -> dict[str, float]:
         """SQuAD exact match and F1 on a file or data set, in per cent.
 
         "No answer" is allowed exactly where the data holds unanswerable questions (SQuAD 2.0).
@@ -280,19 +292,23 @@ class Reader:
         Args:
             source: What `data.squad.load.load_examples` takes.
             predictions_path: Where to write the predictions as `{id: text}`, the official format.
+            progress: Whether to show a progress bar.
 
         Returns:
             What `data.squad.metrics.squad_metrics` returns.
         """
         examples = load_examples(source)
-        return self.evaluate_windows(self.cut(examples), predictions_path=predictions_path)
+        return self.evaluate_windows(self.cut(examples), predictions_path=predictions_path, progress=progress)
 
-    def evaluate_windows(self, windows: Windows, *, predictions_path: str | Path | None = None) -> dict[str, float]:
+    def evaluate_windows(
+        self, windows: Windows, *, predictions_path: str | Path | None = None, progress: bool = True
+    ) -> dict[str, float]:
         """`evaluate` on windows that are cut already."""
         if predictions_path is not None:
             require_writable(expand_user(predictions_path), directory=False)
         require_measurable(windows.examples)
-        predictions = list(self.predict_windows(windows))
+        with progress_bar("evaluation", len(windows), "windows", shown=progress) as bar:
+            predictions = list(self.predict_windows(windows, advance=bar.advance))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
 
     def metrics_of(

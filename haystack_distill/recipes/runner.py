@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,8 @@ class Ingredients:
         key = hash_json("augmented", _AUGMENTED_FORMAT, content_hash(self.examples), asdict(settings), tagger)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
-            return record_batches(Row.from_example(example) for example in augmented(self.examples, settings))
+            chosen = replace(settings, tagger=tagger)  # else it would be chosen, and the choice logged, once more
+            return record_batches(Row.from_example(example) for example in augmented(self.examples, chosen))
 
         return cached_table("examples", key, SCHEMA, batches, self.recipe.cache_dir)[0]
 
@@ -461,7 +462,7 @@ class _Cook:
             measured = []
             if dev is not None:
                 for (name, reader), role in zip(readers.items(), _ROLES, strict=False):
-                    common = {"processes": self.processes, "cache_dir": recipe.cache_dir}
+                    common = {"processes": self.processes, "cache_dir": recipe.cache_dir, "progress": self.progress}
                     measured.append(measure_reader(reader, dev, name, role=role, **common))  # type: ignore[arg-type]
             if self.processes.is_main_process:
                 readers["student"].save(target)

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
-from tqdm.auto import tqdm
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import WindowRows, Windows
@@ -30,6 +29,7 @@ from haystack_distill.utils.devices import evaluating
 from haystack_distill.utils.hashing import hash_json
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.processes import process_share
+from haystack_distill.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ def _run_together(
 def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Iterator[dict[str, Any]]:
     """The teacher over a share of the windows, in order, a record batch at a time."""
     position = windows.template.no_answer_position
-    with tqdm(total=len(share), desc="teacher", unit="window", disable=not progress) as bar:
+    with progress_bar("teacher", len(share), "windows", shown=progress) as bar:
         for first in range(share.start, share.stop, _WINDOWS_PER_BATCH):
             selection = range(first, min(first + _WINDOWS_PER_BATCH, share.stop))
             rows = windows.__getitems__(list(selection))
@@ -258,5 +258,5 @@ def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Ite
                     columns["end_logits"][here] = ends[row, tokens].numpy()
                     columns["no_answer_start"][here] = float(starts[row, position])
                     columns["no_answer_end"][here] = float(ends[row, position])
-                bar.update(len(starts))
+                bar.advance(len(starts))
             yield columns

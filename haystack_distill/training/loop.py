@@ -20,6 +20,7 @@ from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.devices import autocast, resolve_precision
@@ -112,7 +113,9 @@ def run_loop(
         ):
             more = [*callbacks, *(adaptation.callbacks() if adaptation else [])]
             trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more)
-            trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
+            with training_progress(trainer.batches.windows_per_step, shown=settings.progress) as progress:
+                trainer.add_callback(progress)
+                trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trainer.take_best()
     finally:
         student.model.eval()  # also where the run was stopped: what is left must not answer with dropout
@@ -430,7 +433,7 @@ def _arguments(
         save_total_limit=None,  # which are kept, and which one is the best, is ours: Trainer deletes what is not ours
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
-        disable_tqdm=not settings.progress,
+        disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=unused,
     )

@@ -156,7 +156,9 @@ class ReaderTrainer:
 
         evaluate = None
         if dev_windows is not None:
-            evaluate = functools.partial(evaluate_distributed, self.student, dev_windows, run.processes)
+            evaluate = functools.partial(
+                evaluate_distributed, self.student, dev_windows, run.processes, progress=self.settings.progress
+            )
         return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
 
     def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:

@@ -1,17 +1,36 @@
-"""How the command lines end: errors as one sentence on stderr, exit code 2, and no lost result."""
+"""The console on stderr, and how the command lines end: an error is one sentence and exit code 2; no result is lost."""
 
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 
 from haystack_distill.errors import DistilError
+
+STDERR = Console(stderr=True)  # the only one there: lines and bars of two consoles would write over each other
+
+
+class LogHandler(RichHandler):
+    """Log records on stderr: as rich shows them in a terminal, one plain line each elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(console=STDERR, show_path=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if self.console.is_terminal:
+            super().emit(record)
+        else:
+            line = f"{record.levelname}: {self.format(record)}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -59,4 +78,4 @@ def _give_up_stdout() -> None:
 
 def say(message: str) -> None:
     """A line on stderr, in rich's markup."""
-    Console(stderr=True).print(message, soft_wrap=True, highlight=False)
+    STDERR.print(message, soft_wrap=True, highlight=False)

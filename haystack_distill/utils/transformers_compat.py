@@ -183,7 +183,8 @@ def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
 
 def save_model(directory: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write a model directory that transformers 4 and 5 load to the same model and tokens; see `save_pretrained`."""
-    return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
+    with _without_bars():
+        return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
 
 
 class _PortableTokenizer:
@@ -310,9 +311,25 @@ def _quiet() -> Iterator[None]:
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
-        yield
+        with _without_bars():
+            yield
     finally:
         transformers.logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bars of transformers 5 over the weights of a model, which take a moment; those of downloads stay.
+
+    Its public switch would turn off the downloads' as well.
+    """
+    library: Any = transformers.utils.logging
+    active = library._tqdm_active
+    library._tqdm_active = False
+    try:
+        yield
+    finally:
+        library._tqdm_active = active
 
 
 def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:

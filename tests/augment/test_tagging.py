@@ -21,7 +21,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No tagger data, and none to be downloaded."""
     asked: list[str] = []
     monkeypatch.setattr(nltk.data, "path", [])
-    monkeypatch.setattr(nltk, "download", lambda name, quiet: asked.append(name))
+    monkeypatch.setattr(nltk, "download", lambda name, **_: asked.append(name))
     return asked
 
 
@@ -42,7 +42,7 @@ def test_nltk_without_data_is_an_error_that_names_the_remedy(without_data: list[
 
 def test_data_is_downloaded_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     here: list[str] = []
-    monkeypatch.setattr(nltk, "download", lambda name, quiet: here.append(name))
+    monkeypatch.setattr(nltk, "download", lambda name, **_: here.append(name))
     monkeypatch.setattr(tagging, "_trouble", lambda: None if here else "is not here")
     assert choose_tagger("auto") == "nltk"
     assert here == ["averaged_perceptron_tagger_eng"]

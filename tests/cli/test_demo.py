@@ -1,11 +1,14 @@
 """The demo from end to end, with a tiny random teacher in place of the embedded one: the steps, not the scores."""
 
+import io
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from haystack_distill import Reader
 from haystack_distill.cli import demo
@@ -23,17 +26,78 @@ def installed_haystack() -> int:
 
 @pytest.mark.slow
 def test_the_demo_distils_measures_and_answers(
-    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_reader: Callable[..., Reader],
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(demo, "embedded_teacher", lambda window_settings: tiny_reader(max_position_embeddings=512))
     monkeypatch.setattr(demo, "sample_path", lambda split: squad_file)
+    monkeypatch.setattr(demo, "QUESTIONS", {"How many masons came?": "q0-3", "Who, then, owns the glacier?": "q0-7"})
     result = demo.run_demo(haystack=installed_haystack(), output_dir=tmp_path / "reader", json=True)
+    assert capsys.readouterr().out == ""
     teacher, labels_only, distilled = result["models"]
     assert teacher["parameters"] > distilled["parameters"] == labels_only["parameters"]
     assert [answer["question"] for answer in result["answers"]] == list(demo.QUESTIONS)
-    assert all(0 <= answer["score"] <= 1 for answer in result["answers"])
+    assert [answer["reference"] for answer in result["answers"]] == [["forty"], []]
+    for answer in result["answers"]:
+        for one in (answer, answer["teacher"]):
+            assert 0 <= one["score"] <= 1
+            assert one["right"] == (one["answer"].lower() in answer["reference"])
     assert json.loads((tmp_path / "reader" / "demo.json").read_text())["models"] == result["models"]
     assert Reader.load(tmp_path / "reader").n_parameters == distilled["parameters"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_shows_both_answers_and_which_is_right(width: int) -> None:
+    answers = [
+        {
+            "question": "Who [really] designed it?",
+            "answer": "Galileo",
+            "score": 0.25,
+            "right": False,
+            "teacher": {"answer": "Huygens", "score": 0.5, "right": True},
+            "reference": ["Christiaan Huygens", "Huygens"],
+        }
+    ]
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(demo._answers_table(answers))
+    text = " ".join(re.sub(r"[^\w\s.,:\[\]()?]", " ", console.export_text()).split())
+    assert "question teacher student right answer" in text
+    assert re.search(r"Huygens.*Galileo", text)
+    assert text.index("right (0.50)") < text.index("wrong (0.25)")
+    for part in ("[really]", "Christiaan Huygens"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("said", "right"), [("Huygens", True), ("the Huygens.", True), ("Galileo", False), ("Huygens in 1656", False)]
+)
+def test_an_answer_is_right_where_it_is_an_exact_match(
+    said: str,
+    right: bool,
+    tiny_reader: Callable[..., Reader],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def ask(directory: Path, contexts: list[str]) -> list[dict]:
+        assert len(contexts) == len(set(contexts)) > 20
+        assert (Path(directory) / "config.json").exists() or directory == tmp_path
+        answer = said if directory == tmp_path else "1874"
+        return [{"question": question, "answer": answer, "score": 0.5} for question in demo.QUESTIONS]
+
+    monkeypatch.setattr(demo, "ask_haystack_3", ask)
+    answers = demo.ask_both(3, tiny_reader(), tmp_path, sample_path("dev"))
+    assert [answer["right"] for answer in answers] == [right, False, False]
+    assert [answer["teacher"]["right"] for answer in answers] == [False, True, False]
+
+
+def test_the_questions_are_of_the_dev_data() -> None:
+    dev = {row["id"]: row for row in load_examples(sample_path("dev"))}
+    for question, key in demo.QUESTIONS.items():
+        assert question.startswith(dev[key]["question"].rstrip("?"))
+        assert dev[key]["answers"]["text"]
 
 
 def test_the_sample_is_what_it_says() -> None:

@@ -533,3 +533,21 @@ def test_bf16_answers_are_about_those_of_fp32(tiny_reader: MakeReader, tokenizer
     exact, rough = (r.predict_pairs([(QUESTION, CONTEXT)])[0].no_answer.logit for r in (reader, half))
     assert exact != rough
     assert rough == pytest.approx(exact, abs=0.05)
+
+
+def test_loading_and_saving_show_no_bars(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()
+    try:
+        reader = tiny_reader()
+        reader.save(tmp_path / "reader")
+        Reader.load(tmp_path / "reader", device="cpu", windows=reader.windows)
+        assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        if not before:
+            transformers_logging.disable_progress_bar()
+    assert capfd.readouterr() == ("", "")

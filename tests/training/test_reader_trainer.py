@@ -333,7 +333,7 @@ def test_a_run_killed_after_its_last_step(
 ) -> None:
     student, _ = pair()
     with monkeypatch.context() as patch:
-        patch.setattr(Reader, "evaluate_windows", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(Reader, "evaluate_windows", lambda *_, **__: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             ReaderTrainer(student, tmp_path / "run", settings(evaluate_every=None, checkpoint_every="epoch")).train(
                 data, squad_file
