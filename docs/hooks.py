@@ -1,0 +1,137 @@
+"""What the site needs beyond MkDocs' plugins. Sources are read, never imported: building the site needs no torch."""
+
+import ast
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The rooms on the site: who trains comes before who looks inside. `utils`, `cli` and `resources` are no API.
+ROOMS = {
+    "training": "Runs: the trainers, their settings, checkpoints and directories.",
+    "models": "Readers and language models: loading, answering, saving.",
+    "students": "Making a student: cut from a teacher, fresh, or with a smaller vocabulary.",
+    "objectives": "What a student learns, and the losses behind it.",
+    "teachers": "Where the teacher's outputs come from.",
+    "data": "Questions, windows, plain text and the order in which they are trained on.",
+    "evaluation": "Measuring a reader.",
+    "export": "ONNX, int8, and which student fits a budget.",
+    "reporting": "The report, its figures and the model card.",
+    "recipes": "A whole distillation from one file.",
+    "integrations": "Haystack 1, 2 and 3.",
+    "augment": "Multiplying training data.",
+    "errors": "What is raised, and when.",
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Equations, and the navigation of the pages that are generated."""
+    fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
+    fences.append({"name": "math", "class": "math", "format": _equation})
+    for section in config.nav or []:
+        if "Get started" in section:
+            section["Get started"] += [f"tutorials/{path.stem}.md" for path in _notebooks()]
+        if "API reference" in section:
+            section["API reference"][1:1] = [f"reference/{room}.md" for room in ROOMS]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds a page for each room and for each notebook, and the changelog."""
+    for room, summary in ROOMS.items():
+        files.append(File.generated(config, f"reference/{room}.md", content=_room(room, summary)))
+    for path in _notebooks():
+        for name, content in _notebook(path).items():
+            files.append(File.generated(config, f"tutorials/{name}", content=content))
+    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
+    return files
+
+
+def _equation(source: str, *_: Any, **__: Any) -> str:
+    """A ```math block as MathML, which browsers draw without a script."""
+    return f'<div class="equation">{convert(source, display="block")}</div>'
+
+
+def _room(room: str, summary: str) -> str:
+    """A page of API reference: the modules that hold public names, then the others."""
+    root = ROOT / "augment" if room == "augment" else ROOT / "haystack_distill" / room
+    paths = sorted(root.rglob("*.py")) if root.is_dir() else [root.with_suffix(".py")]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in paths
+        if not path.stem.startswith("_") and _documents(path)
+    ]
+    modules.sort(key=lambda module: module.removeprefix("haystack_distill.") not in _public_modules())
+    return "\n\n".join([f"# {room}", summary, *(f"::: {module}" for module in modules)]) + "\n"
+
+
+def _documents(path: Path) -> bool:
+    """Whether a module has anything public with a docstring."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    named = [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return any(not node.name.startswith("_") and ast.get_docstring(node) for node in named)
+
+
+def _public_modules() -> set[str]:
+    """The modules that `haystack_distill` takes its public names from."""
+    package = ast.parse((ROOT / "haystack_distill" / "__init__.py").read_text(encoding="utf-8"))
+    for node in package.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODULES":
+            return set(ast.literal_eval(node.value).values())
+    return set()
+
+
+def _notebooks() -> list[Path]:
+    return sorted((ROOT / "tutorials").glob("*.ipynb"))
+
+
+def _notebook(path: Path) -> dict[str, str | bytes]:
+    """A notebook as a page and its images: each cell's source, and what it printed when it was stored."""
+    parts, files = [], {}
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            parts.append(source)
+            continue
+        parts.append(f"~~~~python\n{source}\n~~~~")
+        for part, output in enumerate(cell["outputs"]):
+            data = output.get("data", {})
+            if "image/png" in data:
+                image = f"{path.stem}-{number}-{part}.png"
+                files[image] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![A figure made by the cell above]({image})")
+            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+                parts.append(f"~~~~text\n{text}\n~~~~")
+    name = f"tutorials/{path.name}"
+    parts.insert(1, f"*This page is the notebook `{name}`, with the outputs that are stored in it.*")
+    return {f"{path.stem}.md": "\n\n".join(parts) + "\n", **files}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replaces each line `::options module.Class` by a table of what the class takes."""
+    return re.sub(r"^::options ([\w.]+)$", lambda found: _options(found[1]), markdown, flags=re.MULTILINE)
+
+
+def _options(name: str) -> str:
+    module, _, class_name = name.rpartition(".")
+    described = griffe.load(module, search_paths=[ROOT])[class_name]
+    helps = {
+        entry.name: " ".join(str(entry.description).split())
+        for section in griffe.Docstring(described.docstring.value, parent=described).parse("google")
+        if section.kind.value in ("parameters", "attributes")
+        for entry in section.value
+    }
+    rows = [
+        f"| `{option.name}` | `{str(option.default).replace('|', chr(92) + '|')}` | {helps[option.name]} |"
+        for option in described.parameters
+        if option.name in helps and option.default is not None
+    ]
+    return "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows])
