@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import io
 import json
 import os
@@ -94,9 +95,10 @@ def moved(*names: str, under: str = "") -> Any:
     raise LookupError(f"no file of {package} defines {' or '.join(names)}")
 
 
-def method_of(thing: Any, *names: str) -> Callable[..., Any]:
-    """The first of these methods that there is."""
-    return getattr(thing, next(name for name in names if hasattr(thing, name)))
+def window_settings() -> dict[str, WindowSettings]:
+    """The window settings under the name that `Reader` has for them."""
+    name = "window_settings" if "window_settings" in inspect.signature(Reader).parameters else "windows"
+    return {name: WindowSettings(**WINDOWS)}
 
 
 def recipe_content(place: Path, name: str, *, measured: bool) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def reader(seed: int = 0, *, other: bool = False, **shape: int) -> Reader:
     """A tiny random reader, computing in fp32 also where bf16 is fast."""
     words = tokenizer(other=other)
     model = fill(BertForQuestionAnswering(config_of(words, **shape)), seed)
-    return Reader(model, words, windows=WindowSettings(**WINDOWS), device="cpu", precision="fp32")
+    return Reader(model, words, **window_settings(), device="cpu", precision="fp32")
 
 
 def language_model(seed: int = 0, **shape: int) -> Any:
@@ -400,27 +402,31 @@ def intermediate_layers_projected(place: Path) -> dict[str, Any]:
     return layers(place, narrow(), layer_mapping="last", hidden_loss_weight=0.5)
 
 
-def general(place: Path, method: tuple[str, ...], learner: Any, **loss: Any) -> dict[str, Any]:
-    """One run on plain text."""
+def general(place: Path, method: str, learner: Any, **loss: Any) -> dict[str, Any]:
+    """One run on plain text, by a method's name."""
     text = moved("TextSettings")(max_seq_len=24, buffer_windows=16)
     chosen = settings(max_steps=8)
     trainer = moved("LanguageModelTrainer", "GeneralTrainer")(learner, place / "out", chosen, text)
     corpus = write_corpus(place / "corpus.txt")
-    return run_of(method_of(trainer, *method)(language_model(), corpus, **loss), learner)
+    if hasattr(trainer, "distil"):
+        made = importlib.import_module("haystack_distill.training.methods").METHODS[method](**loss)
+        return run_of(trainer.distil(language_model(), corpus, made), learner)
+    old = {"intermediate_layers": "distil_layers_from", "masked_language_model": "distil_predictions_from"}
+    return run_of(getattr(trainer, old[method])(language_model(), corpus, **loss), learner)
 
 
 @case()
 def general_layers(place: Path) -> dict[str, Any]:
     """TinyBERT's losses, with projections."""
     learner = language_model(3, num_hidden_layers=2, hidden_size=16)
-    return general(place, ("distil_intermediate_layers_from", "distil_layers_from"), learner)
+    return general(place, "intermediate_layers", learner)
 
 
 @case()
 def general_predictions(place: Path) -> dict[str, Any]:
     """DistilBERT's triple loss."""
     learner = language_model(3, num_hidden_layers=2)
-    return general(place, ("distil_masked_words_from", "distil_predictions_from"), learner)
+    return general(place, "masked_language_model", learner)
 
 
 @case(pinned=False)
@@ -525,7 +531,7 @@ def reader_answers(place: Path) -> dict[str, Any]:
     """Several a question; in a long context; from a saved reader; and its scores on data."""
     asked, data = reader(), write_squad(place / "dev.json")
     found = asked.answer_batch(pairs(), 3)
-    saved = Reader.load(asked.save(place / "reader"), windows=WindowSettings(**WINDOWS), device="cpu", precision="fp32")
+    saved = Reader.load(asked.save(place / "reader"), **window_settings(), device="cpu", precision="fp32")
     return {
         "answers": answers_of(found),
         "logits": logits_of(found),
@@ -622,7 +628,7 @@ def exported_reader(place: Path) -> dict[str, Any]:
     moved("export_reader")(asked, place / "reader", data=write_squad(place / "dev.json"))
     found: dict[str, Any] = {}
     for backend in ("onnx", "onnx-int8"):
-        served = Reader.load(place / "reader", backend=backend, windows=WindowSettings(**WINDOWS), num_threads=1)
+        served = Reader.load(place / "reader", backend=backend, **window_settings(), num_threads=1)
         answers = served.answer_batch(pairs(), 3)
         found[backend] = {"answers": answers_of(answers), "logits": logits_of(answers)}
     return found
