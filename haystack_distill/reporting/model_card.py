@@ -12,6 +12,7 @@ from haystack_distill.data.squad.tables import FILE_ENDINGS
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting.licences import require_language, require_licence
+from haystack_distill.training.methods import METHODS
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.files import expand_user
 
@@ -30,11 +31,6 @@ NOT_UPLOADED = (
     "report.json",
 )
 
-_METHODS = {
-    "train": "Trained on labels",
-    "distil_intermediate_layers": "Distilled from the teacher's layers",
-    "distil_prediction_layer": "Distilled from the teacher's answers",
-}
 _USE = """It finds the answer to a question in a text that it is given, as a part of that text.
 
 ## How to use it
@@ -251,7 +247,8 @@ def _run(run: Mapping[str, Any]) -> str:
     rows += [(f"version of {name}", value) for name, value in run.get("versions", {}).items()]
     method = str(run.get("method", "run"))
     table = _table(["", ""], [[name, _number(value)] for name, value in rows])
-    return f"### {_escaped(_METHODS.get(method, method))}\n\n{table}"
+    title = METHODS.title(method).partition(":")[0] if method in METHODS else method
+    return f"### {_escaped(title)}\n\n{table}"
 
 
 def _comparison(measurements: Sequence[Measurements]) -> str:

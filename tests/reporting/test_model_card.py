@@ -148,7 +148,7 @@ def test_a_card_of_a_real_run(tiny_reader: Callable[..., Reader], squad_file: Pa
         measurements=measurements,
     )
     text = path.read_text()
-    assert "### Distilled from the teacher's answers" in text
+    assert "### Prediction layer\n" in text
     for row in (
         "| temperature | 2 |",
         "| distillation_loss_weight | 0.5 |",
