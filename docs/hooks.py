@@ -39,15 +39,20 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         if "Get started" in section:
             section["Get started"] += [f"tutorials/{path.stem}.md" for path in _notebooks()]
+        if "Methods" in section:
+            section["Methods"] += [f"methods/{name}.md" for name in _methods()]
         if "API reference" in section:
             section["API reference"][1:1] = [f"reference/{room}.md" for room in ROOMS]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds a page for each room and for each notebook, and the changelog."""
+    """Adds a page for each room, each notebook and each method that has none, and the changelog."""
     for room, summary in ROOMS.items():
         files.append(File.generated(config, f"reference/{room}.md", content=_room(room, summary)))
+    for name, place in _methods().items():
+        if not (ROOT / "docs" / "methods" / f"{name}.md").exists():
+            files.append(File.generated(config, f"methods/{name}.md", content=_method(name, place)))
     for path in _notebooks():
         for name, content in _notebook(path).items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
@@ -116,22 +121,51 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces each line `::options module.Class` by a table of what the class takes."""
+    """Replaces the line `::methods` by a table of the methods, and each line `::options` by what a class takes."""
+    markdown = re.sub(r"^::methods$", lambda _: _table_of_methods(), markdown, flags=re.MULTILINE)
     return re.sub(r"^::options ([\w.]+)$", lambda found: _options(found[1]), markdown, flags=re.MULTILINE)
 
 
-def _options(name: str) -> str:
-    module, _, class_name = name.rpartition(".")
-    described = griffe.load(module, search_paths=[ROOT])[class_name]
+def _methods() -> dict[str, str]:
+    """The registry of methods: names, and dotted names of their classes."""
+    registry = ast.parse((ROOT / "haystack_distill" / "training" / "methods.py").read_text(encoding="utf-8"))
+    for node in registry.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "METHODS":
+            entries = ast.literal_eval(node.value.args[0])  # type: ignore[attr-defined]
+            return {name: place.replace(":", ".") for name, place in entries.items()}
+    raise LookupError("haystack_distill.training.methods has no METHODS")
+
+
+def _table_of_methods() -> str:
+    rows = []
+    for name, place in _methods().items():
+        title, _, learns = _class(place).docstring.value.partition("\n")[0].rstrip(".").partition(": ")
+        rows.append(f"| [`{name}`]({name}.md) | {learns or title} | [`{place.rpartition('.')[2]}`][{place}] |")
+    return "\n".join(["| method | what the student learns | class |", "| --- | --- | --- |", *rows])
+
+
+def _method(name: str, place: str) -> str:
+    """A method without a page of its own has its docstring for one."""
+    return f"# {name}\n\n::: {place}\n    options:\n      show_root_heading: false\n"
+
+
+def _options(place: str) -> str:
+    """What a dataclass takes, as a table; its docstring explains each field under `Args:`."""
+    described = _class(place)
     helps = {
         entry.name: " ".join(str(entry.description).split())
         for section in griffe.Docstring(described.docstring.value, parent=described).parse("google")
-        if section.kind.value in ("parameters", "attributes")
+        if section.kind.value == "parameters"
         for entry in section.value
     }
     rows = [
-        f"| `{option.name}` | `{str(option.default).replace('|', chr(92) + '|')}` | {helps[option.name]} |"
+        f"| `{option.name}` | `{option.default}` | {helps[option.name]} |"
         for option in described.parameters
-        if option.name in helps and option.default is not None
+        if option.name in helps
     ]
     return "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _class(place: str) -> griffe.Class:
+    module, _, name = place.rpartition(".")
+    return griffe.load(module, search_paths=[ROOT])[name]
