@@ -213,7 +213,7 @@ class Reader:
 
     def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
         """The windows of `examples` as this reader sees them, kept in the cache."""
-        return Windows(
+        return Windows.cut(
             examples,
             self.tokenizer,
             self.window_settings,
@@ -223,7 +223,7 @@ class Reader:
 
     def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
         """The windows of (question, context) pairs as this reader sees them, in memory."""
-        return PairWindows(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
+        return PairWindows.cut(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
 
     def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
         """The best answers to a question, best first.
