@@ -44,8 +44,7 @@ def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> 
             "the teacher sees windows of %s tokens, all that it has positions for", longest
         )
         wanted = replace(wanted, doc_stride=min(wanted.doc_stride, default_stride(longest)))  # so that they overlap
-    teacher.window_settings = replace(wanted, max_seq_len=longest)
-    return teacher
+    return teacher.replace(window_settings=replace(wanted, max_seq_len=longest))
 
 
 def reader_settings(given: dict[str, Any]) -> dict[str, Any]:

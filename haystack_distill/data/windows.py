@@ -63,10 +63,8 @@ class AnyWindows:
     example_of: np.ndarray  # row of the example that each window was cut from, rising
     n_examples: int
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings | None, *, token_types: bool
-    ) -> None:
-        self.settings = settings or WindowSettings()
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings, *, token_types: bool) -> None:
+        self.settings = settings
         self.template = PairTemplate.of(tokenizer)
         self.pad_token_id = tokenizer.pad_token_id or 0
         self.token_types = token_types
@@ -147,39 +145,64 @@ def _whole_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
 class PairWindows(AnyWindows):
     """The windows of a few (question, context) pairs, in memory: what a reader looks at while it serves.
 
+    `PairWindows.cut` makes them.
+
     Args:
-        pairs: Questions and contexts.
-        tokenizer: A fast tokenizer.
-        settings: How to cut.
+        contexts: The context of each pair.
+        table: The windows, in the order of the pairs.
+        tokenizer: The fast tokenizer that they were cut with.
+        settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
     """
 
     def __init__(
         self,
+        contexts: list[str],
+        table: pa.Table,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings,
+        *,
+        token_types: bool,
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        self._contexts = contexts
+        self._table = table
+        self.lengths = _whole_numbers(table, "length")
+        self.example_of = _whole_numbers(table, "example")
+        self.n_examples = len(contexts)
+
+    @classmethod
+    def cut(
+        cls,
         pairs: Sequence[tuple[str, str]],
         tokenizer: PreTrainedTokenizerBase,
         settings: WindowSettings | None = None,
         *,
         token_types: bool,
-    ) -> None:
-        super().__init__(tokenizer, settings, token_types=token_types)
+    ) -> "PairWindows":
+        """Cut (question, context) pairs.
+
+        Args:
+            pairs: Questions and contexts.
+            tokenizer: A fast tokenizer.
+            settings: How to cut.
+            token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+
+        Raises:
+            DistilError: A question leaves no room for its context.
+        """
+        settings = settings or WindowSettings()
         pairs = _whole_pairs(pairs)
-        self._contexts = [context for _, context in pairs]
+        contexts = [context for _, context in pairs]
         nothing: dict[str, list] = {"text": [], "answer_start": []}
         rows: dict[str, list] = {
             "question": [question for question, _ in pairs],
-            "context": self._contexts,
+            "context": contexts,
             "answers": [nothing] * len(pairs),
             "labelled": [False] * len(pairs),
         }
-        columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
-        for window in _cut(rows, 0, tokenizer, self.template, self.settings):
-            for name, value in window.items():
-                columns[name].append(value)
-        self._table = pa.table(columns, schema=_SCHEMA)
-        self.lengths = np.array(columns["length"])
-        self.example_of = np.array(columns["example"])
-        self.n_examples = len(pairs)
+        columns = _columns(_cut(rows, 0, tokenizer, PairTemplate.of(tokenizer), settings))
+        return cls(contexts, pa.table(columns, schema=_SCHEMA), tokenizer, settings, token_types=token_types)
 
     def take(self, windows: np.ndarray) -> pa.Table:
         return self._table.take(windows)
@@ -195,49 +218,74 @@ class Windows(AnyWindows):
     batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
     anything.
 
+    `Windows.cut` makes them.
+
     Args:
         examples: Rows as `data.squad.load.load_examples` gives them.
-        tokenizer: A fast tokenizer.
-        settings: How to cut.
+        table: Their windows, in the order of the examples.
+        key: What the windows depend on, as a hash.
+        tokenizer: The fast tokenizer that they were cut with.
+        settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
-        cache_dir: See `utils.cache.cache_directory`.
+        answers: What cutting did to the labelled answers.
     """
 
     def __init__(
         self,
+        examples: datasets.Dataset,
+        table: datasets.Dataset,
+        key: str,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: WindowSettings,
+        *,
+        token_types: bool,
+        answers: "CutAnswers",
+    ) -> None:
+        super().__init__(tokenizer, settings, token_types=token_types)
+        self.examples = examples
+        self.table = table
+        self.key = key
+        self.n_examples = len(examples)
+        self.lengths = _whole_numbers(table.data, "length")
+        self.example_of = _whole_numbers(table.data, "example")
+        self._answers = answers
+        self._arrow = table.with_format("arrow")
+
+    @classmethod
+    def cut(
+        cls,
         examples: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
         settings: WindowSettings | None = None,
         *,
         token_types: bool,
         cache_dir: str | Path | None = None,
-    ) -> None:
-        super().__init__(tokenizer, settings, token_types=token_types)
-        self.examples = examples
-        self.n_examples = len(examples)
+    ) -> "Windows":
+        """Cut examples, or take their windows from the cache.
 
-        answers = _Answers()
+        Args:
+            examples: Rows as `data.squad.load.load_examples` gives them.
+            tokenizer: A fast tokenizer.
+            settings: How to cut.
+            token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+            cache_dir: See `utils.cache.cache_directory`.
 
-        def batches() -> Iterator[dict[str, Any]]:
-            columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+        Raises:
+            DistilError: A question leaves no room for its context, or the cache directory cannot be used.
+        """
+        settings = settings or WindowSettings()
+        template = PairTemplate.of(tokenizer)
+        answers = CutAnswers()
+
+        def batches() -> Iterator[dict[str, list]]:
             for first in range(0, len(examples), _ROWS_PER_BATCH):
                 rows = examples[first : first + _ROWS_PER_BATCH]
-                for window in _cut(rows, first, tokenizer, self.template, self.settings, answers):
-                    for name, value in window.items():
-                        columns[name].append(value)
-                yield columns
-                columns = {name: [] for name in _SCHEMA.names}
+                yield _columns(_cut(rows, first, tokenizer, template, settings, answers))
 
-        self.key = hash_json(_FORMAT, content_hash(examples), tokenizer_fingerprint(tokenizer), asdict(self.settings))
+        key = hash_json(_FORMAT, content_hash(examples), tokenizer_fingerprint(tokenizer), asdict(settings))
         notes = functools.partial(asdict, answers)
-        self.table, notes_of_table, _ = cached_table("windows", self.key, _SCHEMA, batches, cache_dir, notes)
-        self._answers = _Answers(**notes_of_table)
-        self._arrow = self.table.with_format("arrow")
-        self.lengths = self._column("length")
-        self.example_of = self._column("example")
-
-    def _column(self, name: str) -> np.ndarray:
-        return self.table.data.column(name).to_numpy()
+        table, found, _ = cached_table("windows", key, _SCHEMA, batches, cache_dir, notes)
+        return cls(examples, table, key, tokenizer, settings, token_types=token_types, answers=CutAnswers(**found))
 
     def take(self, windows: np.ndarray) -> pa.Table:
         return self._arrow[windows.tolist()]
@@ -307,7 +355,7 @@ class WindowRows:
 
 
 @dataclass
-class _Answers:
+class CutAnswers:
     """What cutting did to the labelled answers.
 
     Attributes:
@@ -332,13 +380,26 @@ class _Answers:
             self.stride = enough if self.stride is None else min(self.stride, enough)
 
 
+def _whole_numbers(table: Any, name: str) -> np.ndarray:
+    return table.column(name).to_numpy()
+
+
+def _columns(windows: Iterable[dict[str, Any]]) -> dict[str, list]:
+    """Windows as the columns of a table."""
+    columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
+    for window in windows:
+        for name, value in window.items():
+            columns[name].append(value)
+    return columns
+
+
 def _cut(
     rows: dict[str, list],
     first: int,
     tokenizer: PreTrainedTokenizerBase,
     template: PairTemplate,
     settings: WindowSettings,
-    answers: _Answers | None = None,
+    answers: CutAnswers | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The windows of a batch of example rows, in order; what becomes of their answers is counted in `answers`."""
     contexts = list(dict.fromkeys(rows["context"]))
@@ -353,7 +414,7 @@ def _cut(
             {name: rows[name][row] for name in ("answers", "labelled")},
             template,
             settings,
-            answers or _Answers(),
+            answers or CutAnswers(),
         )
 
 
@@ -364,7 +425,7 @@ def _cut_example(
     labels: dict[str, Any],
     template: PairTemplate,
     settings: WindowSettings,
-    answers: _Answers,
+    answers: CutAnswers,
 ) -> Iterator[dict[str, Any]]:
     ids, starts, ends = context
     # No question: plain text, which a tokenizer writes as a single sequence.

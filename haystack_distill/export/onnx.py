@@ -1,7 +1,6 @@
 """Export of a reader to ONNX, in fp32 and int8, verified against the original model."""
 
 import contextlib
-import copy
 import io
 import logging
 import shutil
@@ -101,8 +100,7 @@ def export_reader(
             f"{type(reader.model).__name__} cannot be exported to ONNX, because the traced attention depends on the "
             "length of the text: use it with backend='torch', or distil it into a model of another type"
         )
-    reader = copy.copy(reader)
-    reader.precision = "fp32"  # as exported; bf16 would exceed the tolerance
+    reader = reader.replace(precision="fp32")  # as exported; bf16 would exceed the tolerance
     for module in ("onnx", "onnxruntime"):
         import_onnx(module)
     target = expand_user(directory)
@@ -293,9 +291,7 @@ def _logits(
 
 def _with_exported(reader: Reader, exported: ExportedModel) -> Reader:
     """A copy of a reader that runs an exported model."""
-    other = copy.copy(reader)
-    other.exported = exported
-    return other
+    return reader.replace(exported=exported, device="cpu")
 
 
 def _inputs(reader: Reader, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:

@@ -633,8 +633,7 @@ def _teacher(teacher: Any, student: Reader, teacher_batch_size: int | None, batc
             precision=student.precision,
         )
     elif isinstance(teacher, Reader):
-        reader = copy.copy(teacher)
-        reader.batch_size = teacher_batch_size or teacher.batch_size
+        reader = teacher.replace(batch_size=teacher_batch_size or teacher.batch_size)
     else:
         raise DistilError(
             f"teacher_model must be a FARMReader or a haystack_distill.Reader, not {type(teacher).__name__}"

@@ -35,7 +35,7 @@ from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
-from haystack_distill.models.reader import Reader, position_limit
+from haystack_distill.models.reader import Reader
 from haystack_distill.models.span_decoding import separate_spans, window_spans
 from haystack_distill.utils.model_inputs import model_inputs
 
@@ -371,20 +371,14 @@ class DistilledReader(ReadsText, BaseReader):
         Raises:
             DistilError: As the constructor; then nothing is changed.
         """
-        reader, head = self.inferencer.reader, self.inferencer.head
+        head = self.inferencer.head
         if max_seq_len is not None or doc_stride is not None:
             window_settings = _window_settings(
                 self.max_seq_len if max_seq_len is None else max_seq_len,
                 self.doc_stride if doc_stride is None else doc_stride,
                 self.max_query_length,
             )
-            positions = position_limit(reader.model)
-            if positions is not None and window_settings.max_seq_len > positions:
-                raise DistilError(
-                    f"max_seq_len {window_settings.max_seq_len} is more than the {positions} positions of the model; "
-                    "lower it"
-                )
-            reader.window_settings = window_settings
+            self.inferencer.reader = self.inferencer.reader.replace(window_settings=window_settings)
         if context_window_size is not None:
             head.context_window_size = context_window_size
         if no_ans_boost is not None:
@@ -479,7 +473,7 @@ class _Inferencer:
 
     @batch_size.setter
     def batch_size(self, windows: int) -> None:
-        self.reader.batch_size = windows
+        self.reader = self.reader.replace(batch_size=windows)
 
     def inference_from_objects(self, objects: Sequence[QAInput], **_: Any) -> list[QAPred]:
         """A prediction for each document, in order."""

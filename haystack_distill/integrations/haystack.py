@@ -353,20 +353,7 @@ class DistilledReader:
                 f"{max_seq_length}, and windows are to share {stride}; raise max_seq_length or lower stride"
             )
         settings = WindowSettings(max_seq_length, doc_stride=room - stride, max_query_length=max(1, n_query))
-        if max_seq_length > self.reader.window_settings.max_seq_len:
-            # Made anew, not copied: that checks that the model knows so many positions.
-            return Reader(
-                self.reader.model,
-                self.reader.tokenizer,
-                window_settings=settings,
-                max_answer_length=self.max_answer_length,
-                precision=self.reader.precision,
-                device=self.reader.device,
-                exported=self.reader.exported,
-            )
-        reader = copy.copy(self.reader)
-        reader.window_settings = settings
-        return reader
+        return self.reader.replace(window_settings=settings)
 
 
 def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
@@ -386,30 +373,26 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
         if reader.reader is None:
             raise DistilError("the DistilledReader has not loaded its model; call its warm_up() first")
         reader.reader.require_weights()
-        model: Any = reader.reader.model
-        tokenizer: Any = reader.reader.tokenizer
-        defaults: dict[str, Any] = {
-            "window_settings": reader.reader.window_settings,
-            "max_answer_length": reader.max_answer_length,
-            "precision": reader.precision,
-        }
-    else:
-        model, tokenizer = getattr(reader, "model", None), getattr(reader, "tokenizer", None)
-        if not isinstance(model, torch.nn.Module) or tokenizer is None:
-            raise DistilError(
-                f"{type(reader).__name__} holds no model and tokenizer; give a TransformersExtractiveReader or a "
-                "DistilledReader, and call its warm_up() first"
-            )
-        if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or getattr(model, "is_quantized", False):
-            raise DistilError(
-                "the component's model is quantised or spread over several devices; make the component without such "
-                "model_kwargs, or use Reader.load with the model's name"
-            )
-        defaults = {"window_settings": _window_settings(reader.max_seq_length, WindowSettings().max_query_length)}
-        if model.dtype != torch.float32:
-            # transformers 5 keeps the number format of the files; the component keeps its own weights as they are.
-            model = copy.deepcopy(model).float()
-    return Reader(model, tokenizer, **{"device": model.device, **defaults, **settings})
+        return reader.reader.replace(**{"precision": reader.precision} | settings)
+    model, tokenizer = getattr(reader, "model", None), getattr(reader, "tokenizer", None)
+    if not isinstance(model, torch.nn.Module) or tokenizer is None:
+        raise DistilError(
+            f"{type(reader).__name__} holds no model and tokenizer; give a TransformersExtractiveReader or a "
+            "DistilledReader, and call its warm_up() first"
+        )
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1 or getattr(model, "is_quantized", False):
+        raise DistilError(
+            "the component's model is quantised or spread over several devices; make the component without such "
+            "model_kwargs, or use Reader.load with the model's name"
+        )
+    own: dict[str, Any] = {
+        "window_settings": _window_settings(reader.max_seq_length, WindowSettings().max_query_length),
+        "device": model.device,
+    }
+    if model.dtype != torch.float32:
+        # transformers 5 keeps the number format of the files; the component keeps its own weights as they are.
+        model = copy.deepcopy(model).float()
+    return Reader(model, tokenizer, **own | settings)
 
 
 @dataclass(frozen=True)

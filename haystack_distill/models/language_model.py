@@ -87,13 +87,17 @@ class LanguageModel:
         """Weights of the model, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def with_model(self, model: PreTrainedModel) -> "LanguageModel":
-        """Another model with this one's tokenizer and settings."""
-        return LanguageModel(model, self.tokenizer, precision=self.precision, device=self.device)
+    def replace(self, **changes: Any) -> "LanguageModel":
+        """A language model with some of the constructor's arguments changed.
+
+        It shares the weights of this one, unless `model` is changed; another `device` moves the weights of both.
+        """
+        arguments = {name: getattr(self, name) for name in ("model", "tokenizer", "precision", "device")}
+        return LanguageModel(**arguments | changes)
 
     def copy(self) -> "LanguageModel":
         """An independent language model with the same weights and settings."""
-        return self.with_model(copy.deepcopy(self.model))
+        return self.replace(model=copy.deepcopy(self.model))
 
     def save(self, directory: str | Path) -> Path:
         """Write a plain Hugging Face model directory; see `Reader.save`."""

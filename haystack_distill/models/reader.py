@@ -34,6 +34,15 @@ ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
 logger = logging.getLogger(__name__)
 
 ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+_PARTS = ("model", "tokenizer", "exported")
+_SETTINGS = (
+    "window_settings",
+    "max_answer_length",
+    "no_answer_threshold",
+    "batch_size",
+    "precision",
+    "device",
+)
 _CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
 
@@ -87,21 +96,6 @@ class Reader:
                 f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
                 "load it with Reader.load, which gives it a fresh one"
             )
-        for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
-            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
-        threshold = no_answer_threshold
-        # Infinite: never, or always, no answer.
-        check_argument(
-            "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
-        )
-        check_type("window_settings", window_settings, WindowSettings)
-        self.window_settings = window_settings or WindowSettings()
-        positions = position_limit(model)
-        if positions is not None and self.window_settings.max_seq_len > positions:
-            raise DistilError(
-                f"max_seq_len {self.window_settings.max_seq_len} is more than the {positions} positions that "
-                f"{type(model).__name__} knows; lower max_seq_len"
-            )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             raise DistilError(
                 f"the tokenizer knows {len(tokenizer)} tokens, the model "
@@ -110,23 +104,59 @@ class Reader:
         self.model = model
         self.untrained: tuple[str, ...] = ()  # names of weights that no file held and no training has set
         self.tokenizer = _without_presets(tokenizer)
-        self.max_answer_length = max_answer_length
-        self.no_answer_threshold = float(no_answer_threshold)
-        self.batch_size = batch_size
         self.exported = exported
-        self.device = resolve_device("cpu" if exported and str(device) == "auto" else device)
-        # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
-        self.precision = "fp32"
-        if exported is None or precision != "auto":
-            self.precision = resolve_precision(precision, self.device, model.config.model_type)
+        self._set(
+            window_settings=window_settings,
+            max_answer_length=max_answer_length,
+            no_answer_threshold=no_answer_threshold,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+        )
         self.model.eval()
-        if exported is None:
-            self.model.to(self.device)
-        elif self.device.type != "cpu" or precision not in ("auto", "fp32"):
+
+    def _set(
+        self,
+        *,
+        window_settings: WindowSettings | None,
+        max_answer_length: int,
+        no_answer_threshold: float,
+        batch_size: int,
+        precision: str,
+        device: str | torch.device,
+    ) -> None:
+        """Check the settings against each other and the model, then take them and move the model to its device."""
+        for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
+            check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
+        threshold = no_answer_threshold
+        # Infinite: never, or always, no answer.
+        check_argument(
+            "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
+        )
+        check_type("window_settings", window_settings, WindowSettings)
+        window_settings = window_settings or WindowSettings()
+        positions = position_limit(self.model)
+        if positions is not None and window_settings.max_seq_len > positions:
+            raise DistilError(
+                f"max_seq_len {window_settings.max_seq_len} is more than the {positions} positions that "
+                f"{type(self.model).__name__} knows; lower max_seq_len"
+            )
+        resolved = resolve_device("cpu" if self.exported and str(device) == "auto" else device)
+        if self.exported is not None and (resolved.type != "cpu" or precision not in ("auto", "fp32")):
             raise DistilError(
                 "an exported reader runs on the processor and in the number format that it was exported in; leave "
                 "device and precision out, or use backend='torch'"
             )
+        self.window_settings = window_settings
+        self.max_answer_length = max_answer_length
+        self.no_answer_threshold = float(no_answer_threshold)
+        self.batch_size = batch_size
+        self.device = resolved
+        # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
+        self.precision = "fp32"
+        if self.exported is None:
+            self.precision = resolve_precision(precision, self.device, self.model.config.model_type)
+            self.model.to(self.device)
 
     @classmethod
     def load(
@@ -183,7 +213,7 @@ class Reader:
 
     def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
         """The windows of `examples` as this reader sees them, kept in the cache."""
-        return Windows(
+        return Windows.cut(
             examples,
             self.tokenizer,
             self.window_settings,
@@ -193,7 +223,7 @@ class Reader:
 
     def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
         """The windows of (question, context) pairs as this reader sees them, in memory."""
-        return PairWindows(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
+        return PairWindows.cut(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
 
     def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
         """The best answers to a question, best first.
@@ -360,24 +390,42 @@ class Reader:
                 "reader that was trained on questions, or train this one first"
             )
 
-    def with_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> "Reader":
-        """A reader with another model, maybe another tokenizer, and this one's settings."""
-        self.require_weights()
-        return Reader(
-            model,
-            tokenizer or self.tokenizer,
-            window_settings=self.window_settings,
-            max_answer_length=self.max_answer_length,
-            no_answer_threshold=self.no_answer_threshold,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            device=self.device,
-        )
+    def replace(self, **changes: Any) -> "Reader":
+        """A reader with some of the constructor's arguments changed, checked as the constructor checks them.
+
+        It shares the weights of this one, unless `model` is changed; another `device` moves the weights of both. The
+        weights of another model count as trained.
+
+        Args:
+            changes: Arguments of the constructor, `model` and `tokenizer` included.
+
+        Raises:
+            DistilError: No such argument, a value that the constructor refuses, or another model for an exported
+                reader.
+
+        Example:
+            >>> short = reader.replace(window_settings=WindowSettings(128))  # doctest: +SKIP
+        """
+        if unknown := changes.keys() - {*_SETTINGS, *_PARTS}:
+            raise DistilError(
+                f"a reader has no setting {', '.join(sorted(unknown))}; it has {', '.join((*_PARTS, *_SETTINGS))}"
+            )
+        settings = {name: changes.get(name, getattr(self, name)) for name in _SETTINGS}
+        if changes.keys() & {*_PARTS}:
+            if "model" in changes:
+                self.require_weights()
+            replaced = Reader(**{name: changes.get(name, getattr(self, name)) for name in _PARTS}, **settings)
+            if "model" not in changes:
+                replaced.untrained = self.untrained
+            return replaced
+        replaced = copy.copy(self)  # not through __init__, which copies the tokenizer: too slow for every query
+        replaced._set(**settings)
+        return replaced
 
     def copy(self) -> "Reader":
         """An independent reader with the same weights and settings."""
         self.require_weights()
-        copied = self.with_model(copy.deepcopy(self.model))
+        copied = self.replace(model=copy.deepcopy(self.model))
         copied.untrained = self.untrained
         return copied
 

@@ -62,7 +62,7 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     }
     # Layers are not copied even if their shapes agree: a layer depends on those below it.
     student.load_state_dict(copied, strict=False)
-    return teacher.with_model(student)
+    return teacher.replace(model=student)
 
 
 def _check_shape(name: str, value: Any, present: Any) -> None:

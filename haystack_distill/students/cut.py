@@ -52,7 +52,7 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
     set_per_layer(config, teacher.model.config, [layer - 1 for layer in kept])
     student = new_model(teacher.model, config)
     _copy_weights(teacher.model, student, kept)
-    return teacher.with_model(student)
+    return teacher.replace(model=student)
 
 
 def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:

@@ -39,4 +39,4 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
         if not name.startswith(inside) and name in own and own[name].shape == weight.shape
     }
     model.load_state_dict(head, strict=False)
-    return teacher.with_model(model, student.tokenizer)
+    return teacher.replace(model=model, tokenizer=student.tokenizer)

@@ -50,7 +50,7 @@ def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0
         raise DistilError(
             f"{type(tokenizer).__name__} cannot be given another vocabulary: choose a reader with another tokenizer"
         )
-    return reader.with_model(_with_rows(reader.model, kept, number), tokenizer)
+    return reader.replace(model=_with_rows(reader.model, kept, number), tokenizer=tokenizer)
 
 
 class _Vocabulary:

@@ -85,7 +85,7 @@ def cut(
     max_query_length: int = 64,
 ) -> Windows:
     settings = WindowSettings(max_seq_len, doc_stride, max_query_length)
-    return Windows(examples, tokenizer, settings, token_types=True)
+    return Windows.cut(examples, tokenizer, settings, token_types=True)
 
 
 def tokens_of(windows: Windows, window: int) -> tuple[list[int], list[tuple[int, int]]]:
@@ -202,7 +202,7 @@ def test_real_texts_become_the_tokens_that_they_always_became(model: str) -> Non
 
 def test_windows_of_pairs_take_special_tokens_for_text_too(family: PreTrainedTokenizerFast) -> None:
     pair = (f"Who wrote {family.cls_token}?", f"Nobody {family.sep_token} wrote {family.pad_token} it.")
-    windows = PairWindows([pair], family, token_types=True)
+    windows = PairWindows.cut([pair], family, token_types=True)
     assert windows.take(np.array([0]))["input_ids"][0].as_py() == cut(rows(pair), family).table[0]["input_ids"]
 
 
@@ -298,7 +298,7 @@ def test_spans_are_moved_as_one_character_after_another_would_be() -> None:
 def test_cutting_takes_time_in_proportion_to_the_text(bert: PreTrainedTokenizerFast) -> None:
     text = "came " * 64_000 + "e" + "\u0301" * 64_000
     started = time.process_time()
-    windows = PairWindows([(QUESTION, text)], bert, token_types=True)
+    windows = PairWindows.cut([(QUESTION, text)], bert, token_types=True)
     assert time.process_time() - started < 3  # one pass over all tokens for each character takes many times as long
     assert len(windows) > 100
 
@@ -386,7 +386,7 @@ def test_lost_answers_are_counted_and_a_stride_that_loses_none_is_named(
     examples = rows(*[("who", PLAIN)] * (len(answers) + 2), answers=answers)  # and two that are unanswerable
 
     def made(doc_stride: int) -> Windows:
-        return Windows(examples, bert, WindowSettings(20, doc_stride, 8), token_types=True, cache_dir=tmp_path)
+        return Windows.cut(examples, bert, WindowSettings(20, doc_stride, 8), token_types=True, cache_dir=tmp_path)
 
     def without_label(windows: Windows) -> int:
         found = [0] * len(examples)
@@ -505,7 +505,7 @@ SHAPE = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attent
 )
 def test_token_types_go_to_models_that_tell_them_apart(config: Any, takes: bool, bert: PreTrainedTokenizerFast) -> None:
     assert takes_token_types(Auto.from_config(config)) is takes
-    windows = Windows(rows(("who", "so")), bert, token_types=takes)
+    windows = Windows.cut(rows(("who", "so")), bert, token_types=takes)
     assert ("token_type_ids" in windows.collate(windows[0])) is takes
 
 
@@ -547,7 +547,7 @@ def test_windows_are_cut_once(
 
     def make(**changed: Any) -> Windows:
         given = {"examples": examples, "tokenizer": tokenizer, "settings": settings} | changed
-        return Windows(**given, token_types=True, cache_dir=tmp_path / "cache")
+        return Windows.cut(**given, token_types=True, cache_dir=tmp_path / "cache")
 
     first = make()
     monkeypatch.setattr("haystack_distill.data.windows._cut", lambda *_: pytest.fail("cut again"))
@@ -571,9 +571,9 @@ def test_white_space_is_what_python_calls_so() -> None:
 def test_windows_of_pairs_are_those_on_disk(tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path) -> None:
     examples = read_squad(squad_file)
     settings = WindowSettings(24, 8, 10)
-    kept = Windows(examples, tokenizer, settings, token_types=True, cache_dir=tmp_path / "kept")
+    kept = Windows.cut(examples, tokenizer, settings, token_types=True, cache_dir=tmp_path / "kept")
     pairs = list(zip(examples["question"], examples["context"], strict=True))
-    loose = PairWindows(pairs, tokenizer, settings, token_types=True)
+    loose = PairWindows.cut(pairs, tokenizer, settings, token_types=True)
     assert len(loose) == len(kept) > loose.n_examples == kept.n_examples == 8
     assert loose.contexts(2, 5) == kept.contexts(2, 5)
     assert loose.windows_of_examples(2, 5) == kept.windows_of_examples(2, 5)

@@ -545,9 +545,49 @@ def test_loading_and_saving_show_no_bars(
     try:
         reader = tiny_reader()
         reader.save(tmp_path / "reader")
-        Reader.load(tmp_path / "reader", device="cpu", windows=reader.windows)
+        Reader.load(tmp_path / "reader", device="cpu", window_settings=reader.window_settings)
         assert transformers_logging.is_progress_bar_enabled()
     finally:
         if not before:
             transformers_logging.disable_progress_bar()
     assert capfd.readouterr() == ("", "")
+
+
+def test_replace_changes_the_settings_that_are_given_and_shares_the_weights(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    reader.untrained = ("qa_outputs.weight",)
+    replaced = reader.replace(window_settings=WindowSettings(64, 16, 16), no_answer_threshold=1, batch_size=3)
+    assert replaced.model is reader.model
+    assert replaced.tokenizer is reader.tokenizer
+    assert replaced.window_settings == WindowSettings(64, 16, 16)
+    assert (replaced.no_answer_threshold, replaced.batch_size) == (1.0, 3)
+    assert (replaced.max_answer_length, replaced.precision) == (reader.max_answer_length, reader.precision)
+    assert replaced.untrained == reader.untrained
+    assert (reader.window_settings, reader.batch_size) == (WindowSettings(48, 16, 16), 16)
+
+
+def test_replace_takes_another_model_and_tokenizer(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:
+    reader, other = tiny_reader(), tiny_reader(seed=1)
+    reader.untrained = ("qa_outputs.weight",)
+    replaced = reader.replace(model=other.model, tokenizer=tokenizer, max_answer_length=7)
+    assert replaced.answer(QUESTION, CONTEXT) == other.replace(max_answer_length=7).answer(QUESTION, CONTEXT)
+    assert replaced.tokenizer is not tokenizer  # its own, without padding and truncation
+    assert replaced.untrained == ()
+    assert reader.replace(tokenizer=tokenizer).untrained == reader.untrained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_settings": WindowSettings(129, 64, 32)}, "max_seq_len 129 is more than the 128 positions"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"precision": "int3"}, "precision"),
+        ({"windows": WindowSettings(64, 16, 16)}, "a reader has no setting windows; it has model, tokenizer"),
+        ({"model": torch.nn.Linear(1, 1)}, "Linear is not a question answering model"),
+    ],
+)
+def test_replace_checks_as_the_constructor_does(tiny_reader: MakeReader, changes: dict[str, Any], message: str) -> None:
+    reader = tiny_reader()
+    with pytest.raises(DistilError, match=message):
+        reader.replace(**changes)
+    assert (reader.window_settings, reader.batch_size, reader.precision) == (WindowSettings(48, 16, 16), 16, "fp32")

@@ -98,7 +98,7 @@ def test_a_modernbert_student(make_teacher: Callable[..., Reader], tmp_path: Pat
     loaded = Reader.load(
         student.save(tmp_path / "student"), window_settings=student.window_settings, device="cpu", precision="fp32"
     )
-    assert loaded.answer(QUESTION, CONTEXT, 5) == student.with_model(student.model).answer(QUESTION, CONTEXT, 5)
+    assert loaded.answer(QUESTION, CONTEXT, 5) == student.replace(model=student.model).answer(QUESTION, CONTEXT, 5)
     small = fresh(teacher, num_hidden_layers=2)
     assert small.model.config.layer_types == types[:2]
     assert small.answer(QUESTION, CONTEXT)
