@@ -1,10 +1,10 @@
 """Distil question answering readers for Haystack: a big, slow teacher in; a small, fast student out."""
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DataError, DistilError
+from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.data.window_settings import WindowSettings
@@ -31,18 +31,14 @@ __all__ = [
     "__version__",
 ]
 
-# Where the public names live. They are imported when first used: torch takes seconds, and help must not.
-_MODULES = {
-    "Answer": "models.answers",
-    "Reader": "models.reader",
-    "ReaderTrainer": "training.reader_trainer",
-    "RunResult": "training.run_directory",
-    "TrainingSettings": "training.settings",
-    "WindowSettings": "data.window_settings",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Answer": "haystack_distill.models.answers",
+        "Reader": "haystack_distill.models.reader",
+        "ReaderTrainer": "haystack_distill.training.reader_trainer",
+        "RunResult": "haystack_distill.training.run_directory",
+        "TrainingSettings": "haystack_distill.training.settings",
+        "WindowSettings": "haystack_distill.data.window_settings",
+    },
+)

@@ -1,7 +1,8 @@
 """What a student is taught: methods and the objectives they make, one family a file."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
@@ -12,20 +13,6 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.objective import LossTerm, Objective, WeightedSum
     from haystack_distill.objectives.prediction_layer import PredictionLayer
 
-_MODULES = {
-    "IntermediateLayers": "objectives.intermediate_layers",
-    "Labels": "objectives.labels",
-    "LossTerm": "objectives.objective",
-    "MaskedLanguageModel": "objectives.masked_language_model",
-    "Method": "objectives.method",
-    "ModelOutputs": "models.outputs",
-    "Objective": "objectives.objective",
-    "OutputRequest": "models.outputs",
-    "PredictionLayer": "objectives.prediction_layer",
-    "WeightedSum": "objectives.objective",
-    "resolve_layer_mapping": "objectives.intermediate_layers",
-    "run_model": "models.outputs",
-}
 __all__ = [
     "IntermediateLayers",
     "Labels",
@@ -41,8 +28,20 @@ __all__ = [
     "run_model",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"haystack_distill.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
+        "Labels": "haystack_distill.objectives.labels",
+        "LossTerm": "haystack_distill.objectives.objective",
+        "MaskedLanguageModel": "haystack_distill.objectives.masked_language_model",
+        "Method": "haystack_distill.objectives.method",
+        "ModelOutputs": "haystack_distill.models.outputs",
+        "Objective": "haystack_distill.objectives.objective",
+        "OutputRequest": "haystack_distill.models.outputs",
+        "PredictionLayer": "haystack_distill.objectives.prediction_layer",
+        "WeightedSum": "haystack_distill.objectives.objective",
+        "resolve_layer_mapping": "haystack_distill.objectives.intermediate_layers",
+        "run_model": "haystack_distill.models.outputs",
+    },
+)

@@ -4,8 +4,9 @@ with a smaller vocabulary.
 A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.students.configured import fresh
@@ -15,15 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
 
-_MODULES = {
-    "fresh": "configured",
-    "from_language_model": "encoder",
-    "from_teacher": "cut",
-    "prune_vocabulary": "vocabulary",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "fresh": "haystack_distill.students.configured",
+        "from_language_model": "haystack_distill.students.encoder",
+        "from_teacher": "haystack_distill.students.cut",
+        "prune_vocabulary": "haystack_distill.students.vocabulary",
+    },
+)

@@ -1,7 +1,8 @@
 """Teachers: where an objective's teacher outputs come from."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.teachers.cached import CachedTeacher
@@ -11,10 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedTeacher", "EnsembleTeacher", "LiveTeacher", "Teacher"]
 
-_MODULES = {"CachedTeacher": "cached", "EnsembleTeacher": "ensemble", "LiveTeacher": "live", "Teacher": "teacher"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CachedTeacher": "haystack_distill.teachers.cached",
+        "EnsembleTeacher": "haystack_distill.teachers.ensemble",
+        "LiveTeacher": "haystack_distill.teachers.live",
+        "Teacher": "haystack_distill.teachers.teacher",
+    },
+)
