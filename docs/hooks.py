@@ -74,7 +74,7 @@ def _room(room: str, summary: str) -> str:
         for path in paths
         if not path.stem.startswith("_") and _documents(path)
     ]
-    modules.sort(key=lambda module: module.removeprefix("haystack_distill.") not in _public_modules())
+    modules.sort(key=lambda module: module not in _public_modules())
     return "\n\n".join([f"# {room}", summary, *(f"::: {module}" for module in modules)]) + "\n"
 
 
@@ -89,9 +89,10 @@ def _public_modules() -> set[str]:
     """The modules that `haystack_distill` takes its public names from."""
     package = ast.parse((ROOT / "haystack_distill" / "__init__.py").read_text(encoding="utf-8"))
     for node in package.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_MODULES":
-            return set(ast.literal_eval(node.value).values())
-    return set()
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):  # __getattr__ = lazy_names(...)
+            names: dict[str, str] = ast.literal_eval(node.value.args[1])
+            return set(names.values())
+    raise ValueError("haystack_distill/__init__.py has no table of its public names")
 
 
 def _notebooks() -> list[Path]:
