@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,41 +73,6 @@ def test_int8_is_smaller_and_near(exported: tuple[Reader, Path, dict]) -> None:
     assert 0 <= record["backends"]["onnx-int8"]["same_answer"] <= 1
 
 
-def test_threads_of_callers_get_what_one_gets(exported: tuple[Reader, Path, dict]) -> None:
-    _, directory, _ = exported
-    served = Reader.load(directory, backend="onnx-int8", num_threads=1, window_settings=WINDOWS)
-    expected = [served.answer(*pair) for pair in PAIRS]
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
-
-
-@pytest.mark.parametrize("int8", ["dynamic", "static"])
-def test_int8_logits_depend_on_nothing_but_the_window(
-    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, int8: str
-) -> None:
-    export_reader(
-        tiny_reader(seed=5, initializer_range=0.3),
-        tmp_path / "reader",
-        ExportSettings(int8=int8),
-        calibration=squad_file if int8 == "static" else None,
-    )
-    served = Reader.load(tmp_path / "reader", backend="onnx-int8", window_settings=WINDOWS)
-    windows = served.cut_pairs(PAIRS)
-    assert len({int(length) for length in windows.lengths}) > 3
-    n_batches = 0
-    for batch, starts, ends in served.logits(windows, range(len(windows))):
-        n_batches += 1
-        for row, window in enumerate(batch["window"].tolist()):
-            length = int(windows.lengths[window])
-            alone = windows.collate(windows.__getitems__([window]))
-            inputs = {name: alone[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-            padded = {name: torch.nn.functional.pad(tensor, (0, 9)) for name, tensor in inputs.items()}
-            for found in (served.forward(inputs), served.forward(padded)):
-                for logits, together in zip(found, (starts, ends), strict=True):
-                    assert torch.equal(logits[0, :length], together[row, :length])
-    assert n_batches < len(windows)
-
-
 def test_int8_answers_are_the_same_alone_and_among_others(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, _ = exported
     served = Reader.load(directory, backend="onnx-int8", window_settings=WINDOWS)
@@ -171,21 +135,14 @@ def test_exported_readers_cannot_learn(
     assert not (tmp_path / "x").exists()
 
 
-def test_refused(exported: tuple[Reader, Path, dict], tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+def test_refused(exported: tuple[Reader, Path, dict]) -> None:
     _, directory, _ = exported
-    with pytest.raises(DistilError, match="backend must be one of"):
-        Reader.load(directory, backend="tensorrt")
     with pytest.raises(DistilError, match="num_threads must be at least 1"):
         Reader.load(directory, num_threads=0)
     with pytest.raises(DistilError, match="runs on the processor"):
         Reader.load(directory, backend="onnx", precision="bf16", window_settings=WINDOWS)
     with pytest.raises(DistilError, match="int8 must be one of"):
         ExportSettings(int8="int4")
-    broken = tiny_reader().save(tmp_path / "broken")
-    (broken / EXPORT_FOLDER).mkdir()
-    (broken / EXPORT_FOLDER / FILES["onnx"]).write_bytes(b"no model")
-    with pytest.raises(DistilError, match="Export the reader again"):
-        Reader.load(broken, backend="onnx", window_settings=WINDOWS)
 
 
 @pytest.mark.slow
@@ -301,18 +258,3 @@ def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     f1 = {name: entry["metrics"]["f1"] for name, entry in record["backends"].items()}
     assert f1["onnx"] == pytest.approx(f1["torch"], abs=0.2)
     assert f1["onnx-int8"] > f1["torch"] - 3  # 71 questions; 500 are measured by the benchmark
-
-
-def test_an_onnx_folder_of_the_users_stays(
-    tiny_reader: Callable[..., Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    theirs = tmp_path / EXPORT_FOLDER / FILES["onnx"]
-    theirs.parent.mkdir()
-    theirs.write_text("mine")
-    tiny_reader().save(tmp_path)
-    assert theirs.read_text() == "mine"
-    assert "was not exported by this package and stays" in caplog.text
-    (theirs.parent / EXPORT_RECORD).write_text("{}")
-    (theirs.parent / "notes.txt").touch()
-    tiny_reader().save(tmp_path)
-    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]

@@ -29,7 +29,7 @@ class ExportedModel:
 
     Args:
         path: The ONNX file.
-        num_threads: Processor threads of one call; None leaves it to ONNX Runtime: one a core.
+        num_threads: Processor threads of one call; None leaves it to ONNX Runtime: one per core.
         one_by_one: Run each window of a batch by itself and without its padding, so that its logits depend on nothing
             else, to the bit. In int8 they would: an activation has one scale for the whole batch, padding included.
 
@@ -48,7 +48,7 @@ class ExportedModel:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors have no base class of their own
-            raise DistilError(f"{path} cannot be run: {error}. Export the reader again") from error
+            raise DistilError(f"{path} cannot be run ({error}): export the reader again") from error
         self._inputs = [entry.name for entry in self._session.get_inputs()]
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
