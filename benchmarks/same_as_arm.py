@@ -71,12 +71,6 @@ QUESTIONS = [
 # --- what differs between layouts ------------------------------------------------------------------------------------
 
 
-def window_settings() -> dict[str, WindowSettings]:
-    """The windows as an argument of Reader, under the name that this tree has for it."""
-    name = "window_settings" if "window_settings" in inspect.signature(Reader).parameters else "windows"
-    return {name: WindowSettings(**WINDOWS)}
-
-
 def moved(*names: str, under: str = "") -> Any:
     """A class or function of the package, wherever its module lives; of several names the first that is defined.
 
