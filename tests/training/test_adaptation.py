@@ -78,7 +78,10 @@ def test_bad_adaptations(tiny_reader: MakeReader, squad_file: Path) -> None:
             model.requires_grad_(False)
 
     student = tiny_reader()
-    with pytest.raises(DistilError, match=r"'.*Nothing' leaves no weight of the student to learn"), adapted(student.model, Nothing()):
+    with (
+        pytest.raises(DistilError, match=r"'.*Nothing' leaves no weight of the student to learn"),
+        adapted(student.model, Nothing()),
+    ):
         pass
     assert all(parameter.requires_grad for parameter in student.model.parameters())
     assert ADAPTATIONS.name_of(LastLayers()) == "last_layers"
