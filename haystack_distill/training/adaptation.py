@@ -89,9 +89,8 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
     try:
         adaptation.prepare(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise DistilError(
-                f"the adaptation {ADAPTATIONS.name_of(adaptation)!r} freezes every weight of the student; choose another"
-            )
+            name = ADAPTATIONS.name_of(adaptation)
+            raise DistilError(f"the adaptation {name!r} freezes every weight of the student; choose another")
         yield
         adaptation.finish(model)
     finally:
