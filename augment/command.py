@@ -20,7 +20,7 @@ from augment.settings import AugmentSettings, settings_from
 from augment.shards import merge_shards
 from augment.show import preview, summary
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.console import faults_in_words, never_lose_a_result
+from haystack_distill.utils.console import errors_as_messages, never_lose_a_result
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.options import argument_help
 
@@ -79,7 +79,7 @@ def _script(ctx: typer.Context, **options: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     never_lose_a_result()
     try:
-        with faults_in_words():
+        with errors_as_messages():
             _run(options, {name for name in options if _is_given(ctx, name)}, console)
     except KeyboardInterrupt as error:
         console.print("[yellow]Interrupted.[/] The same command resumes from here.")

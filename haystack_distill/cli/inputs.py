@@ -1,4 +1,4 @@
-"""What commands are given, turned into what the library takes: readers, examples, settings."""
+"""The values of a command's options, turned into what the library takes: readers, examples, settings."""
 
 import json as json_module
 import logging
@@ -28,27 +28,23 @@ def load_reader(name: str, **settings: Any) -> "Reader":
     return named_reader(name, **settings)
 
 
-def load_teacher(name: str, settings: dict[str, Any], *, same_windows: bool) -> "Reader":
-    """A teacher with the student's windows, or with shorter ones where it does not know as many positions."""
+def load_teacher(name: str, settings: dict[str, Any]) -> "Reader":
+    """A teacher with the student's windows, or with shorter ones where it does not have as many positions."""
     from haystack_distill.models.reader import position_limit
 
-    if same_windows:
-        return load_reader(name, **settings)
     wanted: WindowSettings = settings["window_settings"]
     shortest = replace(wanted, max_seq_len=min(wanted.max_seq_len, wanted.max_query_length + 5))
     teacher = load_reader(name, **settings | {"window_settings": shortest})
     positions = position_limit(teacher.model)
     longest = wanted.max_seq_len if positions is None else min(wanted.max_seq_len, positions)
     if longest < wanted.max_seq_len:
-        logging.getLogger(__name__).info(
-            "the teacher sees windows of %s tokens, all that it has positions for", longest
-        )
+        logging.getLogger(__name__).info("the teacher's windows have %s tokens, as many as it has positions", longest)
         wanted = replace(wanted, doc_stride=min(wanted.doc_stride, default_stride(longest)))  # so that they overlap
     return teacher.replace(window_settings=replace(wanted, max_seq_len=longest))
 
 
 def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's settings of `Reader` out of a command's options."""
+    """The constructor's settings of `Reader` from a command's options."""
     from haystack_distill.data.window_settings import WindowSettings
 
     window_settings = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
@@ -58,6 +54,7 @@ def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "datasets.Dataset":
+    """Examples from files or a data set on the hub, read as a command's options have it."""
     from haystack_distill.data.squad.load import load_examples
 
     source = data[0] if len(data) == 1 else list(data)
@@ -73,14 +70,19 @@ def measured_examples(data: Sequence[str], given: dict[str, Any]) -> "datasets.D
     return examples
 
 
-def refuse_to_overwrite(output_dir: Path, teacher: str | None, overwrite: bool) -> None:
+def refuse_to_overwrite(output_dir: Path, teachers: Sequence[str], overwrite: bool) -> None:
+    """Check that an output directory can be written to, is no teacher's, and without `overwrite` is empty.
+
+    Raises:
+        DistilError: It is not so.
+    """
     if output_dir.exists() and not output_dir.is_dir():
-        raise DistilError(f"{output_dir} is a file: choose another --output-dir")
-    if teacher is not None and output_dir.exists() and Path(teacher).exists() and output_dir.samefile(teacher):
-        raise DistilError(f"{output_dir} is the teacher, which must not be written over: choose another --output-dir")
+        raise DistilError(f"{output_dir} is a file; choose another --output-dir")
+    if output_dir.exists() and any(Path(name).exists() and output_dir.samefile(name) for name in teachers):
+        raise DistilError(f"{output_dir} is the teacher, which must not be written over; choose another --output-dir")
     if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
         raise DistilError(
-            f"{output_dir} is not empty: choose another --output-dir, or add --overwrite to write into it"
+            f"{output_dir} is not empty; choose another --output-dir, or add --overwrite to write into it"
         )
     require_writable(output_dir)
 
@@ -91,7 +93,7 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not (name and equals and text):
-            raise DistilError(f"--shape {pair!r}: write it as NAME=VALUE, like embedding_size=64")
+            raise DistilError(f"--shape {pair!r} has another form; write NAME=VALUE, like embedding_size=64")
         try:
             values[name] = json_module.loads(text)
         except json_module.JSONDecodeError:
@@ -100,6 +102,11 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def text_of(file: str) -> str:
+    """The text of a UTF-8 file, or with "-" of stdin, its line ends as they are.
+
+    Raises:
+        DistilError: It cannot be read.
+    """
     try:
         # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
         content = sys.stdin.buffer.read() if file == "-" else expand_user(file).read_bytes()

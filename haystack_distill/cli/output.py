@@ -1,4 +1,4 @@
-"""What the command line says, and where: results on stdout, everything else on stderr, errors in words."""
+"""The output of the command line: results on stdout, everything else on stderr, errors as one sentence."""
 
 import contextlib
 import json as json_module
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from haystack_distill.utils.console import faults_in_words, never_lose_a_result, say
+from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, say
 
 
 class Commands(TyperGroup):
@@ -28,7 +28,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with faults_in_words():
+            with errors_as_messages():
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             say(" ".join(["[yellow]Interrupted.[/]", *map(str, error.args)]))
@@ -43,13 +43,14 @@ def logs_on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def says_how_to_resume(output_dir: Path) -> Iterator[None]:
+def resume_hint(output_dir: Path) -> Iterator[None]:
+    """Let an interruption of a run in here end in how the run is resumed."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         begun = output_dir / "checkpoints"
         if any(begun.glob("checkpoint-*/complete")):
-            how = "The same command with --resume goes on from the last checkpoint."
+            how = "The same command with --resume resumes from the last checkpoint."
         elif (begun / "run.json").exists():
             how = "There is no checkpoint yet: the same command with --resume starts from the beginning."
         else:
@@ -57,7 +58,7 @@ def says_how_to_resume(output_dir: Path) -> Iterator[None]:
         raise KeyboardInterrupt(how) from interrupt
 
 
-def tell(as_json: bool, result: dict[str, Any], title: str = "") -> None:
+def print_result(as_json: bool, result: dict[str, Any], title: str = "") -> None:
     """A command's result on stdout, once where several processes share a run."""
     if int(os.environ.get("RANK", "0")) != 0:
         return

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from haystack_distill.cli.options import JSON, path_in_home, with_options
-from haystack_distill.cli.output import Commands, figure, logs_on_stderr, tell
+from haystack_distill.cli.options import path_in_home, with_options
+from haystack_distill.cli.output import Commands, figure, logs_on_stderr, print_result
+from haystack_distill.cli.shared import JSON
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.console import say
 
@@ -65,12 +66,12 @@ def recipe(
 
             result = run_recipe(read, progress=progress)
     if dry_run:
-        _tell_plan(json, config, read.output_dir, [asdict(step) for step in plan])
+        _print_plan(json, config, read.output_dir, [asdict(step) for step in plan])
         return
     told = {"command": "recipe", "config": config, **asdict(result)}
     if push_to_hub is not None and int(os.environ.get("RANK", "0")) == 0:
         told["repository"] = _push(result.directory, push_to_hub, private)
-    tell(json, told, f"Reader in {result.directory}")
+    print_result(json, told, f"Reader in {result.directory}")
 
 
 @RECIPE.command()
@@ -135,12 +136,12 @@ def report(
         from haystack_distill.reporting.report import compare_reports
 
         page = compare_reports(directories, output)
-    tell(given["json"], {"command": "report", "page": page}, str(page))
+    print_result(given["json"], {"command": "report", "page": page}, str(page))
 
 
-def _tell_plan(as_json: bool, config: Path, output_dir: str, plan: list[dict[str, Any]]) -> None:
+def _print_plan(as_json: bool, config: Path, output_dir: str, plan: list[dict[str, Any]]) -> None:
     if as_json:
-        tell(True, {"command": "recipe", "config": config, "output_dir": output_dir, "plan": plan})
+        print_result(True, {"command": "recipe", "config": config, "output_dir": output_dir, "plan": plan})
         return
     names = ("step", "examples", "windows", "optimiser steps", "time", "caches")
     table = Table(*names, title=escape(f"{config}: what would go to {output_dir}, timed on this machine"))

@@ -1,10 +1,10 @@
 """The commands `export`, `prune` and `suggest`, which prepare a reader for serving and choose its size."""
 
-import inspect
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,27 +17,29 @@ from haystack_distill.cli.inputs import (
     refuse_to_overwrite,
 )
 from haystack_distill.cli.options import (
-    BAD_EXAMPLES,
-    CACHE,
     CONFIG,
-    INFERENCE,
-    JSON,
-    MODEL,
-    OVERWRITE,
-    RUNNING,
-    TEACHER,
-    one_of,
+    REQUIRED,
     option,
+    option_from,
+    refuse_without_effect,
     with_options,
 )
-from haystack_distill.cli.output import figure, logs_on_stderr, tell
+from haystack_distill.cli.output import figure, logs_on_stderr, print_result
+from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, OVERWRITE, RUNNING, TEACHER
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import require_writable
+from haystack_distill.utils.options import read_dataclass, read_keywords
 
 _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to evaluate on, or a dataset on the hub.", metavar="FILE|NAME"
 )
 
+_INT8 = {"type": Literal["dynamic", "static", "none"]}
+_MEASURING = ("max_answer_length", "no_answer_threshold")
+_SETTINGS = {
+    source.name: option_from(source, "Export", **_INT8 if source.name == "int8" else {})
+    for source in read_dataclass("haystack_distill.export.onnx", "ExportSettings")[1]
+}
 
 _EXPORT = [
     option(
@@ -47,22 +49,7 @@ _EXPORT = [
         "The directory for the reader and its exported models. Default: the directory of the model.",
         metavar="DIRECTORY",
     ),
-    option(
-        "int8",
-        str,
-        "dynamic",
-        "How int8 scales activations: in every call, once on calibration data, or no int8.",
-        "Export",
-        **one_of("dynamic", "static", "none"),
-    ),
-    option("per_channel", bool, True, "Each output column of a weight has its own int8 scale.", "Export"),
-    option(
-        "reduce_range",
-        bool,
-        True,
-        "Use 7 of 8 bits for weights, because processors without VNNI overflow otherwise.",
-        "Export",
-    ),
+    *_SETTINGS.values(),
     option(
         "calibration_data",
         list[str] | None,
@@ -75,7 +62,7 @@ _EXPORT = [
 
 
 @with_options([MODEL, _MEASURED], _EXPORT, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
-def export(model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
+def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
     """Export a reader to ONNX in fp32 and int8, which CPUs run faster (--backend onnx, onnx-int8).
 
     The exported models are compared with the original and, with --data, evaluated; onnx/export.json has the results.
@@ -86,15 +73,21 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
       haystack-distill ask --model finished --backend onnx-int8 \\
           --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
     """
+    if not data:
+        refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --data")
+        if not given["calibration_data"]:
+            refuse_without_effect(ctx, ["on_bad_example"], "without data", "add --data")
+    if given["int8"] == "none":
+        refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "leave that out")
     if output_dir is None:
         if not Path(model).is_dir():
-            raise DistilError(f"{model} is not a directory to write to: give --output-dir")
+            raise DistilError(f"{model} is not a directory to write to; give --output-dir")
         output_dir = Path(model)
     require_writable(output_dir)
     with logs_on_stderr():
         from haystack_distill.export.onnx import ExportSettings, export_reader
 
-        settings = ExportSettings(given["int8"], given["per_channel"], given["reduce_range"])
+        settings = ExportSettings(**{name: given[name] for name in _SETTINGS})
         calibration = None
         if given["calibration_data"]:
             calibration = examples_of(given["calibration_data"], "train", given)
@@ -102,7 +95,7 @@ def export(model: str, data: list[str] | None, output_dir: Path | None, **given:
         reader = load_reader(model, **reader_settings(given))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
     if given["json"]:
-        tell(True, {"command": "export", "output_dir": output_dir, "backends": record["backends"]})
+        print_result(True, {"command": "export", "output_dir": output_dir, "backends": record["backends"]})
         return
     table = Table("backend", "MB", "same answer", "EM", "F1", title=escape(f"{model} exported to {output_dir}"))
     for backend, found in record["backends"].items():
@@ -117,25 +110,20 @@ _PRUNE = [
     option(
         "corpus",
         list[str],
-        inspect.Parameter.empty,
+        REQUIRED,
         "Texts of the domain: SQuAD files (their questions and contexts), or text, JSON lines or Parquet. Can be "
         "repeated.",
         metavar="FILE|DIRECTORY",
     ),
     option("text_column", str, "text", "The column with the text in JSON lines or Parquet."),
-    option(
-        "keep",
-        float,
-        1.0,
-        "The share of the corpus that the kept tokens cover (1: all that occur), or above 1 the number of kept tokens.",
-    ),
-    option("output_dir", Path, inspect.Parameter.empty, "The directory for the smaller reader.", metavar="DIRECTORY"),
+    *map(option_from, read_keywords("haystack_distill.students.vocabulary", "prune_vocabulary")),
+    option("output_dir", Path, REQUIRED, "The directory for the smaller reader.", metavar="DIRECTORY"),
     OVERWRITE,
 ]
 
 
 @with_options([MODEL, _MEASURED], _PRUNE, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
-def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) -> None:
+def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Path, **given: Any) -> None:
     """Drop the tokens that a domain never uses from a reader's vocabulary, which is half of a small model.
 
     With --data, the reader is evaluated before and after.
@@ -145,7 +133,13 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
       haystack-distill prune --model finished --corpus train.json --corpus documents/ \\
           --data dev.json --output-dir pruned
     """
-    refuse_to_overwrite(output_dir, model, given["overwrite"])
+    if not data:
+        refuse_without_effect(ctx, (*_MEASURING, "batch_size"), "without data to measure on", "add --data")
+    if not data and not any(map(_is_squad, given["corpus"])):
+        refuse_without_effect(ctx, ["on_bad_example"], "without questions", "add --data")
+    if all(map(_is_squad, given["corpus"])):
+        refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
+    refuse_to_overwrite(output_dir, [model], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill.students.vocabulary import prune_vocabulary
 
@@ -164,12 +158,16 @@ def prune(model: str, data: list[str] | None, output_dir: Path, **given: Any) ->
         if examples is not None:
             result["metrics"], result["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
         pruned.save(output_dir)
-    tell(given["json"], result, f"Reader in {output_dir}")
+    print_result(given["json"], result, f"Reader in {output_dir}")
+
+
+def _is_squad(source: str) -> bool:
+    return source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz"))
 
 
 def _texts(source: str, given: dict[str, Any]) -> Any:
     """The texts of a file with questions, or of a corpus (including JSON lines and Parquet)."""
-    if source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+    if _is_squad(source):
         from haystack_distill.data.squad.load import plain_rows
 
         for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):
@@ -185,7 +183,7 @@ _SUGGEST = [
     option(
         "budget",
         str,
-        inspect.Parameter.empty,
+        REQUIRED,
         "The budget of a student: '20 ms/question' (a single question and context) or '10 MB' (its model file).",
         metavar="TEXT",
     ),
@@ -229,7 +227,7 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
     best = next((one for one in found if one.fits), None)
     if given["json"]:
         result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
-        tell(True, {"command": "suggest", "teacher": teacher, "budget": budget} | result)
+        print_result(True, {"command": "suggest", "teacher": teacher, "budget": budget} | result)
     else:
         table = Table("layers", "width", "parameters", "MB", "ms/question", "", title=escape(f"{teacher}: {budget}"))
         for one in found:

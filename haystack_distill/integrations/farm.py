@@ -331,6 +331,7 @@ class _Plan:
         caching, cache_path = take("caching"), expand_user(take("cache_path"))
         idle["cache_path without caching=True"] = not caching and cache_path != Path("cache/data_silo")
 
+        evaluation_steps = _optimiser_steps("evaluate_every", evaluate_every or None, accumulation)
         checkpoint_steps = _optimiser_steps("checkpoint_every", checkpoint_every, accumulation)
         settings = TrainingSettings(
             n_epochs=take("n_epochs"),
@@ -340,10 +341,10 @@ class _Plan:
             warmup_proportion=take("warmup_proportion"),
             dropout=None,  # the model's own, as in Haystack 1
             precision="auto" if use_amp else "fp32",
-            evaluate_every=_optimiser_steps("evaluate_every", evaluate_every or None, accumulation),
+            evaluate_every=evaluation_steps if sources.has_dev else None,
             keep_best=patience is not None,
             early_stopping_patience=patience,
-            checkpoint_every=checkpoint_steps if patience is None else "epoch",  # "epoch" stands for each evaluation
+            checkpoint_every=checkpoint_steps if patience is None else "auto",  # at each evaluation
             keep_checkpoints=keep_checkpoints,
             resume=keep,
             overwrite=True,  # as in Haystack 1

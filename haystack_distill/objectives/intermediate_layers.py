@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -112,7 +113,7 @@ class IntermediateLayers(Method):
         [3, 6, 9, 12]
     """
 
-    layer_mapping: str | Sequence[int | None] = "uniform"
+    layer_mapping: Literal["uniform", "last", "skip"] | Sequence[int | None] = "uniform"
     embedding_loss_weight: float = 1.0
     hidden_loss_weight: float = 1.0
     attention_loss_weight: float = 0.03

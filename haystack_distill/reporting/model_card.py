@@ -241,14 +241,36 @@ def _run(run: Mapping[str, Any]) -> str:
     data = run.get("data", {})
     rows: list[tuple[str, Any]] = []
     rows += [(name, data[name]) for name in ("examples", "windows") if name in data]
-    for group in ("arguments", "windows", "settings"):
+    rows += _method_rows(run)
+    adaptation = dict(run.get("adaptation", {}))
+    if adaptation:
+        name = adaptation.pop("name")
+        rows += [("adaptation", name), *((f"{name}: {option}", value) for option, value in adaptation.items())]
+    for group in ("windows", "settings"):
         rows += list(run.get(group, {}).items())
     rows += [(name, run[name]) for name in ("precision", "steps") if name in run]
     rows += [(f"version of {name}", value) for name, value in run.get("versions", {}).items()]
-    method = str(run.get("method", "run"))
     table = _table(["", ""], [[name, _number(value)] for name, value in rows])
-    title = METHODS.title(method).partition(":")[0] if method in METHODS else method
-    return f"### {_escaped(title)}\n\n{table}"
+    return f"### {_escaped(_title(run))}\n\n{table}"
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    """The names of a run's methods, from the registry; a method that is not registered has its class's name."""
+    parts = run.get("arguments", {}).get("parts", [run])
+    names = [str(part.get("method", "run")) for part in parts]
+    return " + ".join(METHODS.title(name).partition(":")[0] if name in METHODS else name for name in names)
+
+
+def _method_rows(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The options of a run's method; of a sum, each method's weight and options."""
+    arguments = run.get("arguments", {})
+    if "parts" not in arguments:
+        return list(arguments.items())
+    rows: list[tuple[str, Any]] = []
+    for part in arguments["parts"]:
+        rows.append((f"weight of {part['method']}", part["weight"]))
+        rows += [(f"{part['method']}: {option}", value) for option, value in part["arguments"].items()]
+    return rows
 
 
 def _comparison(measurements: Sequence[Measurements]) -> str:

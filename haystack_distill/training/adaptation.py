@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import layer_index
+from haystack_distill.training.adaptations import ADAPTATIONS
 from haystack_distill.utils.checks import check_argument, is_integer
 
 
@@ -81,14 +82,6 @@ class Biases(Adaptation):
             _require_grad(parameter, name.endswith("bias") or not name.startswith(inside))
 
 
-ADAPTATIONS: Mapping[str, type[Adaptation]] = {"all": AllWeights, "last_layers": LastLayers, "biases": Biases}
-
-
-def adaptation_name(adaptation: Adaptation) -> str:
-    """An adaptation's name in `ADAPTATIONS`; for one that is not registered, that of its class."""
-    return next((name for name, kind in ADAPTATIONS.items() if kind is type(adaptation)), type(adaptation).__qualname__)
-
-
 @contextlib.contextmanager
 def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
     """Train a model in here as the adaptation has it; afterwards all weights are as trainable as before."""
@@ -96,9 +89,8 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
     try:
         adaptation.prepare(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise DistilError(
-                f"the adaptation {adaptation_name(adaptation)!r} freezes every weight of the student; choose another"
-            )
+            name = ADAPTATIONS.name_of(adaptation)
+            raise DistilError(f"the adaptation {name!r} freezes every weight of the student; choose another")
         yield
         adaptation.finish(model)
     finally:

@@ -127,11 +127,7 @@ class LanguageModelTrainer:
         settings = self.settings
         if settings.max_steps is None:
             raise DistilError("a corpus is a stream without an end; set max_steps to the length of the run")
-        if settings.keep_best or settings.early_stopping_patience:
-            raise DistilError(
-                "keep_best and early_stopping_patience need data to choose by, and a corpus is not measured on; leave "
-                "them out"
-            )
+        settings.require_nothing_measured("on a corpus, where nothing is measured", "leave it out")
         require_own_weights(self.student, teacher)
         require_same_tokenizer(self.student, teacher)
         require_one_device(self.student, teacher)

@@ -171,7 +171,10 @@ class _LoopTrainer(Trainer):
             process=arguments.process_index,
             seed=settings.seed,
         )
-        evaluate_every, steps = settings.evaluate_every, settings.max_steps or self.batches.steps * settings.n_epochs
+        evaluate_every, steps = (
+            settings.evaluation_interval,
+            settings.max_steps or self.batches.steps * settings.n_epochs,
+        )
         if settings.keep_best and isinstance(evaluate_every, int) and evaluate_every > steps:
             raise DistilError(
                 f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so keep_best would have "
@@ -409,8 +412,8 @@ def _arguments(
     has_dev: bool,
     unused: bool,
 ) -> Any:
-    evaluate = settings.evaluate_every if has_dev else None
-    checkpoint = evaluate if settings.keep_best else settings.checkpoint_every
+    evaluate = settings.evaluation_interval if has_dev else None
+    checkpoint = settings.checkpoint_interval
     return training_arguments(
         output_dir=str(directory),
         num_train_epochs=settings.n_epochs,

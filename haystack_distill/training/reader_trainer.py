@@ -100,6 +100,8 @@ class ReaderTrainer:
             DataError: The data cannot be read.
         """
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
+        if dev_data is None:
+            self.settings.require_nothing_measured()
         self.student.require_weights()
         readers = [] if teacher is None else readers_of(teacher)
         for reader in readers:
@@ -126,8 +128,6 @@ class ReaderTrainer:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
                 warn_of_shared_contexts(examples, dev_windows.examples)
-        if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):
-            raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
         if chosen is not None and chosen.token_types:
             windows.token_types = True
         record = run.record(
@@ -224,7 +224,8 @@ class ReaderTrainer:
             DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
                 do not fit.
         """
-        method = IntermediateLayers(layer_mapping, embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
+        weights = (embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
+        method = IntermediateLayers(layer_mapping, *weights)  # type: ignore[arg-type]
         return self.distil(teacher, data, method, dev_data)
 
     def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:

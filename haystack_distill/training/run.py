@@ -17,7 +17,8 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import Objective
 from haystack_distill.teachers.teacher import Teacher
-from haystack_distill.training.adaptation import Adaptation, AllWeights, adaptation_name
+from haystack_distill.training.adaptation import Adaptation, AllWeights
+from haystack_distill.training.adaptations import ADAPTATIONS
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run_directory import (
@@ -78,7 +79,7 @@ class Run:
         """The method's objective.
 
         Args:
-            teacher_config: The teacher's configuration, where there is one teacher.
+            teacher_config: The configuration of the teacher, of several teachers the first one's; None for none.
             data: "questions" or "corpus": what is trained on.
 
         Raises:
@@ -208,7 +209,7 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
 
 def adaptation_record(adaptation: Adaptation) -> dict[str, Any]:
     """An adaptation's name and options, as JSON holds them."""
-    return {"name": adaptation_name(adaptation), **_options_of(adaptation)}
+    return {"name": ADAPTATIONS.name_of(adaptation), **_options_of(adaptation)}
 
 
 def _options_of(options: Any) -> dict[str, Any]:

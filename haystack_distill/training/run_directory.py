@@ -113,6 +113,8 @@ class RunDirectory:
             raise DistilError("resume needs an output_dir to resume from")
         if settings.tensorboard:
             raise DistilError("tensorboard=True needs an output_dir to write to")
+        if settings.checkpoint_every not in ("auto", None) and not settings.keep_best:
+            raise DistilError("checkpoint_every needs an output_dir to write checkpoints to")
         if processes.num_processes > 1:
             raise DistilError("several processes need an output_dir to share")
         if not settings.keep_best:
@@ -239,7 +241,8 @@ def versions(*more: str) -> dict[str, str]:
 def settings_record(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that decide the weights; how a run is shown or kept may change when it is resumed."""
     shown = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
-    return {name: value for name, value in asdict(settings).items() if name not in shown}
+    decisive = asdict(settings) | {"evaluate_every": settings.evaluation_interval}
+    return {name: value for name, value in decisive.items() if name not in shown}
 
 
 def recorded(arguments: dict[str, Any]) -> dict[str, Any]:

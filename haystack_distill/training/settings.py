@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import PRECISIONS, check_argument, is_integer, is_number, require_seed
+from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_integer, is_number, require_seed
 
 Interval = int | Literal["epoch"] | None
+AutoInterval = int | Literal["auto", "epoch"] | None
 
 
 @dataclass(frozen=True)
@@ -16,25 +17,28 @@ class TrainingSettings:
 
     Args:
         n_epochs: Passes over the windows.
-        max_steps: Train for so many optimiser steps, whatever `n_epochs` says; None leaves it to the epochs.
+        max_steps: Optimiser steps of the whole run, in place of `n_epochs`; None leaves the length to the epochs.
         learning_rate: Peak of AdamW's learning rate; it falls to 0 linearly.
-        batch_size: Windows a forward pass, per process.
-        gradient_accumulation_steps: Forward passes an optimiser step. 4 times 4 gives what 16 gives.
+        batch_size: Windows per forward pass and process.
+        gradient_accumulation_steps: Forward passes per optimiser step. Batches of 4 accumulated 4 times give what
+            batches of 16 give.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them as they are.
         warmup_proportion: Share of the steps over which the learning rate rises.
-        weight_decay: AdamW's, on weights but not on biases and layer norms.
-        seed: Of the order of windows, of dropout, of fresh projections.
-        dropout: Dropout of the student while it trains; None keeps what its configuration says. A student is small
-            and sees few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of a step.
+        weight_decay: AdamW's weight decay, on weights but not on biases and layer norms.
+        seed: Seed of the order of windows, of dropout and of fresh projections.
+        dropout: Dropout of the student while it trains; None keeps that of its configuration. A student is small
+            and sees few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of the time.
         precision: "auto", "fp32", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
-        evaluate_every: "epoch", a number of steps, or None for only at the end; needs dev data.
-        keep_best: With dev data, end with the weights of the evaluation with the highest F1, not with the last ones.
+        evaluate_every: When the student is measured on the dev data: "epoch", a number of steps, or None for only at
+            the end. "auto" is "epoch" with dev data; without dev data, any other value but None is refused.
+        keep_best: End with the weights of the evaluation with the highest F1, not with the last ones; needs dev data.
         early_stopping_patience: Stop after so many evaluations without a better F1; needs `keep_best` and dev data.
-        checkpoint_every: "epoch", a number of steps, or None for no checkpoints. With `keep_best` and dev data
-            checkpoints are written at each evaluation. A run without an output directory writes none otherwise.
-        keep_checkpoints: How many checkpoints are kept while the run lasts; they go when it is finished.
-        resume: Go on from the last checkpoint in the output directory, if there is one. A run that is finished there
-            is not done again; its result is taken.
+        checkpoint_every: "epoch", a number of steps, or None for no checkpoints. "auto" is each evaluation with
+            `keep_best`, which allows no other value than that of `evaluate_every`, and otherwise "epoch" where there is
+            an output directory.
+        keep_checkpoints: How many checkpoints are kept while the run lasts; they are removed when it is finished.
+        resume: Resume from the last checkpoint in the output directory, if there is one. A run that is finished there
+            is not repeated; its result is taken.
         overwrite: Train anew in an output directory that holds a reader or a run that did not finish. With `resume`,
             a run that did not finish is resumed.
         log_every: Steps between two lines of the log.
@@ -42,7 +46,7 @@ class TrainingSettings:
         progress: Show progress bars.
 
     Raises:
-        DistilError: A value that cannot be.
+        DistilError: A value is wrong, or could have no effect beside the others.
     """
 
     n_epochs: int = 2
@@ -55,11 +59,11 @@ class TrainingSettings:
     weight_decay: float = 0.01
     seed: int = 42
     dropout: float | None = 0.0
-    precision: str = "auto"
-    evaluate_every: Interval = "epoch"
+    precision: Precision = "auto"
+    evaluate_every: AutoInterval = "auto"
     keep_best: bool = False
     early_stopping_patience: int | None = None
-    checkpoint_every: Interval = "epoch"
+    checkpoint_every: AutoInterval = "auto"
     keep_checkpoints: int = 2
     resume: bool = False
     overwrite: bool = False
@@ -77,8 +81,8 @@ class TrainingSettings:
             check_argument(
                 name,
                 value,
-                value is None or value == "epoch" or is_integer(value, 1),
-                "'epoch', a number of steps or None",
+                value is None or value in ("auto", "epoch") or is_integer(value, 1),
+                "'auto', 'epoch', a number of steps or None",
             )
         for name in ("keep_best", "resume", "tensorboard", "progress"):
             check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
@@ -108,8 +112,41 @@ class TrainingSettings:
         if self.keep_best and not self.evaluate_every:
             raise DistilError("keep_best needs evaluate_every")
         # A checkpoint is where the best weights are kept, so one is written at each evaluation and nowhere else.
-        if self.keep_best and self.checkpoint_every not in ("epoch", self.evaluate_every):
-            raise DistilError("with keep_best, checkpoint_every must be what evaluate_every is (or stay 'epoch')")
+        if self.keep_best and self.checkpoint_every not in ("auto", self.evaluation_interval):
+            raise DistilError(
+                f"checkpoint_every={self.checkpoint_every!r} has no effect with keep_best, which writes a checkpoint "
+                "at each evaluation; leave it out, or give it the value of evaluate_every"
+            )
+
+    @property
+    def evaluation_interval(self) -> Interval:
+        """When a student is measured, where there are dev data: "epoch", a number of steps, or None for at the end."""
+        return "epoch" if self.evaluate_every == "auto" else self.evaluate_every
+
+    @property
+    def checkpoint_interval(self) -> Interval:
+        """When a run with an output directory writes checkpoints: "epoch", a number of steps, or None for never."""
+        if self.keep_best:
+            return self.evaluation_interval
+        return "epoch" if self.checkpoint_every == "auto" else self.checkpoint_every
+
+    def require_nothing_measured(
+        self, why: str = "without dev_data", remedy: str = "give dev_data too, or leave it out"
+    ) -> None:
+        """Check that no setting is set that has an effect only where the student is measured during the run.
+
+        Args:
+            why: Why it is not measured; follows "has no effect".
+            remedy: What to do.
+
+        Raises:
+            DistilError: There is one.
+        """
+        choices = {"keep_best": self.keep_best, "early_stopping_patience": self.early_stopping_patience is not None}
+        choices["evaluate_every"] = self.evaluate_every not in ("auto", None)
+        for name, is_set in choices.items():
+            if is_set:
+                raise DistilError(f"{name} has no effect {why}; {remedy}")
 
     @classmethod
     def names(cls) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 from haystack_distill.errors import DistilError
 
@@ -38,7 +38,8 @@ def check_type(name: str, value: Any, kind: type) -> None:
     )
 
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def require_seed(seed: Any) -> None:

@@ -34,7 +34,7 @@ class LogHandler(RichHandler):
 
 
 @contextlib.contextmanager
-def faults_in_words() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """Errors that are the user's to mend end in one sentence on stderr and exit code 2."""
     try:
         yield

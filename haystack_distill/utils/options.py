@@ -130,20 +130,68 @@ def read_dataclass(module: str, name: str) -> tuple[str, list[DataclassOption]]:
     Raises:
         ValueError: There is no such class, or a default is not a literal.
     """
+    found = _find(module, name)
+    docstring = ast.get_docstring(found) or ""
+    fields_of = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    named = [(node.target.id, node.annotation, node.value) for node in fields_of if isinstance(node.target, ast.Name)]
+    return docstring, _read(docstring, named)
+
+
+def read_keywords(module: str, name: str) -> list[DataclassOption]:
+    """The keyword-only parameters of a function as options, read as by `read_dataclass`.
+
+    Args:
+        module: The module's name; the packages around it are imported.
+        name: A function's name, a class's name for its constructor, or "Class.method".
+
+    Raises:
+        ValueError: There is no such function, or a default is not a literal.
+    """
+    found = _find(module, name)
+    docstring = ast.get_docstring(found) or ""
+    if isinstance(found, ast.ClassDef):
+        found = _find(module, f"{name}.__init__")
+    arguments = found.args
+    named = [
+        (argument.arg, argument.annotation, default)
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    ]
+    return _read(docstring, named)
+
+
+def _find(module: str, name: str) -> Any:
+    """The node of a class or function in the source of a module."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module {module}")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    if found is None:
-        raise ValueError(f"there is no class {name} in {spec.origin}")
-    docstring = ast.get_docstring(found) or ""
+    node: Any = _parsed(spec.origin)
+    for part in name.split("."):
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        node = next((one for one in node.body if isinstance(one, kinds) and one.name == part), None)
+        if node is None:
+            raise ValueError(f"there is no {name} in {spec.origin}")
+    return node
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: str) -> ast.Module:
+    return ast.parse(Path(path).read_text(encoding="utf-8"))
+
+
+def _read(docstring: str, named: Sequence[tuple[str, ast.expr | None, ast.expr | None]]) -> list[DataclassOption]:
+    """Options from names, annotations and defaults."""
     helps = argument_help(docstring)
-    names = _Names(vars(typing) | vars(collections.abc))
     options = []
-    for node in found.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            kind = eval(ast.unparse(node.annotation), {}, names)
-            default = inspect.Parameter.empty if node.value is None else ast.literal_eval(node.value)
-            options.append(DataclassOption(node.target.id, kind, default, helps.get(node.target.id, "")))
-    return docstring, options
+    for name, annotation, value in named:
+        default = inspect.Parameter.empty if value is None else ast.literal_eval(value)
+        options.append(DataclassOption(name, _type(annotation), default, helps.get(name, "")))
+    return options
+
+
+def _type(annotation: ast.expr | None) -> Any:
+    if annotation is None:
+        return Any
+    try:
+        return eval(ast.unparse(annotation), {}, _Names(vars(typing) | vars(collections.abc)))
+    except (AttributeError, TypeError):  # torch.device: of a module that is not imported
+        return Any

@@ -85,10 +85,10 @@ def _as_typed(value: Any, option: Option) -> str | list[str]:
     return entries if option.repeatable else entries[0]
 
 
-def suggestion(key: str, options: Collection[str]) -> str:
+def suggestion(key: str, options: Collection[str], kind: str = "key") -> str:
     """A hint with the option that is most similar to a key, or with all options if none is."""
     near = difflib.get_close_matches(key.replace("-", "_").lower(), options, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(options))}"
+    return f"did you mean {near[0]!r}?" if near else f"the {kind}s are {', '.join(sorted(options))}"
 
 
 class _Loader(yaml.BaseLoader):

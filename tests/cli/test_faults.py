@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 from augment.command import app as augment_app
 from haystack_distill import Reader, students
 from haystack_distill.cli.app import app
-from haystack_distill.cli.output import tell
+from haystack_distill.cli.output import print_result
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.console import never_lose_a_result
@@ -33,11 +33,11 @@ WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "1
 QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--device", "cpu", "--precision", "fp32"]
 FILES = {"evaluate", "recipe init", "augment", "augment --statistics_only", "augment --merge"}  # what they write
 FOLDERS = {
-    *("train", "distil-intermediate", "distil", "student", "student fresh", "prune", "export"),
+    *("train", "distil", "distil layers", "student", "student fresh", "prune", "export"),
     *("recipe", "report", "demo"),
 }
 
-VARIANTS = {"student fresh", "augment --statistics_only", "augment --merge"}
+VARIANTS = {"student fresh", "distil layers", "augment --statistics_only", "augment --merge"}
 
 
 def run(*arguments: object, charset: str = "utf-8") -> Result:
@@ -102,7 +102,7 @@ def commands(
     def arguments(name: str, output: object) -> list[object]:
         return {
             "train": lambda: ["train", "--model", student, *data, *QUICK, "--output-dir", output],
-            "distil-intermediate": lambda: ["distil-intermediate", *both, "--output-dir", output],
+            "distil layers": lambda: ["distil", "--method", "intermediate_layers", *both, "--output-dir", output],
             "distil": lambda: ["distil", *both, "--output-dir", output],
             "student": lambda: ["student", "--teacher", teacher, "--output-dir", output],
             "student fresh": lambda: ["student", "--teacher", teacher, *sizes, "--output-dir", output],
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_up(name: str, commands: Callable[[str, object], list[
             load_file(model)
         if name in FILES:
             assert not output.exists()
-        if name in ("train", "distil", "distil-intermediate") and "--resume" not in arguments:
+        if name in ("train", "distil", "distil layers") and "--resume" not in arguments:
             arguments = [*arguments, "--resume"]
     done = run(*arguments)
     assert done.exit_code == 0, done.stderr  # what failed stands in nobody's way
@@ -390,7 +390,7 @@ def test_answers_and_tables_that_stdout_cannot_hold(monkeypatch: pytest.MonkeyPa
             stream = io.TextIOWrapper(io.BytesIO(), encoding=charset)
             monkeypatch.setattr(sys, "stdout", stream)
             never_lose_a_result()
-            tell(as_json, told, "東京")
+            print_result(as_json, told, "東京")
             stream.flush()
             text = stream.buffer.getvalue().decode(charset)  # type: ignore[attr-defined]
             assert (not as_json) or json.loads(text) == {"café": "東京", "path": "\udce9"}

@@ -165,6 +165,37 @@ def test_a_card_of_a_real_run(tiny_reader: Callable[..., Reader], squad_file: Pa
         assert not line.startswith("|") or line.endswith("|")
 
 
+def test_a_run_of_several_methods(tmp_path: Path) -> None:
+    """Each method's weight and options, and the adaptation."""
+    parts = [
+        {"method": "prediction_layer", "weight": 0.8, "arguments": {"temperature": 2.0}},
+        {"method": "intermediate_layers", "weight": 0.2, "arguments": {"layer_mapping": "skip"}},
+    ]
+    run = {
+        "method": "prediction_layer + intermediate_layers",
+        "arguments": {"parts": parts},
+        "adaptation": {"name": "last_layers", "n_layers": 2},
+    }
+    text = write_card(tmp_path, metrics={}, runs=[run]).read_text()
+    assert "### Prediction layer + Intermediate layers\n" in text
+    for row in (
+        "| weight of prediction_layer | 0.8 |",
+        "| prediction_layer: temperature | 2 |",
+        "| weight of intermediate_layers | 0.2 |",
+        "| intermediate_layers: layer_mapping | skip |",
+        "| adaptation | last_layers |",
+        "| last_layers: n_layers | 2 |",
+    ):
+        assert row in text
+
+
+def test_a_method_that_is_not_registered_shows_its_class(tmp_path: Path) -> None:
+    run = {"method": "MyObjective", "arguments": {"weights": {"mine": 1.0}}, "adaptation": {"name": "all"}}
+    text = write_card(tmp_path, metrics={}, runs=[run]).read_text()
+    assert "### MyObjective\n" in text
+    assert "| adaptation | all |" in text
+
+
 def test_what_the_hub_would_not_take(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="save the reader there first"):
         write_card(tmp_path / "gone", metrics={})

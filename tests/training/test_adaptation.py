@@ -1,20 +1,15 @@
 """Adaptations: which weights learn, and that all are trainable again afterwards."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
-from haystack_distill.training.adaptation import (
-    ADAPTATIONS,
-    Adaptation,
-    AllWeights,
-    Biases,
-    LastLayers,
-    adaptation_name,
-    adapted,
-)
+from haystack_distill.training.adaptation import Adaptation, AllWeights, Biases, LastLayers, adapted
+from haystack_distill.training.adaptations import ADAPTATIONS
 
 MakeReader = Callable[..., Reader]
 
@@ -57,6 +52,18 @@ def test_only_those_weights_change_in_a_run(
         again.distil(None, squad_file, "labels", adaptation=other)
 
 
+def test_options_are_read_without_torch() -> None:
+    code = (
+        "import sys; from haystack_distill.training.adaptations import ADAPTATIONS; "
+        "print(*[option.name for name in ADAPTATIONS for option in ADAPTATIONS.options(name)], 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert shown == ["n_layers", "False"]
+    assert ADAPTATIONS.title("all") == "All weights learn."
+    with pytest.raises(DistilError, match="unknown adaptation 'bias'; did you mean 'biases'"):
+        ADAPTATIONS["bias"]
+
+
 def test_bad_adaptations(tiny_reader: MakeReader, squad_file: Path) -> None:
     for n_layers in (0, True, "2"):
         with pytest.raises(DistilError, match="n_layers must be"):
@@ -71,10 +78,13 @@ def test_bad_adaptations(tiny_reader: MakeReader, squad_file: Path) -> None:
             model.requires_grad_(False)
 
     student = tiny_reader()
-    with pytest.raises(DistilError, match=r"'.*Nothing' freezes every weight"), adapted(student.model, Nothing()):
+    with (
+        pytest.raises(DistilError, match=r"'.*Nothing' freezes every weight"),
+        adapted(student.model, Nothing()),
+    ):
         pass
     assert all(parameter.requires_grad for parameter in student.model.parameters())
-    assert adaptation_name(LastLayers()) == "last_layers"
+    assert ADAPTATIONS.name_of(LastLayers()) == "last_layers"
 
 
 def test_a_cut_student_keeps_frozen_layers_of_its_teacher(

@@ -230,7 +230,7 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
     encoder = LanguageModel.of(tiny_reader())
     for changed, says in (
         ({"max_steps": None}, "set max_steps"),
-        ({"keep_best": True, "checkpoint_every": "epoch"}, "need data to choose by"),
+        ({"keep_best": True, "checkpoint_every": "epoch"}, "keep_best has no effect on a corpus"),
     ):
         with pytest.raises(DistilError, match=says):
             run(layers, student, teacher, corpus, **changed)

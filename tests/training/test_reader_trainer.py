@@ -620,7 +620,7 @@ def test_a_run_without_a_directory_writes_checkpoints_only_to_take_the_best_from
         save(self, *arguments, **keywords)
 
     monkeypatch.setattr(_LoopTrainer, "_save_checkpoint", counted)
-    chosen = settings(n_epochs=4, keep_best=keep_best, checkpoint_every="epoch")
+    chosen = settings(n_epochs=4, keep_best=keep_best, checkpoint_every="auto")
     ReaderTrainer(pair()[0], directory and tmp_path / directory, chosen).train(data, data)
     assert len(steps) == written
 
@@ -665,8 +665,15 @@ def test_early_stopping_remembers_its_patience_when_resumed(
 
 
 def test_choosing_needs_dev_data(pair: Callable, data: Path) -> None:
-    with pytest.raises(DistilError, match="need dev_data to choose by"):
-        ReaderTrainer(pair()[0], settings=settings(keep_best=True)).train(data)
+    for chosen in ({"keep_best": True}, {"evaluate_every": 3}, {"evaluate_every": "epoch"}):
+        with pytest.raises(DistilError, match=f"{next(iter(chosen))} has no effect without dev_data"):
+            ReaderTrainer(pair()[0], settings=settings(**chosen)).train(data)
+
+
+def test_checkpoints_need_a_directory(pair: Callable, data: Path) -> None:
+    for every in ("epoch", 3):
+        with pytest.raises(DistilError, match="checkpoint_every needs an output_dir"):
+            ReaderTrainer(pair()[0], settings=settings(checkpoint_every=every)).train(data)
 
 
 def test_metrics_are_those_of_the_finished_student(

@@ -53,13 +53,43 @@ def test_values_at_the_edge_are_taken() -> None:
             "needs keep_best=True and evaluate",
         ),
         ({"keep_best": True, "evaluate_every": None}, "keep_best needs evaluate_every"),
-        ({"keep_best": True, "checkpoint_every": 5}, "checkpoint_every must be what evaluate_every is"),
-        ({"keep_best": True, "evaluate_every": 5, "checkpoint_every": None}, "must be what evaluate_every is"),
+        ({"keep_best": True, "checkpoint_every": 5}, "checkpoint_every=5 has no effect with keep_best"),
+        (
+            {"keep_best": True, "evaluate_every": 5, "checkpoint_every": "epoch"},
+            "checkpoint_every='epoch' has no effect",
+        ),
+        (
+            {"keep_best": True, "evaluate_every": 5, "checkpoint_every": None},
+            "checkpoint_every=None has no effect with keep_best",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DistilError, match=message):
         TrainingSettings(**settings)
+
+
+def test_intervals() -> None:
+    plain, best = TrainingSettings(), TrainingSettings(keep_best=True, evaluate_every=7)
+    assert (plain.evaluation_interval, plain.checkpoint_interval) == ("epoch", "epoch")
+    assert (best.evaluation_interval, best.checkpoint_interval) == (7, 7)
+    assert TrainingSettings(evaluate_every=None).evaluation_interval is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"evaluate_every": "epoch"},
+        {"evaluate_every": 3},
+        {"keep_best": True},
+        {"keep_best": True, "early_stopping_patience": 1},
+    ],
+)
+def test_settings_without_effect_where_nothing_is_measured(settings: dict[str, Any]) -> None:
+    with pytest.raises(DistilError, match=rf"{next(iter(settings))} has no effect without dev_data; give dev_data"):
+        TrainingSettings(**settings).require_nothing_measured()
+    TrainingSettings(evaluate_every=None).require_nothing_measured()
+    TrainingSettings().require_nothing_measured()
 
 
 def test_names_are_the_fields() -> None:

@@ -1,0 +1,112 @@
+"""The command `student`: make a student of a teacher."""
+
+from pathlib import Path
+from typing import Any
+
+from haystack_distill.cli.inputs import load_reader, named_values, refuse_to_overwrite
+from haystack_distill.cli.options import CONFIG, REQUIRED, list_of, option, with_options
+from haystack_distill.cli.output import logs_on_stderr, print_result
+from haystack_distill.cli.shared import JSON, OVERWRITE, TEACHER
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.model_files import RUN_FILE
+
+_CUT = "Cut from the teacher"
+_FRESH = "Fresh, of the teacher's family"
+_SIZES = [
+    option("num_hidden_layers", int | None, None, "Layers of the fresh student.", _FRESH),
+    option("hidden_size", int | None, None, "Width of its hidden states.", _FRESH),
+    option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
+    option("intermediate_size", int | None, None, "Width of its feed-forward part.", _FRESH),
+]
+_OPTIONS = [
+    option("output_dir", Path, REQUIRED, "Where the student goes.", metavar="DIRECTORY"),
+    option("layers", int | None, None, "How many of the teacher's layers to keep. Default: 3.", _CUT),
+    option(
+        "which",
+        Any,
+        None,
+        "Which layers to keep: evenly spread (the default), or these, counted from 1.",
+        _CUT,
+        **list_of(int, "uniform", "first", "last"),
+    ),
+    *_SIZES,
+    option(
+        "shape",
+        list[str] | None,
+        None,
+        "Any other value of the model's configuration, such as embedding_size=64; give the option again for more.",
+        _FRESH,
+        metavar="NAME=VALUE",
+    ),
+    option("seed", int | None, None, "Seed of the fresh student's random weights. Default: 42.", _FRESH),
+    OVERWRITE,
+]
+
+
+@with_options([TEACHER], _OPTIONS, [CONFIG, JSON])
+def student(teacher: str, output_dir: Path, **given: Any) -> None:
+    """Make a student: some layers of a teacher, or a narrower model of its family with fresh weights.
+
+    A cut student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
+    `distil --method intermediate_layers` and much data.
+
+    \b
+    Examples:
+      haystack-distill student --teacher deepset/roberta-base-squad2 --layers 6 \\
+          --output-dir cut
+      haystack-distill student --teacher embedded --which 1,3,6 --output-dir cut
+      haystack-distill student --teacher embedded --hidden-size 192 \\
+          --num-hidden-layers 4 --intermediate-size 768 --output-dir narrow
+    """
+    layers, which, seed = given["layers"], given["which"], given["seed"]
+    changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
+    changed |= named_values(given["shape"] or [])
+    if changed and (layers is not None or which is not None):
+        raise DistilError(
+            "--layers and --which cut layers from the teacher, and the other sizes make a fresh student; give one or "
+            "the other (a fresh student's depth is --num-hidden-layers)"
+        )
+    if seed is not None and not changed:
+        raise DistilError("--seed is for the random weights of a fresh student; leave it out for one that is cut")
+    refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
+    with logs_on_stderr():
+        from haystack_distill import students
+        from haystack_distill.data.window_settings import WindowSettings
+        from haystack_distill.training.run_directory import versions
+        from haystack_distill.utils.atomic import write_json
+        from haystack_distill.utils.model_fingerprint import model_fingerprint
+
+        # The smallest windows fit any teacher; none are cut.
+        source = load_reader(
+            teacher, window_settings=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
+        )
+        arguments: dict[str, Any]
+        if changed:
+            arguments = changed | {"seed": 42 if seed is None else seed}
+            made = students.fresh(source, **arguments)
+        else:
+            kept = "uniform" if which is None else which
+            number = layers if layers is not None else len(kept) if isinstance(kept, list) else 3
+            arguments = {"layers": number, "which": kept}
+            made = students.from_teacher(source, **arguments)
+        made.save(output_dir)
+        record = {
+            "method": "student",
+            "arguments": arguments,
+            "seed": arguments.get("seed"),
+            "teacher": model_fingerprint(source.model),
+            "parameters": made.n_parameters,
+            "metrics": {},
+            "status": "finished",
+            "versions": versions(),
+        }
+        write_json(output_dir / RUN_FILE, record)
+    report = {
+        "command": "student",
+        "output_dir": output_dir,
+        "teacher": teacher,
+        "arguments": arguments,
+        "parameters": made.n_parameters,
+        "teacher_parameters": source.n_parameters,
+    }
+    print_result(given["json"], report, f"Student in {output_dir}")

@@ -1,0 +1,164 @@
+"""The commands `train` and `distil`: one run of a ReaderTrainer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from haystack_distill.cli.inputs import (
+    examples_of,
+    load_reader,
+    load_teacher,
+    measured_examples,
+    reader_settings,
+    refuse_to_overwrite,
+)
+from haystack_distill.cli.methods import (
+    ADAPTATION,
+    ADAPTATION_OPTIONS,
+    METHOD,
+    METHOD_OPTIONS,
+    adaptation_from,
+    chosen_methods,
+    method_from,
+)
+from haystack_distill.cli.options import CONFIG, REQUIRED, option, option_from, refuse_without_effect, with_options
+from haystack_distill.cli.output import logs_on_stderr, print_result, resume_hint
+from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, DATA, JSON, MODEL, READER_METAVAR, READING
+from haystack_distill.errors import DistilError
+from haystack_distill.training.checkpoints import check_directory
+from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.options import options_of
+
+if TYPE_CHECKING:
+    from haystack_distill.objectives.method import Method
+
+_TEACHERS = option(
+    "teacher",
+    list[str],
+    REQUIRED,
+    "The reader to learn from; give the option again for an ensemble, the average of several. A directory, a name on "
+    "the Hugging Face hub, or 'embedded', the small teacher of this package.",
+    metavar=READER_METAVAR,
+)
+_STUDENT = option("student", str, REQUIRED, "The reader that learns: a directory or a name.", metavar="NAME|DIRECTORY")
+_DEV_DATA = option(
+    "dev_data",
+    list[str] | None,
+    None,
+    "Examples to measure on, never trained on: like --data, but the validation split of a data set on the hub.",
+    metavar="FILE|NAME",
+)
+_OUTPUT_DIR = option(
+    "output_dir", Path, REQUIRED, "Where the reader, its run record and checkpoints go.", metavar="DIRECTORY"
+)
+_PANELS = {
+    **dict.fromkeys(("keep_best", "early_stopping_patience", "evaluate_every"), "Measuring and keeping"),
+    **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume", "overwrite"), "Measuring and keeping"),
+    **dict.fromkeys(("log_every", "tensorboard", "progress"), "Logging"),
+}
+_SETTINGS = [option_from(source, _PANELS.get(source.name, "Learning")) for source in options_of(TrainingSettings)]
+_RUN = [*_SETTINGS, *READING, BAD_EXAMPLES, CACHE, CONFIG, JSON]
+_MEASURING = (
+    *("evaluate_every", "keep_best", "early_stopping_patience"),
+    *("max_answer_length", "no_answer_threshold"),
+)
+
+
+@with_options([MODEL, DATA, _OUTPUT_DIR, _DEV_DATA, ADAPTATION], ADAPTATION_OPTIONS, _RUN)
+def train(ctx: typer.Context, **given: Any) -> None:
+    """Train a reader on labels alone.
+
+    \b
+    Example:
+      haystack-distill train --model google/electra-small-discriminator \\
+          --data train.json --dev-data dev.json --n-epochs 3 --output-dir reader
+    """
+    _run(ctx, given, given["model"], [], lambda: "labels")
+
+
+@with_options(
+    [_TEACHERS, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, METHOD, ADAPTATION], METHOD_OPTIONS, ADAPTATION_OPTIONS, _RUN
+)
+def distil(ctx: typer.Context, **given: Any) -> None:
+    """Distil a teacher, or several, into a student: its predictions, its layers, or a weighted sum of methods.
+
+    Where the predictions alone are learnt, the teacher runs once over the data and its logits are kept on disk; it may
+    have another tokenizer than the student, and fewer positions. Where layers are learnt it runs in every step, on the
+    student's windows.
+
+    \b
+    Examples:
+      haystack-distill distil --teacher deepset/roberta-base-squad2 \\
+          --student cut --data train-augmented.json \\
+          --method intermediate_layers --output-dir middle
+      haystack-distill distil --teacher deepset/roberta-base-squad2 \\
+          --student middle --data train.json --dev-data dev.json --keep-best \\
+          --temperature 2 --distillation-loss-weight 0.75 --output-dir finished
+    """
+    chosen_methods(ctx)  # before torch is imported
+    teachers: list[str] = given["teacher"]
+    for name in teachers:
+        if teachers.count(name) > 1:
+            raise DistilError(f"--teacher {name} is given twice; an ensemble needs different teachers")
+    _run(ctx, given, given["student"], teachers, lambda: method_from(ctx))
+
+
+def distil_intermediate() -> None:
+    """Refuse the command's former name, whatever its options."""
+    raise DistilError(
+        "there is no command distil-intermediate any more; use `haystack-distill distil --method intermediate_layers`, "
+        "which takes its options"
+    )
+
+
+def _run(
+    ctx: typer.Context, given: dict[str, Any], student: str, teachers: list[str], method: "Callable[[], Method | str]"
+) -> None:
+    """One run of a ReaderTrainer.
+
+    Args:
+        ctx: The command's context.
+        given: The command's options.
+        student: The student, as it was given.
+        teachers: The teachers, as they were given.
+        method: Makes the method, which imports torch.
+    """
+    _require_effects(ctx)
+    settings = TrainingSettings(**{name: given[name] for name in TrainingSettings.names()})
+    output_dir: Path = given["output_dir"]
+    refuse_to_overwrite(output_dir, teachers, overwrite=True)
+    say = ("add --resume", "add --overwrite")
+    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, say=say)  # before any loading
+    with logs_on_stderr():
+        from haystack_distill.training.reader_trainer import ReaderTrainer
+
+        chosen, adaptation = method(), adaptation_from(ctx)
+        examples = examples_of(given["data"], "train", given)
+        dev_examples = measured_examples(given["dev_data"], given) if given["dev_data"] else None
+        reading = reader_settings(given)
+        learner = load_reader(student, **reading)
+        loaded = [load_teacher(name, reading) for name in teachers] or None
+        trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
+        with resume_hint(output_dir):
+            result = trainer.distil(loaded, examples, chosen, dev_examples, adaptation=adaptation)
+    report = {
+        "command": ctx.command.name,
+        "output_dir": output_dir,
+        "parameters": learner.n_parameters,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "metrics": result.metrics,
+    }
+    print_result(given["json"], report, f"Reader in {output_dir}")
+
+
+def _require_effects(ctx: typer.Context) -> None:
+    """Refuse options that were given and can have no effect beside the others."""
+    if not ctx.params["dev_data"]:
+        refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data")
+    if ctx.params["max_steps"] is not None:
+        refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run", "leave that out")
+    if ctx.params["checkpoint_every"] is None and not ctx.params["keep_best"]:
+        refuse_without_effect(ctx, ["keep_checkpoints"], "with --checkpoint-every none", "leave that out")

@@ -1,0 +1,90 @@
+"""The commands `export`, `prune` and `suggest`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from haystack_distill import Reader, WindowSettings
+from haystack_distill.data.squad.load import load_examples
+from tests.cli.command_line import WINDOWS, run, run_json
+
+
+def test_export_and_its_backends(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "reader"
+    shutil.copytree(student_dir, directory)
+    told = run_json("export", "--model", directory, "--data", squad_file, *WINDOWS)
+    assert set(told["backends"]) == {"torch", "onnx", "onnx-int8"}
+    assert told["backends"]["onnx"]["metrics"] == pytest.approx(told["backends"]["torch"]["metrics"])
+    assert (directory / "onnx" / "model_int8.onnx").exists()
+    assert set(run_json("info", directory)["exported"]) == {"torch", "onnx", "onnx-int8"}
+    asked = ["ask", "--question", "Who wrote it?", "--context", "Ada Lovelace wrote it.", *WINDOWS]
+    asked += ["--precision", "fp32"]
+    by_torch, by_onnx = (
+        run_json(*asked, "--model", directory, "--backend", backend, "--num-threads", 1)["answers"][0]
+        for backend in ("torch", "onnx")
+    )
+    assert by_onnx["text"] == by_torch["text"]
+    assert by_onnx["score"] == pytest.approx(by_torch["score"], abs=1e-4)
+    metrics = run_json("evaluate", "--model", directory, "--backend", "onnx", "--data", squad_file, *WINDOWS)["metrics"]
+    assert metrics == pytest.approx(told["backends"]["onnx"]["metrics"])
+
+
+def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", *WINDOWS]
+    told = run_json(*base, "--int8", "static", "--calibration-data", squad_file, "--no-per-channel")
+    assert set(told["backends"]) == {"torch", "onnx", "onnx-int8"}
+    assert Reader.load(tmp_path / "there", backend="onnx-int8", window_settings=WindowSettings(48, 16, 16))
+    assert not (student_dir / "onnx").exists()
+    shown = run(*base, "--int8", "none", "--data", squad_file).stdout
+    assert "100.0%" in shown
+    assert "onnx-int8" not in shown
+    record = json.loads((tmp_path / "there" / "onnx" / "export.json").read_text())
+    assert record["settings"]["int8"] == "none"
+
+
+def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
+    for arguments, message in (
+        (["export", "--model", "embedded"], "give --output-dir"),
+        (["export", "--model", student_dir, "--int8", "static", *WINDOWS], "calibration data is needed"),
+        (["export", "--model", student_dir, "--int8", "half"], "is not one of"),
+        (["ask", "--model", "embedded", "--backend", "onnx", "--question", "q", "--context", "c"], "export --model"),
+        (
+            ["ask", "--model", student_dir, "--backend", "onnx", "--question", "q", "--context", "c"],
+            "no onnx/model.onnx",
+        ),
+        (["evaluate", "--model", student_dir, "--data", squad_file, "--num-threads", "0"], "num_threads must be"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, arguments
+        assert message in " ".join(result.stderr.split()), arguments
+
+
+def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Ada Lovelace wrote it.\n\nThe harbour of Lindow.\n", encoding="utf-8")
+    base = ["prune", "--model", student_dir, "--output-dir", tmp_path / "pruned", *WINDOWS]
+    told = run_json(*base, "--corpus", squad_file, "--data", squad_file)
+    assert told["tokens"] <= told["tokens_before"]
+    assert told["metrics"] == pytest.approx(told["metrics_before"])  # nothing that is asked for was lost
+    assert len(Reader.load(tmp_path / "pruned", window_settings=WindowSettings(48, 16, 16)).tokenizer) == told["tokens"]
+    assert run(*base, "--corpus", squad_file).exit_code == 2  # not empty
+    fewer = run_json(*base, "--corpus", tmp_path / "texts.txt", "--overwrite")
+    assert fewer["tokens"] < told["tokens"]
+    assert "metrics" not in fewer
+    load_examples(squad_file).to_csv(tmp_path / "questions.csv")
+    from_table = run_json(*base, "--corpus", tmp_path / "questions.csv", "--overwrite")
+    assert from_table["tokens"] == told["tokens"]
+
+
+def test_suggest(student_dir: Path, squad_file: Path) -> None:
+    base = ["suggest", "--teacher", student_dir, "--data", squad_file, "--questions", 2, *WINDOWS]
+    told = run_json(*base, "--budget", "100 MB")
+    assert told["suggested"] == told["candidates"][0]
+    shown = run(*base, "--budget", "10000 ms/question", "--backend", "onnx", "--num-threads", "1")
+    assert "this one" in shown.stdout
+    assert "haystack-distill student --teacher" in shown.stdout
+    nothing = run(*base, "--budget", "0.001 MB")
+    assert nothing.exit_code == 2
+    assert "no student of" in nothing.stderr
+    assert run(*base, "--budget", "cheap").exit_code == 2

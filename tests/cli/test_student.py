@@ -1,0 +1,83 @@
+"""The command `student`."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from haystack_distill import Reader, WindowSettings
+from tests.cli.command_line import refusal, run, run_json
+
+
+def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
+    told = run_json("student", "--teacher", teacher_dir, "--which", "1,3", "--output-dir", tmp_path / "cut")
+    assert told["arguments"] == {"layers": 2, "which": [1, 3]}
+    made = Reader.load(tmp_path / "cut", window_settings=WindowSettings(48, 16, 16))
+    assert made.model.config.num_hidden_layers == 2
+    assert made.n_parameters == told["parameters"] < told["teacher_parameters"]
+    teacher = Reader.load(teacher_dir, window_settings=WindowSettings(48, 16, 16))
+    for own, theirs in ((0, 0), (1, 2)):
+        expected = teacher.model.bert.encoder.layer[theirs].state_dict()
+        for name, weight in made.model.bert.encoder.layer[own].state_dict().items():
+            assert torch.equal(weight, expected[name])
+    record = json.loads((tmp_path / "cut" / "haystack_distill.json").read_text())
+    assert record["method"] == "student"
+    assert record["arguments"] == told["arguments"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["parameters"] == told["parameters"]
+
+
+def test_student_keeps_three_layers_unless_told(teacher_dir: Path, tmp_path: Path) -> None:
+    told = run_json("student", "--teacher", teacher_dir, "--output-dir", tmp_path / "cut")
+    assert told["arguments"] == {"layers": 3, "which": "uniform"}
+
+
+def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
+    sizes = [
+        "--hidden-size",
+        "16",
+        "--num-attention-heads",
+        "4",
+        "--intermediate-size",
+        "24",
+        "--num-hidden-layers",
+        "1",
+    ]
+    arguments = ["student", "--teacher", teacher_dir, *sizes, "--shape", "hidden_act=relu"]
+    told = run_json(*arguments, "--shape", "attention_probs_dropout_prob=0.25", "--output-dir", tmp_path / "a")
+    config = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16)).model.config
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (16, 4, 24)
+    assert (config.num_hidden_layers, config.hidden_act, config.attention_probs_dropout_prob) == (1, "relu", 0.25)
+    assert told["arguments"]["seed"] == 42
+    run_json(*arguments, "--shape", "attention_probs_dropout_prob=0.25", "--output-dir", tmp_path / "b")
+    run_json(*arguments, "--seed", "7", "--output-dir", tmp_path / "c")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "note.txt").write_text("mine")
+    base = ["student", "--teacher", teacher_dir]
+    assert "is not empty" in refusal(*base, "--output-dir", full)
+    assert list(full.iterdir()) == [full / "note.txt"]
+    assert run(*base, "--output-dir", full, "--overwrite").exit_code == 0
+    assert (full / "note.txt").read_text() == "mine"
+    assert (full / "model.safetensors").exists()
+    assert "is the teacher" in refusal(*base, "--output-dir", teacher_dir, "--overwrite")
+    assert "is a file" in refusal(*base, "--output-dir", full / "note.txt")
+    out = ["--output-dir", tmp_path / "out"]
+    assert "--num-hidden-layers" in refusal(*base, *out, "--layers", "2", "--hidden-size", "16")
+    assert "--seed is for" in refusal(*base, *out, "--seed", "3")
+    assert "NAME=VALUE" in refusal(*base, *out, "--shape", "hidden_act")
+    assert "has no 'hidden_sise'" in refusal(*base, *out, "--shape", "hidden_sise=3")
+    assert "1 to 4 layers, not 9" in refusal(*base, *out, "--layers", "9")
+    assert "uniform, first, last or a list like 1,3,6" in refusal(*base, *out, "--which", "middle")
+    assert not (tmp_path / "out").exists()
+
+
+def test_config_lists_of_layers(teacher_dir: Path, tmp_path: Path) -> None:
+    config = tmp_path / "student.yaml"
+    config.write_text(f"teacher: {teacher_dir}\nwhich: [2, 4]\noutput_dir: {tmp_path / 'out'}\n")
+    assert run_json("student", "--config", config)["arguments"] == {"layers": 2, "which": [2, 4]}
