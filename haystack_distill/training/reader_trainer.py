@@ -100,13 +100,7 @@ class ReaderTrainer:
             DataError: The data cannot be read.
         """
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
-        self.student.require_weights()
-        readers = [] if teacher is None else readers_of(teacher)
-        for reader in readers:
-            require_own_weights(self.student, reader)
-        config = readers[0].model.config if readers else None
-        objective = run.objective(config, QUESTIONS)
-        chosen = self._teacher(teacher, objective)
+        objective, chosen = self._fit(run, teacher)
         with run.processes.main_process_first():  # the others find its windows in the cache
             examples = load_examples(data, cache_dir=self.cache_dir)
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
@@ -115,19 +109,11 @@ class ReaderTrainer:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
                 require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
-        teaches = {name for name, weight in objective.weights.items() if weight}
-        if teaches <= {"labels"} and not any(examples["labelled"]):
-            remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
-            raise DistilError(
-                "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
-                f"augment_squad writes), so there is nothing to train on; {remedy}"
-            )
+        self._require_data(objective, teacher, examples, measured=dev_windows is not None)
         if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
                 warn_of_shared_contexts(examples, dev_windows.examples)
-        if dev_windows is None and (self.settings.keep_best or self.settings.early_stopping_patience):
-            raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
         if chosen is not None and chosen.token_types:
             windows.token_types = True
         record = run.record(
@@ -160,6 +146,36 @@ class ReaderTrainer:
                 evaluate_distributed, self.student, dev_windows, run.processes, progress=self.settings.progress
             )
         return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
+
+    def check(
+        self,
+        teacher: TeacherSource | None,
+        data: datasets.Dataset,
+        method: MethodSource,
+        *,
+        measured: bool = False,
+        adaptation: Adaptation | None = None,
+    ) -> Objective:
+        """Check all that `distil` checks before it trains, and change nothing.
+
+        Args:
+            teacher: As for `distil`.
+            data: Examples, as `data.squad.load.load_examples` gives them.
+            method: As for `distil`.
+            measured: Whether there will be dev data.
+            adaptation: As for `distil`.
+
+        Returns:
+            The objective that the method means here.
+
+        Raises:
+            DistilError: Teacher, student, method, adaptation and data do not fit together, or a setting is missing.
+        """
+        run = Run(self.student, method, self.settings, None, adaptation=adaptation)
+        objective, _ = self._fit(run, teacher)
+        self._require_data(objective, teacher, data, measured=measured)
+        run.check_adaptation()
+        return objective
 
     def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
         """Train on labels alone: `distil` with `objectives.Labels`.
@@ -226,6 +242,30 @@ class ReaderTrainer:
         """
         method = IntermediateLayers(layer_mapping, embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
         return self.distil(teacher, data, method, dev_data)
+
+    def _fit(self, run: Run, teacher: TeacherSource | None) -> tuple[Objective, Teacher | None]:
+        """The objective and the teacher that it needs, after their checks."""
+        self.student.require_weights()
+        readers = [] if teacher is None else readers_of(teacher)
+        for reader in readers:
+            require_own_weights(self.student, reader)
+        config = readers[0].model.config if readers else None
+        objective = run.objective(config, QUESTIONS)
+        return objective, self._teacher(teacher, objective)
+
+    def _require_data(
+        self, objective: Objective, teacher: TeacherSource | None, examples: datasets.Dataset, *, measured: bool
+    ) -> None:
+        """Check that there is something to learn, and something to choose the best weights by where they are wanted."""
+        teaches = {name for name, weight in objective.weights.items() if weight}
+        if teaches <= {"labels"} and not any(examples["labelled"]):
+            remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
+            raise DistilError(
+                "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
+                f"augment_squad writes), so there is nothing to train on; {remedy}"
+            )
+        if not measured and (self.settings.keep_best or self.settings.early_stopping_patience):
+            raise DistilError("keep_best and early_stopping_patience need dev_data to choose by")
 
     def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
         """The teacher that the objective needs, after its checks."""
