@@ -69,9 +69,11 @@ def template(data: str | None = None, teacher: str | None = None) -> str:
     draft = replace(draft, precision=f"auto  # {precision} on this machine: {machine}")
     reader = None
     if teacher is not None:
+        from haystack_distill.data.window_settings import WindowSettings
         from haystack_distill.models.embedded import named_reader
 
-        reader = named_reader(str(expand_user(teacher)) if teacher.startswith("~") else teacher, device="cpu")
+        small = WindowSettings(32, max_query_length=16)  # any teacher has positions for these
+        reader = named_reader(teacher, device="cpu", window_settings=small)
         reader.require_trained()
         draft = _for_teacher(draft, teacher, reader)
     if data is not None:
