@@ -30,8 +30,11 @@ MODELS = ("1-general", "2-layers", "3-answers", "reader")
 
 
 def write_recipe(folder: Path, name: str) -> Path:
-    """A recipe of three short steps on 200 questions of the sample, with a cache of its own."""
+    """A recipe of three short stages on 200 questions of the sample, with a cache of its own."""
     quick = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 5}
+    text = {"max_seq_len": 64, "buffer_windows": 64}
+    augment = {"multiplication_factor": 2, "tagger": "textblob"}
+    answers = {"name": "prediction_layer", "temperature": 2.0, "distillation_loss_weight": 0.8}
     content = {
         "teacher": str(folder / "teacher"),
         "data": str(folder / "train.json"),
@@ -42,9 +45,11 @@ def write_recipe(folder: Path, name: str) -> Path:
         "precision": "fp32",
         "max_seq_len": 128,
         "student": {"layers": 2},
-        "general": {"max_steps": 40, "max_seq_len": 64, "buffer_windows": 64, **quick},
-        "layers": {"n_epochs": 1, "multiplication_factor": 2, "tagger": "textblob", **quick},
-        "answers": {"n_epochs": 2, **quick},
+        "stages": [
+            {"name": "general", "method": "intermediate_layers", "corpus": text, "max_steps": 40, **quick},
+            {"name": "layers", "method": "intermediate_layers", "augment": augment, "n_epochs": 1, **quick},
+            {"name": "answers", "method": answers, "n_epochs": 2, **quick},
+        ],
     }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -79,7 +84,7 @@ def main(
             while True:
                 process = start(path)
                 try:
-                    # Enough to get beyond what is done before: imports take half of a short run.
+                    # Enough to get beyond what was finished before: imports take half of a short run.
                     assert process.wait(timeout=alone * moments.uniform(0.3, 0.8) if done < kills else None) == 0
                     break
                 except subprocess.TimeoutExpired:

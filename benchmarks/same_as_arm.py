@@ -119,7 +119,17 @@ def recipe_content(place: Path, name: str, *, measured: bool) -> dict[str, Any]:
     if measured:
         common |= {"dev_data": str(place / "train.json"), "labels_only": True}
     if "stages" in {field.name for field in dataclasses.fields(moved("Recipe"))}:
-        raise NotImplementedError("write the recipe below as a list of stages here")
+        text = {"files": str(place / "corpus.txt"), "max_seq_len": 24, "buffer_windows": 16}
+        augment = {"multiplication_factor": 3, "augment": "both", "tagger": "textblob"}
+        answers = {"name": "prediction_layer", "temperature": 2.0, "distillation_loss_weight": 0.8}
+        return common | {
+            "student": {"layers": 2},
+            "stages": [
+                {"name": "general", "method": "intermediate_layers", "corpus": text, "max_steps": 5} | quick,
+                {"name": "layers", "method": "intermediate_layers", "augment": augment, "n_epochs": 1} | quick,
+                {"name": "answers", "method": answers, "n_epochs": 2} | quick,
+            ],
+        }
     return common | {
         "student": {"layers": 2},
         "general": {"corpus": str(place / "corpus.txt"), "max_steps": 5, "max_seq_len": 24, "buffer_windows": 16}

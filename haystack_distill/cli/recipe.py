@@ -26,7 +26,7 @@ def recipe(
         Path | None,
         typer.Option(parser=path_in_home, metavar="FILE", help="The recipe, a YAML file; `init` writes one."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the finished reader to this repository of the hub.")
@@ -34,9 +34,9 @@ def recipe(
     private: Annotated[bool, typer.Option("--private", help="Make that repository private.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")] = False,
 ) -> None:
-    """The whole way in one file: general distillation, layers on augmented data, answers.
+    """A whole distillation from one file: a list of stages, such as layers on augmented data, then answers.
 
-    It can be stopped at any time: the same command goes on where it was.
+    It can be stopped at any time: the same command resumes it.
 
     \b
     Example:
@@ -48,11 +48,11 @@ def recipe(
     if ctx.invoked_subcommand is not None:
         return
     if private and push_to_hub is None:
-        raise DistilError("--private is about the repository to upload to: give --push-to-hub too, or leave it out")
+        raise DistilError("--private is about the repository to upload to; give --push-to-hub too, or leave it out")
     if push_to_hub is not None and dry_run:
-        raise DistilError("--dry-run makes no reader to upload: leave out one of the two")
+        raise DistilError("--dry-run makes no reader to upload; leave out one of the two")
     if config is None:
-        raise DistilError("which recipe? Give --config FILE; `haystack-distill recipe init` writes one")
+        raise DistilError("no recipe is given; give --config FILE, `haystack-distill recipe init` writes one")
     with logs_on_stderr():
         from haystack_distill.recipes.schema import load_recipe
 
@@ -66,7 +66,7 @@ def recipe(
 
             result = run_recipe(read, progress=progress)
     if dry_run:
-        _print_plan(json, config, read.output_dir, [asdict(step) for step in plan])
+        _print_plan(json, config, read.output_dir, [asdict(stage) for stage in plan])
         return
     told = {"command": "recipe", "config": config, **asdict(result)}
     if push_to_hub is not None and int(os.environ.get("RANK", "0")) == 0:
@@ -76,19 +76,34 @@ def recipe(
 
 @RECIPE.command()
 def init(
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="Training data to look at: number of questions, labels, lengths."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="DIRECTORY|NAME", help="Teacher to look at: layers, attention scores, positions."),
+    ] = None,
     output: Annotated[Path, typer.Option(parser=path_in_home, metavar="FILE", help="Where to write it.")] = Path(
         "recipe.yaml"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a recipe with comments: what each key does, and defaults or examples."""
-    from haystack_distill.recipes.schema import EXAMPLE
+    """Write a recipe of three stages with comments; with --data and --teacher, values that fit them and this machine.
+
+    \b
+    Example:
+      haystack-distill recipe init --data train.json --teacher deepset/roberta-base-squad2
+    """
+    from haystack_distill.recipes.template import template
     from haystack_distill.utils.atomic import write_atomically
     from haystack_distill.utils.files import is_stream
 
     if output.exists() and not is_stream(output) and not overwrite:
-        raise DistilError(f"{output} exists: choose another --output, or add --overwrite to replace it")
-    write_atomically(output, lambda aside: aside.write_text(EXAMPLE, encoding="utf-8"))
+        raise DistilError(f"{output} exists; choose another --output, or add --overwrite to replace it")
+    with logs_on_stderr():
+        text = template(data, teacher)
+    write_atomically(output, lambda aside: aside.write_text(text, encoding="utf-8"))
     say(f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}")
 
 
@@ -143,12 +158,12 @@ def _print_plan(as_json: bool, config: Path, output_dir: str, plan: list[dict[st
     if as_json:
         print_result(True, {"command": "recipe", "config": config, "output_dir": output_dir, "plan": plan})
         return
-    names = ("step", "examples", "windows", "optimiser steps", "time", "caches")
+    names = ("stage", "examples", "windows", "optimiser steps", "time", "caches")
     table = Table(*names, title=escape(f"{config}: what would go to {output_dir}, timed on this machine"))
-    for step in plan:
-        figures = (figure(step[name]) for name in ("examples", "windows", "steps"))
-        table.add_row(step["name"], *figures, _duration(step["seconds"]), f"{step['cache_megabytes']:,.1f} MB")
-    seconds, megabytes = (sum(step[name] for step in plan) for name in ("seconds", "cache_megabytes"))
+    for stage in plan:
+        figures = (figure(stage[name]) for name in ("examples", "windows", "steps"))
+        table.add_row(stage["name"], *figures, _duration(stage["seconds"]), f"{stage['cache_megabytes']:,.1f} MB")
+    seconds, megabytes = (sum(stage[name] for stage in plan) for name in ("seconds", "cache_megabytes"))
     table.add_row("all", "", "", "", _duration(seconds), f"{megabytes:,.1f} MB")
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, and about how long that takes here: nothing of it is done but a few steps to time."""
+"""What a recipe would do, and about how long that takes here: only a few optimiser steps are run, to time them."""
 
 import time
 from collections.abc import Callable
@@ -8,37 +8,32 @@ from pathlib import Path
 import datasets
 
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.recipes.runner import (
-    ANSWERS,
-    GENERAL,
-    LABELS_ONLY,
-    LAYERS,
-    Ingredients,
-    check_steps,
-    distil_general,
-    labels_training,
-)
-from haystack_distill.recipes.schema import Recipe, Training, layers_losses
+from haystack_distill.recipes.inputs import Inputs, ReadyStage, ready_stages, run_settings, unmeasured
+from haystack_distill.recipes.runner import labels_stage
+from haystack_distill.recipes.schema import LABELS_ONLY, Recipe, Stage
 from haystack_distill.teachers.cached import CachedTeacher
+from haystack_distill.teachers.choice import teacher_for
+from haystack_distill.teachers.ensemble import EnsembleTeacher
+from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.files import temporary_directory, writing
 
 _SAMPLE = 200  # examples that are timed and weighed
-_SHORT, _LONG = 1, 4  # steps of the two runs whose difference is the time of a step
+_SHORT, _LONG = 1, 4  # optimiser steps of the two runs whose difference is the time of a step
 
 
 @dataclass(frozen=True)
-class PlannedStep:
-    """What a step would be.
+class PlannedStage:
+    """What a stage would be.
 
     Attributes:
         name: Its directory's name.
         examples: What it trains on; 0 for text.
-        windows: Windows of an epoch, estimated where the data is still to be augmented; of the whole step for text.
+        windows: Windows of an epoch, estimated where the data is still to be augmented; of the whole stage for text.
         steps: Optimiser steps.
         seconds: Estimated time on this machine, a teacher pass included.
         cache_megabytes: Estimated disk for examples, windows and teacher outputs.
@@ -52,105 +47,89 @@ class PlannedStep:
     cache_megabytes: float
 
 
-def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
-    """The steps of a recipe, timed on some of its data.
+def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
+    """The stages of a recipe, timed on some of their data.
 
     Raises:
         DistilError: Something is wrong with the recipe.
         DataError: Something is wrong with the data.
     """
-    have = Ingredients(recipe)
+    inputs = Inputs(recipe)
     plan = []
     with temporary_directory() as scratch, writing(Path(scratch)):
-        if recipe.general:
-            step = recipe.general
-            student, teacher = have.general_pair(step)
-            reader = have.reader_of(student)
-        else:
-            reader = have.first_student()
-        check_steps(have, reader)
-        if recipe.general:
-            corpus = have.corpus(step, Path(scratch))
-            # A small buffer: what is timed is a step, not how long the first one waits.
-            buffer = min(step.buffer_windows, _LONG * step.batch_size * step.gradient_accumulation_steps)
-            text = TextSettings(step.max_seq_len, step.mask_probability, buffer)
-
-            def general(settings: TrainingSettings) -> object:
-                return distil_general(step, LanguageModelTrainer(student.copy(), None, settings, text), teacher, corpus)
-
-            n_steps = step.max_steps or 0
-            windows = n_steps * step.batch_size * step.gradient_accumulation_steps
-            plan.append(PlannedStep(GENERAL, 0, windows, n_steps, n_steps * _seconds_a_step(recipe, step, general), 0))
-        sample = load_examples(have.examples.select(range(min(_SAMPLE, len(have.examples)))), cache_dir=scratch)
-        if recipe.layers:
-            plan.append(_plan_layers(have, reader, sample, scratch))
-        if recipe.answers:
-            plan.append(_plan_answers(have, reader, sample, scratch))
+        # All are checked before the first is timed. Their models stay in memory so long.
+        for ready in list(ready_stages(inputs, inputs.first_student())):
+            if ready.stage.corpus is not None:
+                plan.append(_on_corpus(inputs, ready, scratch))
+            else:
+                plan.append(_on_data(inputs, ready, recipe.directory_of(ready.stage), scratch))
         if recipe.labels_only:
-            total = sum(step.steps for step in plan)
-            training = labels_training(recipe, total)
-            seconds = _seconds_a_step(
-                recipe, training, lambda settings: _trainer(reader, settings, scratch).train(sample)
-            )
-            windows = len(reader.cut(have.examples, cache_dir=recipe.cache_dir))
-            plan.append(PlannedStep(LABELS_ONLY, len(have.examples), windows, total, total * seconds, 0))
+            stage = labels_stage(recipe, sum(planned.steps for planned in plan))
+            ready = ReadyStage(stage, inputs.first_reader(), None, inputs.examples)
+            plan.append(_on_data(inputs, ready, LABELS_ONLY, scratch, weigh=False))
     return plan
 
 
-def _plan_layers(have: Ingredients, reader: Reader, sample: datasets.Dataset, scratch: str) -> PlannedStep:
-    step = have.recipe.layers
-    assert step is not None
-    factor = 1 if step.data is not None else step.multiplication_factor
-    examples = have.load(step.data, "train") if step.data is not None else have.examples
-    windows = reader.cut(examples, cache_dir=have.recipe.cache_dir)
-    seconds = _seconds_a_step(
-        have.recipe,
-        step,
-        lambda settings: _trainer(reader, settings, scratch).distil_intermediate_layers_from(
-            have.teacher, sample, **layers_losses(step)
-        ),
-    )
-    n_windows = len(windows) * factor
-    n_steps = _steps(step, n_windows)
-    augmented = _megabytes(examples) * factor if factor > 1 else 0.0
-    disk = _megabytes(windows.table) * factor + augmented
-    return PlannedStep(LAYERS, len(examples) * factor, n_windows, n_steps, n_steps * seconds, disk)
+def _on_corpus(inputs: Inputs, ready: ReadyStage, scratch: str) -> PlannedStage:
+    stage, settings = ready.stage, ready.stage.settings
+    assert stage.corpus is not None
+    corpus = inputs.corpus(stage, Path(scratch))
+    per_step = settings.batch_size * settings.gradient_accumulation_steps
+    # A small buffer: what is timed is a step, not how long the first one waits.
+    text = replace(stage.corpus.text, buffer_windows=min(stage.corpus.text.buffer_windows, _LONG * per_step))
+    student, teacher = ready.student, ready.teacher
+    assert isinstance(student, LanguageModel)
+    assert isinstance(teacher, LanguageModel)
+
+    def run(settings: TrainingSettings) -> object:
+        trainer = LanguageModelTrainer(student.copy(), None, settings, text)
+        return trainer.distil(teacher, corpus, stage.method, adaptation=stage.adaptation)
+
+    steps = settings.max_steps or 0
+    seconds = steps * _seconds_per_step(inputs.recipe, stage, run)
+    return PlannedStage(inputs.recipe.directory_of(stage), 0, steps * per_step, steps, seconds, 0)
 
 
-def _plan_answers(have: Ingredients, reader: Reader, sample: datasets.Dataset, scratch: str) -> PlannedStep:
-    step = have.recipe.answers
-    assert step is not None
-    windows = reader.cut(have.examples, cache_dir=have.recipe.cache_dir)
-    began = time.monotonic()
-    outputs = CachedTeacher(have.teacher)
-    outputs.prepare(sample, reader.cut(sample, cache_dir=scratch), cache_dir=scratch, progress=False)
-    teacher_seconds = (time.monotonic() - began) / len(outputs.windows)
-    seconds = _seconds_a_step(
-        have.recipe,
-        step,
-        lambda settings: _trainer(reader, settings, scratch).distil_prediction_layer_from(
-            have.teacher, sample, **step.losses()
-        ),
-    )
-    n_steps = _steps(step, len(windows))
-    said = _megabytes(outputs.table) / len(outputs.windows) * len(windows)
-    total = n_steps * seconds + teacher_seconds * len(windows)
-    disk = _megabytes(windows.table) + said
-    return PlannedStep(ANSWERS, len(have.examples), len(windows), n_steps, total, disk)
+def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weigh: bool = True) -> PlannedStage:
+    stage, student, teacher, examples = ready.stage, ready.student, ready.teacher, ready.examples
+    assert isinstance(student, Reader)
+    assert not isinstance(teacher, LanguageModel)
+    assert examples is not None
+    factor = 1 if stage.augment is None else stage.augment.multiplication_factor
+    windows = student.cut(examples, cache_dir=inputs.recipe.cache_dir)
+    sample = load_examples(examples.select(range(min(_SAMPLE, len(examples)))), cache_dir=scratch)
+    teacher_seconds, megabytes = 0.0, _megabytes(windows.table) + (_megabytes(examples) if factor > 1 else 0.0)
+    if teacher is not None:
+        config = None if isinstance(teacher, list) else teacher.model.config
+        request = stage.method.objective(student.model.config, config).teacher_request
+        chosen, sampled = teacher_for(teacher, request), student.cut(sample, cache_dir=scratch)
+        began = time.monotonic()
+        chosen.prepare(sample, sampled, cache_dir=scratch, progress=False)
+        teacher_seconds = (time.monotonic() - began) / len(sampled)
+        megabytes += sum(_megabytes(cached.table) for cached in _cached(chosen)) / len(sampled) * len(windows)
+
+    def run(settings: TrainingSettings) -> object:
+        trainer = ReaderTrainer(student.copy(), None, settings, cache_dir=scratch)
+        return trainer.distil(teacher, sample, stage.method, adaptation=stage.adaptation)
+
+    n_windows, settings = len(windows) * factor, stage.settings
+    per_step = settings.batch_size * settings.gradient_accumulation_steps
+    steps = settings.max_steps or settings.n_epochs * -(-n_windows // per_step)
+    seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * n_windows
+    return PlannedStage(name, len(examples) * factor, n_windows, steps, seconds, megabytes * factor if weigh else 0)
 
 
-def _trainer(reader: Reader, settings: TrainingSettings, scratch: str) -> ReaderTrainer:
-    return ReaderTrainer(reader.copy(), None, settings, cache_dir=scratch)
+def _cached(teacher: Teacher) -> list[CachedTeacher]:
+    """The teachers among these whose outputs go to disk."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [cached for member in teacher.teachers for cached in _cached(member)]
+    return [teacher] if isinstance(teacher, CachedTeacher) else []
 
 
-def _steps(step: Training, windows: int) -> int:
-    return step.max_steps or step.n_epochs * -(-windows // (step.batch_size * step.gradient_accumulation_steps))
-
-
-def _seconds_a_step(recipe: Recipe, step: Training, run: Callable[[TrainingSettings], object]) -> float:
+def _seconds_per_step(recipe: Recipe, stage: Stage, run: Callable[[TrainingSettings], object]) -> float:
     """The time of a longer run less that of a shorter one, over the difference of their steps."""
-    settings = step.settings(seed=recipe.seed, precision=recipe.precision, progress=False)
-    settings = replace(settings, checkpoint_every=None, log_every=_LONG)
+    settings = unmeasured(run_settings(recipe, stage, progress=False))
+    settings = replace(settings, checkpoint_every=None, log_every=_LONG, tensorboard=False)
     taken = []
     for n_steps in (_SHORT, _SHORT, _LONG):  # the first one warms up
         began = time.monotonic()

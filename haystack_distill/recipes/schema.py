@@ -1,228 +1,157 @@
-"""The recipe as data: a YAML file, checked when it is loaded, with what is wrong about it said by name."""
+"""The recipe as data: a YAML file with a list of stages, checked when it is loaded; errors name the place.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+Its keys, defaults and help are those of the dataclasses that it is made of: `TrainingSettings`, `WindowSettings`,
+`AugmentSettings`, `TextSettings`, the methods in `METHODS` and the adaptations in `ADAPTATIONS`.
+"""
+
+import collections.abc
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from augment.settings import AugmentSettings
-from haystack_distill.data.window_settings import default_stride
+from haystack_distill.data.corpus import Corpus
+from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
+from haystack_distill.objectives.method import Method, MethodSum
 from haystack_distill.reporting.licences import require_language, require_licence
-from haystack_distill.training.settings import Interval, TrainingSettings
-from haystack_distill.utils.checks import require_seed
+from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights
+from haystack_distill.training.methods import METHODS
+from haystack_distill.training.run import adaptation_record, method_record
+from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, require_seed
+from haystack_distill.utils.options import options_of
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
-Section = TypeVar("Section")
-LayerMapping = list[int | None] | str
+Made = TypeVar("Made")
+
+CONTEXTS = "contexts"  # as a corpus: the contexts of the recipe's data
+LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the stages
+_OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
+_OF_THE_RUN = ("resume", "overwrite", "progress")  # settings of a run that a recipe decides itself
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as one of a model's configuration
 
 
 @dataclass(frozen=True)
 class StudentShape:
-    """How the student is made: cut from the teacher (the default: 3 layers), fresh, or one that is there already.
+    """How the student is made: cut from the teacher (the default: 3 layers), configured, or one that exists.
 
-    Attributes:
-        start_from: A reader or language model, directory or hub name, such as a general student made before.
+    Args:
+        start_from: A reader or language model, directory or hub name, such as what a corpus stage of another recipe
+            made.
         layers: Layers to keep of the teacher.
         which: Which of them: "uniform", "first", "last" or a list, counted from 1.
-        num_hidden_layers: Layers of a fresh student.
-        hidden_size: Its width.
-        num_attention_heads: Attention heads of a layer.
-        intermediate_size: Width of its feed-forward part.
+        configured: Changed values of the teacher's configuration, for a student with random layers:
+            `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
+            keys beside the others.
     """
 
     start_from: str | None = None
     layers: int | None = None
     which: list[int] | str = "uniform"
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
-    num_attention_heads: int | None = None
-    intermediate_size: int | None = None
+    configured: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ways = [self.start_from is not None, self.layers is not None, bool(self.fresh_shape)]
-        if sum(ways) > 1:
+        if sum([self.start_from is not None, self.layers is not None, bool(self.configured)]) > 1:
             raise DistilError(
-                "say one of: start_from (a student that is there), layers (cut from the teacher), or sizes such as "
-                "hidden_size (a fresh student; its depth is num_hidden_layers)"
+                "give one of: start_from (a student that exists), layers (cut from the teacher), or values of a "
+                "configuration such as hidden_size (its depth is num_hidden_layers)"
             )
         if self.which != "uniform" and self.layers is None:
-            raise DistilError("which chooses among layers that are cut from the teacher: say how many (layers)")
-
-    @property
-    def fresh_shape(self) -> dict[str, int]:
-        """The sizes of a fresh student; empty for one that is not fresh."""
-        names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
 
 
 @dataclass(frozen=True)
-class Training:
-    """What every step may say of its training, named and meant as in `TrainingSettings`."""
+class StageResult:
+    """The result of an earlier stage, as a teacher.
 
-    n_epochs: int = 2
-    max_steps: int | None = None
-    learning_rate: float = 3e-4
-    batch_size: int = 16
-    gradient_accumulation_steps: int = 1
-    max_grad_norm: float = 1.0
-    warmup_proportion: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float | None = 0.0
-    checkpoint_every: Interval = 200
-
-    def __post_init__(self) -> None:
-        self.settings(seed=0)
-
-    def settings(self, **run: Any) -> TrainingSettings:
-        """The settings of the step's run; `run` has those that belong to the whole recipe."""
-        own = {name.name: getattr(self, name.name) for name in fields(Training)}
-        return TrainingSettings(**own, evaluate_every=None, **run)
-
-
-@dataclass(frozen=True)
-class LayersLoss:
-    """TinyBERT's losses, named and meant as in `IntermediateLayersObjective`."""
-
-    layer_mapping: LayerMapping = "uniform"
-    embedding_loss_weight: float = 1.0
-    hidden_loss_weight: float = 1.0
-    attention_loss_weight: float = 0.03
-
-
-@dataclass(frozen=True)
-class GeneralStep(LayersLoss, Training):
-    """Step 1: the student learns the language on plain text.
-
-    Attributes:
-        corpus: Files, directories or a data set on the hub; see `Corpus`. Without one the contexts of the recipe's data
-            are taken.
-        text_column: Which column holds the text.
-        corpus_split: Which split of a data set on the hub.
-        corpus_config: Which configuration of a data set on the hub.
-        teacher: A language model to learn from. Without one the encoder of the recipe's teacher is taken.
-        objective: "layers" (TinyBERT) or "predictions" (DistilBERT, needs masked language models).
-        temperature: DistilBERT's.
-        soft_target_weight: DistilBERT's.
-        masked_word_weight: DistilBERT's.
-        cosine_weight: DistilBERT's.
-        max_seq_len: Tokens of a window of text.
-        mask_probability: Share of the tokens that are masked.
-        buffer_windows: Windows that are shuffled together.
+    Args:
+        stage: The stage's name.
     """
 
-    corpus: list[str] = field(default_factory=list)
-    text_column: str = "text"
-    corpus_split: str = "train"
-    corpus_config: str | None = None
-    teacher: str | None = None
-    objective: Literal["layers", "predictions"] = "layers"
-    temperature: float = 2.0
-    soft_target_weight: float = 5.0
-    masked_word_weight: float = 2.0
-    cosine_weight: float = 1.0
-    max_seq_len: int = 128
-    mask_probability: float = 0.15
-    buffer_windows: int = 4096
-    max_steps: int | None = 10_000
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_steps is None or self.n_epochs != Training.n_epochs:
-            raise DistilError("a corpus is a stream without an end: say max_steps, not n_epochs")
-        if not self.corpus:
-            _refuse_unused(self, ("text_column", "corpus_split", "corpus_config"), "without a corpus")
-        others = _TRIPLE_LOSS if self.objective == "layers" else [part.name for part in fields(LayersLoss)]
-        _refuse_unused(self, others, f"to the objective {self.objective!r}")
-
-    def losses(self) -> dict[str, Any]:
-        """The arguments of the objective."""
-        if self.objective == "layers":
-            return layers_losses(self)
-        return {name: getattr(self, name) for name in _TRIPLE_LOSS}
-
-
-def _refuse_unused(step: Any, names: Iterable[str], why: str) -> None:
-    """An error where one of the fields that mean nothing here differs from its default."""
-    defaults = {part.name: part.default for part in fields(step)}
-    unused = [name for name in names if getattr(step, name) != defaults[name]]
-    if unused:
-        raise DistilError(f"{', '.join(unused)} means nothing {why}")
-
-
-_TRIPLE_LOSS = ("temperature", "soft_target_weight", "masked_word_weight", "cosine_weight")
-
-
-def layers_losses(step: LayersLoss) -> dict[str, Any]:
-    """The arguments of `IntermediateLayersObjective` that a step says."""
-    return {part.name: getattr(step, part.name) for part in fields(LayersLoss)}
+    stage: str
 
 
 @dataclass(frozen=True)
-class LayersStep(LayersLoss, Training):
-    """Step 2: the student learns the teacher's layers, on augmented data.
+class CorpusText:
+    """The text of a stage, and how it becomes windows.
 
-    Attributes:
-        data: Other data than the recipe's, such as a file made by `augment_squad`; it is taken as it is.
-        multiplication_factor: Versions of each question, the original included, made before training; 1 augments
-            nothing.
-        augment: Which text is edited: "question", "context" or "both".
-        p_mask: Probability that a word is masked.
-        p_pos: Probability that a word is replaced by one of its part of speech.
-        p_ng: Probability that a text is cut to one of its n-grams.
-        tagger: Who says what part of speech a word is: "auto", "nltk", "textblob" or "none".
+    Args:
+        source: Files, directories or the name of a data set on the hub, as `Corpus` takes them; empty for the contexts
+            of the recipe's data.
+        options: Options of `Corpus` that are not its defaults: `text_column`, `split`, `config`.
+        text: How text becomes windows.
     """
 
+    source: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the student learns from a teacher by a method, on questions or on a corpus.
+
+    Args:
+        name: Its name; with its number before it also that of its directory.
+        method: What the student learns.
+        data: Questions to train on, as for the recipe; None for the recipe's.
+        corpus: Text to train on instead of questions.
+        augment: How the questions are multiplied before training; None for not at all.
+        teacher: Names or earlier stages' results: readers (several are averaged) or, for a corpus, a language model.
+            None for the recipe's teacher.
+        adaptation: Which weights learn.
+        settings: How the stage trains. Seed and precision are the recipe's. In the file its fields are keys beside the
+            others, and a stage is only measured where it has `evaluate_every` or `keep_best`: the finished reader
+            always is.
+    """
+
+    name: str
+    method: Method
     data: list[str] | None = None
-    multiplication_factor: int = 1
-    augment: Literal["question", "context", "both"] = "context"
-    p_mask: float = 0.1
-    p_pos: float = 0.1
-    p_ng: float = 0.25
-    tagger: Literal["auto", "nltk", "textblob", "none"] = "auto"
+    corpus: CorpusText | None = None
+    augment: AugmentSettings | None = None
+    teacher: list[str | StageResult] | None = None
+    adaptation: Adaptation = field(default_factory=AllWeights)
+    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(evaluate_every=None))
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.augmentation(AugmentSettings.seed)
-        if self.data is not None and self.multiplication_factor != 1:
-            raise DistilError("data of its own is taken as it is: leave multiplication_factor out, or data")
-
-    def augmentation(self, seed: int, mask_token: str | None = None) -> AugmentSettings:
-        """How the data is multiplied."""
-        return AugmentSettings(
-            multiplication_factor=self.multiplication_factor,
-            augment=self.augment,
-            p_mask=self.p_mask,
-            p_pos=self.p_pos,
-            p_ng=self.p_ng,
-            tagger=self.tagger,
-            mask_token=mask_token if self.p_mask else None,
-            seed=seed,
+        check_argument(
+            "name",
+            self.name,
+            isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
+            "letters, digits, dots, dashes and underscores, because a directory is named so",
         )
+        if self.corpus is None:
+            return
+        for name in ("data", "augment"):
+            if getattr(self, name) is not None:
+                raise DistilError(f"{name} has no effect in a stage on a corpus; leave out {name} or corpus")
+        if self.settings.max_steps is None:
+            raise DistilError("a corpus is a stream without an end; set max_steps to the length of the stage")
+        if self.teacher is not None and len(self.teacher) > 1:
+            raise DistilError("a stage on a corpus learns from one language model; give one teacher")
 
-
-@dataclass(frozen=True)
-class AnswersStep(Training):
-    """Step 3: the student learns the teacher's answers, on the original data."""
-
-    n_epochs: int = 1
-    temperature: float = 2.0
-    distillation_loss_weight: float = 0.8
-    distillation_loss: Literal["kl_div", "mse"] = "kl_div"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.distillation_loss == "mse":
-            _refuse_unused(self, ("temperature",), "to mse, which compares the logits as they are")
-
-    def losses(self) -> dict[str, Any]:
-        """The arguments of `ReaderTrainer.distil_prediction_layer_from`."""
+    def as_dict(self) -> dict[str, Any]:
+        """The stage as nested dictionaries of what JSON can hold, every default included."""
+        method = method_record(self.method)
         return {
-            "temperature": self.temperature if self.distillation_loss == "kl_div" else 1.0,
-            "distillation_loss_weight": self.distillation_loss_weight,
-            "distillation_loss": self.distillation_loss,
+            "name": self.name,
+            "method": method["method"],
+            "arguments": method["arguments"],
+            "data": self.data,
+            "corpus": None if self.corpus is None else asdict(self.corpus),
+            "augment": None if self.augment is None else asdict(self.augment),
+            "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
+            "adaptation": adaptation_record(self.adaptation),
+            "settings": asdict(self.settings),
         }
 
 
@@ -230,91 +159,363 @@ class AnswersStep(Training):
 class Recipe:
     """The whole recipe.
 
-    Attributes:
+    Args:
         teacher: The reader to learn from: a directory, a hub name or "embedded".
         data: Training data: SQuAD-format files, tables, a data set on the hub or "sample", the one of this package.
         output_dir: Where everything goes; the finished reader is in `reader` in it.
+        stages: What is done, in this order.
         dev_data: What teacher and student are measured on at the end; never trained on.
-        student: How the student is made.
-        general: Step 1; None leaves it out.
-        layers: Step 2; None leaves it out.
-        answers: Step 3; None leaves it out.
+        student: How the student is made. Where the first stage is on a corpus and has a teacher of its own, it is
+            made from that teacher, else from the recipe's.
         labels_only: Also train the same student on labels alone for as many steps, to compare with.
-        seed: Of everything that is random.
-        max_seq_len: Tokens of a window.
-        doc_stride: Context tokens between the starts of two neighbouring windows; by default a third of `max_seq_len`.
-        max_query_length: Question tokens at most.
+        seed: Seed of everything that is random.
+        windows: How questions and contexts become windows; in the file its fields are keys beside the others.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda", ...
         cache_dir: Where windows and teacher outputs are kept.
         license: Licence for the model card, as the hub calls it, such as "apache-2.0".
         language: Language code for the model card, such as "en".
+
+    Raises:
+        DistilError: A value that cannot be, or one that has no effect.
     """
 
     teacher: str
     data: list[str]
     output_dir: str
+    stages: list[Stage]
     dev_data: list[str] | None = None
     student: StudentShape = StudentShape()
-    general: GeneralStep | None = None
-    layers: LayersStep | None = LayersStep()
-    answers: AnswersStep | None = AnswersStep()
     labels_only: bool = False
-    seed: int = 42
-    max_seq_len: int = 384
-    doc_stride: int = None  # type: ignore[assignment]  # a number as soon as the recipe is made
-    max_query_length: int = 64
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = TrainingSettings.seed
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    precision: Precision = TrainingSettings.precision
     device: str = "auto"
     cache_dir: str | None = None
     license: str | None = None
     language: str | None = None
 
     def __post_init__(self) -> None:
-        if self.doc_stride is None:
-            object.__setattr__(self, "doc_stride", default_stride(self.max_seq_len))
-        if not (self.general or self.layers or self.answers):
-            raise DistilError("every step is left out: a recipe has at least one of general, layers and answers")
+        if not self.stages:
+            raise DistilError("stages is empty; a recipe has at least one stage")
+        names = [stage.name for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            if stage.name in names[:number]:
+                raise DistilError(f"two stages are called {stage.name!r}; give each a name of its own")
+            for teacher in stage.teacher or ():
+                if isinstance(teacher, StageResult) and teacher.stage not in names[:number]:
+                    raise DistilError(
+                        f"stage {stage.name}: teacher: no stage before it is called {teacher.stage!r}; "
+                        f"{_earlier(names[:number])}"
+                    )
+            if stage.settings.keep_best and not self.dev_data:
+                raise DistilError(f"stage {stage.name}: keep_best chooses by dev_data; give it, or leave keep_best out")
         if self.labels_only and not self.dev_data:
-            raise DistilError("labels_only is there to compare with: give dev_data, or leave it out")
+            raise DistilError("labels_only is there to compare with; give dev_data, or leave it out")
+        check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require_seed(self.seed)
         require_licence(self.license)
         require_language(self.language)
 
+    def directory_of(self, stage: Stage | str) -> str:
+        """The name of a stage's directory, its number before its name; the stage itself or by its name."""
+        name = stage if isinstance(stage, str) else stage.name
+        return f"{[one.name for one in self.stages].index(name) + 1}-{name}"
+
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as nested dictionaries, every default spelt out."""
-        return asdict(self)
+        """The recipe as nested dictionaries of what JSON can hold, every default included."""
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        made = {"student": asdict(self.student), "windows": asdict(self.windows)}
+        return content | made | {"stages": [stage.as_dict() for stage in self.stages]}
 
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        DistilError: No such file, no YAML, a key that is unknown, misspelt or missing, or a value that is not right.
-            The message begins with the file's name and says the section and the key.
+        DistilError: No such file, no YAML, a key that is unknown, misspelt, of an earlier version or missing, or a
+            value that cannot be or has no effect. The message begins with the file's name, the stage and the key.
     """
     content = read_mapping(Path(path))
     try:
-        return _section(Recipe, content)
+        return _recipe(content)
     except DistilError as error:
         raise DistilError(f"{path}: {error}") from error
 
 
-def _section(kind: type[Section], content: Mapping[str, Any]) -> Section:
-    """A dataclass from what a section of the file says."""
-    hints = get_type_hints(kind)
+# --- the sections of the file ----------------------------------------------------------------------------------------
+
+
+def _recipe(content: Mapping[str, Any]) -> Recipe:
+    for key, method in _OLD_STEPS.items():
+        if key in content:
+            where = ", corpus: contexts" if key == "general" else ""
+            raise DistilError(
+                f"`{key}` is now a stage; write stages: - {{name: {key}, method: {method}{where}, ...}}, with the "
+                "method's own options in `method` and those of augmentation in `augment`"
+            )
+    own = get_type_hints(Recipe)
+    windows = _hints_of(WindowSettings)
+    hints = {name: hint for name, hint in own.items() if name not in ("windows", "stages", "student")} | windows
+    readers: dict[str, Callable[[Any], Any]] = {
+        "stages": partial(_each_stage, content.get("seed")),
+        "student": _student,
+    }
+    values = _read(content, hints, readers, _misplaced_in_recipe)
+    for required in ("teacher", "data", "output_dir", "stages"):
+        if required not in values:
+            raise DistilError(f"{required} is missing")
+    windowed = WindowSettings(**{name: values.pop(name) for name in windows if name in values})
+    made = Recipe(**values, windows=windowed)
+    for stage, given in zip(made.stages, content["stages"], strict=True):
+        if "evaluate_every" in given and stage.settings.evaluate_every and not made.dev_data:
+            raise DistilError(f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data")
+    return made
+
+
+def _each_stage(seed: str | None, content: Any) -> list[Stage]:
+    if content is None:
+        content = []
+    if not isinstance(content, list):
+        raise ValueError("must be a list, each stage with a dash before its name")
+    stages: list[Stage] = []
+    for number, entry in enumerate(content, start=1):
+        place = f"stage {number}"
+        try:
+            if not isinstance(entry, Mapping):
+                raise DistilError("must have keys of its own: name, method, ...")
+            if isinstance(entry.get("name"), str):
+                place = f"stage {entry['name']}"
+            stages.append(_stage(entry, [stage.name for stage in stages], seed))
+        except ValueError as error:
+            raise _InPlace(f"{place}: {error}") from error
+    return stages
+
+
+def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None) -> Stage:
+    settings = {name: hint for name, hint in _hints_of(TrainingSettings).items() if name in _settings_of_a_stage()}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "method": _method,
+        "corpus": _corpus,
+        "augment": partial(_augment, seed),
+        "teacher": partial(_teachers, earlier),
+        "adaptation": partial(_named, ADAPTATIONS, "adaptation"),
+    }
+    hints = {"name": str, "data": list[str] | None} | settings
+    values = _read(content, hints, readers, partial(_misplaced_in_stage, content))
+    for required in ("name", "method"):
+        if required not in values:
+            raise DistilError(f"{required} is missing")
+    given = {name: values.pop(name) for name in settings if name in values}
+    corpus = values.get("corpus") is not None
+    unused = [name for name in ("n_epochs",) if name in given and (corpus or given.get("max_steps") is not None)]
+    unused += [name for name in _MEASURING if name in given and corpus]
+    if unused:
+        why = "on a corpus, a stream without an end, and not measured on" if corpus else "where max_steps is set"
+        raise DistilError(f"{', '.join(unused)} has no effect {why}; leave it out")
+    if "evaluate_every" not in given and not given.get("keep_best"):
+        given["evaluate_every"] = None
+    values = {name: value for name, value in values.items() if value is not None}
+    return Stage(**values, settings=TrainingSettings(**given))
+
+
+def _method(content: Any) -> Method:
+    """A method by name, a mapping with its name and options, or a weighted list of them."""
+    if not isinstance(content, list):
+        return _named(METHODS, "method", content)
+    if not content:
+        raise ValueError("the list is empty; give at least one method")
+    parts = []
+    for entry in content:
+        weight = 1.0
+        if isinstance(entry, Mapping) and "weight" in entry:
+            weight = _at("weight", partial(_value, entry["weight"], float))
+            entry = {key: value for key, value in entry.items() if key != "weight"}
+        parts.append((weight, _named(METHODS, "method", entry)))
+    return parts[0][1] if len(parts) == 1 and parts[0][0] == 1 else MethodSum(tuple(parts))
+
+
+def _named(registry: Mapping[str, type[Made]], what: str, content: Any) -> Made:
+    """An entry of a registry by name, with options where it is a mapping."""
+    options = dict(content) if isinstance(content, Mapping) else {"name": content}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"must be a name ({', '.join(registry)}) or a mapping with a name and options")
+    if name not in registry:
+        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(registry)}")
+    kind = registry[name]
+    return kind(**_read(options, _hints_of(kind)))
+
+
+def _corpus(content: Any) -> CorpusText | None:
+    if content is None or content == "none":
+        raise ValueError(f"is empty; write files, directories or the name of a data set, or {CONTEXTS}")
+    if not isinstance(content, Mapping):
+        source = _value(content, list[str])
+        return CorpusText([] if source == [CONTEXTS] else source)
+    takes = get_type_hints(Corpus.__init__)
+    hints = {"files": list[str], "name": str}
+    hints |= {name: takes[name] for name in ("text_column", "split", "config")}
+    values = _read(content, hints | _hints_of(TextSettings))
+    text = TextSettings(**{name: values.pop(name) for name in _hints_of(TextSettings) if name in values})
+    if "files" in values and "name" in values:
+        raise ValueError("files and name are two corpora; give one")
+    source = [values.pop("name")] if "name" in values else values.pop("files", [])
+    if source == [CONTEXTS]:
+        source = []
+    unused = [name for name in values if not source or (name != "text_column" and "name" not in content)]
+    if unused:
+        why = "with files" if source else "on the contexts of the data"
+        raise ValueError(f"{', '.join(unused)} has no effect {why}; leave it out, or name a data set on the hub (name)")
+    return CorpusText(source, values, text)
+
+
+def _augment(seed: str | None, content: Any) -> AugmentSettings | None:
+    if content == "none":
+        return None
+    if not isinstance(content, Mapping):
+        raise ValueError("must have keys of its own, such as multiplication_factor; {} for the defaults, none for none")
+    given = _read(content, _hints_of(AugmentSettings))
+    own = {}
+    if seed is not None and given.get("multiplication_factor") != 1:
+        own["seed"] = _value(seed, int)
+    settings = AugmentSettings(**own | given)
+    settings.require_effect(given)
+    return settings
+
+
+def _teachers(earlier: Sequence[str], content: Any) -> list[str | StageResult] | None:
+    """The teachers of a stage; the name of an earlier stage stands for its result."""
+    entries = content if isinstance(content, list) else [content]
+    if content is None or not entries:
+        raise ValueError("a value is missing; give one, or leave the key out for the recipe's teacher")
+    found: list[str | StageResult] = []
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            found.append(StageResult(_read(entry, {"stage": str}).get("stage", "")))
+        elif isinstance(entry, str):
+            found.append(StageResult(entry) if entry in earlier else entry)
+        else:
+            raise ValueError("must be a name, an earlier stage, or a list of them")
+    return found
+
+
+def _student(content: Any) -> StudentShape:
+    """The student: the name of one that exists, or a mapping; keys that are not ours are of a configuration."""
+    if isinstance(content, str):
+        return StudentShape(start_from=content)
+    if not isinstance(content, Mapping):
+        raise ValueError("must be a name or have keys of its own, such as layers")
+    hints = {name: hint for name, hint in _hints_of(StudentShape).items() if name != "configured"}
+    configured = {}
+    for key, value in content.items():
+        if key in hints:
+            continue
+        near = difflib.get_close_matches(str(key), hints, n=1, cutoff=_IN_CONFIG)
+        if near:
+            raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+        configured[str(key)] = _guessed(value)
+    return StudentShape(
+        **_read({key: value for key, value in content.items() if key in hints}, hints), configured=configured
+    )
+
+
+def _settings_of_a_stage() -> list[str]:
+    return [name for name in TrainingSettings.names() if name not in (*_OF_THE_RECIPE, *_OF_THE_RUN)]
+
+
+def _earlier(names: Sequence[str]) -> str:
+    return f"before it are {', '.join(names)}" if names else "it is the first"
+
+
+# --- keys that stand where they do not belong ------------------------------------------------------------------------
+
+_OLD_STEPS = {"general": "intermediate_layers", "layers": "intermediate_layers", "answers": "prediction_layer"}
+_OLD_CORPUS = {"corpus_split": "split", "corpus_config": "config"}
+_MEASURING = ("evaluate_every", "keep_best", "early_stopping_patience")
+
+
+def _misplaced_in_recipe(key: str) -> str | None:
+    """Where a key of the file's top level belongs, if it is known elsewhere."""
+    if key in ("method", "corpus", "augment", "adaptation", *_settings_of_a_stage()):
+        return f"{key!r} belongs to a stage; write it below stages"
+    return None
+
+
+def _misplaced_in_stage(content: Mapping[str, Any], key: str) -> str | None:
+    """Where a key of a stage belongs, if it is known elsewhere."""
+    if key == "objective":
+        return (
+            "'objective' is now called method: intermediate_layers (was layers) or masked_language_model (was "
+            "predictions)"
+        )
+    if key in _OLD_CORPUS:
+        return f"{key!r} is now an option of the corpus; write corpus: {{name: ..., {_OLD_CORPUS[key]}: ...}}"
+    if "corpus" in content and key in ("text_column", "split", "config", *_hints_of(TextSettings)):
+        return f"{key!r} is an option of the corpus; write corpus: {{files: ..., {key}: ...}}"
+    if key in _OF_THE_RECIPE or key in get_type_hints(Recipe) or key in _hints_of(WindowSettings):
+        return f"{key!r} is one for all stages; write it at the top of the file"
+    for name in METHODS:
+        if key in _hints_of(METHODS[name]):
+            return f"{key!r} is an option of the method; write method: {{name: {name}, {key}: ...}}"
+    if key in _hints_of(AugmentSettings):
+        return f"{key!r} is an option of augmentation; write augment: {{{key}: ...}}"
+    for name, kind in ADAPTATIONS.items():
+        if key in _hints_of(kind):
+            return f"{key!r} is an option of the adaptation; write adaptation: {{name: {name}, {key}: ...}}"
+    return None
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+class _InPlace(DistilError):
+    """An error whose message begins with its place already."""
+
+
+def _hints_of(kind: type) -> dict[str, Any]:
+    return {option.name: option.type for option in options_of(kind)}
+
+
+def _read(
+    content: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    readers: Mapping[str, Callable[[Any], Any]] | None = None,
+    misplaced: Callable[[str], str | None] = lambda key: None,
+) -> dict[str, Any]:
+    """The values of a section.
+
+    Args:
+        content: The section, values as text.
+        hints: The types of its keys.
+        readers: Functions for keys whose values are sections of their own.
+        misplaced: Given an unknown key, what to do about it, or None.
+
+    Raises:
+        DistilError: An unknown key, or a value that is not right.
+    """
+    readers = readers or {}
     values = {}
     for key, value in content.items():
-        if key not in hints:
-            raise DistilError(f"unknown key {key!r}; {suggestion(str(key), hints)}")
-        try:
-            values[key] = _value(value, hints[key])
-        except ValueError as error:  # a DistilError of a section inside is one, too
-            raise DistilError(f"{key}: {error}") from error
-    for part in fields(kind):  # type: ignore[arg-type]
-        if part.name not in values and part.default is MISSING and part.default_factory is MISSING:
-            raise DistilError(f"{part.name} is missing")
-    return kind(**values)
+        if key in readers:
+            values[key] = _at(key, partial(readers[key], value))
+        elif key in hints:
+            values[key] = _at(key, partial(_value, value, hints[key]))
+        else:
+            raise DistilError(
+                misplaced(str(key)) or f"unknown key {key!r}; {suggestion(str(key), [*hints, *readers]) or 'none here'}"
+            )
+    return values
+
+
+def _at(key: str, read: Callable[[], Made]) -> Made:
+    """A value; what is wrong with it has its key before it."""
+    try:
+        return read()
+    except _InPlace:
+        raise
+    except ValueError as error:  # a DistilError is one, too
+        raise DistilError(f"{key}: {error}") from error
 
 
 def _value(value: Any, hint: Any) -> Any:
@@ -323,30 +524,25 @@ def _value(value: Any, hint: Any) -> Any:
     Raises:
         ValueError: It is not of that type.
     """
-    choices = get_args(hint) if get_origin(hint) not in (list, Literal) else ()
+    choices = get_args(hint) if get_origin(hint) not in (list, collections.abc.Sequence, Literal) else ()
     if value is None or (value == "none" and NoneType in choices):
-        if value is None and any(is_dataclass(kind) for kind in choices):
-            raise ValueError("the section is empty: write none to leave the step out, {} for its defaults, or keys")
         if NoneType in choices:
             return None
         raise ValueError("a value is missing; give one, or leave the key out for the default")
     problems = []
     for kind in choices or (hint,):
-        if kind is not NoneType:
-            try:
-                return _one(value, kind)
-            except ValueError as error:
-                problems.append(str(error))
+        if kind in (NoneType, Path) or get_origin(kind) is collections.abc.Callable:
+            continue  # of None there was a word above; a path is text here, and code is for Python alone
+        try:
+            return _one(value, kind)
+        except ValueError as error:
+            problems.append(str(error))
     raise ValueError(" or ".join(dict.fromkeys(problems)))
 
 
 def _one(value: Any, kind: Any) -> Any:
     """A value as one type, not a union, has it."""
-    if is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ValueError("must be a section with keys of its own")
-        return _section(kind, value)  # type: ignore[arg-type]
-    if get_origin(kind) is list:
+    if get_origin(kind) in (list, collections.abc.Sequence):
         entry = get_args(kind)[0]
         if isinstance(value, list):
             return [_value(part, entry) for part in value]
@@ -370,63 +566,16 @@ def _one(value: Any, kind: Any) -> Any:
     return value
 
 
-EXAMPLE = """\
-# A recipe for haystack-distill: run it with
-#   haystack-distill recipe --config recipe.yaml
-# It can be stopped at any time; the same command goes on where it was. --dry-run shows the plan.
-# Behind a # stand defaults and, where there is none, examples; docs/recipe.md has every key.
-
-teacher: deepset/roberta-base-squad2  # a reader: directory, hub name, or 'embedded', the small one of this package
-data: train.json                      # SQuAD-format JSON or a table (or a list), a data set on the hub, or 'sample'
-dev_data: dev.json                    # likewise: what teacher and student are measured on; never trained on
-output_dir: distilled                 # the finished reader will be in distilled/reader, with a report and a model card
-# labels_only: false                  # true: also train the student on labels alone for as many steps, to compare
-# seed: 42
-# max_seq_len: 384                    # tokens of a window
-# doc_stride: 128                     # tokens between the starts of two windows; by default a third of max_seq_len
-# max_query_length: 64
-# precision: auto                     # bf16 where the hardware is fast at it
-# device: auto
-# cache_dir:                          # of windows and teacher outputs; ~/.cache/haystack-distill
-# license:                            # for the model card, as the hub calls it; teacher and data may bind you
-# language:                           # likewise, such as en
-
-student:
-  layers: 3                           # cut from the teacher, evenly spread ...
-  # which: uniform                    # ... or first, last, or a list like [2, 4, 6]
-  # hidden_size: 192                  # instead of layers: a fresh, narrower student (step 1 is for these)
-  # num_hidden_layers: 3
-  # start_from: general-student       # or one that is there: a reader, or what a step 1 made before
-
-# Step 1, general distillation: the student learns the language from plain text. Leave it out for a student that
-# is cut from its teacher; a fresh one needs it. (TinyBERT, arXiv 1909.10351; DistilBERT, arXiv 1910.01108)
-# general:
-#   corpus: texts/                    # .txt, .jsonl or .parquet files, a directory, or a data set on the hub;
-#                                     # without one, the contexts of the data
-#   teacher: FacebookAI/roberta-base  # a language model; without one, the encoder of the teacher above
-#   objective: layers                 # or predictions: DistilBERT's triple loss
-#   max_steps: 10000
-#   learning_rate: 3e-4
-#   batch_size: 32
-#   max_seq_len: 128
-
-# Step 2, intermediate layers: the student learns what happens inside the teacher.
-layers:
-  # multiplication_factor: 1          # versions of each question, made before training (Tang et al. 2019)
-  # augment: context                  # edit question, context or both
-  # data: augmented.json              # or a file that augment_squad made
-  n_epochs: 2                         # most of the epochs belong here
-  # learning_rate: 3e-4
-  # layer_mapping: uniform            # or last, skip, or a list
-  # attention_loss_weight: 0.03       # 0 where student and teacher differ in their number of heads
-
-# Step 3, prediction layer: the student learns the teacher's answers.
-answers:
-  n_epochs: 1
-  # learning_rate: 3e-4
-  # temperature: 2.0
-  # distillation_loss_weight: 0.8     # 1: teacher only, 0: labels only
-
-# Each step also takes max_steps, batch_size, gradient_accumulation_steps, warmup_proportion, weight_decay,
-# max_grad_norm, dropout, checkpoint_every. To leave a step out, write `layers: none`.
-"""
+def _guessed(value: Any) -> Any:
+    """A value whose type is not known here: what YAML would make of it."""
+    if isinstance(value, list):
+        return [_guessed(entry) for entry in value]
+    if isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                pass
+    return value

@@ -84,8 +84,7 @@ class LanguageModelTrainer:
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         steps = self._check(teacher)
         source = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
-        objective = run.objective(teacher.model.config, CORPUS)
-        self._check_heads(objective, teacher)
+        objective = self._objective(run, teacher)
         live = LiveTeacher(teacher)
         windows = TextWindows(
             source,
@@ -108,6 +107,26 @@ class LanguageModelTrainer:
         )
         with windows:
             return run.go(objective, windows, record, teacher=live)
+
+    def check(self, teacher: LanguageModel, method: MethodSource, *, adaptation: Adaptation | None = None) -> Objective:
+        """Check all that `distil` checks before it reads the corpus, and change nothing; the arguments are `distil`'s.
+
+        Returns:
+            The objective that the method means here.
+
+        Raises:
+            DistilError: Teacher, student, method and adaptation do not fit together, or a setting is missing.
+        """
+        run = Run(self.student, method, self.settings, None, adaptation=adaptation)
+        self._check(teacher)
+        objective = self._objective(run, teacher)
+        run.check_adaptation()
+        return objective
+
+    def _objective(self, run: Run, teacher: LanguageModel) -> Objective:
+        objective = run.objective(teacher.model.config, CORPUS)
+        self._check_heads(objective, teacher)
+        return objective
 
     def _check_heads(self, objective: Objective, teacher: LanguageModel) -> None:
         for role, model, request in (

@@ -102,13 +102,7 @@ class ReaderTrainer:
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         if dev_data is None:
             self.settings.require_nothing_measured()
-        self.student.require_weights()
-        readers = [] if teacher is None else readers_of(teacher)
-        for reader in readers:
-            require_own_weights(self.student, reader)
-        config = readers[0].model.config if readers else None
-        objective = run.objective(config, QUESTIONS)
-        chosen = self._teacher(teacher, objective)
+        objective, chosen = self._fit(run, teacher)
         with run.processes.main_process_first():  # the others find its windows in the cache
             examples = load_examples(data, cache_dir=self.cache_dir)
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
@@ -117,13 +111,7 @@ class ReaderTrainer:
                 dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
                 require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
-        teaches = {name for name, weight in objective.weights.items() if weight}
-        if teaches <= {"labels"} and not any(examples["labelled"]):
-            remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
-            raise DistilError(
-                "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
-                f"augment_squad writes), so there is nothing to train on; {remedy}"
-            )
+        _require_labels(objective, teacher, examples)
         if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
@@ -160,6 +148,38 @@ class ReaderTrainer:
                 evaluate_distributed, self.student, dev_windows, run.processes, progress=self.settings.progress
             )
         return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
+
+    def check(
+        self,
+        teacher: TeacherSource | None,
+        data: datasets.Dataset,
+        method: MethodSource,
+        *,
+        measured: bool = False,
+        adaptation: Adaptation | None = None,
+    ) -> Objective:
+        """Check all that `distil` checks before it trains, and change nothing.
+
+        Args:
+            teacher: As for `distil`.
+            data: Examples, as `data.squad.load.load_examples` gives them.
+            method: As for `distil`.
+            measured: Whether there will be dev data.
+            adaptation: As for `distil`.
+
+        Returns:
+            The objective that the method means here.
+
+        Raises:
+            DistilError: Teacher, student, method, adaptation and data do not fit together, or a setting is missing.
+        """
+        run = Run(self.student, method, self.settings, None, adaptation=adaptation)
+        if not measured:
+            self.settings.require_nothing_measured()
+        objective, _ = self._fit(run, teacher)
+        _require_labels(objective, teacher, data)
+        run.check_adaptation()
+        return objective
 
     def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
         """Train on labels alone: `distil` with `objectives.Labels`.
@@ -228,6 +248,16 @@ class ReaderTrainer:
         method = IntermediateLayers(layer_mapping, *weights)  # type: ignore[arg-type]
         return self.distil(teacher, data, method, dev_data)
 
+    def _fit(self, run: Run, teacher: TeacherSource | None) -> tuple[Objective, Teacher | None]:
+        """The objective and the teacher that it needs, after their checks."""
+        self.student.require_weights()
+        readers = [] if teacher is None else readers_of(teacher)
+        for reader in readers:
+            require_own_weights(self.student, reader)
+        config = readers[0].model.config if readers else None
+        objective = run.objective(config, QUESTIONS)
+        return objective, self._teacher(teacher, objective)
+
     def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
         """The teacher that the objective needs, after its checks."""
         request = objective.teacher_request
@@ -245,6 +275,17 @@ class ReaderTrainer:
         """What of the student decides its scores during the run, and so which weights are the best."""
         names = ("max_answer_length", "no_answer_threshold", "precision")
         return {name: getattr(self.student, name) for name in names}
+
+
+def _require_labels(objective: Objective, teacher: TeacherSource | None, examples: datasets.Dataset) -> None:
+    """Check that there are labels where nothing else is learnt from."""
+    used = {name for name, weight in objective.weights.items() if weight}
+    if used <= {"labels"} and not any(examples["labelled"]):
+        remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
+        raise DistilError(
+            "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
+            f"augment_squad writes), so there is nothing to train on; {remedy}"
+        )
 
 
 def warn_of_shared_contexts(train: datasets.Dataset, dev: datasets.Dataset) -> None:

@@ -17,7 +17,7 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import Objective
 from haystack_distill.teachers.teacher import Teacher
-from haystack_distill.training.adaptation import Adaptation, AllWeights
+from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.adaptations import ADAPTATIONS
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
@@ -93,6 +93,15 @@ class Run:
             needed = " or ".join(sorted(made.data))
             raise DistilError(f"{describe(self.method)} needs {needed} to train on, not {data}")
         return made
+
+    def check_adaptation(self) -> None:
+        """Check that the student can be trained as the adaptation has it.
+
+        Raises:
+            DistilError: It cannot.
+        """
+        with adapted(self.student.copy().model, self.adaptation):
+            pass
 
     def record(self, teacher: Teacher | None, data: dict[str, Any]) -> dict[str, Any]:
         """Everything that decides the result, as JSON holds it; `data` has what is trained on."""

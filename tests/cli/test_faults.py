@@ -92,8 +92,10 @@ def commands(
             "doc_stride": 16,
             "max_query_length": 16,
             "student": {"layers": 2},
-            "layers": quick,
-            "answers": quick,
+            "stages": [
+                {"name": "layers", "method": "intermediate_layers", **quick},
+                {"name": "answers", "method": "prediction_layer", **quick},
+            ],
         }
         path = place / "recipe.yaml"
         path.write_text(yaml.safe_dump(content))

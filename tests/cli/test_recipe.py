@@ -15,12 +15,12 @@ from tests.cli.command_line import refusal, run, run_json
 
 @pytest.fixture
 def recipe_file(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> Path:
-    """A recipe of one short step."""
+    """A recipe of one short stage."""
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"teacher: {teacher_dir}\ndata: {squad_file}\ndev_data: {squad_file}\noutput_dir: {tmp_path / 'out'}\n"
         "device: cpu\nprecision: fp32\nmax_seq_len: 48\ndoc_stride: 16\nmax_query_length: 16\n"
-        "student: {layers: 2}\nlayers: none\nanswers: {max_steps: 2, batch_size: 4}\n"
+        "student: {layers: 2}\nstages: [{name: answers, method: prediction_layer, max_steps: 2, batch_size: 4}]\n"
     )
     return path
 
@@ -28,14 +28,14 @@ def recipe_file(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_recipe(recipe_file: Path, tmp_path: Path) -> None:
     plan = run_json("recipe", "--config", recipe_file, "--dry-run")
-    assert [step["name"] for step in plan["plan"]] == ["3-answers"]
+    assert [stage["name"] for stage in plan["plan"]] == ["1-answers"]
     assert plan["plan"][0]["steps"] == 2
     assert not (tmp_path / "out").exists()
     shown = run("recipe", "--config", recipe_file, "--dry-run").stdout
-    assert "3-answers" in shown
+    assert "1-answers" in shown
     assert "optimiser steps" in shown
     told = run_json("recipe", "--config", recipe_file, "--no-progress")
-    assert told["steps"] == {"3-answers": 2}
+    assert told["steps"] == {"1-answers": 2}
     assert Path(told["directory"]) == tmp_path / "out" / "reader"
     assert "student" in told["metrics"]
     shutil.copytree(told["directory"], tmp_path / "again")
@@ -51,6 +51,19 @@ def test_recipe_init_writes_what_recipe_reads(tmp_path: Path) -> None:
     path.write_text("mine")
     assert run("recipe", "init", "--output", path, "--overwrite").exit_code == 0
     assert "mine" not in path.read_text()
+
+
+def test_recipe_init_looks_at_data_and_teacher(
+    squad_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    teacher = tiny_reader().save(tmp_path / "looked-at")
+    path = tmp_path / "recipe.yaml"
+    assert run("recipe", "init", "--data", squad_file, "--teacher", teacher, "--output", path).exit_code == 0
+    written = path.read_text()
+    assert "8 questions" in written
+    assert "4 layers, 2 heads" in written
+    assert "no such file" in refusal("recipe", "init", "--data", "absent.json", "--output", tmp_path / "other.yaml")
+    assert not (tmp_path / "other.yaml").exists()
 
 
 def test_recipe_refusals(recipe_file: Path, tmp_path: Path) -> None:
@@ -75,7 +88,7 @@ def test_a_finished_recipe_is_uploaded(recipe_file: Path, tmp_path: Path, monkey
     assert sent[1][1] == {"private": None}
 
 
-@pytest.mark.parametrize("place", ["teacher", "student.start_from", "general.teacher"])
+@pytest.mark.parametrize("place", ["teacher", "student.start_from", "stages.teacher"])
 def test_a_recipe_names_a_broken_model(
     recipe_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path, place: str
 ) -> None:
@@ -87,8 +100,9 @@ def test_a_recipe_names_a_broken_model(
     changed: dict[str, Any] = {"teacher": str(broken)}
     if place == "student.start_from":
         changed = {"student": {"start_from": str(broken)}}
-    elif place == "general.teacher":
-        changed = {"general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "teacher": str(broken)}}
+    elif place == "stages.teacher":
+        general = {"name": "general", "method": "intermediate_layers", "corpus": str(tmp_path / "corpus.txt")}
+        changed = {"stages": [general | {"max_steps": 1, "teacher": str(broken)}]}
     recipe_file.write_text(yaml.safe_dump(recipe | changed))
     for dry_run in ([], ["--dry-run"]):
         assert "code of its own" in refusal("recipe", "--config", recipe_file, *dry_run)

@@ -1,4 +1,4 @@
-"""The recipe: all three steps, done once; stopped anywhere, it ends where an unstopped one does."""
+"""Recipes: each stage runs once; stopped anywhere, a recipe ends where an unstopped one does."""
 
 import json
 import os
@@ -16,12 +16,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import BertForMaskedLM
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
-from haystack_distill.data.squad.load import content_hash
 from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.recipes.inputs import Inputs
 from haystack_distill.recipes.plan import plan_recipe
-from haystack_distill.recipes.runner import Ingredients, run_recipe
+from haystack_distill.recipes.runner import run_recipe
 from haystack_distill.recipes.schema import load_recipe
 from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
@@ -35,14 +36,32 @@ TEXT = [
 ROOT = Path(__file__).parents[2]
 
 
+QUICK = {"max_steps": 1, "batch_size": 4, "checkpoint_every": "none"}
+STAGES: dict[str, dict[str, Any]] = {
+    "general": {"method": "intermediate_layers"},
+    "layers": {"method": "intermediate_layers"},
+    "answers": {"method": {"name": "prediction_layer", "temperature": 2, "distillation_loss_weight": 0.8}},
+}
+
+
 @pytest.fixture
 def write(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a recipe of three small steps, changed as asked, and returns its path."""
+    """Writes a recipe of three small stages, changed as asked, and returns its path.
+
+    A stage of `STAGES` is given as its keys besides the method, or as None to leave it out; `stages` gives all.
+    """
     tiny_reader(num_attention_heads=2).save(tmp_path / "teacher")
     (tmp_path / "corpus.txt").write_text("\n\n".join(TEXT * 20))
     quick = {"batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2}
+    corpus = {"files": str(tmp_path / "corpus.txt"), "max_seq_len": 24, "buffer_windows": 16}
+    usual: dict[str, Any] = {
+        "general": {"corpus": corpus, "max_steps": 5, **quick},
+        "layers": {"n_epochs": 1, "augment": {"multiplication_factor": 3, "tagger": "textblob"}, **quick},
+        "answers": {"n_epochs": 2, **quick},
+    }
 
     def recipe(name: str = "out", **changed: Any) -> Path:
+        wanted = {stage: changed.pop(stage, usual[stage]) for stage in STAGES}
         content = {
             "teacher": str(tmp_path / "teacher"),
             "data": str(squad_file),
@@ -55,10 +74,7 @@ def write(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) 
             "doc_stride": 16,
             "max_query_length": 16,
             "student": {"layers": 2},
-            "general": {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 5, "max_seq_len": 24, **quick}
-            | {"buffer_windows": 16},
-            "layers": {"n_epochs": 1, "multiplication_factor": 3, "tagger": "textblob", **quick},
-            "answers": {"n_epochs": 2, **quick},
+            "stages": [{"name": stage, **STAGES[stage], **keys} for stage, keys in wanted.items() if keys is not None],
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content | changed))
@@ -80,7 +96,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.slow
-def test_all_steps(
+def test_all_stages(
     write: Callable[..., Path], tmp_path: Path, squad_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run(write(labels_only=True))
@@ -129,7 +145,7 @@ def test_a_finished_recipe_is_not_done_again(
     for trainer in (ReaderTrainer, LanguageModelTrainer):
         monkeypatch.setattr(trainer, "distil", None)
     assert run(path) == first
-    # Measuring anew and a step more are no reason to do the steps before it again either.
+    # Measuring anew and one run more are no reason to repeat the stages before it.
     changed = yaml.safe_load(path.read_text())
     changed["labels_only"] = True
     path.write_text(yaml.safe_dump(changed))
@@ -137,22 +153,23 @@ def test_a_finished_recipe_is_not_done_again(
         run(path)
 
 
-def test_steps_may_be_left_out(write: Callable[..., Path], tmp_path: Path) -> None:
-    result = run(write(general="none", layers="none", dev_data=None))
-    assert list(result.steps) == ["3-answers"]
+def test_one_stage_is_a_recipe(write: Callable[..., Path]) -> None:
+    result = run(write(general=None, layers=None, answers=QUICK, dev_data=None))
+    assert list(result.steps) == ["1-answers"]
     assert result.metrics == {}
     assert not (result.directory / "report.html").exists()
     assert (result.directory / "README.md").exists()
 
 
+FROZEN = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
+
+
 @pytest.mark.slow
 def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_path: Path) -> None:
-    run(write(layers="none", answers={"max_steps": 1}, dev_data=None))
+    run(write(layers=None, answers={"max_steps": 1}, dev_data=None))
     made = tmp_path / "out" / "1-general"
     for start, head in ((made, "carried over"), (tmp_path / "out" / "reader", "its own")):
-        name = head.replace(" ", "-")
-        settings = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
-        path = write(name, general="none", answers="none", layers=settings, student={"start_from": str(start)})
+        path = write(head.replace(" ", "-"), general=None, answers=None, layers=FROZEN, student=str(start))
         result = run(path)
         got, wanted = weights(result.directory), weights(start)
         for key, weight in wanted.items():
@@ -161,16 +178,92 @@ def test_a_general_student_may_be_used_again(write: Callable[..., Path], tmp_pat
         assert torch.equal(got["qa_outputs.weight"], weights(source)["qa_outputs.weight"])
 
 
-def test_a_reader_to_start_from_keeps_its_head_through_step_1(
+CONTEXTS = {"corpus": {"max_seq_len": 24, "buffer_windows": 4}, "max_steps": 1, "batch_size": 2}
+
+
+def test_a_reader_to_start_from_keeps_its_head_through_a_stage_on_a_corpus(
     write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path
 ) -> None:
     start = tiny_reader(seed=7, num_hidden_layers=2).save(tmp_path / "start")
-    quick = {"max_steps": 1, "max_seq_len": 24, "batch_size": 2, "buffer_windows": 4}
-    settings = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
-    path = write(general=quick, layers=settings, answers="none", dev_data=None, student={"start_from": str(start)})
+    path = write(general=CONTEXTS, layers=FROZEN, answers=None, dev_data=None, student={"start_from": str(start)})
     got = weights(run(path).directory)
     assert torch.equal(got["qa_outputs.weight"], weights(start)["qa_outputs.weight"])
     assert not torch.equal(got["qa_outputs.weight"], weights(tmp_path / "teacher")["qa_outputs.weight"])
+
+
+def test_a_corpus_after_questions_keeps_the_head_that_was_learnt(write: Callable[..., Path], tmp_path: Path) -> None:
+    answers = {"name": "answers", **STAGES["answers"], **QUICK, "learning_rate": 1e-2, "warmup_proportion": 0}
+    text = {"name": "text", **STAGES["general"], **CONTEXTS}
+    again = {"name": "again", **STAGES["general"], **CONTEXTS}
+    result = run(write(stages=[answers, text, again], dev_data=None))
+    assert list(result.steps) == ["1-answers", "2-text", "3-again"]
+    learnt, got = weights(tmp_path / "out" / "1-answers"), weights(result.directory)
+    assert torch.equal(got["qa_outputs.weight"], learnt["qa_outputs.weight"])
+    assert not torch.equal(got["qa_outputs.weight"], weights(tmp_path / "teacher")["qa_outputs.weight"])
+    encoder = weights(tmp_path / "out" / "3-again")
+    assert all(torch.equal(got[f"bert.{key}"], weight) for key, weight in encoder.items())
+
+
+def test_teachers_of_a_stage(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier stage, a list with a reader of another shape, and none for labels; several methods at once."""
+    tiny_reader(seed=3, hidden_size=16).save(tmp_path / "other")
+    stages = [
+        {"name": "labels", "method": "labels", **QUICK},
+        {"name": "again", "method": ["prediction_layer", {"name": "intermediate_layers", "weight": 0.5}], **QUICK}
+        | {"teacher": "labels", "adaptation": {"name": "last_layers", "n_layers": 1}},
+        {
+            "name": "both",
+            "method": "prediction_layer",
+            "teacher": [{"stage": "again"}, str(tmp_path / "other")],
+            **QUICK,
+        },
+    ]
+    path = write(stages=stages, dev_data=None)
+    result = run(path)
+    records = [
+        json.loads((tmp_path / "out" / name / "haystack_distill.json").read_text())
+        for name in ("1-labels", "2-again", "3-both")
+    ]
+    assert [record["method"] for record in records] == [
+        "labels",
+        "prediction_layer + intermediate_layers",
+        "prediction_layer",
+    ]
+    labels = Reader.load(tmp_path / "out" / "1-labels", window_settings=WindowSettings(48, 16, 16), device="cpu")
+    assert records[0]["teacher"] is None
+    assert records[1]["teacher"]["weights"] == model_fingerprint(labels.model)
+    assert records[1]["adaptation"] == {"name": "last_layers", "n_layers": 1}
+    assert list(records[2]["teacher"]["teachers"]) == ["1", "2"]
+    monkeypatch.setattr(ReaderTrainer, "distil", None)
+    assert run(path) == result
+    tiny_reader(seed=4, hidden_size=16).save(tmp_path / "other")
+    with pytest.raises(DistilError, match=r"3-both was begun otherwise \(3-both\.teacher: then "):
+        run(path)
+
+
+def test_what_a_stage_measures(write: Callable[..., Path], tmp_path: Path) -> None:
+    measured = {"max_steps": 2, "batch_size": 4, "keep_best": "true", "evaluate_every": 1}
+    run(write(general=None, layers=None, answers=measured))
+    record = json.loads((tmp_path / "out" / "1-answers" / "haystack_distill.json").read_text())
+    assert sum("f1" in key for line in record["history"] for key in line) >= 2
+    assert record["dev_data"] is not None
+
+
+def test_augmentation_by_a_language_model(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tokenizer: Any, tmp_path: Path
+) -> None:
+    shape = tiny_reader().model.config
+    save_model(tmp_path / "language-model", BertForMaskedLM(shape), tokenizer)
+    augment = {"multiplication_factor": 2, "model": str(tmp_path / "language-model"), "word_possibilities": 3}
+    layers = QUICK | {"augment": augment | {"tagger": "textblob", "p_mask": 0}}
+    path = write(general=None, answers=None, layers=layers, dev_data=None)
+    run(path)
+    torch.manual_seed(5)
+    save_model(tmp_path / "language-model", BertForMaskedLM(shape), tokenizer)
+    with pytest.raises(DistilError, match=r"1-layers was begun otherwise"):
+        run(path)
 
 
 def test_a_teacher_without_a_head_teaches_layers_only(
@@ -182,25 +275,22 @@ def test_a_teacher_without_a_head_teaches_layers_only(
         with pytest.raises(DistilError, match=r"answers are random.*qa_outputs\.weight"):
             run_or_plan(load_recipe(write(teacher=str(tmp_path / "headless"))))
     assert not (tmp_path / "out").exists()
-    path = write(teacher=str(tmp_path / "headless"), general="none", answers="none", layers={"max_steps": 1})
-    assert list(run(path).steps) == ["2-layers"]
+    path = write(teacher=str(tmp_path / "headless"), general=None, answers=None, layers={"max_steps": 1})
+    assert list(run(path).steps) == ["1-layers"]
 
 
-def test_without_a_corpus_the_contexts_are_the_text(write: Callable[..., Path], tmp_path: Path) -> None:
-    path = write(general={"max_steps": 1, "max_seq_len": 24, "batch_size": 2, "buffer_windows": 4})
-    have = Ingredients(load_recipe(path))
-    step = load_recipe(path).general
-    assert step is not None
-    texts = [text for part, _ in have.corpus(step, tmp_path / "scratch").read() for text in part]
-    assert texts == list(dict.fromkeys(have.examples["context"]))
-    result = run(path)
-    assert result.steps["1-general"] == 1
+def test_the_contexts_are_a_corpus(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(general=CONTEXTS)
+    recipe = load_recipe(path)
+    inputs = Inputs(recipe)
+    texts = [text for part, _ in inputs.corpus(recipe.stages[0], tmp_path / "scratch").read() for text in part]
+    assert texts == list(dict.fromkeys(inputs.examples["context"]))
 
 
 def test_the_sample_is_data_by_name(write: Callable[..., Path]) -> None:
-    have = Ingredients(load_recipe(write(data="sample")))
-    assert len(have.examples) == 643
-    assert len(have.load(["sample"], "validation")) == 176
+    inputs = Inputs(load_recipe(write(data="sample")))
+    assert len(inputs.examples) == 643
+    assert len(inputs.load(["sample"], "validation")) == 176
 
 
 def test_a_narrower_student(write: Callable[..., Path]) -> None:
@@ -211,29 +301,29 @@ def test_a_narrower_student(write: Callable[..., Path]) -> None:
     )
 
 
-def test_a_step_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_stage_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: Path) -> None:
     quick = {"n_epochs": 1, "batch_size": 4}
-    run(write(general="none", layers=quick, dev_data=None))
-    path = write(general="none", layers=quick | {"learning_rate": 2e-4}, dev_data=None)
+    run(write(general=None, answers=None, layers=quick, dev_data=None))
+    path = write(general=None, answers=None, layers=quick | {"learning_rate": 2e-4}, dev_data=None)
     with pytest.raises(
-        DistilError, match=r"2-layers was begun otherwise \(2-layers.learning_rate: then 0.0003, now 0.0002\)"
+        DistilError, match=r"1-layers was begun otherwise \(1-layers.learning_rate: then 5e-05, now 0.0002\)"
     ):
         run(path)
-    path = write(general="none", layers=quick, dev_data=None, seed=3)
+    path = write(general=None, answers=None, layers=quick, dev_data=None, seed=3)
     with pytest.raises(DistilError, match=r"seed: then 42, now 3"):
         run(path)
 
 
 def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., Path], tmp_path: Path) -> None:
-    general = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "max_seq_len": 24, "buffer_windows": 4}
-    general |= {"teacher": str(tmp_path / "language-model")}
+    corpus = {"files": str(tmp_path / "corpus.txt"), "max_seq_len": 24, "buffer_windows": 4}
+    general = {"corpus": corpus, "max_steps": 1, "teacher": str(tmp_path / "language-model")}
     teacher = Reader.load(tmp_path / "teacher", window_settings=WindowSettings(48, 16, 16), device="cpu")
     LanguageModel.of(teacher).save(tmp_path / "language-model")
     teacher.save(tmp_path / "start")
     answers = {"max_steps": 1, "learning_rate": 1e-3}
-    begun = {"layers": "none", "answers": answers, "dev_data": None}
+    begun = {"layers": None, "answers": answers, "dev_data": None}
     path = write(**begun, general=general)
-    only = write("only", **begun, general="none", student={"start_from": str(tmp_path / "start")})
+    only = write("only", **begun, general=None, student={"start_from": str(tmp_path / "start")})
     for one in (path, only):
         run(one)
     text = tmp_path / "corpus.txt"
@@ -245,7 +335,7 @@ def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., P
     torch.nn.init.normal_(teacher.model.get_input_embeddings().weight)
     LanguageModel.of(teacher).save(tmp_path / "language-model")
     teacher.save(tmp_path / "start")
-    with pytest.raises(DistilError, match=r"begun otherwise \(student\.general_teacher_weights: then \w+, now \w+\)"):
+    with pytest.raises(DistilError, match=r"begun otherwise \(1-general\.teacher: then \S+, now \S+\)"):
         run(path)
     with pytest.raises(DistilError, match=r"begun otherwise \(student\.start_from_weights: then \w+, now \w+\)"):
         run(only)
@@ -254,39 +344,26 @@ def test_a_student_or_a_text_that_changed_behind_its_name(write: Callable[..., P
 def test_what_an_earlier_version_began(
     write: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write(layers="none", answers={"max_steps": 1}, dev_data=None)
+    path = write(layers=None, answers={"max_steps": 1}, dev_data=None)
     result = run(path)
-    for name in ("1-general", "3-answers"):  # as they were written before
-        begun = tmp_path / "out" / name / "step.json"
+    for name in ("1-general", "2-answers"):  # as they were written before
+        begun = tmp_path / "out" / name / "stage.json"
         record = json.loads(begun.read_text())
         del record["1-general"]["corpus_content"]
         begun.write_text(json.dumps(record))
     assert run(path).steps == result.steps
     assert "1-general was begun by an earlier version, which did not record 1-general.corpus_content" in caplog.text
     begun.write_text('{"teacher": "a')
-    with pytest.raises(DistilError, match=r"step.json cannot be read .*: remove .*3-answers to do the step anew"):
+    with pytest.raises(DistilError, match=r"stage.json cannot be read .*remove .*2-answers to repeat the stage"):
         run(path)
 
 
-def test_predictions_need_a_masked_language_model(write: Callable[..., Path], tmp_path: Path) -> None:
-    corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "objective": "predictions", "max_seq_len": 24}
-    with pytest.raises(DistilError, match=r"general: .*name one as general.teacher"):
-        run(write(general=corpus))
-
-
-@pytest.mark.slow
-def test_the_plan(write: Callable[..., Path], tmp_path: Path) -> None:
-    path = write(labels_only=True)
-    plan = {step.name: step for step in plan_recipe(load_recipe(path))}
-    assert not (tmp_path / "out").exists()
-    result = run(path)
-    assert list(plan) == list(result.steps)
-    assert plan["1-general"].steps == result.steps["1-general"]
-    assert plan["3-answers"].steps == result.steps["3-answers"]
-    assert plan["2-layers"].steps >= result.steps["2-layers"]  # some questions have too few variants
-    assert plan["2-layers"].examples == 24
-    assert all(step.seconds >= 0 for step in plan.values())
-    assert plan["3-answers"].cache_megabytes > 0
+def test_a_directory_of_an_earlier_format(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(general=None, layers=None, answers=QUICK, dev_data=None)
+    run(path)
+    (tmp_path / "out" / "1-answers" / "stage.json").rename(tmp_path / "out" / "1-answers" / "step.json")
+    with pytest.raises(DistilError, match=r"1-answers holds a run without stage\.json, of an earlier version"):
+        run(path)
 
 
 # --- what is wrong, known before the first step ----------------------------------------------------------------------
@@ -302,46 +379,85 @@ def unlabelled(squad_file: Path) -> Path:
     return path
 
 
-QUICK = {"max_steps": 1, "batch_size": 4, "checkpoint_every": "none"}
+def layers(**options: Any) -> dict[str, Any]:
+    return {"layers": {"method": {"name": "intermediate_layers", **options}}}
+
+
+def answers(**options: Any) -> dict[str, Any]:
+    return {"answers": {"method": {"name": "prediction_layer", **options}}}
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no dev file": ({"dev_data": "absent.json"}, r"dev_data: absent\.json: no such file"),
     "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: question "q0-0" is unlabelled'),
-    "layer mapping": ({"layers": {"layer_mapping": "lst"}}, r"layers: layer_mapping has to be"),
-    "too short a mapping": ({"layers": {"layer_mapping": [1]}}, r"layers: layer_mapping names 1 teacher layers"),
-    "no such layer": ({"layers": {"layer_mapping": [1, 9]}}, r"layers: layer_mapping contains 9"),
-    "below 0": ({"layers": {"hidden_loss_weight": -1}}, r"layers: hidden_loss_weight has to be 0 or more"),
+    "layer mapping": (layers(layer_mapping="lst"), r"stage layers: layer_mapping must be"),
+    "too short a mapping": (layers(layer_mapping=[1]), r"stage layers: layer_mapping names 1 teacher layers"),
+    "no such layer": (layers(layer_mapping=[1, 9]), r"stage layers: layer_mapping contains 9"),
+    "below 0": (layers(hidden_loss_weight=-1), r"stage layers: method: hidden_loss_weight must be a number of 0"),
     "nothing to learn": (
-        {"layers": dict.fromkeys(("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"), 0)},
-        r"layers: There is nothing to learn",
+        layers(**dict.fromkeys(("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"), 0)),
+        r"stage layers: method: there is nothing to learn",
     ),
     "other heads": (
         {"student": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}},
-        r"layers: The student has 4 attention heads",
+        r"stage layers: the student has 4 attention heads",
     ),
-    "no data of its own": ({"layers": {"data": "absent.json"}}, r"layers: absent\.json: no such file"),
-    "no tagger": ({"layers": {"multiplication_factor": 2, "tagger": "nltk"}}, r"layers: NLTK's tagger needs its data"),
-    "temperature": ({"answers": {"temperature": 0}}, r"answers: temperature has to be greater than 0"),
-    "no number": ({"answers": {"temperature": "nan"}}, r"answers: temperature has to be greater than 0"),
-    "weight": ({"answers": {"distillation_loss_weight": 1.5}}, r"answers: distillation_loss_weight has to be between"),
+    "several teachers' layers": (
+        {"layers": {"teacher": ["TEACHER", "TEACHER"]}},
+        r"stage layers: (several teachers|.*needs a teacher)",
+    ),
+    "no data of its own": ({"layers": {"data": "absent.json"}}, r"stage layers: absent\.json: no such file"),
+    "no tagger": (
+        {"layers": {"augment": {"multiplication_factor": 2, "tagger": "nltk"}}},
+        r"stage layers: NLTK's tagger needs its data",
+    ),
+    "no language model": (
+        {"layers": {"augment": {"multiplication_factor": 2, "model": "./absent", "tagger": "textblob"}}},
+        r"stage layers: .*absent",
+    ),
+    "no such layers to adapt": (
+        {"layers": {"adaptation": {"name": "last_layers", "n_layers": 9}}},
+        r"stage layers: n_layers is 9, but the student has 2 layers",
+    ),
+    "predictions of an encoder": (
+        {"general": {"method": "masked_language_model", **CONTEXTS}},
+        r"stage general: the teacher is an encoder without a head",
+    ),
+    "answers on a corpus": ({"general": {"method": "prediction_layer", **CONTEXTS}}, r"stage general: .*not corpus"),
+    "temperature": (answers(temperature=0), r"stage answers: method: temperature must be a number above 0"),
+    "no number": (answers(temperature="nan"), r"stage answers: method: temperature must be a number above 0"),
+    "weight": (answers(distillation_loss_weight=1.5), r"stage answers: method: distillation_loss_weight must be"),
     "labels that are not there": (
-        {"data": "UNLABELLED", "answers": {"distillation_loss_weight": 0}},
-        r"answers: none of the data is labelled",
+        {"data": "UNLABELLED", **answers(distillation_loss_weight=0)},
+        r"stage answers: none of the examples is labelled",
+    ),
+    "a teacher for labels": (
+        {"answers": {"method": "labels", "teacher": "TEACHER"}},
+        r"stage answers: this method learns from labels alone",
     ),
     "labels only": ({"data": "UNLABELLED", "labels_only": True}, r"labels_only: none of the data is labelled"),
-    "licence": ({"license": "apache 2.0"}, r"the hub has no licence 'apache 2.0': did you mean \"apache-2.0\""),
+    "licence": ({"license": "apache 2.0"}, r"the hub has no licence 'apache 2.0'"),
     "language": ({"language": "english"}, r"language must be a code"),
     "seed": ({"seed": -1}, r"seed must be a whole number from 0"),
     "device": ({"device": "gpu"}, r"device .*gpu"),
     "absent device": ({"device": "cuda:77"}, r"device 'cuda:77' cannot be used here"),
     "windows": ({"max_seq_len": 500}, r"max_seq_len 500 is more than the 128 positions"),
-    "layers": ({"student": {"layers": 9}}, r"1 to 4 layers, not 9"),
+    "layers": ({"student": {"layers": 9}}, r"student: .*1 to 4 layers, not 9"),
+    "configuration": ({"student": {"hiden_size": 9}}, r"student: the configuration of bert has no 'hiden_size'"),
     "no student": ({"student": {"start_from": "absent"}}, r"'absent'"),
     "no teacher": ({"teacher": "./absent"}, r"cannot load a reader"),
     "output": ({"output_dir": "FILE/below"}, r"cannot write .*below"),
     "cache": ({"cache_dir": "FILE/below"}, r"cannot use the cache directory"),
     "corpus": ({"general": {"corpus": "absent.txt", "max_steps": 1}}, r"absent\.txt"),
-    "text": ({"general": {"max_steps": 1, "mask_probability": 2}}, r"mask_probability must be .*from 0"),
-    "general mapping": ({"general": {"max_steps": 1, "max_seq_len": 24, "layer_mapping": "lst"}}, r"layer_mapping has"),
+    "text": (
+        {"general": {"corpus": {"mask_probability": 2}}},
+        r"stage general: corpus: mask_probability must be .*from 0",
+    ),
+    "positions": ({"general": CONTEXTS | {"corpus": {"max_seq_len": 500}}}, r"stage general: .*128 positions"),
+    "general mapping": (
+        {"general": CONTEXTS | {"method": {"name": "intermediate_layers", "layer_mapping": "lst"}}},
+        r"stage general: layer_mapping must",
+    ),
 }
 
 
@@ -353,30 +469,33 @@ def wrong(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("augment.tagging._trouble_with_nltk", lambda: "is not here")
     (tmp_path / "FILE").write_text("mine")
-    named = {"UNLABELLED": str(unlabelled(squad_file))}
+    named = {"UNLABELLED": str(unlabelled(squad_file)), "TEACHER": str(tmp_path / "teacher")}
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(one) for one in value]
+        if isinstance(value, dict):
+            return {key: place(one) for key, one in value.items()}
+        return named.get(value, value) if isinstance(value, str) else value
 
     def recipe(name: str) -> Path:
-        changed = {
-            key: named.get(value, value) if isinstance(value, str) else value for key, value in WRONG[name][0].items()
-        }
-        sections = {"layers": QUICK, "answers": QUICK, "general": "none"}
-        for section in ("layers", "answers", "general"):
-            if section in changed:
-                sections[section] = {**QUICK, **changed.pop(section)}
-        return write(**sections | changed)
+        changed = place(WRONG[name][0])
+        stages = {"layers": QUICK, "answers": QUICK, "general": None}
+        stages |= {stage: QUICK | changed.pop(stage) for stage in stages if stage in changed}
+        return write(**stages | changed)
 
     return recipe
 
 
 @pytest.mark.parametrize("does", ["dry run", "run"])
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_known_before_the_first_step(
+def test_what_is_wrong_is_known_before_the_first_stage(
     name: str, does: str, wrong: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = wrong(name)
 
     def train(*_: Any, **__: Any) -> None:
-        raise AssertionError("a step began")
+        raise AssertionError("a stage began")
 
     monkeypatch.setattr("haystack_distill.training.loop._LoopTrainer", train)
     with pytest.raises(DistilError, match=WRONG[name][1]):
@@ -384,27 +503,35 @@ def test_what_is_wrong_is_known_before_the_first_step(
     assert not list(tmp_path.glob("out/*/*.safetensors"))
 
 
-def test_what_failed_does_not_stand_in_the_way(write: Callable[..., Path], tmp_path: Path) -> None:
-    corpus = {"corpus": str(tmp_path / "corpus.txt"), "max_steps": 1, "batch_size": 2, "buffer_windows": 4}
-    rest: dict[str, Any] = {"layers": "none", "answers": QUICK, "dev_data": None}
-    with pytest.raises(DistilError, match="knows 128 positions"):
-        run(write(general=corpus | {"max_seq_len": 500}, **rest))
-    assert (tmp_path / "out" / "1-general" / "step.json").exists()
-    result = run(write(general=corpus | {"max_seq_len": 24}, **rest))
+def test_what_failed_does_not_stand_in_the_way(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest: dict[str, Any] = {"layers": None, "answers": QUICK, "dev_data": None}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise DistilError("no room")
+
+    path = write(general=CONTEXTS | {"learning_rate": 1e-2}, **rest)
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTrainer, "distil", fail)
+        with pytest.raises(DistilError, match="no room"):
+            run(path)
+    assert (tmp_path / "out" / "1-general" / "stage.json").exists()
+    result = run(write(general=CONTEXTS, **rest))
     assert result.steps["1-general"] == 1
-    begun = json.loads((tmp_path / "out" / "1-general" / "step.json").read_text())
-    assert begun["1-general"]["max_seq_len"] == 24
+    begun = json.loads((tmp_path / "out" / "1-general" / "stage.json").read_text())
+    assert begun["1-general"]["learning_rate"] == 5e-5
 
 
 @pytest.mark.slow
 def test_a_reader_that_was_removed_is_made_again(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(general="none", layers="none", answers=QUICK)
+    path = write(general=None, layers=None, answers=QUICK)
     first = run(path)
     whole = {file.name for file in first.directory.iterdir()}
     made = weights(first.directory)
-    monkeypatch.setattr(ReaderTrainer, "_run", None)
+    monkeypatch.setattr(ReaderTrainer, "distil", None)
     for name in (None, "model.safetensors", "README.md", "report.json"):
         shutil.rmtree(first.directory) if name is None else (first.directory / name).unlink()
         again = run(path)
@@ -414,36 +541,28 @@ def test_a_reader_that_was_removed_is_made_again(
         assert same(weights(first.directory), made)
 
 
-@pytest.mark.parametrize("file", ["recipe.json", "3-answers/step.json", "3-answers/haystack_distill.json"])
+@pytest.mark.parametrize("file", ["recipe.json", "1-answers/stage.json", "1-answers/haystack_distill.json"])
 @pytest.mark.parametrize("content", ["cut", "", "[]", "{}", "null", b"\xff\xfe"])
 def test_a_record_that_was_cut_is_one_sentence(
     file: str, content: Any, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(general="none", layers="none", answers=QUICK, dev_data=None)
-    finished = tmp_path / "out" / "3-answers"
-    finished.mkdir(parents=True)
-    monkeypatch.setattr(ReaderTrainer, "_run", None)
-    have = Ingredients(load_recipe(path))
-    have.first_student().save(finished)
-    told = {key: value for key, value in have.recipe.as_dict()["answers"].items() if key != "checkpoint_every"}
-    record = {
-        "teacher": model_fingerprint(have.teacher.model),
-        "student": have.recipe.as_dict()["student"],
-        "windows": {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16},
-        "seed": 42,
-        "precision": "fp32",
-        "3-answers": told | {"data": content_hash(have.examples)},
-    }
-    (finished / "step.json").write_text(json.dumps(record))
-    (finished / "haystack_distill.json").write_text(json.dumps({"steps": 1, "seconds": 1, "history": []}))
-    assert run(path).steps == {"3-answers": 1}
+    path = write(general=None, layers=None, answers=QUICK, dev_data=None)
+    finished = tmp_path / "out" / "1-answers"
+
+    def finish(trainer: ReaderTrainer, *_: Any, **__: Any) -> None:
+        trainer.student.save(finished)
+        (finished / "haystack_distill.json").write_text(json.dumps({"steps": 1, "seconds": 1, "history": []}))
+
+    monkeypatch.setattr(ReaderTrainer, "distil", finish)
+    assert run(path).steps == {"1-answers": 1}
+    monkeypatch.setattr(ReaderTrainer, "distil", None)
     broken = tmp_path / "out" / file
     whole = broken.read_bytes()
     broken.write_bytes(
         whole[: len(whole) // 2] if content == "cut" else content if isinstance(content, bytes) else content.encode()
     )
     if (file, content) == ("recipe.json", "{}"):  # nothing is known, so it is measured again
-        assert run(path).steps == {"3-answers": 1}
+        assert run(path).steps == {"1-answers": 1}
         return
     with pytest.raises(DistilError, match=rf"{broken.name}.*remove|begun otherwise") as caught:
         run(path)
@@ -467,8 +586,8 @@ def left_over(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in found)
 
 
-def kill_in_step(path: Path, directory: Path, later: float) -> None:
-    """Start the recipe and kill it so many seconds after a step's first checkpoint is begun.
+def kill_in_stage(path: Path, directory: Path, later: float) -> None:
+    """Start the recipe and kill it so many seconds after a stage's first checkpoint is begun.
 
     Not so many seconds after the start: how long that takes differs, and the recipe may have ended.
     """
@@ -485,19 +604,19 @@ def kill_in_step(path: Path, directory: Path, later: float) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_killed_in_every_stage_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
     ran = subprocess.run(
         command(write("whole")), env=environment(), check=True, capture_output=True, text=True, timeout=300
     )
     whole = json.loads(ran.stdout)
-    for step in ("1-general", "2-layers", "3-answers"):
-        kill_in_step(path, tmp_path / "killed" / step, later=moments.uniform(0, 0.2))
+    for stage in ("1-general", "2-layers", "3-answers"):
+        kill_in_stage(path, tmp_path / "killed" / stage, later=moments.uniform(0, 0.2))
     done = subprocess.run(command(path), env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert told["steps"] == whole["steps"]
-    assert told["metrics"] == whole["metrics"]
+    printed = json.loads(done.stdout)
+    assert printed["steps"] == whole["steps"]
+    assert printed["metrics"] == whole["metrics"]
     for name in ("1-general", "2-layers", "3-answers", "reader"):
         assert same(weights(tmp_path / "killed" / name), weights(tmp_path / "whole" / name)), name
     assert left_over(tmp_path / "killed") == []
@@ -508,8 +627,8 @@ def test_killed_in_every_step_it_ends_the_same(write: Callable[..., Path], tmp_p
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:
     small = {"batch_size": 2, "learning_rate": 5e-5}
-    general = yaml.safe_load(write().read_text())["general"]
-    layers = {"n_epochs": 1, "multiplication_factor": 2, "tagger": "textblob"}
+    general = yaml.safe_load(write().read_text())["stages"][0]
+    layers = {"n_epochs": 1, "augment": {"multiplication_factor": 2, "tagger": "textblob"}}
     two = write("two", general=general | small, layers=layers | small, answers={"n_epochs": 1} | small)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, *command(two)[1:]], env=environment(), capture_output=True, text=True, timeout=400)

@@ -1,22 +1,18 @@
-"""The recipe's file: what it may say, and how it is told what is wrong."""
+"""The recipe's file: what it may hold, and the errors about what it may not."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from haystack_distill import DistilError
-from haystack_distill.recipes.schema import (
-    EXAMPLE,
-    AnswersStep,
-    GeneralStep,
-    LayersStep,
-    Recipe,
-    StudentShape,
-    load_recipe,
-)
+from haystack_distill import DistilError, TrainingSettings
+from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.objectives import IntermediateLayers, Labels, PredictionLayer
+from haystack_distill.recipes.schema import CorpusText, Recipe, Stage, StageResult, StudentShape, load_recipe
+from haystack_distill.training.adaptation import LastLayers
 
-LEAST = "teacher: t\ndata: d\noutput_dir: o\n"
+TOP = "teacher: t\ndata: d\noutput_dir: o\n"
+LEAST = TOP + "stages: [{name: one, method: prediction_layer}]\n"
 
 
 def load(tmp_path: Path, text: str) -> Recipe:
@@ -25,37 +21,11 @@ def load(tmp_path: Path, text: str) -> Recipe:
     return load_recipe(path)
 
 
-def test_the_example_is_a_recipe_and_its_comments_are_the_defaults(tmp_path: Path) -> None:
-    recipe = load(tmp_path, EXAMPLE)
-    assert recipe == Recipe(
-        teacher="deepset/roberta-base-squad2",
-        data=["train.json"],
-        dev_data=["dev.json"],
-        output_dir="distilled",
-        student=StudentShape(layers=3),
-    )
-    lines = EXAMPLE.splitlines()
-    sections: dict[str, list[str]] = {"": []}
-    for line in lines:
-        bare = line.removeprefix("# ") if line.startswith("# ") else line
-        if bare.rstrip().endswith(":") and not bare.startswith(" ") and " " not in bare:
-            section = bare.rstrip().rstrip(":")
-            sections[section] = [f"{section}:"]
-        elif bare.startswith("  "):
-            inner = bare.strip().removeprefix("# ")
-            if ":" in inner and inner.split(":")[0].isidentifier():
-                sections[section].append(f"  {inner}")
-        elif line.startswith("# ") and ":" in bare and bare.split(":")[0].isidentifier():
-            sections[""].append(bare)
-    named = LEAST + "\n".join(sections[""])
-    assert load(tmp_path, named) == load(tmp_path, LEAST)
-    layers = [line for line in sections["layers"] if "data:" not in line]
-    answers = sections["answers"]
-    assert load(tmp_path, LEAST + "\n".join([*layers, *answers])) == load(tmp_path, LEAST)
-    assert "  n_epochs: 2" in "\n".join(layers)
-    general = [line for line in sections["general"] if "teacher:" not in line]
-    made = load(tmp_path, LEAST + "\n".join(general)).general
-    assert made == GeneralStep(corpus=["texts/"])
+def test_defaults_are_those_of_the_dataclasses(tmp_path: Path) -> None:
+    [stage] = load(tmp_path, LEAST).stages
+    assert stage == Stage("one", PredictionLayer())
+    assert stage.settings == TrainingSettings(evaluate_every=None)
+    assert load(tmp_path, LEAST) == Recipe("t", ["d"], "o", [stage])
 
 
 def test_every_kind_of_value(tmp_path: Path) -> None:
@@ -65,80 +35,214 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
 teacher: t
 data: [a.json, b.json]
 output_dir: o
-student: {hidden_size: 192, num_hidden_layers: 3}
-general:
-  corpus: [x.txt, y.txt]
-  max_steps: 7
-  learning_rate: 1e-4
-  dropout: none
-layers:
-  layer_mapping: [2, none, 6]
-  multiplication_factor: 20
-  checkpoint_every: epoch
-  data:
-answers: none
+student: {hidden_size: 192, num_hidden_layers: 3, hidden_act: relu, layer_norm_eps: 1e-5, tie: true}
+max_seq_len: 300
+seed: 7
+stages:
+  - name: general
+    corpus: [x.txt, y.txt]
+    method: intermediate_layers
+    max_steps: 7
+    learning_rate: 1e-4
+    dropout: none
+  - name: wikipedia
+    corpus: {name: wikimedia/wikipedia, config: 20231101.en, max_seq_len: 64}
+    teacher: general
+    method: masked_language_model
+    max_steps: 9
+  - name: contexts
+    corpus: contexts
+    method: {name: masked_language_model, cosine_weight: 0}
+    max_steps: 9
+  - name: layers
+    method: {name: intermediate_layers, layer_mapping: [2, none, 6]}
+    augment: {multiplication_factor: 4, model: some/model, p_mask: 0, tokenizer: none}
+    adaptation: {name: last_layers, n_layers: 2}
+    checkpoint_every: epoch
+    data: c.json
+  - name: answers
+    teacher: [t, other, {stage: layers}]
+    method:
+      - prediction_layer
+      - {name: labels, weight: 0.5}
+    keep_best: true
+    adaptation: biases
+    augment: none
 dev_data: dev.json
 labels_only: true
 """,
     )
     assert recipe.data == ["a.json", "b.json"]
-    assert recipe.student.fresh_shape == {"hidden_size": 192, "num_hidden_layers": 3}
-    assert recipe.general == GeneralStep(corpus=["x.txt", "y.txt"], max_steps=7, learning_rate=1e-4, dropout=None)
-    assert recipe.layers == LayersStep(
-        layer_mapping=[2, None, 6], multiplication_factor=20, checkpoint_every="epoch", data=None
+    assert recipe.windows.doc_stride == 100
+    assert recipe.student == StudentShape(
+        configured={
+            "hidden_size": 192,
+            "num_hidden_layers": 3,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "tie": True,
+        }
     )
-    assert recipe.answers is None
+    general, wikipedia, contexts, layers, answers = recipe.stages
+    assert general.corpus == CorpusText(["x.txt", "y.txt"])
+    assert general.settings == TrainingSettings(max_steps=7, learning_rate=1e-4, dropout=None, evaluate_every=None)
+    assert wikipedia.corpus == CorpusText(["wikimedia/wikipedia"], {"config": "20231101.en"}, TextSettings(64))
+    assert wikipedia.teacher == [StageResult("general")]
+    assert contexts.corpus == CorpusText()
+    assert layers.method == IntermediateLayers(layer_mapping=[2, None, 6])
+    assert layers.data == ["c.json"]
+    assert layers.augment is not None
+    assert (layers.augment.model, layers.augment.seed, layers.augment.multiplication_factor) == ("some/model", 7, 4)
+    assert layers.adaptation == LastLayers(2)
+    assert layers.settings.checkpoint_every == "epoch"
+    assert answers.teacher == ["t", "other", StageResult("layers")]
+    assert answers.method == 1.0 * PredictionLayer() + 0.5 * Labels()
+    assert answers.settings.evaluate_every == "epoch"
+    assert answers.augment is None
     assert recipe.labels_only
-    assert replace(recipe, answers=AnswersStep()).as_dict()["answers"]["temperature"] == 2.0
+    assert recipe.as_dict()["stages"][4]["arguments"]["parts"][1] == {
+        "method": "labels",
+        "weight": 0.5,
+        "arguments": {},
+    }
+
+
+def test_a_student_by_name(tmp_path: Path) -> None:
+    assert load(tmp_path, LEAST + "student: some/reader").student == StudentShape(start_from="some/reader")
+
+
+def stage(text: str) -> str:
+    """A recipe with one more stage, called two."""
+    return f"{TOP}stages:\n  - {{name: one, method: prediction_layer}}\n  - {{name: two, {text}}}\n"
+
+
+LAYERS = "method: intermediate_layers"
+CORPUS = f"{LAYERS}, max_steps: 1"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("techer: t", "unknown key 'techer'; did you mean 'teacher'"),
         ("teacher: t", "data is missing"),
-        (LEAST + "layers: {n_epoch: 3}", "layers: unknown key 'n_epoch'; did you mean 'n_epochs'"),
-        (LEAST + "layers: {n_epochs: 3.5}", "layers: n_epochs: '3.5' is not a whole number"),
-        (LEAST + "layers: {learning_rate: fast}", "layers: learning_rate: 'fast' is not a number"),
-        (LEAST + "layers: {learning_rate: -1}", "layers: learning_rate must be a number above 0"),
-        (LEAST + "layers: {multiplication_factor: 0}", "layers: multiplication_factor must be"),
-        (LEAST + "layers: {p_mask: 0.6, p_pos: 0.6}", "layers: p_mask . p_pos is 1.2"),
-        (LEAST + "layers: {data: a, multiplication_factor: 2}", "layers: data of its own is taken as it is"),
-        (LEAST + "layers: {augment: question}", "layers: augment has no effect with a multiplication_factor of 1"),
-        (LEAST + "general: {text_column: body}", "general: text_column means nothing without a corpus"),
+        (TOP, "stages is missing"),
+        (TOP + "stages:", "stages is empty; a recipe has at least one stage"),
+        (TOP + "stages: {name: a}", "stages: must be a list, each stage with a dash"),
+        (TOP + "stages: [a]", "stage 1: must have keys of its own"),
+        (TOP + "stages: [{method: labels}]", "stage 1: name is missing"),
+        (TOP + "stages: [{name: a/b, method: labels}]", "stage a/b: name must be letters"),
+        (TOP + "stages: [{name: a}]", "stage a: method is missing"),
+        (stage("method: labels").replace("two", "one"), "two stages are called 'one'"),
+        (stage(f"{LAYERS}, n_epoch: 3"), "stage two: unknown key 'n_epoch'; did you mean 'n_epochs'"),
+        (stage(f"{LAYERS}, n_epochs: 3.5"), "stage two: n_epochs: '3.5' is not a whole number"),
+        (stage(f"{LAYERS}, learning_rate: fast"), "stage two: learning_rate: 'fast' is not a number"),
+        (stage(f"{LAYERS}, learning_rate: -1"), "stage two: learning_rate must be a number above 0"),
+        (stage(f"{LAYERS}, learning_rate:"), "stage two: learning_rate: a value is missing"),
+        (stage(f"{LAYERS}, n_epochs: 2, max_steps: 3"), "stage two: n_epochs has no effect where max_steps is set"),
+        (stage(f"{LAYERS}, evaluate_every: 5"), "stage two: evaluate_every has no effect without dev_data"),
+        (stage(f"{LAYERS}, keep_best: true"), "stage two: keep_best chooses by dev_data"),
+        # methods
+        (stage("method: layers"), "stage two: method: there is no method 'layers'; there are labels, pred"),
+        (stage("method:"), "stage two: method: must be a name .labels, prediction_layer"),
+        (stage("method: {temperature: 2}"), "stage two: method: must be a name"),
+        (stage("method: []"), "stage two: method: the list is empty"),
         (
-            LEAST + "layers: {multiplication_factor: 2, p_ng: 0.9}",
-            "layers: p_ng has no effect where only contexts are edited",
+            stage("method: {name: prediction_layer, temprature: 2}"),
+            "stage two: method: unknown key 'temprature'; did you mean 'temperature'",
         ),
-        (LEAST + "layers:", "layers: the section is empty: write none"),
-        (LEAST + "general:", "general: the section is empty: write none"),
-        (LEAST + "layers: 5", "layers: must be a section"),
-        (LEAST + "layers: none\nanswers: none", "every step is left out"),
-        (LEAST + "answers: {distillation_loss: kl}", "answers: distillation_loss: 'kl' is not one of kl_div, mse"),
+        (stage("method: {name: labels, temperature: 2}"), "stage two: method: unknown key 'temperature'"),
         (
-            LEAST + "answers: {distillation_loss: mse, temperature: 3}",
-            "answers: temperature means nothing to mse, which compares the logits as they are",
+            stage("method: {name: prediction_layer, distillation_loss: kl}"),
+            "stage two: method: distillation_loss: 'kl' is not one of kl_div, mse",
         ),
-        (LEAST + "answers: {temperature:}", "answers: temperature: a value is missing"),
-        (LEAST + "general: {corpus: c, n_epochs: 3}", "general: .*say max_steps, not n_epochs"),
-        (LEAST + "general: {corpus: c, max_steps: none}", "general: .*say max_steps, not n_epochs"),
-        (LEAST + "general: {corpus: c, temperature: 3}", "temperature means nothing to the objective 'layers'"),
         (
-            LEAST + "general: {corpus: c, objective: predictions, layer_mapping: last}",
-            "layer_mapping means nothing to the objective 'predictions'",
+            stage("method: {name: prediction_layer, distillation_loss: mse, temperature: 3}"),
+            'stage two: method: distillation_loss="mse" compares unscaled logits, so temperature=3.0 would have no',
         ),
-        (LEAST + "student: {layers: 3, hidden_size: 4}", "student: say one of"),
+        (stage("method: [{name: labels, weight: much}]"), "stage two: method: weight: 'much' is not a number"),
+        (stage("method: [{name: labels, weight: -1}]"), "stage two: method: the weight of a method must be a number"),
+        (
+            stage(f"{LAYERS}, layer_mapping: last"),
+            "'layer_mapping' is an option of the method; write method: {name: int",
+        ),
+        # adaptation
+        (stage(f"{LAYERS}, adaptation: last"), "adaptation: there is no adaptation 'last'; there are all, last_layers"),
+        (
+            stage(f"{LAYERS}, n_layers: 2"),
+            "'n_layers' is an option of the adaptation; write adaptation: {name: last_la",
+        ),
+        # augmentation
+        (stage(f"{LAYERS}, augment: 20"), "stage two: augment: must have keys of its own"),
+        (stage(f"{LAYERS}, augment: {{multiplication_factor: 0}}"), "augment: multiplication_factor must be"),
+        (stage(f"{LAYERS}, augment: {{p_mask: 0.6, p_pos: 0.6}}"), "stage two: augment: p_mask . p_pos is 1.2"),
+        (stage(f"{LAYERS}, augment: {{p_ng: 0.25}}"), "augment: p_ng has no effect where only contexts are edited"),
+        (
+            stage(f"{LAYERS}, augment: {{multiplication_factor: 1, augment: both}}"),
+            "augment: augment has no effect with a multiplication_factor of 1",
+        ),
+        (stage(f"{LAYERS}, p_mask: 0.2"), "'p_mask' is an option of augmentation; write augment: {p_mask: ...}"),
+        # corpus
+        (stage(f"{LAYERS}, corpus: c"), "stage two: a corpus is a stream without an end; set max_steps"),
+        (stage(f"{CORPUS}, corpus: c, n_epochs: 2"), "stage two: n_epochs has no effect on a corpus"),
+        (stage(f"{CORPUS}, corpus: c, keep_best: true"), "stage two: keep_best has no effect on a corpus"),
+        (stage(f"{CORPUS}, corpus: c, data: d"), "stage two: data has no effect in a stage on a corpus"),
+        (stage(f"{CORPUS}, corpus: c, augment: {{}}"), "stage two: augment has no effect in a stage on a corpus"),
+        (
+            stage(f"{CORPUS}, corpus: c, teacher: [a, b]"),
+            "stage two: a stage on a corpus learns from one language model",
+        ),
+        (stage(f"{CORPUS}, corpus:"), "stage two: corpus: is empty"),
+        (
+            stage(f"{CORPUS}, corpus: {{text_column: a}}"),
+            "corpus: text_column has no effect on the contexts of the data",
+        ),
+        (stage(f"{CORPUS}, corpus: {{files: a, split: b}}"), "corpus: split has no effect with files"),
+        (stage(f"{CORPUS}, corpus: {{files: a, name: b}}"), "corpus: files and name are two corpora"),
+        (stage(f"{CORPUS}, corpus: c, mask_probability: 0"), "'mask_probability' is an option of the corpus"),
+        # teachers
+        (stage(f"{LAYERS}, teacher: {{stage: two}}"), "stage two: teacher: no stage before it is called 'two'; before"),
+        (stage(f"{LAYERS}, teacher:"), "stage two: teacher: a value is missing"),
+        # what belongs elsewhere
+        (stage(f"{LAYERS}, seed: 3"), "stage two: 'seed' is one for all stages; write it at the top of the file"),
+        (stage(f"{LAYERS}, max_seq_len: 3"), "stage two: 'max_seq_len' is one for all stages"),
+        (LEAST + "n_epochs: 3", "'n_epochs' belongs to a stage"),
+        # keys of earlier versions
+        (
+            TOP + "layers: {n_epochs: 3}",
+            "`layers` is now a stage; write stages: - {name: layers, method: intermediate_l",
+        ),
+        (TOP + "answers: none", "`answers` is now a stage; write stages: - {name: answers, method: prediction_layer"),
+        (TOP + "general: {corpus: c}", "`general` is now a stage; .*method: intermediate_layers, corpus: contexts"),
+        (stage(f"{LAYERS}, objective: layers"), "stage two: 'objective' is now called method: intermediate_layers"),
+        (stage(f"{CORPUS}, corpus: c, corpus_split: s"), "'corpus_split' is now an option of the corpus; .*split: ..."),
+        (stage(f"{LAYERS}, multiplication_factor: 4"), "'multiplication_factor' is an option of augmentation"),
+        (
+            stage(f"{LAYERS}, temperature: 4"),
+            "'temperature' is an option of the method; write method: {name: prediction",
+        ),
+        # the student and the whole
+        (LEAST + "student: {layers: 3, hidden_size: 4}", "student: give one of"),
         (LEAST + "student: {which: last}", "student: which chooses among layers"),
         (LEAST + "student: {layers: [3]}", "student: layers: must be a single value"),
+        (LEAST + "student: {layer: 3}", "student: unknown key 'layer'; did you mean 'layers'"),
+        (LEAST + "student:", "student: must be a name or have keys of its own"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
+        (LEAST + "max_query_length: 400", "max_query_length 400 leaves no room"),
+        (LEAST + "precision: fp8", "precision must be one of auto"),
         (LEAST + "seed: 1\nseed: 2", "the key 'seed' appears twice"),
         ("- a", "must map"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(DistilError, match=rf"recipe.yaml: .*{says}"):
+def test_errors_name_the_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DistilError, match=rf"recipe.yaml: .*{message.replace('{', chr(92) + '{')}"):
         load(tmp_path, text)
+
+
+def test_directories_are_numbered(tmp_path: Path) -> None:
+    recipe = load(tmp_path, stage("method: labels"))
+    assert [recipe.directory_of(stage) for stage in recipe.stages] == ["1-one", "2-two"]
+    assert replace(recipe, stages=recipe.stages[1:]).directory_of("two") == "1-two"
 
 
 def test_no_file(tmp_path: Path) -> None:

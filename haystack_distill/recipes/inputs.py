@@ -1,0 +1,368 @@
+"""What a recipe works with: teachers, data, and the student between two stages."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import pyarrow as pa
+
+from augment.augmenter import augmented, mask_token_of
+from augment.settings import AugmentSettings
+from augment.tagging import choose_tagger
+from haystack_distill import students
+from haystack_distill.data.corpus import Corpus
+from haystack_distill.data.sample import sample_path
+from haystack_distill.data.squad.arrow import SCHEMA, plain_rows, record_batches
+from haystack_distill.data.squad.load import content_hash, load_examples
+from haystack_distill.data.squad.metrics import require_measurable
+from haystack_distill.data.squad.validation import Row
+from haystack_distill.errors import DistilError
+from haystack_distill.models.embedded import EMBEDDED, named_reader
+from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.models.reader import Reader
+from haystack_distill.recipes.schema import Recipe, Stage, StageResult
+from haystack_distill.students.layers import AnyModel
+from haystack_distill.training.language_model_trainer import LanguageModelTrainer
+from haystack_distill.training.reader_trainer import ReaderTrainer
+from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import write_atomically
+from haystack_distill.utils.cache import cached_table
+from haystack_distill.utils.devices import require_device, resolve_device
+from haystack_distill.utils.files import expand_user, require_writable
+from haystack_distill.utils.hashing import hash_file, hash_json
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.transformers_compat import architectures
+
+SAMPLE = "sample"  # as the name of data: the one that comes with this package
+_PARTS: dict[str, Any] = {"train": "train", "validation": "dev"}  # of the sample, by the hub's names of splits
+_AUGMENTED_FORMAT = 1  # raise it when the same data would be augmented differently
+
+Teaching: TypeAlias = Reader | list[Reader] | LanguageModel | None
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student between two stages, from which each stage takes the form that it trains.
+
+    Args:
+        model: A reader, or after a stage on a corpus a language model.
+        head: The reader whose head and settings a reader made of the language model takes.
+    """
+
+    model: Reader | LanguageModel
+    head: Reader
+
+    def reader(self) -> Reader:
+        """The student as a reader."""
+        if isinstance(self.model, Reader):
+            return self.model
+        return students.from_language_model(self.model, self.head)
+
+    def language_model(self) -> LanguageModel:
+        """The student as a language model; of a reader a copy of its encoder."""
+        return LanguageModel.of(self.model).copy() if isinstance(self.model, Reader) else self.model
+
+    def after(self, made: Reader | LanguageModel) -> "Student":
+        """The student when a stage has made this of it."""
+        if isinstance(made, Reader):
+            return Student(made, made)
+        return Student(made, self.model if isinstance(self.model, Reader) else self.head)
+
+
+class Inputs:
+    """The teacher and the data of a recipe, and what its stages need besides, loaded when it is asked for.
+
+    Attributes:
+        reading: How readers are loaded.
+        examples: The recipe's data.
+        dev_examples: Its dev data, or None.
+        teacher: Its teacher.
+
+    Raises:
+        DistilError: A model or a device is not there, or the recipe's directory cannot be written.
+        DataError: Data cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        require_writable(expand_user(recipe.output_dir))
+        require_device(recipe.device)
+        self.reading: dict[str, Any] = {
+            "window_settings": recipe.windows,
+            "device": resolve_device(recipe.device),
+            "precision": recipe.precision,
+        }
+        self.running = {name: self.reading[name] for name in ("device", "precision")}
+        self.examples = self.load(recipe.data, "train")
+        self.dev_examples: datasets.Dataset | None = None
+        if recipe.dev_data:
+            with in_section("dev_data"):
+                self.dev_examples = self.load(recipe.dev_data, "validation")
+                require_measurable(self.dev_examples)
+        self.teacher = named_reader(recipe.teacher, **self.reading)
+        self._taggers: dict[str, str] = {}
+
+    def load(self, data: list[str], split: str) -> datasets.Dataset:
+        """Examples of files or of a data set on the hub."""
+        if data == [SAMPLE]:
+            return load_examples(sample_path(_PARTS[split]), cache_dir=self.recipe.cache_dir)
+        return load_examples(data[0] if len(data) == 1 else data, split=split, cache_dir=self.recipe.cache_dir)
+
+    # --- data of a stage -------------------------------------------------------------------------------------------
+
+    def corpus(self, stage: Stage, scratch: Path) -> Corpus:
+        """The text of a stage; where it is the contexts of the data, they are written to a file in `scratch`."""
+        assert stage.corpus is not None
+        source = stage.corpus.source
+        if source:
+            return Corpus(source[0] if len(source) == 1 else source, **stage.corpus.options)
+        path = scratch / f"contexts-{content_hash(self.examples)[:16]}.jsonl"
+
+        def write(aside: Path) -> None:
+            with open(aside, "w", encoding="utf-8") as file:
+                for context, _ in groupby(plain_rows(self.examples, ["context"]), lambda row: row["context"]):
+                    file.write(json.dumps({"text": context}, ensure_ascii=False) + "\n")
+
+        if not path.exists():
+            write_atomically(path, write)
+        return Corpus(path)
+
+    def original(self, stage: Stage) -> datasets.Dataset:
+        """The questions of a stage before augmentation."""
+        return self.examples if stage.data is None else self.load(stage.data, "train")
+
+    def questions(self, stage: Stage, student: Reader) -> datasets.Dataset:
+        """The questions that a stage trains on: multiplied, where it asks for that."""
+        examples = self.original(stage)
+        if stage.augment is None:
+            return examples
+        settings, decisive = self.augmentation(stage, student)
+        key = hash_json("augmented", _AUGMENTED_FORMAT, content_hash(examples), *decisive)
+        chosen = settings.with_tagger(self._taggers[settings.tagger])  # else the choice would be logged once more
+
+        def batches() -> Iterator[dict[str, pa.Array]]:
+            return record_batches(Row.from_example(example) for example in augmented(examples, chosen))
+
+        return cached_table("examples", key, SCHEMA, batches, self.recipe.cache_dir)[0]
+
+    def augmentation(self, stage: Stage, student: Reader) -> tuple[AugmentSettings, list[Any]]:
+        """How a stage multiplies its data, and all that decides the result, as JSON can hold it.
+
+        Masked words become the student's mask token, and the language model runs on the recipe's device, unless the
+        stage names others.
+
+        Raises:
+            DistilError: There is no mask token, tagger, language model or file of vectors as asked for.
+        """
+        settings = stage.augment
+        assert settings is not None
+        if settings.multiplication_factor > 1 and settings.p_mask and not (settings.mask_token or settings.tokenizer):
+            mask = student.tokenizer.mask_token
+            if mask is None:
+                raise DistilError("augment: the student's tokenizer has no mask token; set p_mask: 0, or mask_token")
+            settings = replace(settings, mask_token=mask)
+        mask_token_of(settings)  # a missing tokenizer is better known before the work than in the middle of it
+        if settings.tagger not in self._taggers:
+            self._taggers[settings.tagger] = choose_tagger(settings.tagger)
+        decisive: list[Any] = [asdict(settings), self._taggers[settings.tagger]]
+        if settings.model is not None:
+            model = LanguageModel.load(settings.model, device="cpu")
+            if settings.device == "auto":
+                settings = replace(settings, device=str(self.running["device"]))
+            decisive.append({"model": model_fingerprint(model.model)})
+        if settings.glove_path is not None:
+            decisive.append({"glove": hash_file(expand_user(settings.glove_path))})
+        return settings, decisive
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def teachers(
+        self, stage: Stage, student: Reader | LanguageModel, result: Callable[[str], Reader | LanguageModel]
+    ) -> Teaching:
+        """What a stage learns from: a language model on a corpus, else a reader or several; None where nothing.
+
+        Args:
+            stage: The stage.
+            student: The student in the form that the stage trains, or one of its shape.
+            result: Gives the result of an earlier stage, by its name.
+        """
+        if stage.corpus is not None:
+            name = stage.teacher[0] if stage.teacher else None
+            if isinstance(name, StageResult):
+                made = result(name.stage)
+                return LanguageModel.of(made) if isinstance(made, Reader) else made
+            return LanguageModel.of(self.teacher) if name is None else self.language_model(name)
+        if stage.teacher is None:
+            objective = stage.method.objective(student.model.config, self.teacher.model.config)
+            return self.teacher if objective.teacher_request else None
+        readers = []
+        for name in stage.teacher:
+            if isinstance(name, StageResult):
+                made = result(name.stage)
+                readers.append(made if isinstance(made, Reader) else students.from_language_model(made, self.teacher))
+            else:
+                readers.append(named_reader(name, **self.reading))
+        return readers[0] if len(readers) == 1 else readers
+
+    def language_model(self, name: str) -> LanguageModel:
+        """A language model by name."""
+        if name == EMBEDDED:
+            return LanguageModel.of(named_reader(name, **self.reading))
+        return LanguageModel.load(name, **self.running)
+
+    def fingerprints(self, stage: Stage) -> list[Any] | None:
+        """Hashes of the teachers that a stage names: a name may come to stand for other weights."""
+        if stage.teacher is None:
+            return None
+        found: list[Any] = []
+        for name in stage.teacher:
+            if isinstance(name, StageResult):
+                found.append(asdict(name))
+            elif stage.corpus is not None:
+                found.append(model_fingerprint(self.language_model(name).model))
+            else:
+                found.append(model_fingerprint(named_reader(name, **self.reading).model))
+        return found
+
+    def student_record(self) -> dict[str, Any]:
+        """How the student is made, and the hash of the model that it starts from, if it does."""
+        record = asdict(self.recipe.student)
+        start = self.recipe.student.start_from
+        if start is not None:
+            on_corpus = self.recipe.stages[0].corpus is not None
+            model = LanguageModel.load(start, **self.running).model if on_corpus else self.first_reader().model
+            record["start_from_weights"] = model_fingerprint(model)
+        return record
+
+    def first_student(self) -> Student:
+        """The student that the first stage begins with."""
+        stage = self.recipe.stages[0]
+        if stage.corpus is None:
+            reader = self.first_reader()
+            return Student(reader, reader)
+        start, head = self.recipe.student.start_from, self.teacher
+        if start is not None:
+            if _is_reader(start):
+                head = Reader.load(start, **self.reading)
+            return Student(LanguageModel.load(start, **self.running), head)
+        name = stage.teacher[0] if stage.teacher else None
+        teacher = self.language_model(name) if isinstance(name, str) else LanguageModel.of(self.teacher)
+        return Student(self._made_from(teacher), head)
+
+    def first_reader(self) -> Reader:
+        """The student as it would begin a stage on questions, without any stage before it."""
+        start = self.recipe.student.start_from
+        if start is None:
+            return self._made_from(self.teacher)
+        if _is_reader(start):
+            return Reader.load(start, **self.reading)
+        return students.from_language_model(LanguageModel.load(start, **self.running), self.teacher)
+
+    def _made_from(self, teacher: AnyModel) -> AnyModel:
+        shape = self.recipe.student
+        with in_section("student"):
+            if shape.configured:
+                return students.fresh(teacher, seed=self.recipe.seed, **shape.configured)
+            return students.from_teacher(teacher, shape.layers or 3, shape.which)
+
+
+@dataclass(frozen=True)
+class ReadyStage:
+    """A stage that can begin, with stand-ins for what earlier stages will have made.
+
+    Args:
+        stage: The stage.
+        student: A model of the shape that the student will have, in the form that the stage trains.
+        teacher: What it learns from; models of the shapes of earlier stages' results.
+        examples: Its questions before augmentation; None on a corpus.
+    """
+
+    stage: Stage
+    student: Reader | LanguageModel
+    teacher: Teaching
+    examples: datasets.Dataset | None
+
+
+def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
+    """Find out stage by stage whether it can begin, so that the last does not fail after the first ones took hours.
+
+    Args:
+        inputs: What the recipe works with.
+        student: The student that the first stage begins with. It is not changed.
+
+    Raises:
+        DistilError: A stage cannot begin; the message begins with its name.
+        DataError: Data of a stage cannot be read.
+    """
+    recipe = inputs.recipe
+    made: dict[str, Reader | LanguageModel] = {}
+    for number, stage in enumerate(recipe.stages):
+        with in_section(f"stage {stage.name}"):
+            form = student.reader() if stage.corpus is None else student.language_model()
+            form = form.copy() if number == 0 else form
+            teacher = inputs.teachers(stage, form, lambda name: made[name].copy())
+            ready = ReadyStage(stage, form, teacher, None if stage.corpus else inputs.original(stage))
+            _check(inputs, ready)
+        yield ready
+        made[stage.name] = form
+        student = student.after(form)
+    if recipe.labels_only:
+        with in_section("labels_only"):
+            if not any(inputs.examples["labelled"]):
+                raise DistilError("none of the data is labelled; leave labels_only out, or give labelled data")
+            if recipe.stages[0].corpus is not None:
+                inputs.first_reader()  # it is made of other things than the student of the first stage
+
+
+def _check(inputs: Inputs, ready: ReadyStage) -> None:
+    stage, teacher = ready.stage, ready.teacher
+    settings = run_settings(inputs.recipe, stage)
+    if isinstance(ready.student, LanguageModel):
+        assert stage.corpus is not None
+        assert isinstance(teacher, LanguageModel)
+        LanguageModelTrainer(ready.student, None, settings, stage.corpus.text).check(
+            teacher, stage.method, adaptation=stage.adaptation
+        )
+        return
+    assert not isinstance(teacher, LanguageModel)
+    assert ready.examples is not None
+    if stage.augment is not None:
+        inputs.augmentation(stage, ready.student)
+    objective = ReaderTrainer(ready.student, None, settings).check(
+        teacher,
+        ready.examples,
+        stage.method,
+        measured=inputs.dev_examples is not None,
+        adaptation=stage.adaptation,
+    )
+    if objective.student_request.logits:
+        ready.student.untrained = ()  # as training leaves it
+
+
+def unmeasured(settings: TrainingSettings) -> TrainingSettings:
+    """Settings of a run without dev data."""
+    return replace(settings, evaluate_every=None, keep_best=False, early_stopping_patience=None)
+
+
+def run_settings(recipe: Recipe, stage: Stage, **run: Any) -> TrainingSettings:
+    """How a stage trains, with the settings that are one for all stages."""
+    return replace(stage.settings, seed=recipe.seed, precision=recipe.precision, **run)
+
+
+@contextlib.contextmanager
+def in_section(name: str) -> Iterator[None]:
+    """Errors in here begin with the name of a section."""
+    try:
+        yield
+    except DistilError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _is_reader(name: str) -> bool:
+    """Whether a model's configuration names it a model for question answering."""
+    return any(kind.endswith("ForQuestionAnswering") for kind in architectures(name, "student to start from"))
