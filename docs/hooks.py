@@ -57,6 +57,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for name, content in _notebook(path).items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
     files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    files.append(File.generated(config, "contributing.md", content=contributing))
     return files
 
 

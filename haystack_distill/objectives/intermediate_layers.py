@@ -202,7 +202,7 @@ class IntermediateLayersObjective(Objective):
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
         if self.student_request.hidden_states:
-            student_states, teacher_states = _states(student, "student"), _states(teacher, "teacher")
+            student_states, teacher_states = hidden_states_of(student, "student"), hidden_states_of(teacher, "teacher")
         if "embedding" in self.weights:
             projected = _project(student_states[0], self.embedding_projection)
             losses["embedding"] = hidden_state_loss(projected, teacher_states[0], mask)
@@ -240,11 +240,18 @@ def _project(states: Tensor, projection: nn.Module | None) -> Tensor:
     return states if projection is None else projection(states.to(next(projection.parameters()).dtype))
 
 
-def _states(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ...]:
+def hidden_states_of(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ...]:
+    """The hidden states that an objective requested, each (B, L, H); index 0 is the embedding output.
+
+    Args:
+        outputs: The outputs of student or teacher.
+        who: "student" or "teacher", for the message.
+
+    Raises:
+        DistilError: They are missing.
+    """
     if outputs is None or outputs.hidden_states is None:
-        raise DistilError(
-            f"intermediate-layer distillation needs the {who}'s hidden states; run it with the objective's request"
-        )
+        raise DistilError(f"the objective needs the {who}'s hidden states; run it with the objective's request")
     return outputs.hidden_states
 
 

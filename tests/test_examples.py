@@ -1,0 +1,67 @@
+"""The scripts of examples/ run as they are, offline, for two steps, each in the environment that it is for."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+# What each prints, as parts of its output.
+ANYWHERE = {
+    "from_datasets.py": ["20 questions, 10 of them labelled", "F1 "],
+    "own_objective.py": ["interrupted after 1 steps", "step 1: last_state", "step 2: last_state", "F1 "],
+    "several_processes.py": ["2 processes, F1 "],
+}
+HAYSTACK_1 = {"distil_with_haystack_1.py": ["F1 ", "In which ocean are sea otters found?"]}
+HAYSTACK_3 = {"distil_with_haystack_3.py": ["F1 ", "In which ocean are sea otters found?"]}
+
+
+def of_this_environment() -> dict[str, list[str]]:
+    """The examples for the Haystack that is installed here, if any is."""
+    if importlib.util.find_spec("haystack") is None:
+        return ANYWHERE
+    return ANYWHERE | (HAYSTACK_3 if importlib.util.find_spec("haystack.nodes") is None else HAYSTACK_1)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """The first 20 questions of the sample."""
+    content = json.loads((ROOT / "haystack_distill/resources/sample-train.json").read_text(encoding="utf-8"))
+    content["data"] = content["data"][:1]
+    content["data"][0]["paragraphs"] = content["data"][0]["paragraphs"][:3]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", of_this_environment())
+def test_example_runs(name: str, questions: Path, tmp_path: Path) -> None:
+    options = ["--data", questions, "--dev-data", questions, "--output-dir", tmp_path / "student", "--max-steps", "2"]
+    launch: list[str] = []
+    if name == "several_processes.py":
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, EXAMPLES / name, *options],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for part in of_this_environment()[name]:
+        assert part in done.stdout
+    assert (tmp_path / "student" / "model.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["questions.json", "student"]
+
+
+def test_every_example_is_run() -> None:
+    scripts = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
+    assert scripts == set(ANYWHERE | HAYSTACK_1 | HAYSTACK_3)
