@@ -85,6 +85,8 @@ def test_ask(student_dir: Path, tmp_path: Path) -> None:
     assert not any(answer["no_answer"] for answer in spans)
     assert spans[0]["text"] in run(*base, "--context", context, "--no-allow-no-answer").stdout
     assert "no answer" in run(*base, "--context", context, "--no-answer-threshold", "-1e9").stdout
+    silent = ["--no-allow-no-answer", "--no-answer-threshold", "1"]
+    assert "--no-answer-threshold has no effect with --no-allow-no-answer" in refusal(*base, *silent, "--context", "x")
     assert "either --context TEXT or --context-file" in refusal(*base)
     assert "either --context TEXT or --context-file" in refusal(*base, "--context", context, "--context-file", file)
     assert "cannot read the context" in refusal(*base, "--context-file", tmp_path / "absent.txt")

@@ -8,7 +8,7 @@ import pytest
 
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
-from tests.cli.command_line import WINDOWS, run, run_json
+from tests.cli.command_line import WINDOWS, refusal, run, run_json
 
 
 def test_export_and_its_backends(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
@@ -59,6 +59,26 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
         result = run(*arguments)
         assert result.exit_code == 2, arguments
         assert message in " ".join(result.stderr.split()), arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--int8", "none", "--reduce-range"], "--reduce-range has no effect with --int8 none"),
+        (["export", "--max-answer-length", "9"], "--max-answer-length has no effect without data to measure on"),
+        (["export", "--on-bad-example", "skip"], "--on-bad-example has no effect without data"),
+        (["prune", "--no-answer-threshold", "1"], "--no-answer-threshold has no effect without data to measure on"),
+        (["prune", "--batch-size", "4"], "--batch-size has no effect without data to measure on"),
+        (["prune", "--text-column", "body"], "--text-column has no effect on SQuAD files"),
+    ],
+)
+def test_options_without_effect(
+    arguments: list[str], message: str, student_dir: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    base = [*arguments, "--model", student_dir, "--output-dir", tmp_path / "out", *WINDOWS]
+    base += ["--corpus", squad_file] if arguments[0] == "prune" else []
+    assert message in refusal(*base)
+    assert not (tmp_path / "out").exists()
 
 
 def test_prune(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
