@@ -68,10 +68,10 @@ def recipe(
     if dry_run:
         _print_plan(json, config, read.output_dir, [asdict(stage) for stage in plan])
         return
-    told = {"command": "recipe", "config": config, **asdict(result)}
+    summary = {"command": "recipe", "config": config, **asdict(result)}
     if push_to_hub is not None and int(os.environ.get("RANK", "0")) == 0:
-        told["repository"] = _push(result.directory, push_to_hub, private)
-    print_result(json, told, f"Reader in {result.directory}")
+        summary["repository"] = _push(result.directory, push_to_hub, private)
+    print_result(json, summary, f"Reader in {result.directory}")
 
 
 @RECIPE.command()
