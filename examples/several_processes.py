@@ -1,9 +1,10 @@
-"""Distil with several processes, one per GPU or, on a machine without one, several on the CPU.
+"""Distil with several processes, one per GPU or, without GPUs, several on the CPU.
 
     accelerate launch --multi_gpu --num_processes 4 examples/several_processes.py --output-dir student
-    torchrun --nproc_per_node 2 examples/several_processes.py --output-dir student        # on the CPU
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/several_processes.py
 
-Nothing in the script is about processes but what is printed. `batch_size` is per process.
+(`--multi_gpu` stands for several processes; with `--cpu` accelerate starts one.) The script would be the same for one
+process, but that the main process alone prints. `batch_size` is per process.
 """
 
 import argparse

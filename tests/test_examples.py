@@ -1,13 +1,20 @@
-"""The scripts of examples/ run as they are, offline, for two steps, each in the environment that it is for."""
+"""The scripts of examples/ run as they are, offline, for two steps, each in the environment that it is for.
+
+So does the method that docs/own-method.md shows.
+"""
 
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from haystack_distill import Reader, ReaderTrainer, TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -46,10 +53,10 @@ def test_example_runs(name: str, questions: Path, tmp_path: Path) -> None:
     options = ["--data", questions, "--dev-data", questions, "--output-dir", tmp_path / "student", "--max-steps", "2"]
     launch: list[str] = []
     if name == "several_processes.py":
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     done = subprocess.run(
         [sys.executable, *launch, EXAMPLES / name, *options],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -65,3 +72,20 @@ def test_example_runs(name: str, questions: Path, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     scripts = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
     assert scripts == set(ANYWHERE | HAYSTACK_1 | HAYSTACK_3)
+
+
+def test_the_method_of_the_docs_trains(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    section = page.partition("## A method\n")[2]
+    (tmp_path / "my_method.py").write_text(re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = importlib.import_module("my_method").ProjectedState(weight=0.5)
+    student, settings = tiny_reader(hidden_size=16), TrainingSettings(max_steps=2, log_every=1, progress=False)
+    result = ReaderTrainer(student, tmp_path / "student", settings).distil(tiny_reader(), squad_file, method)
+    assert [line["loss"] for line in result.history] == pytest.approx(
+        [0.5 * line["loss_projected_state"] for line in result.history]
+    )
+    record = json.loads((tmp_path / "student" / "haystack_distill.json").read_text(encoding="utf-8"))
+    assert (record["method"], record["arguments"]) == ("ProjectedState", {"weight": 0.5})
