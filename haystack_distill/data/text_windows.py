@@ -23,7 +23,7 @@ from haystack_distill.utils.checks import check_argument, is_integer, is_number
 NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
 
 
-_CHUNKS_REMEMBERED = 4  # a step's windows, those of the last checkpoint and what is read ahead lie within
+_CHUNKS_REMEMBERED = 4  # the windows of one step, those of the last checkpoint and what is read ahead lie within
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TextWindows:
     Documents follow each other with a separator between them. Chunks of `buffer_windows` windows are shuffled by
     (seed, number of the chunk), and the next chunk is read while one is trained on. What stands in window i depends on
     corpus, tokenizer, settings and seed alone, not on the number of processes: all of them read the whole corpus, share
-    out the work of tokenizing it and tell each other the tokens. It is a map-style data set for
+    out the work of tokenizing it and exchange the tokens. It is a map-style data set for
     `torch.utils.data.DataLoader` that is quick where the windows are asked for about in their order.
 
     Args:
@@ -134,7 +134,10 @@ class TextWindows:
         self.token_types = token_types
         self.prefix, self.suffix = _special_tokens_around(tokenizer)
         if not self.suffix:
-            raise DistilError("the tokenizer puts no separator behind a text, so documents cannot be told apart")
+            raise DistilError(
+                "the tokenizer puts no separator behind a text, so documents would run into each other; "
+                "use a tokenizer that has one"
+            )
         self.body = settings.max_seq_len - len(self.prefix) - len(self.suffix)
         # Not the special ones: a random token that ends the text would be no text.
         self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
@@ -147,7 +150,7 @@ class TextWindows:
         self._next = 0  # the chunk that comes out of the queue next
         self._n_processes = 1 if processes is None else processes.num_processes
         self._process = 0 if processes is None else processes.process_index
-        # A group of its own: reading goes on in the background while the training talks over the other one.
+        # A group of its own: reading goes on in the background while training uses the other one.
         self._group = torch.distributed.new_group(backend="gloo") if self._n_processes > 1 else None
 
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:

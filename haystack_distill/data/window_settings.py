@@ -1,4 +1,4 @@
-"""How examples are cut into windows; no torch needed to say so."""
+"""How examples are cut into windows; this module does not import torch."""
 
 from dataclasses import asdict, dataclass
 
@@ -34,5 +34,5 @@ class WindowSettings:
 
 
 def default_stride(max_seq_len: int) -> int:
-    """How far apart windows start where nobody says so: a third of their length, which is BERT's 128 of 384."""
+    """The default `doc_stride`: a third of the length of a window, as BERT's 128 of 384."""
     return max(1, max_seq_len // 3)

@@ -215,8 +215,8 @@ class Windows(AnyWindows):
     """All windows of a set of examples, memory-mapped, with batches made on demand.
 
     It is a map-style data set for `torch.utils.data.DataLoader`: with a batch sampler, `__getitems__` hands whole
-    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without teaching
-    anything.
+    batches to `collate`. A negative index `~i` stands for window i with weight 0: it fills a batch without
+    adding to the loss.
 
     `Windows.cut` makes them.
 
@@ -306,7 +306,7 @@ class Windows(AnyWindows):
         if known.lost > known.too_long:
             remedies.append(f"doc_stride={known.stride} loses none" + " of the others" * bool(known.too_long))
         logger.warning(
-            "%d of %d answers lie in no window whole, so their questions are taught as unanswerable: windows of "
+            "%d of %d answers lie in no window whole, so their questions are trained as unanswerable: windows of "
             "max_seq_len=%d start doc_stride=%d tokens apart; %s",
             known.lost,
             known.labelled,

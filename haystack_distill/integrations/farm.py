@@ -90,13 +90,13 @@ def reader_from_farm(farm_reader: FARMReader, **settings: Any) -> Reader:
     """A `Reader` around the very weights of a FARMReader: training the one trains the other.
 
     It cuts contexts as the FARMReader does (`max_seq_len`, `doc_stride`, `max_query_length`), runs on its device in its
-    number format, and says "no answer" as `no_ans_boost` has it. A calibration of the FARMReader's confidence scores is
-    folded into the weights of its head, which changes no score. Whether no-answers are shown is up to each call here
-    (`Reader.answer(allow_no_answer=...)`), and scores are probabilities always.
+    number format, and prefers the no-answer as `no_ans_boost` has it. A calibration of the FARMReader's confidence
+    scores is folded into the weights of its head, which changes no score. Whether no-answers are returned is up to each
+    call here (`Reader.answer(allow_no_answer=...)`), and scores are probabilities always.
 
     Args:
         farm_reader: A FARMReader with one question answering head.
-        settings: The constructor's of `Reader`; they go before what the FARMReader says. Another `device` moves the
+        settings: The constructor's of `Reader`; they take precedence over the FARMReader's. Another `device` moves the
             weights of both.
 
     Raises:
@@ -164,19 +164,19 @@ class DistilFARMReader(ReadsText, FARMReader):
     """Haystack 1's FARMReader with this package's training.
 
     Answering, evaluation and pipelines are the parent's, but documents without text (blank ones, tables) are left out
-    and `_split_overlap` meta that only one document records does no harm. YAML says `type: DistilFARMReader`; a process
-    that loads it has to import this module first. Training differs in what it does, not in how it is called; arguments
-    mean what FARMReader's documentation says, with these additions:
+    and `_split_overlap` meta that only one document records does no harm. The YAML has `type: DistilFARMReader`; a
+    process that loads it has to import this module first. Training differs in what it does, not in how it is called;
+    arguments mean what they do in FARMReader, with these additions:
 
     - The teacher may be a FARMReader or a `haystack_distill.Reader`, with another tokenizer for the prediction layer.
     - `data_dir` and `train_filename` name a file that `data.squad.load.read_squad` reads (SQuAD-format JSON or a table;
-      gzip too); bad questions are errors that say where they are, or with `on_bad_example="skip"` left out and counted.
+      gzip too); bad questions are errors that name their place, or with `on_bad_example="skip"` left out and counted.
     - `processor` may be a SquadProcessor or, for intermediate layers, an UnlabeledTextProcessor; its files and lengths
       then count, as in Haystack 1. A line of plain text longer than `max_seq_len` becomes several windows.
     - `dev_split` holds out whole contexts, the same ones each time.
     - `test_filename` is measured at the end; the metrics are in the result, named `test_...`.
-    - `checkpoint_every` writes checkpoints to `checkpoint_root_dir`, and an interrupted run goes on from there when it
-      is called again with the same arguments. They go when the run is finished.
+    - `checkpoint_every` writes checkpoints to `checkpoint_root_dir`, and an interrupted run is resumed from there when
+      it is called again with the same arguments. They go when the run is finished.
     - `caching` keeps windows and teacher outputs in `cache_path`; without it they go when the run ends.
     - `use_amp` takes bf16 or fp16 where the hardware is fast at it.
     - `distillation_loss` may be a function as `ReaderTrainer` takes it, or one of Haystack 1 with parameters named
@@ -192,7 +192,7 @@ class DistilFARMReader(ReadsText, FARMReader):
     `ReaderTrainer(reader_from_farm(student))` trains the same weights.
 
     Raises:
-        DistilError: An argument asks for something that is not done here; the message says what to do instead.
+        DistilError: An argument asks for something that is not done here; the message names the remedy.
         DataError: A data file is not what it should be.
 
     Example:
@@ -408,12 +408,13 @@ class _Sources:
                 "an UnlabeledTextProcessor reads no questions and answers; it is for distil_intermediate_layers_from",
             )
             for name, value in asked.items():
-                said = getattr(processor, name, None)
+                own_value = getattr(processor, name, None)
                 _refuse(
-                    value is not None and str(value) != str(said),
-                    f"{name}={value!r}, but the processor says {said!r} and is asked first; give it to the processor",
+                    value is not None and str(value) != str(own_value),
+                    f"{name}={value!r}, but the processor has {own_value!r}, which takes precedence; give it to the "
+                    "processor",
                 )
-                asked[name] = said
+                asked[name] = own_value
             # These two have to be given, so they cannot contradict: a processor's own go before them, as in Haystack 1.
             data_dir, train = processor.data_dir or data_dir, processor.train_filename or train
         dev, test = asked["dev_filename"], asked["test_filename"]
@@ -719,7 +720,7 @@ def _fold_calibration(head: Any, linear: torch.nn.Linear) -> None:
 def _plain_text(path: Path, cache: Path) -> datasets.Dataset:
     """A text file as unlabelled rows without questions, one a line that is not blank."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Check data_dir and train_filename of the processor.")
+        raise DataError(f"{path}: no such file; check data_dir and train_filename of the processor")
 
     def batches() -> Iterator[dict[str, Any]]:
         with open(path, encoding="utf-8") as lines:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "onnx/*"]
 _NO_ANSWER = 0  # the position where FARM reads the no-answer
-# What `model_kwargs` may say that changes no answer; `torch_dtype` is done, everything else refused.
+# `model_kwargs` that change no answer; `torch_dtype` is honoured, everything else refused.
 _HARMLESS_MODEL_ARGUMENTS = frozenset({"attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"})
 
 
@@ -57,7 +57,7 @@ class ReadsText:
     """
 
     def predict(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """See FARMReader; documents without text are left out, and an empty query has no answers."""
+        """As FARMReader; documents without text are left out, and an empty query has no answers."""
         query = replace_lone_surrogates(query)  # tokenizers refuse half a surrogate pair
         return FARMReader.predict(self, query, _readable(query, documents), top_k)  # type: ignore[arg-type]
 
@@ -68,7 +68,7 @@ class ReadsText:
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> dict[str, Any]:
-        """See FARMReader; documents without text and empty queries have no answers, in their place."""
+        """As FARMReader; documents without text and empty queries have no answers, in their place."""
         queries = [replace_lone_surrogates(query) for query in queries]
 
         def ask(queries: list[str], lists: list[Document] | list[list[Document]]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _readable(query: str, documents: list[Document]) -> list[Document]:
 
 def _holds_text(document: Document) -> bool:
     if not isinstance(document, Document):
-        return True  # FARMReader says what is wrong
+        return True  # FARMReader raises the error
     if not isinstance(document.content, str):
         _warn_of(document.content_type)
         return False
@@ -175,7 +175,7 @@ def _spans_in(prediction: QAPred, overlap: dict[str, Any]) -> list[QACandidate]:
 
 
 class _Elsewhere:
-    """A method of FARMReader that this node does not have: looking it up says what does the job."""
+    """A method of FARMReader that this node does not have: looking it up raises an error that names the alternative."""
 
     def __init__(self, remedy: str) -> None:
         self.remedy = remedy
@@ -235,7 +235,7 @@ class DistilledReader(ReadsText, BaseReader):
         use_auth_token: What opens a private model on the hub, or True for the token of this computer.
         max_query_length: Tokens of the query that are kept.
         preprocessing_batch_size: Pairs of query and document that are computed at once; None: all.
-        model_kwargs: `torch_dtype` is another way to say `precision`; what else changes no answer is without effect.
+        model_kwargs: `torch_dtype` is another way to set `precision`; what else changes no answer is without effect.
         backend: "torch", or "onnx" and "onnx-int8" for a reader that was exported.
         num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `utils.devices.resolve_precision`.

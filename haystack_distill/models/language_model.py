@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class LanguageModel:
-    """What general distillation teaches and learns from: a model that has not been told of questions yet.
+    """The model of general distillation, teacher or student: one that has not been trained on questions yet.
 
     Args:
         model: An encoder, or a model for masked language modelling.

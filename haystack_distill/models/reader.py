@@ -93,7 +93,7 @@ class Reader:
         outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
         if outputs != 2:
             raise DistilError(
-                f"the head of {type(model).__name__} has {outputs} outputs a token, a reader has two, start and end; "
+                f"the head of {type(model).__name__} has {outputs} outputs per token, a reader has two, start and end; "
                 "load it with Reader.load, which gives it a fresh one"
             )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -348,7 +348,7 @@ class Reader:
         *,
         predictions_path: str | Path | None = None,
     ) -> dict[str, float]:
-        """`evaluate` where the reader has been asked already: `predictions` are what it said of each example."""
+        """`evaluate` with predictions that are there already, one for each example."""
         answerable_only = not any(examples["is_impossible"])
         found = dict(zip(examples["id"], predictions, strict=True))
         texts = {key: one.answers[0].text if one.answers else "" for key, one in found.items()}
@@ -440,10 +440,10 @@ def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Positions a model can tell apart, or None where it sets no limit."""
+    """Positions that a model has embeddings for, or None where it sets no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or limit <= 0:
         return None
-    # RoBERTa and its kin start counting after the padding id.
+    # RoBERTa and similar models start counting after the padding id.
     offset = model.config.pad_token_id + 1 if model.config.model_type in ROBERTA_LIKE else 0
     return limit - offset

@@ -506,8 +506,8 @@ def test_refused_processors(idle: tuple, squad_file: Path, tmp_path: Path) -> No
     cases: list[tuple[str, Any, dict[str, Any], str]] = [
         ("distil_prediction_layer_from", plain(), {}, "reads no questions"),
         ("distil_intermediate_layers_from", InferenceProcessor(tokenizer, 40), {}, "not InferenceProcessor"),
-        ("distil_intermediate_layers_from", plain(), {"max_seq_len": 20}, "the processor says 40"),
-        ("distil_intermediate_layers_from", plain(), {"dev_split": 0.5}, "the processor says 0"),
+        ("distil_intermediate_layers_from", plain(), {"max_seq_len": 20}, "the processor has 40"),
+        ("distil_intermediate_layers_from", plain(), {"dev_split": 0.5}, "the processor has 0"),
         ("distil_intermediate_layers_from", plain(dev_filename="text.txt"), {}, "no answers to measure on"),
         ("distil_intermediate_layers_from", plain("latin.txt"), {}, "not UTF-8"),
         ("distil_intermediate_layers_from", plain("blank.txt"), {}, "holds no text"),

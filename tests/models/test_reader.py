@@ -410,7 +410,7 @@ def test_a_model_with_another_head_gets_a_fresh_one(
     assert torch.equal(again.model.qa_outputs.weight, reader.model.qa_outputs.weight)
     assert json.loads((tmp_path / "saved" / "config.json").read_text()).get("id2label", {}).keys() <= {"0", "1"}
     config = BertConfig(vocab_size=len(tokenizer), num_labels=labels, **shape)
-    with pytest.raises(DistilError, match=f"has {labels} outputs a token, a reader has two"):
+    with pytest.raises(DistilError, match=f"has {labels} outputs per token, a reader has two"):
         Reader(BertForQuestionAnswering(config), tokenizer, **settings)
 
 
