@@ -192,6 +192,6 @@ def _require_same_shape(student: Tensor, teacher: Tensor) -> None:
     # Otherwise tensors may be broadcast silently, such as one teacher head to all heads of the student.
     if student.shape != teacher.shape:
         raise DistilError(
-            f"student and teacher tensors have different shapes, {tuple(student.shape)} and {tuple(teacher.shape)}; run "
-            "both on the same tokens, with the same width or number of heads"
+            f"student and teacher tensors have different shapes, {tuple(student.shape)} and {tuple(teacher.shape)}; "
+            "run both on the same tokens, with the same width or number of heads"
         )
