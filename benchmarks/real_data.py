@@ -20,7 +20,7 @@ from rich.table import Table
 
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.training.run_directory import versions
+from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_json
 
 ARMS = ("labels", "prediction", "intermediate+prediction")

@@ -72,7 +72,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
     with logs_on_stderr():
         from haystack_distill import students
         from haystack_distill.data.window_settings import WindowSettings
-        from haystack_distill.training.run_directory import versions
+        from haystack_distill.training.run_record import versions
         from haystack_distill.utils.atomic import write_json
         from haystack_distill.utils.model_fingerprint import model_fingerprint
 

@@ -130,7 +130,7 @@ def _run(
     output_dir: Path = given["output_dir"]
     refuse_to_overwrite(output_dir, teachers, overwrite=True)
     say = ("add --resume", "add --overwrite")
-    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, say=say)  # before any loading
+    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, remedies=say)  # before loading
     with logs_on_stderr():
         from haystack_distill.training.reader_trainer import ReaderTrainer
 

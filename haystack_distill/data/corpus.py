@@ -24,7 +24,7 @@ _LINES_PER_BATCH = 1000
 
 
 class Corpus:
-    """Text as a stream of documents, which is never held in memory as a whole.
+    """Text as a stream of documents; it is never loaded into memory as a whole.
 
     Args:
         source: A file or several of one format, a directory of such files, the name of a dataset on the Hugging Face
@@ -37,7 +37,7 @@ class Corpus:
             the text could have changed.
 
     Attributes:
-        identity: What a run records of the corpus: names and sizes of the files, or the name of the dataset.
+        identity: The name of the corpus in run records: names and sizes of the files, or the name of the dataset.
 
     Raises:
         DataError: There is nothing to read, or the files have different formats.
@@ -60,7 +60,7 @@ class Corpus:
         if name is not None and not isinstance(source, datasets.IterableDataset):
             raise DistilError(
                 "name is for an IterableDataset only, because files and datasets on the hub are identified by their "
-                "content: leave it out"
+                "content; leave it out"
             )
         if isinstance(source, datasets.IterableDataset):
             self.dataset, self.identity, self._version = source, name or "an IterableDataset", name
@@ -123,12 +123,12 @@ class Corpus:
             ) as error:
                 reason = " ".join(str(error).split())
                 raise DataError(
-                    f"{self._place_in(rows.state_dict())} cannot be read ({reason}): download it again, or leave it out"
+                    f"{self._place_in(rows.state_dict())} cannot be read ({reason}); download it again, or leave it out"
                 ) from error
             if self.column not in batch.column_names:
                 there = ", ".join(batch.column_names)
                 raise DataError(
-                    f"the corpus {self.identity} has no column {self.column!r} (it has {there}): set text_column "
+                    f"the corpus {self.identity} has no column {self.column!r} (it has {there}); set text_column "
                     "to the one with the text"
                 )
             is_own = number % processes == process
@@ -150,8 +150,8 @@ def _from_hub(name: str, config: str | None, split: str) -> tuple[datasets.Itera
         return builder.as_streaming_dataset(split=split), builder.hash
     except Exception as error:  # datasets, huggingface_hub and the HTTP library have no common class
         raise DataError(
-            f"{name!r} is neither a file, a directory nor a dataset on the hub ({type(error).__name__}: {error}): "
-            f"check the name; file names end in {', '.join(_FORMATS)}"
+            f"{name!r} is neither a file, a directory nor a dataset on the hub ({type(error).__name__}: {error}); "
+            f"check the name: file names end in {', '.join(_FORMATS)}"
         ) from error
 
 
@@ -168,14 +168,14 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _format_of(file))
             if not inside:
-                raise DataError(f"{path} has no file that ends in {', '.join(_FORMATS)}: give one that has")
+                raise DataError(f"{path} has no file that ends in {', '.join(_FORMATS)}; give one that has")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise DataError(f"{path}: no such file or directory: check the path")
+            raise DataError(f"{path}: no such file or directory; check the path")
     if not files:
-        raise DataError("no corpus: give at least one file")
+        raise DataError("the corpus has no files; give at least one")
     return files
 
 
@@ -183,7 +183,7 @@ def _common_format(files: Sequence[Path]) -> str:
     formats = {file: _format_of(file) for file in files}
     for file, format in formats.items():
         if format is None:
-            raise DataError(f"{file}: unsupported format: give files that end in {', '.join(_FORMATS)}")
+            raise DataError(f"{file}: unsupported format; give files that end in {', '.join(_FORMATS)}")
         if format != formats[files[0]]:
-            raise DataError(f"{files[0]} and {file} have different formats: give files of one format")
+            raise DataError(f"{files[0]} and {file} have different formats; give files of one format")
     return str(formats[files[0]])

@@ -1,4 +1,4 @@
-"""A corpus as full windows of tokens: text -> tokens -> shuffled chunks -> masked batches."""
+"""A corpus as full windows of tokens: texts are tokenized, concatenated, shuffled in chunks, and masked."""
 
 import contextlib
 from collections import OrderedDict
@@ -20,24 +20,24 @@ from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
-NOT_GUESSED = -100  # the label of a token that is not to be guessed, as PyTorch's cross entropy has it
+NO_LABEL = -100  # the label of a token that is not predicted; the default ignore_index of PyTorch's cross entropy
 
-
-_CHUNKS_REMEMBERED = 4  # the windows of one step, those of the last checkpoint and what is read ahead lie within
+_CHUNKS_KEPT = 4  # enough for a step's windows, those of the last checkpoint and those that are read ahead
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How text becomes windows.
+    """How text is cut into windows and masked.
 
     Args:
-        max_seq_len: Tokens of a window, special tokens included. Every window is full.
-        mask_probability: Share of the tokens that are to be guessed; of those 80 % are masked, 10 % replaced by a
-            random token, 10 % left (BERT, arXiv 1810.04805). They are drawn anew in each pass. 0 masks nothing.
-        buffer_windows: Windows that are shuffled together; also what is read before the first step.
+        max_seq_len: Tokens per window, including special tokens. Every window is full.
+        mask_probability: Share of the tokens that are predicted; of these, 80 % are masked, 10 % replaced by a random
+            token, 10 % unchanged (BERT, Devlin et al. 2019, arXiv 1810.04805). They are drawn anew in each pass. With
+            0, no token is masked.
+        buffer_windows: Number of windows that are shuffled together; as many are read before the first step.
 
     Raises:
-        DistilError: A value that cannot be.
+        DistilError: A value is out of range.
     """
 
     max_seq_len: int = 128
@@ -54,16 +54,16 @@ class TextSettings:
 
 
 class TextRows(NamedTuple):
-    """Some windows: their numbers, and their tokens without special ones (n, body length)."""
+    """Some windows: their numbers (n,), and their tokens without special tokens (n, body length)."""
 
     indices: np.ndarray
     tokens: np.ndarray
 
 
 class _Bookmark(NamedTuple):
-    """Where a chunk begins: the corpus' state, and the tokens that were read but belong to this chunk.
+    """The start of a chunk: the state of the corpus, and the tokens that were read before it but belong to the chunk.
 
-    In a corpus that does not fill a chunk: its start, and how many of its tokens belong to the chunks before.
+    For a corpus that is smaller than a chunk: the start of the corpus, and the number of its tokens to skip.
     """
 
     state: dict[str, Any] | None
@@ -71,8 +71,8 @@ class _Bookmark(NamedTuple):
     skip: int = 0
 
 
-class _Whole:
-    """The tokens of one pass over a corpus, kept as long as they are fewer than `limit`."""
+class _SmallCorpus:
+    """Collects the tokens of one pass over a corpus, as long as there are fewer than `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -91,25 +91,25 @@ class _Whole:
 
 
 class TextWindows:
-    """A corpus as full windows of tokens, numbered from 0 without end: after its last text the corpus begins again.
+    """A corpus as an endless sequence of full windows of tokens: after its last text the corpus starts again.
 
-    Documents follow each other with a separator between them. Chunks of `buffer_windows` windows are shuffled by
-    (seed, number of the chunk), and the next chunk is read while one is trained on. What stands in window i depends on
-    corpus, tokenizer, settings and seed alone, not on the number of processes: all of them read the whole corpus, share
-    out the work of tokenizing it and exchange the tokens. It is a map-style data set for
-    `torch.utils.data.DataLoader` that is quick where the windows are asked for about in their order.
+    Documents are concatenated with a separator between them. Chunks of `buffer_windows` windows are shuffled by (seed,
+    number of the chunk), and the next chunk is read in the background during training. The content of window i depends
+    only on corpus, tokenizer, settings and seed, not on the number of processes: each of them reads the whole corpus,
+    tokenizes its share of it, and exchanges the tokens with the others. It is a map-style dataset for
+    `torch.utils.data.DataLoader`, which is fast if the windows are requested roughly in order.
 
     Args:
         corpus: The text.
         tokenizer: A fast tokenizer.
         settings: See `TextSettings`.
-        n_steps: How many optimiser steps the windows are to last.
-        seed: Of the order and of the masks.
-        token_types: Whether batches carry `token_type_ids`.
-        processes: The processes of a run, if there are several.
+        n_steps: Number of optimiser steps of the run.
+        seed: Seed of the order and of the masks.
+        token_types: Whether batches include `token_type_ids`.
+        processes: The processes of the run, or None for one.
 
     Raises:
-        DistilError: Tokens are to be masked and the tokenizer has no mask token, or it has no separator.
+        DistilError: The tokenizer has no mask token, although `mask_probability` is above 0, or no separator.
     """
 
     def __init__(
@@ -135,26 +135,25 @@ class TextWindows:
         self.prefix, self.suffix = _special_tokens_around(tokenizer)
         if not self.suffix:
             raise DistilError(
-                "the tokenizer puts no separator behind a text, so documents would run into each other; "
-                "use a tokenizer that has one"
+                "the tokenizer adds no separator after a text, so documents cannot be separated; use one that does"
             )
         self.body = settings.max_seq_len - len(self.prefix) - len(self.suffix)
-        # Not the special ones: a random token that ends the text would be no text.
+        # Without special tokens, such as the separator: they must not replace a token of the text.
         self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self._bookmarks: OrderedDict[int, _Bookmark] = OrderedDict({0: _Bookmark(None, [])})
-        self._held: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reading: Queue[tuple[np.ndarray, _Bookmark] | Exception] | None = None
         self._readers: list[tuple[Thread, Queue[Any]]] = []
-        self._closing = Event()  # set by whoever trains, when the rest of the corpus is not wanted
-        self._closed = False  # whether the processes have agreed on that
-        self._next = 0  # the chunk that comes out of the queue next
+        self._closing = Event()  # set by `close`, when the rest of the corpus is not needed
+        self._closed = False  # whether the processes have agreed to stop reading
+        self._next = 0  # number of the next chunk in the queue
         self._n_processes = 1 if processes is None else processes.num_processes
         self._process = 0 if processes is None else processes.process_index
-        # A group of its own: reading goes on in the background while training uses the other one.
+        # A separate process group: reading in the background runs concurrently with the communication of the training.
         self._group = torch.distributed.new_group(backend="gloo") if self._n_processes > 1 else None
 
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
-        """The windows in their order, for `n_steps` steps; they are shuffled already."""
+        """Batches of the windows in order, for `n_steps` steps; the windows are shuffled already."""
         return InOrderBatches(self.n_steps, batch_size, **sharing)
 
     def __getitems__(self, indices: Sequence[int]) -> TextRows:
@@ -163,20 +162,19 @@ class TextWindows:
         return TextRows(np.array(indices, dtype=np.int64), tokens)
 
     def describe(self, windows: Iterable[int]) -> str:
-        """What to call these windows where something is wrong with them."""
+        """A description of the given windows for error messages."""
         return f"the windows {', '.join(map(str, windows))} of the corpus"
 
     def collate(self, rows: TextRows) -> dict[str, torch.Tensor]:
         """A batch of B windows, L tokens long.
 
         Returns:
-            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids` (B, L) int64; `labels`
-            (B, L) int64: the token that stood there, or -100 where nothing is to be guessed; `weight` (B,) float32;
-            `window` (B,) int64.
+            `input_ids`, `attention_mask` and, with `token_types`, `token_type_ids` (B, L) int64; `labels` (B, L) int64:
+            the original token of a masked position, -100 elsewhere; `weight` (B,) float32; `window` (B,) int64.
         """
         length = self.settings.max_seq_len
         inputs = np.empty((len(rows.indices), length), dtype=np.int64)
-        labels = np.full_like(inputs, NOT_GUESSED)
+        labels = np.full_like(inputs, NO_LABEL)
         body = slice(len(self.prefix), length - len(self.suffix))
         inputs[:, : body.start], inputs[:, body.stop :] = self.prefix, self.suffix
         for row, (index, tokens) in enumerate(zip(rows.indices, rows.tokens, strict=True)):
@@ -191,25 +189,25 @@ class TextWindows:
         }
 
     def place_of(self, window: int) -> dict[str, Any]:
-        """What `go_to` needs to find a window again that is about to be asked for; it can be written as JSON."""
+        """The position of the next window to be requested, for `go_to`; it can be written as JSON."""
         number = max(known for known in self._bookmarks if known <= window // self.settings.buffer_windows)
         return {"chunk": number, **self._bookmarks[number]._asdict()}
 
     def go_to(self, place: dict[str, Any]) -> None:
-        """Go to where `place_of` was asked, so that nothing before it is read."""
+        """Continue from a position that `place_of` returned, without reading the text before it."""
         self._bookmarks[int(place["chunk"])] = _Bookmark(place["state"], place["left_over"], place.get("skip", 0))
 
     def close(self) -> None:
-        """Stop reading ahead and wait until that is done; otherwise a thread may be cut off in a library's own code,
-        which then ends the whole process.
+        """Stop reading ahead and wait for the reading thread.
 
-        With several processes each of them calls this, and after the same window: they read together.
+        If Python exits while the thread runs native code of a library, the process may abort. With several processes,
+        all of them must call this after the same window, because they read together.
         """
         self._closing.set()
         for reader, chunks in self._readers:
             while reader.is_alive():
                 with contextlib.suppress(Empty):
-                    chunks.get(timeout=0.05)  # it may be waiting for room
+                    chunks.get(timeout=0.05)  # it may be waiting for room in the queue
         self._readers.clear()
         self._reading = None
         self._closing.clear()
@@ -219,95 +217,96 @@ class TextWindows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or self._n_processes == 1:  # after an error, the other processes may never come here
+        if kind is None or self._n_processes == 1:  # after an error, the other processes may not get here
             self.close()
 
     def _masked(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens with some hidden, and those tokens as labels."""
+        """The tokens with some of them masked, and the labels."""
         random = np.random.default_rng([self.seed, 1, index])
-        guessed = random.random(len(tokens)) < self.settings.mask_probability
-        guessed &= tokens != self.suffix[0]
-        how = random.random(len(tokens))
-        hidden = np.where(guessed & (how < 0.8), self.tokenizer.mask_token_id or 0, tokens)
-        swapped = guessed & (how >= 0.9)
-        hidden[swapped] = random.choice(self._words, int(swapped.sum()))
-        return hidden, np.where(guessed, tokens, NOT_GUESSED)
+        chosen = random.random(len(tokens)) < self.settings.mask_probability
+        chosen &= tokens != self.suffix[0]
+        action = random.random(len(tokens))
+        masked = np.where(chosen & (action < 0.8), self.tokenizer.mask_token_id or 0, tokens)
+        swapped = chosen & (action >= 0.9)
+        masked[swapped] = random.choice(self._words, int(swapped.sum()))
+        return masked, np.where(chosen, tokens, NO_LABEL)
 
     def _chunk(self, number: int) -> np.ndarray:
-        """The windows of a chunk, shuffled: (buffer_windows, body)."""
-        if number in self._held:
-            return self._held[number]
+        """The tokens of a chunk's windows, shuffled: (buffer_windows, body length)."""
+        if number in self._kept:
+            return self._kept[number]
         if self._reading is None or self._next > number:
             self._next = max((known for known in self._bookmarks if known <= number), default=0)
-            self._reading = self._begin_reading(self._bookmarks.get(self._next, _Bookmark(None, [])))
-        while number not in self._held:
-            found = self._reading.get()
-            if isinstance(found, Exception):
-                raise found
-            windows, behind = found
+            self._reading = self._start_reading(self._bookmarks.get(self._next, _Bookmark(None, [])))
+        while number not in self._kept:
+            read = self._reading.get()
+            if isinstance(read, Exception):
+                raise read
+            windows, next_bookmark = read
             order = np.random.default_rng([self.seed, 0, self._next]).permutation(len(windows))
-            self._held[self._next] = windows[order]
+            self._kept[self._next] = windows[order]
             self._next += 1
-            self._bookmarks[self._next] = behind
-            while len(self._held) > _CHUNKS_REMEMBERED:
-                self._held.popitem(last=False)
-            while len(self._bookmarks) > _CHUNKS_REMEMBERED + 1:
+            self._bookmarks[self._next] = next_bookmark
+            while len(self._kept) > _CHUNKS_KEPT:
+                self._kept.popitem(last=False)
+            while len(self._bookmarks) > _CHUNKS_KEPT + 1:
                 self._bookmarks.popitem(last=False)
-        return self._held[number]
+        return self._kept[number]
 
-    def _begin_reading(self, bookmark: _Bookmark) -> "Queue[tuple[np.ndarray, _Bookmark] | Exception]":
-        """Chunks from a bookmark on, each made while the one before it is trained on."""
+    def _start_reading(self, bookmark: _Bookmark) -> "Queue[tuple[np.ndarray, _Bookmark] | Exception]":
+        """Start a thread that reads the chunks from a bookmark on, each while the one before it is trained on."""
         chunks: Queue[tuple[np.ndarray, _Bookmark] | Exception] = Queue(maxsize=1)
 
         def read() -> None:
             try:
                 for chunk in self._chunks(bookmark):
                     chunks.put(chunk)
-            except Exception as error:  # whatever it is, it is raised where the chunk is asked for
+            except Exception as error:  # any error is raised where the chunk is requested
                 chunks.put(error)
 
-        # A daemon: where nobody closes these windows, nobody waits for the chunk after the last.
+        # A daemon thread, so that Python can exit even if `close` is not called.
         reader = Thread(target=read, name="corpus", daemon=True)
         self._readers.append((reader, chunks))
         reader.start()
         return chunks
 
     def _chunks(self, bookmark: _Bookmark) -> Iterator[tuple[np.ndarray, _Bookmark]]:
-        """Chunks in the order of the corpus from a bookmark on, and with each the bookmark of the one behind it."""
+        """Chunks in the order of the corpus from a bookmark on, each with the bookmark of the next one."""
         wanted = self.settings.buffer_windows * self.body
         pieces = [np.array(bookmark.left_over, dtype=np.int32)]
-        have = len(pieces[0])
+        n_tokens = len(pieces[0])
         state, skip = bookmark.state, bookmark.skip
         while True:
-            whole = _Whole(wanted) if state is None else None
-            for tokens, here in self._read_tokens(state):
-                if whole is not None:
-                    whole.add(tokens)
+            small = _SmallCorpus(wanted) if state is None else None
+            for tokens, state_after in self._read_tokens(state):
+                if small is not None:
+                    small.add(tokens)
                 pieces.append(tokens[skip:])
                 skip -= min(skip, len(tokens))
-                have += len(pieces[-1])
-                if have >= wanted:
+                n_tokens += len(pieces[-1])
+                if n_tokens >= wanted:
                     tokens = np.concatenate(pieces)
-                    for first in range(0, have - wanted + 1, wanted):
+                    for first in range(0, n_tokens - wanted + 1, wanted):
                         left = tokens[first + wanted :]
-                        yield tokens[first : first + wanted].reshape(-1, self.body), _Bookmark(here(), left.tolist())
-                    pieces, have = [left], len(left)
+                        chunk = tokens[first : first + wanted].reshape(-1, self.body)
+                        yield chunk, _Bookmark(state_after(), left.tolist())
+                    pieces, n_tokens = [left], len(left)
             if self._closed:
                 return
-            if whole is not None and whole.tokens is not None:
-                yield from self._repeated(whole.tokens, np.concatenate(pieces))
+            if small is not None and small.tokens is not None:
+                yield from self._repeated(small.tokens, np.concatenate(pieces))
                 return
             state = None
 
     def _repeated(self, corpus: np.ndarray, left: np.ndarray) -> Iterator[tuple[np.ndarray, _Bookmark]]:
-        """Chunks of what is left and then of a corpus that does not fill one, over and over, without reading it again.
+        """Chunks of the remaining tokens and then of a corpus smaller than a chunk, which is repeated from memory.
 
-        A corpus of a page would be read thousands of times before the first step otherwise.
+        Otherwise a corpus of one page would be read thousands of times before the first step.
         """
         if not len(corpus):
-            raise DataError(f"the corpus {self.corpus.identity} holds no text")
+            raise DataError(f"the corpus {self.corpus.identity} holds no text; give one with text")
         wanted = self.settings.buffer_windows * self.body
-        place = 0  # of the next token in the corpus
+        place = 0  # index of the next token in the corpus
         while not self._closing.is_set():
             needed = wanted - len(left)
             repeated = np.tile(corpus, -(-(place + needed) // len(corpus)))[place : place + needed]
@@ -316,7 +315,7 @@ class TextWindows:
             left = left[:0]
 
     def _read_tokens(self, state: dict[str, Any] | None) -> Iterator[tuple[np.ndarray, Callable[[], dict[str, Any]]]]:
-        """The corpus' tokens from a state on, and with each piece what gives the state behind it."""
+        """The tokens of the corpus from a state on, in pieces, each with a function that returns the state after it."""
         batches = self.corpus.read(state, process=self._process, processes=self._n_processes)
         while group := list(islice(batches, self._n_processes)):
             closing = self._closing.is_set()
@@ -325,13 +324,13 @@ class TextWindows:
             if self._group is not None:
                 pieces = pieces * self._n_processes
                 torch.distributed.all_gather_object(pieces, (mine, closing), group=self._group)
-            if any(closes for _, closes in pieces):  # in all processes, at the same place
+            if any(closes for _, closes in pieces):  # all processes stop at the same place
                 self._closed = True
                 return
             yield np.concatenate([tokens for tokens, _ in pieces]), group[-1][1]
 
     def _tokens_of(self, texts: list[str]) -> np.ndarray:
-        """The tokens of some texts, with a separator behind each document."""
+        """The tokens of some texts, with a separator after each document."""
         documents = _joined(texts) if self.corpus.by_line else [(text, True) for text in texts if text.strip()]
         if not documents:
             return np.zeros(0, dtype=np.int32)
@@ -345,7 +344,7 @@ class TextWindows:
 
 
 def _joined(lines: Iterable[str]) -> list[tuple[str, bool]]:
-    """Lines as texts, each with whether its document ends behind it: at an empty line."""
+    """Lines joined to texts, each with whether a document ends after it; an empty line ends one."""
     found: list[tuple[str, bool]] = []
     text: list[str] = []
     for line in lines:
@@ -358,7 +357,7 @@ def _joined(lines: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def _special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What a tokenizer puts before and behind a single text."""
+    """The special tokens that a tokenizer adds before and after a single text."""
     encoding = tokenizer("a", return_special_tokens_mask=True)
     ids, mask = encoding["input_ids"], encoding["special_tokens_mask"]
     inside = [place for place, special in enumerate(mask) if not special]

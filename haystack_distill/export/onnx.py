@@ -20,7 +20,7 @@ from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel, import_onnx
 from haystack_distill.models.reader import ExampleSource, Reader
-from haystack_distill.training.run_directory import versions
+from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.files import expand_user, require_writable, system_reason, temporary_directory, writing
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD

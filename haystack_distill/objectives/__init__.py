@@ -1,4 +1,4 @@
-"""What a student is taught: methods and the objectives they make, one family a file."""
+"""Distillation methods and their objectives, one method per file."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Intermediate-layer distillation: the student learns the teacher's embeddings, hidden states and attention scores."""
+"""Distillation of intermediate layers, with the teacher's embeddings, hidden states and attention scores as targets."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from haystack_distill.utils.layer_mapping import uniform_layers
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
-    """Which teacher layer each student layer learns from.
+    """The teacher layer that each student layer is compared with.
 
-    "uniform": student layer m of M learns teacher layer m * N / M of N, halves rounded up (TinyBERT, arXiv 1909.10351).
-    The depths need not divide. A student deeper than its teacher is allowed: neighbours then share a teacher layer.
-    "last": the student's layers learn the teacher's last ones.
+    "uniform": student layer m of M maps to teacher layer m * N / M of N, halves rounded up (TinyBERT, Jiao et al. 2020,
+    arXiv 1909.10351). M need not divide N. A student may be deeper than its teacher: neighbours then share a layer.
+    "last": the student's layers map to the last layers of the teacher.
     "skip": as "uniform", but the student's last layer is left to prediction-layer distillation (PKD-skip, Sun et al.
     2019, arXiv 1908.09355).
 
     Args:
         mapping: "uniform", "last", "skip", or for each student layer a teacher layer counted from 1, or None for none.
-        n_student: the student's number of layers.
-        n_teacher: the teacher's number of layers.
+        n_student: Number of layers of the student.
+        n_teacher: Number of layers of the teacher.
 
     Returns:
         For each student layer, first to last, the number of a teacher layer (1 = first) or None.
 
     Raises:
-        DistilError: the name is unknown, or the mapping does not fit the two depths or leaves out every layer.
+        DistilError: The name is unknown, or the mapping does not suit the two depths or leaves out every layer.
     """
     if not isinstance(mapping, Sequence):
         raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {mapping!r}')
@@ -47,18 +47,20 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
         if len(resolved) != n_student:
             raise DistilError(
                 f"layer_mapping names {len(resolved)} teacher layers, but the student has {n_student} layers; "
-                "give one for each, or None for a layer that learns from no teacher layer"
+                "give one for each, or None for a layer without a teacher layer"
             )
         for layer in resolved:
             if layer is None:
                 continue
             if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= n_teacher:
                 raise DistilError(
-                    f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher} (None: no layer)"
+                    f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher}; use one of them "
+                    "or None"
                 )
     if all(layer is None for layer in resolved):
         raise DistilError(
-            f"layer_mapping={mapping!r} leaves a student of {n_student} layer(s) no layer to learn; map at least one"
+            f"layer_mapping={mapping!r} maps none of the student's {n_student} layer(s) to a teacher layer; map at "
+            "least one"
         )
     return resolved
 
@@ -90,9 +92,9 @@ class IntermediateLayers(Method):
     "embedding" (equation 9): the input of the first layer.
 
     Each is a mean squared difference, summed over the mapped layers. A loss of weight 0 is neither computed nor
-    returned. Where the widths differ, a trainable linear projection takes the student's states to the teacher's width:
-    one for the embedding and, unlike TinyBERT's code, one of its own for each mapped layer. Student and teacher must
-    have the same tokenizer. No labels are used, and the question answering head learns nothing.
+    returned. If the widths differ, trainable linear projections map the student's states to the teacher's width: one
+    for the embedding and, unlike in TinyBERT's code, a separate one for each mapped layer. Student and teacher must
+    have the same tokenizer. Labels are not used, and the question answering head is not trained.
 
     Args:
         layer_mapping: Which teacher layer each student layer learns: "uniform" (evenly spread), "last" (the last ones),
@@ -139,11 +141,11 @@ class IntermediateLayers(Method):
         return {name: float(weight) for name, weight in weights.items() if weight > 0}
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> IntermediateLayersObjective:
-        """The objective; see `Method.objective`.
+        """Create the objective; see `Method.objective`.
 
         Raises:
-            DistilError: There is no teacher, the mapping does not fit the two depths, or attention scores cannot be
-                compared: different numbers of heads, or an architecture whose scores are not available.
+            DistilError: There is no teacher, the mapping does not suit the two depths, or attention scores cannot be
+                compared, because the numbers of heads differ or an architecture does not provide them.
         """
         if teacher is None:
             raise DistilError("intermediate-layer distillation needs a teacher; give one")
@@ -151,17 +153,21 @@ class IntermediateLayers(Method):
 
 
 class IntermediateLayersObjective(Objective):
-    """The objective of `IntermediateLayers`. Its terms are those of "embedding", "hidden", "attention" with a weight.
+    """The objective of `IntermediateLayers`. Its terms are those of "embedding", "hidden" and "attention" with a
+    weight above 0.
 
     Args:
-        options: the method's options.
-        student_config: the student's configuration.
-        teacher_config: the teacher's configuration.
+        options: The options of the method.
+        student_config: The student's configuration.
+        teacher_config: The teacher's configuration.
 
     Attributes:
-        layer_mapping: for each student layer a teacher layer (1 = first) or None.
-        embedding_projection: the embedding's projection, or None.
-        hidden_projections: the projections of the mapped layers, by student layer number as a string; may be empty.
+        layer_mapping: For each student layer a teacher layer (1 = first) or None.
+        embedding_projection: The projection of the embedding, or None.
+        hidden_projections: The projections of the mapped layers by student layer number, as a string; may be empty.
+
+    Raises:
+        DistilError: See `IntermediateLayers.objective`.
     """
 
     data = frozenset({QUESTIONS, CORPUS})
@@ -184,7 +190,7 @@ class IntermediateLayersObjective(Objective):
         self.student_request, self.teacher_request = own, theirs
 
         widths = (student_config.hidden_size, teacher_config.hidden_size)
-        # A projection whose loss is off would be a parameter without a gradient, which stops distributed training.
+        # A projection without its loss would be a parameter without a gradient, which fails in distributed training.
         project = widths[0] != widths[1]
         self.embedding_projection = nn.Linear(*widths) if project and "embedding" in self.weights else None
         self.hidden_projections = nn.ModuleDict(
@@ -197,7 +203,7 @@ class IntermediateLayersObjective(Objective):
         """The unweighted terms; see `Objective.forward`.
 
         Raises:
-            DistilError: there is no teacher, or hidden states or attention scores are missing.
+            DistilError: There is no teacher, or hidden states or attention scores are missing.
         """
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
@@ -236,7 +242,7 @@ def _require_comparable_attention(student: PretrainedConfig, teacher: Pretrained
 
 
 def _project(states: Tensor, projection: nn.Module | None) -> Tensor:
-    # Half-precision states may meet float32 projections where no autocast is on to reconcile them.
+    # Without autocast, half-precision states may meet float32 projections.
     return states if projection is None else projection(states.to(next(projection.parameters()).dtype))
 
 

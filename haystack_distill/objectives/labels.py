@@ -1,4 +1,4 @@
-"""Labels alone: ordinary training, without a teacher."""
+"""Training on labels only, without a teacher."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ class Labels(Method):
     """Labels: cross entropy of the annotated start and end, without a teacher."""
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None = None) -> LabelsObjective:
-        """The objective; see `Method.objective`."""
+        """Create the objective; see `Method.objective`."""
         return LabelsObjective()
 
 
 def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:
-    """The mean of the start and the end cross entropy of each window, (B,); 0 where `labelled` is False.
+    """The mean of the cross entropies of the annotated start and end.
 
     Args:
-        student: the student's outputs.
-        batch: attention_mask (B, L), start_positions, end_positions, labelled (B,).
+        student: The student's outputs with start and end logits, (B, L).
+        batch: `attention_mask` (B, L), `start_positions`, `end_positions`, `labelled` (B,).
+
+    Returns:
+        The loss of each window in nats, (B,); 0 for unlabelled windows.
     """
     assert student.start_logits is not None
     assert student.end_logits is not None
     mask = batch["attention_mask"].bool()
     unlabelled = ~batch["labelled"].bool()
-    # Whatever stands where there is no label must not be looked up.
+    # The positions of unlabelled windows are undefined and may be out of range.
     start, end = (batch[name].masked_fill(unlabelled, 0) for name in ("start_positions", "end_positions"))
     loss = (hard_label_loss(student.start_logits, start, mask) + hard_label_loss(student.end_logits, end, mask)) / 2
     return loss.masked_fill(unlabelled, 0.0)

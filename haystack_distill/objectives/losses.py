@@ -1,7 +1,7 @@
 """The losses, as pure functions of tensors. Each returns one value per window, shape (B,), in float32.
 
-Teacher tensors are taken as constants: no gradient reaches them. Every window's value depends on that window alone and
-not on the padding around it.
+Teacher tensors are detached: no gradient reaches them. The value of a window depends on that window only, not on its
+padding.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from haystack_distill.errors import DistilError
 
 
 def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-    """Cross entropy of the right position.
+    """Cross entropy of the labelled position.
 
     Args:
-        logits: student logits, (B, L).
-        positions: the right token of each window, (B,), each inside `mask` (outside it the loss is infinite).
-        mask: True for the tokens that take part in the softmax, all but padding, (B, L).
+        logits: Student logits, (B, L).
+        positions: The labelled token of each window, (B,), within `mask` (outside it the loss is infinite).
+        mask: True for the tokens of the softmax, all except padding, (B, L).
 
     Returns:
         The loss of each window in nats, (B,).
@@ -34,34 +34,40 @@ def kl_div_loss(
 
     Args:
         student_logits: (B, L).
-        teacher_logits: (B, L). -inf stands for a token the teacher says nothing about: probability 0.
-        student_mask: True for the tokens of the student's softmax, all but padding, (B, L).
+        teacher_logits: (B, L). -inf for tokens without a teacher score, which have probability 0.
+        student_mask: True for the tokens of the student's softmax, all except padding, (B, L).
         teacher_mask: True for the tokens of the teacher's softmax: the context and the no-answer position, (B, L).
-            It has to lie within `student_mask`, and to hold a finite teacher logit in each window.
+            It must be a subset of `student_mask`, with at least one finite teacher logit per window.
         temperature: T > 0; higher is softer.
 
     Returns:
         The divergence of each window in nats, (B,).
+
+    Raises:
+        DistilError: The shapes differ.
     """
     _require_same_shape(student_logits, teacher_logits)
     teacher = _log_softmax(teacher_logits.detach().float() / temperature, teacher_mask)
     student = _log_softmax(student_logits.float() / temperature, student_mask)
-    # 0 * log 0 is 0 here; as -inf it would turn value and gradient into NaN.
+    # 0 * log 0 is defined as 0; with -inf the value and the gradient would be NaN.
     impossible = torch.isneginf(teacher)
     difference = teacher.masked_fill(impossible, 0.0) - student.masked_fill(impossible, 0.0)
     return (teacher.exp() * difference).sum(dim=1)
 
 
 def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:
-    """Mean squared difference of the unscaled logits over the tokens the teacher scores.
+    """Mean squared difference of the unscaled logits over the tokens with a teacher score.
 
     Args:
         student_logits: (B, L).
-        teacher_logits: (B, L). Tokens with -inf are left out: there is no finite target for them.
+        teacher_logits: (B, L). Tokens with -inf are left out, because they have no finite target.
         teacher_mask: True for the context and the no-answer position, (B, L).
 
     Returns:
         The mean of each window, (B,).
+
+    Raises:
+        DistilError: The shapes differ.
     """
     _require_same_shape(student_logits, teacher_logits)
     scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
@@ -83,7 +89,7 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) 
         The mean of each window, (B,).
 
     Raises:
-        DistilError: the shapes differ.
+        DistilError: The shapes differ.
     """
     _require_same_shape(student, teacher)
     valid = attention_mask.bool()
@@ -105,7 +111,7 @@ def attention_score_loss(student: Tensor, teacher: Tensor, attention_mask: Tenso
         The mean of each window, (B,).
 
     Raises:
-        DistilError: the shapes differ.
+        DistilError: The shapes differ.
     """
     _require_same_shape(student, teacher)
     valid = attention_mask.bool()
@@ -131,7 +137,7 @@ def soft_target_loss(
         The mean divergence of each window in nats, (B,).
 
     Raises:
-        DistilError: the shapes differ.
+        DistilError: The shapes differ.
     """
     _require_same_shape(student_logits, teacher_logits)
     teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=2)
@@ -140,11 +146,11 @@ def soft_target_loss(
 
 
 def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the words that were masked (BERT, Devlin et al. 2019, arXiv 1810.04805).
+    """Cross entropy of the masked words (BERT, Devlin et al. 2019, arXiv 1810.04805).
 
     Args:
         logits: (B, L, V).
-        labels: the word that stood there, or -100 where nothing is to be guessed, (B, L).
+        labels: The original token of a masked position, -100 elsewhere, (B, L).
 
     Returns:
         The mean over the masked words of each window in nats, (B,); 0 for a window without any.
@@ -154,7 +160,7 @@ def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
-    """1 - cosine between student's and teacher's hidden state, mean over tokens (DistilBERT, arXiv 1910.01108).
+    """1 - cosine of the hidden states of student and teacher, mean over tokens (DistilBERT, arXiv 1910.01108).
 
     Args:
         student: (B, L, H).
@@ -165,14 +171,14 @@ def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Ten
         The mean of each window, (B,), from 0 (same direction) to 2 (opposite).
 
     Raises:
-        DistilError: the shapes differ.
+        DistilError: The shapes differ.
     """
     _require_same_shape(student, teacher)
     return _mean_over_tokens(1 - cosine_similarity(student.float(), teacher.detach().float(), dim=2), attention_mask)
 
 
 def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, L) values to their mean over the tokens that are no padding, (B,)."""
+    """The mean of (B, L) values over the tokens that are not padding, (B,)."""
     valid = attention_mask.bool()
     return values.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1)
 
@@ -183,9 +189,9 @@ def _log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _require_same_shape(student: Tensor, teacher: Tensor) -> None:
-    # Broadcasting would compute something, silently: one teacher head against all of the student's, say.
+    # Otherwise tensors may be broadcast silently, such as one teacher head to all heads of the student.
     if student.shape != teacher.shape:
         raise DistilError(
-            f"Student and teacher tensors have different shapes, {tuple(student.shape)} and {tuple(teacher.shape)}: "
-            "both must see the same tokens, with the same width or number of heads."
+            f"student and teacher tensors have different shapes, {tuple(student.shape)} and {tuple(teacher.shape)}; "
+            "run both on the same tokens, with the same width or number of heads"
         )

@@ -1,4 +1,4 @@
-"""Distillation of a masked language model's predictions: DistilBERT's triple loss."""
+"""Distillation of the predictions of a masked language model with DistilBERT's triple loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from haystack_distill.data.text_windows import NOT_GUESSED
+from haystack_distill.data.text_windows import NO_LABEL
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
@@ -24,12 +24,12 @@ class MaskedLanguageModel(Method):
     DistilBERT's triple loss (Sanh et al. 2019, arXiv 1910.01108), on a corpus:
 
     "soft_targets": KL divergence of teacher and student over the vocabulary at each token, both softened by T.
-    "masked_words": cross entropy of the words that were masked.
+    "masked_words": cross entropy of the masked words (BERT, Devlin et al. 2019, arXiv 1810.04805).
     "cosine": 1 - cosine of the last hidden states.
 
     total = soft_target_weight * T^2 * soft_targets + masked_word_weight * masked_words + cosine_weight * cosine
 
-    The default weights and T are those of the training script that made DistilBERT. A loss of weight 0 is neither
+    The default weights and T are those of the training script of DistilBERT. A loss of weight 0 is neither
     computed nor returned. Student and teacher need a masked-language-model head and the same vocabulary.
 
     Args:
@@ -71,10 +71,10 @@ class MaskedLanguageModel(Method):
         return {name: weight for name, weight in weights.items() if weight > 0}
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> MaskedLanguageModelObjective:
-        """The objective; see `Method.objective`.
+        """Create the objective; see `Method.objective`.
 
         Raises:
-            DistilError: There is no teacher, or the vocabularies or (for the cosine) the widths differ.
+            DistilError: There is no teacher, or the vocabularies or, with the cosine loss, the widths differ.
         """
         if teacher is None:
             raise DistilError("distilling a masked language model needs a teacher; give one")
@@ -93,10 +93,10 @@ class MaskedLanguageModel(Method):
 
 
 class MaskedLanguageModelObjective(Objective):
-    """The objective of `MaskedLanguageModel`. Its terms are those of the three losses with a weight.
+    """The objective of `MaskedLanguageModel`. Its terms are the losses with a weight above 0.
 
     Args:
-        options: the method's options.
+        options: The options of the method.
     """
 
     data = frozenset({CORPUS})
@@ -109,10 +109,10 @@ class MaskedLanguageModelObjective(Objective):
         self.teacher_request = self.student_request
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Windows with a masked word have that term; see `Objective.masks`."""
+        """Windows with a masked word have the term "masked_words"; see `Objective.masks`."""
         masks = super().masks(batch)
         if "masked_words" in masks:
-            masks["masked_words"] = (batch["labels"] != NOT_GUESSED).any(dim=1)
+            masks["masked_words"] = (batch["labels"] != NO_LABEL).any(dim=1)
         return masks
 
     def forward(
@@ -121,11 +121,13 @@ class MaskedLanguageModelObjective(Objective):
         """The unweighted terms; see `Objective.forward`.
 
         Raises:
-            DistilError: the student or the teacher has no masked-language-model head.
+            DistilError: The student or the teacher has no masked-language-model head.
         """
         assert teacher is not None
         if student.token_logits is None or teacher.token_logits is None:
-            raise DistilError("student and teacher both need a head for masked language modelling")
+            raise DistilError(
+                "student and teacher both need a head for masked language modelling; use masked language models"
+            )
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
         if "soft_targets" in self.weights:

@@ -1,4 +1,4 @@
-"""Method: the options of a distillation method, from which its objective is made."""
+"""Method: the options of a distillation method, which creates an objective from them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 
 
 class Method(ABC):
-    """A distillation method. A subclass is a frozen dataclass; its fields are the method's options.
+    """A distillation method. Subclasses are frozen dataclasses; their fields are the options of the method.
 
-    The dataclass is the one place where options, their defaults and their help ("Args:" of the docstring) stand: the
-    command line, recipes, model cards and docs are made from it. The first line of the docstring is the method's title.
+    The dataclass is the only place that defines the options, their defaults and their help (the "Args:" section of the
+    docstring): the command line, recipes, model cards and docs are generated from it. The first line of the docstring
+    is the title of the method.
 
     Methods add up as objectives do: `0.8 * PredictionLayer(temperature=2.0) + 0.2 * IntermediateLayers()`.
+
+    To add a method, write a subclass and its objective in a file of `objectives`, and add it to `training.methods`.
     """
 
     @abstractmethod
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> Objective:
-        """The objective for a student and a teacher.
+        """Create the objective for a student and a teacher.
 
         Args:
-            student: the student's configuration.
-            teacher: the teacher's configuration; None for a method that runs without a teacher.
+            student: The student's configuration.
+            teacher: The teacher's configuration; None for a method that runs without a teacher.
 
         Raises:
-            DistilError: an option is wrong, or student and teacher do not fit.
+            DistilError: The options do not suit student and teacher, or a teacher is missing.
         """
 
     def __add__(self, other: Method) -> MethodSum:
@@ -57,13 +60,16 @@ class MethodSum(Method):
 
     Args:
         parts: Pairs of a weight, 0 or more, and a method.
+
+    Raises:
+        DistilError: There is no part, or a weight is not a number of 0 or more.
     """
 
     parts: tuple[tuple[float, Method], ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise DistilError("a sum of methods needs at least one method")
+            raise DistilError("a sum of methods needs at least one method; add one")
         for weight, _ in self.parts:
             if not (is_number(weight) and weight >= 0):
                 raise DistilError(f"the weight of a method must be a number of 0 or more, not {weight!r}")
@@ -76,5 +82,5 @@ class MethodSum(Method):
 
 
 def parts_of(method: Method) -> Sequence[tuple[float, Method]]:
-    """A method as the weighted parts of a sum."""
+    """The weighted parts of a method: those of a sum, or the method itself with weight 1."""
     return method.parts if isinstance(method, MethodSum) else ((1.0, method),)

@@ -1,4 +1,4 @@
-"""Objective: what a student is taught, as named loss terms; objectives add up."""
+"""Objective: named loss terms of a batch; objectives can be added up."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class LossTerm(NamedTuple):
     """One loss of a batch of B windows, unweighted.
 
     Attributes:
-        values: the loss of each window, (B,).
-        mask: which windows have the loss, (B,) bool. The mean is over these windows of the whole step.
+        values: The loss of each window, (B,).
+        mask: True for the windows that have the loss, (B,) bool. The mean is over these windows of the whole
+            optimiser step.
     """
 
     values: Tensor
@@ -30,18 +31,33 @@ class LossTerm(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """What a student is taught: a module that turns the outputs of a step into named loss terms.
+    """The loss of a student: a module that computes named loss terms from the outputs of student and teacher.
 
-    Trainable parts (projections between widths) are its parameters, so that optimiser and checkpoint see them.
+    Its parameters, such as projections between different widths, are trained and saved in checkpoints with the student.
     Objectives add up: `0.8 * first + 0.2 * second` has the terms of both.
 
+    To write one, set `weights` and the requests, and implement `forward`; also `masks` if some windows lack a term.
+
     Attributes:
-        weights: the weight of each term. The total loss is the sum over terms of weight * mean, where the mean is over
-            those windows of the optimiser step that have the term.
-        student_request: which outputs of the student `forward` reads.
-        teacher_request: which outputs of the teacher `forward` reads; empty for an objective without a teacher.
-        data: which kinds of training data have what it needs: "questions" (windows of a question and a context) and
+        weights: The weight of each term by name. The loss of an optimiser step is the sum over terms of weight * mean,
+            where the mean is over the windows of the step that have the term.
+        student_request: The student outputs that `forward` reads.
+        teacher_request: The teacher outputs that `forward` reads; empty for an objective without a teacher.
+        data: The kinds of training data that suit the objective: "questions" (windows of a question and a context),
             "corpus" (windows of plain text).
+
+    Example:
+        >>> class LastHiddenState(Objective):
+        ...     student_request = OutputRequest(hidden_states=True)
+        ...     teacher_request = OutputRequest(hidden_states=True)
+        ...
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weights = {"last": 1.0}
+        ...
+        ...     def forward(self, student, teacher, batch):
+        ...         difference = student.hidden_states[-1] - teacher.hidden_states[-1]
+        ...         return {"last": LossTerm(difference.square().mean(dim=(1, 2)), self.masks(batch)["last"])}
     """
 
     weights: dict[str, float]
@@ -50,13 +66,16 @@ class Objective(nn.Module, ABC):
     data: ClassVar[frozenset[str]] = frozenset({QUESTIONS})
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which windows of a batch have each term, (B,) bool, as `forward` will return them.
+        """Which windows of a batch have each term.
 
-        How many windows a step has must be known before its first backward pass, so this needs no outputs of the
-        student. By default all windows have all terms.
+        The number of windows of the whole step must be known before its first backward pass, so this is computed
+        without student outputs. By default all windows have all terms.
 
         Args:
-            batch: as for `forward`, cached teacher outputs included.
+            batch: As for `forward`, including cached teacher outputs.
+
+        Returns:
+            For each term the mask that `forward` returns, (B,) bool.
         """
         return dict.fromkeys(self.weights, torch.ones_like(batch["weight"], dtype=torch.bool))
 
@@ -64,15 +83,21 @@ class Objective(nn.Module, ABC):
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:
-        """The unweighted terms of a batch, one for each name in `weights`.
+        """The unweighted terms of a batch of B windows, L tokens long.
 
         Args:
-            student: the student's outputs, as `student_request` asks.
-            teacher: the teacher's outputs, as `teacher_request` asks; None where there is no teacher.
+            student: The student outputs of `student_request`.
+            teacher: The teacher outputs of `teacher_request`; None without a teacher.
             batch: `input_ids`, `attention_mask` (B, L); `weight` (B,), 0 for a window that only fills the batch. With
                 questions also `start_positions`, `end_positions` (B,), `labelled` (B,) bool and `context_mask` (B, L)
-                bool: the context tokens and the no-answer position. With a corpus `labels` (B, L): the masked token,
-                or -100.
+                bool: the context tokens and the no-answer position. With a corpus `labels` (B, L): the original token
+                of a masked position, -100 elsewhere.
+
+        Returns:
+            One term per name in `weights`.
+
+        Raises:
+            DistilError: An output that the objective needs is missing.
         """
 
     def __add__(self, other: Objective) -> WeightedSum:
@@ -91,26 +116,30 @@ class Objective(nn.Module, ABC):
 class WeightedSum(Objective):
     """Several objectives at once: the weighted sum of their totals.
 
-    Terms keep their names; where two parts have a term of the same name, the later one is called `name_2`, and so on.
+    Terms keep their names; if two parts have a term of the same name, the later one is called `name_2`, and so on.
 
     Args:
-        parts: pairs of a weight, 0 or more, and an objective.
+        parts: Pairs of a weight, 0 or more, and an objective.
+
+    Attributes:
+        parts: The objectives.
+        part_weights: Their weights.
 
     Raises:
-        DistilError: there is no part, a weight is not a number of 0 or more, or no kind of data suits all parts.
+        DistilError: There is no part, a weight is not a number of 0 or more, or no kind of data suits all parts.
     """
 
     def __init__(self, parts: Sequence[tuple[float, Objective]]) -> None:
         super().__init__()
         if not parts:
-            raise DistilError("a weighted sum needs at least one objective")
+            raise DistilError("a weighted sum needs at least one objective; add one")
         for weight, _ in parts:
             if not (is_number(weight) and weight >= 0):
                 raise DistilError(f"the weight of an objective must be a number of 0 or more, not {weight!r}")
         self.parts = nn.ModuleList(part for _, part in parts)
         self.part_weights = tuple(float(weight) for weight, _ in parts)
         self.weights = {}
-        self._names: list[dict[str, str]] = []  # for each part, the sum's name of each of its terms
+        self._names: list[dict[str, str]] = []  # for each part, the names of its terms in the sum
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
         for weight, part in parts:
@@ -121,8 +150,8 @@ class WeightedSum(Objective):
             self.teacher_request |= part.teacher_request
         if not self.data:
             raise DistilError(
-                "these objectives cannot be added up: some need questions, the others a corpus; train them one after "
-                "the other"
+                "these objectives cannot be added up, because some need questions and others a corpus; train them one "
+                "after the other"
             )
 
     def _free_name(self, name: str) -> str:

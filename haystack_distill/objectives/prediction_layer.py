@@ -1,4 +1,4 @@
-"""Prediction-layer distillation: the student learns the teacher's start and end logits."""
+"""Distillation of the prediction layer: the teacher's start and end logits are the targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from haystack_distill.utils.checks import check_argument, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-# Low enough to have probability 0 at any sane temperature, and finite, so that 0 times it is 0 and not NaN.
+# Low enough for probability 0 at any usable temperature; finite, because 0 * inf would be NaN.
 _MASKED_LOGIT = -1e9
 
 
@@ -80,7 +80,7 @@ class PredictionLayer(Method):
     def objective(
         self, student: PretrainedConfig | None = None, teacher: PretrainedConfig | None = None
     ) -> PredictionLayerObjective:
-        """The objective; see `Method.objective`."""
+        """Create the objective; see `Method.objective`."""
         return PredictionLayerObjective(self)
 
 
@@ -88,7 +88,7 @@ class PredictionLayerObjective(Objective):
     """The objective of `PredictionLayer`. Its terms are "distillation" and "labels".
 
     Args:
-        options: the method's options.
+        options: The options of the method.
     """
 
     def __init__(self, options: PredictionLayer) -> None:
@@ -103,7 +103,7 @@ class PredictionLayerObjective(Objective):
         self.teacher_request = OutputRequest(logits=True)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All windows have a distillation loss, labelled ones a labels loss; see `Objective.masks`."""
+        """All windows have the term "distillation", labelled ones also "labels"; see `Objective.masks`."""
         return super().masks(batch) | {"labels": batch["labelled"].bool()}
 
     def forward(
@@ -112,7 +112,7 @@ class PredictionLayerObjective(Objective):
         """The unweighted terms; see `Objective.forward`.
 
         Raises:
-            DistilError: there are no teacher logits, or a callable loss does not return one value per window.
+            DistilError: There are no teacher logits, or a callable loss does not return one value per window.
         """
         if teacher is None or teacher.start_logits is None or teacher.end_logits is None:
             raise DistilError("prediction-layer distillation needs the teacher's start and end logits; give a teacher")

@@ -28,7 +28,7 @@ from haystack_distill.training.checkpoints import FOLDER, Checkpoints, clear_fin
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer, warn_of_shared_contexts
 from haystack_distill.training.run import adaptation_record, method_record
-from haystack_distill.training.run_directory import NOT_RECORDED, differences, settings_record, versions
+from haystack_distill.training.run_record import NOT_RECORDED, differences, settings_record, versions
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory

@@ -1,4 +1,4 @@
-"""Teachers: where an objective's teacher outputs come from."""
+"""Teachers: the sources of the teacher outputs that objectives need."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
-"""CachedTeacher: the teacher runs once over the data, its logits are kept on disk and aligned by character.
+"""CachedTeacher: the teacher runs once over the data; its logits are cached on disk and aligned by character.
 
 Stored per teacher window: the character spans of its context tokens, their start and end logits in fp32, and the logits
-of its no-answer position. A student with the same windows gets those logits back bit for bit; any other student
-(another tokenizer, other window sizes) gets them mapped through characters.
+of its no-answer position. For a student with the same windows these logits are used bit for bit; for any other student
+(another tokenizer, other window sizes) they are mapped through characters.
 """
 
 import functools
@@ -33,7 +33,7 @@ from haystack_distill.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the meaning of a stored output changes
+_FORMAT = 1  # increase it when the meaning of a stored output changes
 _WINDOWS_PER_BATCH = 1024
 
 _SCHEMA = pa.schema(
@@ -49,12 +49,27 @@ _SCHEMA = pa.schema(
 
 
 class CachedTeacher(Teacher):
-    """A reader that runs once over the data; its start and end logits are kept on disk and memory-mapped.
+    """A reader that runs once over the data; its start and end logits are cached on disk and memory-mapped.
 
-    It may have another tokenizer, other windows and another device than the student.
+    Its tokenizer, windows and device may differ from the student's. With the same tokenizer and windows, the outputs
+    are the reader's own logits. Otherwise they are aligned by character: the reader's no-answer logits are subtracted
+    in each of its windows; a character in several windows takes its scores from the window in which it is farthest
+    from an edge (the earlier of equals); a student token gets the log-sum-exp of the start (end) scores whose first
+    (last) character it covers; the no-answer score is 0.
 
     Args:
         reader: The teacher. It is not changed.
+
+    Attributes:
+        reader: The teacher.
+        from_cache: After `prepare`: whether all outputs were in the cache already.
+
+    Raises:
+        DistilError: The reader was loaded with another backend than PyTorch.
+
+    Example:
+        >>> teacher = CachedTeacher(Reader.load("deepset/roberta-large-squad2"))  # doctest: +SKIP
+        >>> ReaderTrainer(student).distil(teacher, "train.json", PredictionLayer())  # doctest: +SKIP
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -63,7 +78,7 @@ class CachedTeacher(Teacher):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Hash of the weights, precision, windows and tokenizer."""
+        """Hashes of the weights and of the tokenizer, the precision and the window settings."""
         return {
             "weights": model_fingerprint(self.reader.model),
             "precision": self.reader.precision,
@@ -72,10 +87,11 @@ class CachedTeacher(Teacher):
         }
 
     def check(self, student: Reader, request: OutputRequest) -> None:
-        """Check that the teacher is trained and that nothing but its logits is requested.
+        """Check that only logits are requested and that the head is trained; see `Teacher.check`.
 
         Raises:
-            DistilError: Its head is untrained, so that its answers are random, or hidden states are requested.
+            DistilError: Hidden states or attention scores are requested, or the head is untrained, so that the
+                teacher's answers are random.
         """
         if request.beyond_logits:
             raise DistilError("only logits are cached; use a LiveTeacher for hidden states and attention scores")
@@ -90,7 +106,10 @@ class CachedTeacher(Teacher):
         progress: bool = True,
         processes: PartialState | None = None,
     ) -> None:
-        """Run the teacher over the examples, unless its outputs are in the cache; see `Teacher.prepare`."""
+        """Run the teacher over the examples, unless its outputs are in the cache; see `Teacher.prepare`.
+
+        Several processes share the work.
+        """
         self.student_windows = windows
         self.windows = self.reader.cut(examples, cache_dir=cache_dir)
         self.key = hash_json(_FORMAT, model_fingerprint(self.reader.model), self.windows.key, self.reader.precision)
@@ -109,16 +128,14 @@ class CachedTeacher(Teacher):
         self._scores_of = functools.lru_cache(maxsize=64)(self._character_scores)
 
     def cached(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The teacher's logits for a student's batch, on the student's tokens.
-
-        Same windows: the teacher's own logits, verbatim. Other windows: relative to the teacher's no-answer (which is 0
-        then); a token gets the log-sum-exp of the start (end) scores whose first (last) character it covers.
+        """The teacher's logits for the student's tokens; see `CachedTeacher` for how they are aligned.
 
         Args:
-            batch: A collated batch of the student's windows.
+            batch: A collated batch of B of the student's windows, L tokens long.
 
         Returns:
             `teacher_start_logits`, `teacher_end_logits`: (B, L) float32, -inf at positions without a teacher score.
+            With the student's windows they are the teacher's own logits, with others relative to its no-answer logit.
         """
         windows = self.student_windows
         shape = batch["input_ids"].shape
@@ -151,7 +168,7 @@ class CachedTeacher(Teacher):
         return ModelOutputs(batch["teacher_start_logits"], batch["teacher_end_logits"])
 
     def _character_scores(self, example: int) -> "_CharacterScores":
-        """Start and end scores of an example by character, each from the window that it is deepest in."""
+        """Start and end scores of an example by character, from the window in which it is farthest from an edge."""
         windows = self.windows.windows_of_examples(example, example + 1)
         indices = np.arange(windows.start, windows.stop)
         rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
@@ -167,8 +184,7 @@ class CachedTeacher(Teacher):
                 ("start", first[real], start_logits[real], nulls[0][window]),
                 ("end", past[real] - 1, end_logits[real], nulls[1][window]),
             ):
-                # Distance to the nearer edge of every window that holds the character; argmax takes the earlier of
-                # equals.
+                # Distance of each character to the nearer edge of each window; argmax takes the earlier of equals.
                 depth = np.minimum(characters - edges[:, :1], edges[:, 1:] - 1 - characters)
                 own = depth.argmax(axis=0) == window
                 kept[f"{name}s"].append(characters[own])
@@ -179,7 +195,7 @@ class CachedTeacher(Teacher):
 
 
 class _CharacterScores:
-    """A teacher's scores of one example: character of each start (end) and its score relative to no-answer."""
+    """A teacher's scores of one example: the character of each start (end), and its score relative to no-answer."""
 
     def __init__(self, starts: np.ndarray, start_scores: np.ndarray, ends: np.ndarray, end_scores: np.ndarray) -> None:
         self.starts, self.start_scores = starts, start_scores
@@ -189,7 +205,7 @@ class _CharacterScores:
 def _on_tokens(scores: _CharacterScores, first: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A teacher's scores on a student's tokens, -inf where no scored character falls on a token.
 
-    Where several tokens stand for one character (bytes of an emoji), the first takes a start, the last an end.
+    Of several tokens of one character (bytes of an emoji), the first gets its start score and the last its end score.
     """
     start_target = np.full(len(first), -np.inf, dtype=np.float32)
     end_target = np.full(len(first), -np.inf, dtype=np.float32)
@@ -212,14 +228,14 @@ def _run_together(
     processes: PartialState,
     cache_dir: str | Path | None,
 ) -> tuple[datasets.Dataset, dict[str, Any], bool]:
-    """The table of a teacher's outputs: each process makes a part, the main process puts them together."""
+    """The table of a teacher's outputs: each process computes a part, the main process joins them."""
 
     def part_key(process: int) -> str:
         return f"{key}-part-{process}-of-{processes.num_processes}"
 
     processes.wait_for_everyone()
     there = is_cached("teachers", key, cache_dir)
-    processes.wait_for_everyone()  # nobody begins before all have looked
+    processes.wait_for_everyone()  # no process writes before all have checked the cache
     if not there:
         own = process_share(n_windows, processes)
         cached_table("teachers", part_key(processes.process_index), _SCHEMA, lambda: run(own), cache_dir)
@@ -240,7 +256,7 @@ def _run_together(
 
 
 def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Iterator[dict[str, Any]]:
-    """The teacher over a share of the windows, in order, a record batch at a time."""
+    """Run the teacher over a share of the windows, in order; yields the columns of one record batch at a time."""
     position = windows.template.no_answer_position
     with progress_bar("teacher", len(share), "windows", shown=progress) as bar:
         for first in range(share.start, share.stop, _WINDOWS_PER_BATCH):

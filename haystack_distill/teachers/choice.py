@@ -1,4 +1,4 @@
-"""Which kind of teacher fits what an objective needs."""
+"""The choice of a teacher by the outputs that an objective needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TeacherSource: TypeAlias = Reader | Teacher | Sequence[Reader | Teacher]
 
 
 def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
-    """The teacher that gives what is requested at the least cost.
+    """The teacher that provides the requested outputs at the lowest cost.
 
-    A reader is run once and cached where logits are all that is requested; otherwise it runs in every step, and once
-    for each batch, whatever is learnt from it. Several readers are averaged.
+    For logits only, a reader becomes a `CachedTeacher`, which runs once over the data; otherwise a `LiveTeacher`,
+    which runs once per batch. Several readers become an `EnsembleTeacher`.
 
     Args:
-        source: A reader, several readers, or a teacher, which is taken as it is.
-        request: What the objective needs.
+        source: A reader, several readers, or a teacher, which is returned as it is.
+        request: The outputs that the objective needs.
 
     Raises:
-        DistilError: `source` is none of these.
+        DistilError: `source` is none of these, or a reader was loaded with another backend than PyTorch.
     """
     if isinstance(source, Teacher):
         return source
@@ -42,7 +42,7 @@ def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
 
 
 def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
-    """The models behind a teacher; none for a teacher of the user's own."""
+    """The models of a teacher; empty for a teacher class of the user's own."""
     if isinstance(source, LiveTeacher):
         return [source.model]
     if isinstance(source, CachedTeacher):

@@ -21,12 +21,23 @@ from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 
 
 class LiveTeacher(Teacher):
-    """A reader or language model that runs in every step: it has hidden states and attention scores, too.
+    """A reader or language model that runs in every step, for hidden states and attention scores as well as logits.
 
-    It needs the student's tokenizer, device, and as many positions as the student's windows have tokens.
+    It runs in evaluation mode and without gradients, and must have the student's tokenizer and device and at least as
+    many positions as the student's windows have tokens.
 
     Args:
         model: The teacher. It is not changed.
+
+    Attributes:
+        model: The teacher.
+
+    Raises:
+        DistilError: The model is a reader that was loaded with another backend than PyTorch.
+
+    Example:
+        >>> teacher = LiveTeacher(Reader.load("deepset/roberta-base-squad2"))  # doctest: +SKIP
+        >>> ReaderTrainer(student).distil(teacher, "train.json", PredictionLayer())  # doctest: +SKIP
     """
 
     def __init__(self, model: Reader | LanguageModel) -> None:
@@ -37,15 +48,15 @@ class LiveTeacher(Teacher):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Hash of the weights, and the precision that the teacher runs in."""
+        """Hash of the weights, and the precision in which the teacher runs."""
         return {"weights": model_fingerprint(self.model.model), "precision": self.model.precision}
 
     def check(self, student: Reader | LanguageModel, request: OutputRequest) -> None:
-        """Check that the teacher can run on the student's windows.
+        """Check that the teacher can run on the student's windows; see `Teacher.check`.
 
         Raises:
-            DistilError: Different tokenizers or devices, windows longer than the teacher's positions, or, where its
-                logits are requested, an untrained head.
+            DistilError: Tokenizers or devices differ, the windows have more tokens than the teacher has positions, or
+                logits are requested and the head is untrained.
         """
         if isinstance(student, Reader):
             require_same_tokens(student, self.model)
@@ -64,25 +75,29 @@ class LiveTeacher(Teacher):
 
 
 def require_same_tokens(student: Reader, teacher: Reader | LanguageModel) -> None:
-    """Check that a student and a teacher see the same tokens, so that their layers can be compared.
+    """Check that student and teacher can run on the same tokens, so that their layers can be compared.
+
+    Args:
+        student: The student; its window settings count.
+        teacher: The teacher.
 
     Raises:
-        DistilError: Different tokenizers, or windows longer than the teacher's positions.
+        DistilError: The tokenizers differ, or the windows have more tokens than the teacher has positions.
     """
     require_same_tokenizer(student, teacher)
     require_positions("teacher", teacher, student.window_settings.max_seq_len)
 
 
 def require_same_tokenizer(student: Reader | LanguageModel, teacher: Reader | LanguageModel) -> None:
-    """Check that a student and a teacher split text into the same tokens.
+    """Check that student and teacher have the same tokenizer.
 
     Raises:
-        DistilError: They do not.
+        DistilError: The tokenizers differ.
     """
     if tokenizer_fingerprint(teacher.tokenizer) != tokenizer_fingerprint(student.tokenizer):
-        other = ", or distil the prediction layer, which compares characters" if isinstance(student, Reader) else ""
+        other = ", or distil the prediction layer, which is aligned by character" if isinstance(student, Reader) else ""
         raise DistilError(
-            "teacher and student split text differently, so they cannot be compared token by token; use a student "
+            "teacher and student have different tokenizers, so they cannot be compared token by token; use a student "
             f"with the teacher's tokenizer{other}"
         )
 
@@ -90,8 +105,13 @@ def require_same_tokenizer(student: Reader | LanguageModel, teacher: Reader | La
 def require_positions(role: str, model: Reader | LanguageModel, max_seq_len: int) -> None:
     """Check that a model has a position for each token of a window.
 
+    Args:
+        role: "teacher" or "student", for the message.
+        model: The model.
+        max_seq_len: The number of tokens of a window.
+
     Raises:
-        DistilError: It has fewer.
+        DistilError: The model has fewer positions.
     """
     positions = position_limit(model.model)
     if positions is not None and max_seq_len > positions:
@@ -101,10 +121,10 @@ def require_positions(role: str, model: Reader | LanguageModel, max_seq_len: int
 
 
 def require_one_device(student: Reader | LanguageModel, teacher: Reader | LanguageModel) -> None:
-    """Check that two models that run in every step are on one device.
+    """Check that student and teacher are on the same device, for a teacher that runs in every step.
 
     Raises:
-        DistilError: They are not.
+        DistilError: The devices differ.
     """
     if teacher.device != student.device:
         raise DistilError(

@@ -1,4 +1,4 @@
-"""Teacher: the one channel from a teacher to an objective."""
+"""Teacher: the source of the teacher outputs that an objective needs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Teacher(ABC):
-    """Gives the outputs that an objective learns from. The model behind it is never changed.
+    """A source of teacher outputs for an objective. Its models are never changed.
 
-    A run calls `check` and `fingerprint` before anything is computed, `prepare` once, and then, for each batch,
-    `cached` (while the batch is made) and `outputs` (in the step).
+    Order of the calls in a run: `check` and `fingerprint` before anything is computed, `prepare` once, then for each
+    batch `cached` (while the batch is collated) and `outputs` (in the training step), within the context `active`.
 
     Attributes:
-        token_types: whether `outputs` needs `token_type_ids` in the batch.
+        token_types: Whether `outputs` needs `token_type_ids` in the batch.
     """
 
     token_types: bool = False
@@ -36,13 +36,17 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the outputs, as JSON can hold it: a run is only resumed with the same."""
+        """Everything that decides the outputs, as JSON can hold it; a run is only resumed with an equal one."""
 
     def check(self, student: Reader, request: OutputRequest) -> None:  # noqa: B027  (nothing to check by default)
-        """Check that this teacher can give a student what is requested.
+        """Check that this teacher can provide the requested outputs for a student.
+
+        Args:
+            student: The reader that is trained.
+            request: The outputs that the objective needs.
 
         Raises:
-            DistilError: It cannot.
+            DistilError: It cannot provide them.
         """
 
     def prepare(  # noqa: B027  (nothing to prepare by default)
@@ -54,29 +58,40 @@ class Teacher(ABC):
         progress: bool = True,
         processes: PartialState | None = None,
     ) -> None:
-        """Get ready for a run, once.
+        """Prepare the teacher for a run: compute or load the outputs that are cached.
 
         Args:
-            examples: the examples that are trained on.
-            windows: the student's windows of them.
-            cache_dir: see `utils.cache.cache_directory`.
-            progress: whether to show a bar where a model runs.
-            processes: the processes of the run, if there are several.
+            examples: The training examples, as `data.squad.load.load_examples` returns them.
+            windows: The student's windows of these examples.
+            cache_dir: See `utils.cache.cache_directory`.
+            progress: Whether to display a progress bar while a model runs.
+            processes: The processes of the run, or None for one.
         """
 
     def active(self) -> AbstractContextManager[Any]:
-        """A context around the training loop: models that run in the step are in evaluation mode in it."""
+        """A context for the training loop, in which models that run in the step are in evaluation mode."""
         return contextlib.nullcontext()
 
     def cached(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs that are known without running a model, as tensors to add to the batch."""
+        """Outputs that are available without running a model.
+
+        Args:
+            batch: A collated batch of B of the student's windows.
+
+        Returns:
+            Tensors to add to the batch, by name; their first dimension is B. Empty if nothing is cached.
+        """
         return {}
 
     @abstractmethod
     def outputs(self, batch: Mapping[str, Tensor], request: OutputRequest) -> ModelOutputs:
-        """The outputs for a batch, without gradients.
+        """The teacher outputs for a batch, without gradients.
 
         Args:
-            batch: a batch of the student's windows, with what `cached` added.
-            request: which outputs are needed.
+            batch: A batch of B windows of up to L tokens, including the tensors of `cached`.
+            request: The outputs that the objective needs.
+
+        Returns:
+            The requested outputs, position by position for the student's tokens: start and end logits (B, L), -inf
+            for tokens without a teacher score; hidden states (B, L, H); attention scores (B, heads, L, L).
         """

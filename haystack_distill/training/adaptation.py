@@ -1,4 +1,4 @@
-"""Adaptation: which weights of a student learn."""
+"""Adaptation: which weights of a student are trained."""
 
 from __future__ import annotations
 
@@ -17,41 +17,48 @@ from haystack_distill.utils.checks import check_argument, is_integer
 
 
 class Adaptation(ABC):
-    """A way to train a model's weights. A subclass is a frozen dataclass; its fields are the adaptation's options.
+    """Which weights of a model are trained, and how. Base class of frozen dataclasses; their fields are the options.
 
-    As with `Method`, the first line of the docstring is the title, and the "Args:" are the options' help.
+    As with `Method`, the first line of the docstring is the title, and its "Args:" section is the help of the options.
     """
 
     @abstractmethod
     def prepare(self, model: PreTrainedModel) -> None:
-        """Set which weights learn (`requires_grad`), before the optimiser is made.
+        """Set which weights are trained (`requires_grad`); called before the optimiser is created.
+
+        Args:
+            model: The student's model.
 
         Raises:
-            DistilError: The model cannot be trained like this.
+            DistilError: The adaptation does not suit the model.
         """
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Callbacks of the run, for adaptations that change while it lasts."""
+        """Callbacks for transformers' Trainer, for adaptations that change during training."""
         return []
 
     def finish(self, model: PreTrainedModel) -> None:  # noqa: B027  (nothing to undo by default)
-        """Turn what was trained into a plain model, after the last step."""
+        """Turn the trained model into a plain model, after the last step.
+
+        Args:
+            model: The student's model.
+        """
 
 
 @dataclass(frozen=True)
 class AllWeights(Adaptation):
-    """All weights learn."""
+    """All weights are trained."""
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Leave the model as it is; see `Adaptation.prepare`."""
+        """Does nothing; see `Adaptation.prepare`."""
 
 
 @dataclass(frozen=True)
 class LastLayers(Adaptation):
-    """The last layers and the head learn; embeddings and the layers below are frozen.
+    """The last layers and the head are trained; the embeddings and the other layers are frozen.
 
     Args:
-        n_layers: How many layers learn.
+        n_layers: Number of layers that are trained.
     """
 
     n_layers: int = 1
@@ -60,7 +67,11 @@ class LastLayers(Adaptation):
         check_argument("n_layers", self.n_layers, is_integer(self.n_layers, 1), "a whole number of at least 1")
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Freeze everything below the last layers; see `Adaptation.prepare`."""
+        """Freeze everything below the last layers; see `Adaptation.prepare`.
+
+        Raises:
+            DistilError: The model has fewer than `n_layers` layers.
+        """
         total = int(model.config.num_hidden_layers)
         if self.n_layers > total:
             raise DistilError(f"n_layers is {self.n_layers}, but the student has {total} layers; lower it")
@@ -73,10 +84,10 @@ class LastLayers(Adaptation):
 
 @dataclass(frozen=True)
 class Biases(Adaptation):
-    """Biases and the head learn (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
+    """Biases and the head are trained (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Freeze everything but biases and head; see `Adaptation.prepare`."""
+        """Freeze everything except biases and head; see `Adaptation.prepare`."""
         inside = f"{model.base_model_prefix}."
         for name, parameter in model.named_parameters():
             _require_grad(parameter, name.endswith("bias") or not name.startswith(inside))
@@ -84,7 +95,11 @@ class Biases(Adaptation):
 
 @contextlib.contextmanager
 def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
-    """Train a model in here as the adaptation has it; afterwards all weights are as trainable as before."""
+    """Apply an adaptation to a model within the context, and restore `requires_grad` of its weights afterwards.
+
+    Raises:
+        DistilError: The adaptation does not suit the model, or freezes all of its weights.
+    """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         adaptation.prepare(model)

@@ -1,4 +1,4 @@
-"""LanguageModelTrainer: a student learns the language from a teacher, on plain text, before it sees questions."""
+"""LanguageModelTrainer: general distillation of a language model on plain text, before training on questions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,8 @@ from haystack_distill.teachers.live import LiveTeacher, require_one_device, requ
 from haystack_distill.training.adaptation import Adaptation
 from haystack_distill.training.loop import require_own_weights
 from haystack_distill.training.run import MethodSource, Run
-from haystack_distill.training.run_directory import NOT_COMPARABLE, RunResult
+from haystack_distill.training.run_directory import RunResult
+from haystack_distill.training.run_record import NOT_COMPARABLE
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.files import expand_user
@@ -27,10 +28,11 @@ class LanguageModelTrainer:
 
     Args:
         student: The language model to train; its weights change.
-        output_dir: Where checkpoints, log and the finished model go. None: nothing is kept but the weights in memory.
+        output_dir: Directory for the checkpoints, the log and the finished model. None: only the weights in memory are
+            kept.
         settings: See `TrainingSettings`. A corpus is a stream, so `max_steps` sets the length of the run, all steps
-            count as one epoch, and there is nothing to evaluate on.
-        text: How text becomes windows.
+            count as one epoch, and nothing is evaluated.
+        text: How text is cut into windows, see `TextSettings`.
 
     Example:
         >>> from haystack_distill.objectives import IntermediateLayers  # doctest: +SKIP
@@ -64,21 +66,25 @@ class LanguageModelTrainer:
         adaptation: Adaptation | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> RunResult:
-        """Teach the student by any method that needs no question answering head.
+        """Train the student with any method that does not need a question answering head.
 
-        The teacher runs in every step, once for each batch, whatever is learnt from it:
-        `IntermediateLayers() + MaskedLanguageModel()` learns its layers and its predictions at once.
+        The teacher runs in every step, once per batch, also for a sum of methods such as
+        `IntermediateLayers() + MaskedLanguageModel()`.
 
         Args:
             teacher: A language model with the student's tokenizer. It is not changed.
             corpus: Text; see `Corpus`.
             method: As for `ReaderTrainer.distil`; `objectives.IntermediateLayers` and `objectives.MaskedLanguageModel`
-                learn from a corpus.
-            adaptation: Which weights learn; see `training.adaptation`. None for all.
-            callbacks: More callbacks for transformers' Trainer.
+                can be trained on a corpus.
+            adaptation: Which weights are trained, see `training.adaptation`. None for all.
+            callbacks: Additional callbacks for transformers' Trainer.
+
+        Returns:
+            The result of the run, without metrics. The student has the trained weights.
 
         Raises:
-            DistilError: Teacher, student and method do not fit together, or a setting is missing.
+            DistilError: Teacher, student and method do not match, a setting is missing, or the output directory cannot
+                be used.
             DataError: The corpus cannot be read or is empty.
         """
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
@@ -95,7 +101,7 @@ class LanguageModelTrainer:
             token_types=takes_token_types(self.student.model) or live.token_types,
             processes=run.processes,
         )
-        # The content is read by the process that looks after the directory, where there is one.
+        # Only the main process needs the content, to record it in the output directory.
         read = self.output_dir is not None and run.processes.is_main_process
         record = run.record(
             live,
@@ -106,7 +112,7 @@ class LanguageModelTrainer:
             },
         )
         with windows:
-            return run.go(objective, windows, record, teacher=live)
+            return run.execute(objective, windows, record, teacher=live)
 
     def check(self, teacher: LanguageModel, method: MethodSource, *, adaptation: Adaptation | None = None) -> Objective:
         """Check all that `distil` checks before it reads the corpus, and change nothing; the arguments are `distil`'s.
@@ -139,13 +145,13 @@ class LanguageModelTrainer:
                     "model, or the method intermediate_layers, which needs no head"
                 )
         if objective.weights.get("masked_words") and not self.text.mask_probability:
-            raise DistilError("mask_probability=0 leaves no masked words to learn; set masked_word_weight=0 too")
+            raise DistilError("mask_probability=0 leaves no masked words to predict; set masked_word_weight=0 too")
 
     def _check(self, teacher: LanguageModel) -> int:
-        """The number of steps, if everything fits."""
+        """Check settings, student and teacher; return the number of steps."""
         settings = self.settings
         if settings.max_steps is None:
-            raise DistilError("a corpus is a stream without an end; set max_steps to the length of the run")
+            raise DistilError("a corpus is an endless stream; set max_steps to the length of the run")
         settings.require_nothing_measured("on a corpus, where nothing is measured", "leave it out")
         require_own_weights(self.student, teacher)
         require_same_tokenizer(self.student, teacher)

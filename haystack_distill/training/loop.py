@@ -1,4 +1,4 @@
-"""The training loop is transformers' Trainer; here is what it is given, and the few things it does otherwise."""
+"""The training loop: transformers' Trainer with objectives, teachers and atomic checkpoints."""
 
 import contextlib
 import json
@@ -30,11 +30,11 @@ from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import training_arguments
 
 _WEIGHTS = "model.safetensors"
-_PLACE = "place.json"  # where in a stream the next window is
+_PLACE = "place.json"  # the position in a stream from which to resume
 
 
 class Runnable(Protocol):
-    """A model with where and how it runs: a `Reader` or a `LanguageModel`."""
+    """A model with its device and precision: a `Reader` or a `LanguageModel`."""
 
     model: PreTrainedModel
     device: torch.device
@@ -42,35 +42,38 @@ class Runnable(Protocol):
 
 
 def require_own_weights(student: Runnable, teacher: Runnable) -> None:
-    """Check that two models do not stand on the same weights, even if each wraps them in a model of its own.
+    """Check that student and teacher do not share their weights, even through different wrappers.
 
     Raises:
-        DistilError: They do.
+        DistilError: They share their input embeddings.
     """
     if teacher.model.get_input_embeddings() is student.model.get_input_embeddings():
-        raise DistilError("teacher and student are the same model; cut or copy the student first (students, copy)")
+        raise DistilError(
+            "teacher and student are the same model; cut the student from the teacher (students.from_teacher) or copy "
+            "it first"
+        )
 
 
 class TrainingData(Protocol):
-    """What the loop trains on: `data.windows.Windows` or `data.text_windows.TextWindows`."""
+    """The training data of the loop: `data.windows.Windows` or `data.text_windows.TextWindows`."""
 
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
-        """The order of the windows."""
+        """The windows of each batch, in order."""
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """The rows of some windows; `~i` is window i with weight 0."""
+        """The rows of the given windows; `~i` stands for window i with weight 0."""
 
     def collate(self, rows: Any) -> dict[str, Tensor]:
-        """Rows -> a batch, with `weight` (B,) and `window` (B,) in it."""
+        """Collate rows into a batch, which includes `weight` (B,) and `window` (B,)."""
 
     def place_of(self, window: int) -> dict[str, Any] | None:
-        """What `go_to` needs to find a window again without reading all before it; None where nothing is needed."""
+        """The position of a window, for `go_to`; None for data with random access."""
 
     def go_to(self, place: dict[str, Any]) -> None:
-        """Go to where `place_of` was asked."""
+        """Continue from a position that `place_of` returned."""
 
     def describe(self, windows: Iterable[int]) -> str:
-        """What to call windows where something is wrong with them."""
+        """A description of the given windows for error messages."""
 
 
 def run_loop(
@@ -89,17 +92,21 @@ def run_loop(
 
     Args:
         student: The model to train.
-        objective: The loss.
+        objective: The objective.
         data: The training data.
         settings: See `TrainingSettings`.
-        checkpoints: The run's checkpoints: where to resume from, and where new ones go.
+        checkpoints: The checkpoints to resume from and to write.
         teacher: A prepared teacher, for an objective that needs one.
-        adaptation: Which weights learn; None for all.
-        callbacks: More callbacks for transformers' Trainer.
-        evaluate: Measures the student as it is now; None where there is nothing to measure on.
+        adaptation: Which weights are trained; None for all.
+        callbacks: Additional callbacks for transformers' Trainer.
+        evaluate: Returns the metrics of the student with its current weights; None without dev data.
 
     Returns:
         The number of optimiser steps, and the log.
+
+    Raises:
+        DistilError: The loss is not finite, the objective does not return the terms that it declares, or no checkpoint
+            can be resumed from.
     """
     set_seed(settings.seed)
     student.model.to(student.device)
@@ -118,15 +125,15 @@ def run_loop(
                 trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trainer.take_best()
     finally:
-        student.model.eval()  # also where the run was stopped: what is left must not answer with dropout
+        student.model.eval()  # also after an interruption: the student must not answer with dropout
     student.model.to(student.device)
     return trainer.state.global_step, trainer.state.log_history
 
 
 class StudentAndObjective(nn.Module):
-    """The one module that Trainer optimises, saves and wraps: the student and its objective's own parameters."""
+    """The module that Trainer optimises, saves and wraps: the student and the parameters of its objective."""
 
-    accepts_loss_kwargs = True  # our loss is divided by all windows of the step, so Trainer must not divide it again
+    accepts_loss_kwargs = True  # the loss is divided by the windows of the whole step already
 
     def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
         super().__init__()
@@ -161,7 +168,7 @@ class _LoopTrainer(Trainer):
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
-        # Weights of the head, and layers that are not mapped, get no gradient where the logits are not used.
+        # Without a loss on the logits, the head and the layers that are not mapped get no gradient.
         unused = objective.student_request.beyond_logits
         arguments = _arguments(settings, checkpoints.folder, student.device, self.precision, has_dev, unused)
         self.batches = data.batches(
@@ -178,9 +185,9 @@ class _LoopTrainer(Trainer):
         if settings.keep_best and isinstance(evaluate_every, int) and evaluate_every > steps:
             raise DistilError(
                 f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so keep_best would have "
-                "nothing to choose from; lower it, or leave keep_best out"
+                "no evaluation to choose from; lower it, or leave keep_best out"
             )
-        # Rounded down, where transformers rounds up: a run of one step would have learnt at rate 0.
+        # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastLog()]
         if settings.early_stopping_patience:
@@ -192,14 +199,14 @@ class _LoopTrainer(Trainer):
             model=StudentAndObjective(student.model, objective).to(student.device),
             args=arguments,
             train_dataset=data,
-            eval_dataset=data if has_dev else None,  # Trainer wants one; `evaluate` has its own
+            eval_dataset=data if has_dev else None,  # Trainer requires one; `evaluate` has its own
             data_collator=data.collate if teacher is None else self._collate,
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # without bars Trainer would print every line of the log
-        self._windows_with: dict[str, float] = {}  # how many windows of the step have each term, over all processes
-        self._sums: dict[str, float] = {}  # of each term's mean, over the steps since the last log line
-        self._steps_with: dict[str, int] = {}  # how many of those steps had the term
+        self.remove_callback(PrinterCallback)  # Trainer adds it when its progress bar is off; it would print the log
+        self._windows_with: dict[str, float] = {}  # number of windows with each term in this step, over all processes
+        self._sums: dict[str, float] = {}  # sum of each term's means over the steps since the last log entry
+        self._steps_with: dict[str, int] = {}  # number of those steps that had the term
         self._terms_checked = False
 
     def _collate(self, rows: Any) -> dict[str, Tensor]:
@@ -208,19 +215,19 @@ class _LoopTrainer(Trainer):
         return batch | self.teacher.cached(batch)
 
     def get_train_dataloader(self) -> DataLoader:
-        # Not prepared by Accelerate: the batches are divided among processes already, and the order is ours to resume.
+        # Not prepared by Accelerate: the sampler divides the batches among processes, and makes their order resumable.
         return DataLoader(
             self.data,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.device.type == "cuda",
-            generator=torch.Generator(),  # else starting to iterate would draw from the global one
+            generator=torch.Generator(),  # otherwise iterating would draw a number from the global generator
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *_: Any) -> tuple[list, int]:
-        """All batches of one optimiser step, and how many windows they hold over all processes."""
+        """The batches of one optimiser step, and the number of their windows over all processes."""
         batches = []
-        # Not `num_batches`: transformers 4.49 miscounts the batches of an epoch's last step.
+        # `num_batches` is ignored: transformers 4.49 miscounts the batches of an epoch's last step.
         for _number in range(self.args.gradient_accumulation_steps):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
@@ -248,19 +255,22 @@ class _LoopTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | Tensor | None = None,
     ) -> Tensor:
-        """The sum over terms of weight * mean over those windows of the whole step that have the term, for this
-        batch's share of it."""
-        taught = None
+        """This batch's share of the loss of the optimiser step.
+
+        The loss of the step is the sum over terms of weight * mean, the mean being over those windows of the step that
+        have the term.
+        """
+        teacher_outputs = None
         if self.teacher is not None:
-            taught = self.teacher.outputs(inputs, self.objective.teacher_request)
+            teacher_outputs = self.teacher.outputs(inputs, self.objective.teacher_request)
         with autocast(self.args.device, self.precision):
-            terms = model(inputs, taught)
+            terms = model(inputs, teacher_outputs)
         if not self._terms_checked:
             _check_terms(self.objective, terms, inputs)
             self._terms_checked = True
         parts = {}
         for name, term in terms.items():
-            # Windows of weight 0 fill a batch and teach nothing. Processes average their gradients: times their number.
+            # Windows of weight 0 only fill a batch. Processes average their gradients, hence the factor world_size.
             count = self._windows_with[name]
             share = inputs["weight"] * term.mask * (self.args.world_size / count if count else 0.0)
             parts[name] = (term.values.masked_fill(~term.mask, 0.0) * share).sum()
@@ -287,7 +297,7 @@ class _LoopTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """SQuAD metrics of the student as it is now."""
+        """SQuAD metrics of the student with its current weights."""
         assert self.measure is not None
         measured = self.measure()
         self.model.train()
@@ -298,7 +308,7 @@ class _LoopTrainer(Trainer):
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Student and projections as safetensors, shared weights once; no pickled arguments beside them."""
+        """Save student and projections as safetensors, shared weights once, without pickled arguments."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         if state_dict is not None:  # gathered by FSDP or DeepSpeed
@@ -308,35 +318,35 @@ class _LoopTrainer(Trainer):
         inherit_permissions(directory / _WEIGHTS)
 
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
-        return str(self.checkpoints.aside)  # where Trainer writes a checkpoint
+        return str(self.checkpoints.staging)  # the directory in which Trainer writes a checkpoint
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         super()._save_checkpoint(*arguments, **keywords)
         step = self.state.global_step
         place = self.data.place_of(step * self.batches.step_size)
         if self.args.should_save and place is not None:
-            write_json(self.checkpoints.aside / f"checkpoint-{step}" / _PLACE, place)
-        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+            write_json(self.checkpoints.staging / f"checkpoint-{step}" / _PLACE, place)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random number generators
         if self.args.should_save:
             self.checkpoints.publish(step, self._best_step())
 
     def _best_step(self) -> int | None:
-        """The step of the best evaluation so far, the first of equals; None where the last weights are taken."""
+        """The step of the evaluation with the highest F1 so far, the earliest of equals; None without `keep_best`."""
         evaluations = [line for line in self.state.log_history if "eval_f1" in line]
         if not (self.checkpoints.keep_best and evaluations):
             return None
         return int(max(evaluations, key=lambda line: line["eval_f1"])["step"])
 
     def take_best(self) -> None:
-        """Go back to the weights of the best evaluation, where those are wanted."""
+        """With `keep_best`, load the weights of the best evaluation."""
         best = self._best_step()
         if best is None:
             return
-        # By its step, not by a path that Trainer noted: the directory may have been moved meanwhile.
+        # By its step, not by the path that Trainer recorded: the directory may have been moved since.
         self._load_from_checkpoint(str(run_on_main_process(lambda: self.checkpoints.best(best), PartialState())))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Strict, where Trainer would let missing weights pass."""
+        """Load a checkpoint strictly; Trainer would ignore missing weights."""
         place = Path(resume_from_checkpoint) / _PLACE
         if place.exists():
             self.data.go_to(json.loads(place.read_text(encoding="utf-8")))
@@ -344,11 +354,14 @@ class _LoopTrainer(Trainer):
         try:
             safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / _WEIGHTS), strict=True)
         except RuntimeError as error:
-            raise DistilError(f"the checkpoint {resume_from_checkpoint} does not fit this run: {error}") from error
+            raise DistilError(
+                f"the checkpoint {resume_from_checkpoint} does not fit this run ({error}); remove it to resume from an "
+                "earlier one"
+            ) from error
 
 
 class _EpochOrder(TrainerCallback):
-    """Tells the batches which epoch begins, also after resuming."""
+    """Sets the epoch of the batch sampler, also after resuming."""
 
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
@@ -358,7 +371,7 @@ class _EpochOrder(TrainerCallback):
 
 
 class _LastLog(TrainerCallback):
-    """The last step is logged too, however few steps a run has."""
+    """Logs the last step, whatever `log_every` is."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -366,7 +379,7 @@ class _LastLog(TrainerCallback):
 
 
 class _EarlyStopping(TrainerCallback):
-    """Stops after so many evaluations without a better F1, counted in the log: a resumed run knows those before it."""
+    """Stops after `patience` evaluations without a better F1, counted in the log, which a resumed run continues."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
@@ -378,10 +391,10 @@ class _EarlyStopping(TrainerCallback):
 
 
 def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[str, Tensor]) -> None:
-    """Check the terms of the first batch: an objective may be a user's own.
+    """Check the terms of the first batch, because objectives may be user code.
 
     Raises:
-        DistilError: Their names, shapes or masks are not those that the objective declares.
+        DistilError: Their names, shapes or masks differ from what the objective declares.
     """
     kind, n = type(objective).__name__, len(batch["weight"])
     masks = objective.masks(batch)
@@ -389,7 +402,7 @@ def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[s
         if names != set(objective.weights):
             raise DistilError(
                 f"{kind}.{source} {sorted(names)}, but its weights name {sorted(objective.weights)}; return one entry "
-                "for each weight"
+                "per weight"
             )
     for name, term in terms.items():
         if not isinstance(term, LossTerm):
@@ -401,7 +414,10 @@ def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[s
                 f"({n},): reduce over tokens, not over windows"
             )
         if not torch.equal(term.mask.bool(), masks[name].bool()):
-            raise DistilError(f"{kind}.forward and {kind}.masks differ in which windows have the term {name!r}")
+            raise DistilError(
+                f"{kind}.forward and {kind}.masks differ in which windows have the term {name!r}; return the same "
+                "masks from both"
+            )
 
 
 def _arguments(
@@ -426,14 +442,13 @@ def _arguments(
         seed=settings.seed,
         optim="adamw_torch_fused" if device.type in ("cpu", "cuda") else "adamw_torch",
         use_cpu=device.type == "cpu",
-        # bf16 needs no scaled gradients, so autocast alone does it (in compute_loss); fp16 does, and Trainer brings
-        # that.
+        # bf16 needs only autocast (in compute_loss); fp16 needs scaled gradients too, which Trainer provides.
         fp16=precision == "fp16",
         eval_strategy=_strategy(evaluate),
         eval_steps=evaluate if isinstance(evaluate, int) else None,
         save_strategy=_strategy(checkpoint),
         save_steps=checkpoint if isinstance(checkpoint, int) else 500,
-        save_total_limit=None,  # which are kept, and which one is the best, is ours: Trainer deletes what is not ours
+        save_total_limit=None,  # `Checkpoints` removes them: Trainer would also delete those that are not of this run
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -450,7 +465,7 @@ def _tensorboard(directory: Path) -> TrainerCallback:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise DistilError("tensorboard=True needs the package tensorboard: pip install tensorboard") from error
+        raise DistilError("tensorboard=True needs the package tensorboard; pip install tensorboard") from error
     from transformers.integrations import TensorBoardCallback
 
     return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
@@ -458,7 +473,7 @@ def _tensorboard(directory: Path) -> TrainerCallback:
 
 @contextlib.contextmanager
 def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
-    """Set every dropout of a model, those inside attention kernels included, and put them back afterwards."""
+    """Set all dropout probabilities of a model, those of attention kernels included, and restore them afterwards."""
     if probability is None:
         yield
         return
@@ -466,7 +481,7 @@ def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
     for module in model.modules():
         names = ["p"] if isinstance(module, nn.Dropout) else ["dropout_prob", "attention_dropout", "dropout"]
         found = [(module, name, getattr(module, name, None)) for name in names]
-        before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: ALBERT's files say 0
+        before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: 0 in ALBERT's configurations
     for module, name, _ in before:
         setattr(module, name, probability)
     try:

@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar with the loss, the speed and the time left, or a plain line for each log event."""
+"""Progress of a training run: a bar with the loss, the speed and the time left, or one plain line per log event."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ from transformers import TrainerCallback
 
 from haystack_distill.utils.progress import ProgressBar, progress_bar
 
-_COMPONENT = "loss_"  # how the log names the components of the loss
+_COMPONENT = "loss_"  # prefix of the loss components in the log
 
 
 @contextlib.contextmanager
 def training_progress(
     windows_per_step: float, *, shown: bool = True, name: str = "training"
 ) -> Iterator[TrainerCallback]:
-    """A callback for Trainer that shows its progress, and ends the display however the run ends.
+    """A callback for Trainer that displays its progress, and closes the display also when the run fails.
 
-    It takes the place of transformers' `ProgressCallback` and `PrinterCallback`, which print dictionaries.
+    It replaces transformers' `ProgressCallback` and `PrinterCallback`, which print dictionaries.
 
     Args:
-        windows_per_step: Windows of an optimiser step in all processes, on average: the speed is in windows.
-        shown: Whether to show anything.
-        name: What to call the run.
+        windows_per_step: Average number of windows per optimiser step over all processes; the speed is in windows.
+        shown: Whether to display anything.
+        name: The title of the bar.
     """
     with contextlib.ExitStack() as stack:
         yield _TrainingProgress(stack, name, windows_per_step, shown)

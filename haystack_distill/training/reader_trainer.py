@@ -1,4 +1,4 @@
-"""ReaderTrainer: a student learns from labels, from a teacher's answers, from its layers, or from several at once."""
+"""ReaderTrainer: trains a reader from labels, from a teacher's logits or layers, or from several of them at once."""
 
 import functools
 import logging
@@ -40,9 +40,10 @@ class ReaderTrainer:
 
     Args:
         student: The reader to train; its weights change.
-        output_dir: Where checkpoints, log and the finished reader go. None: nothing is kept but the weights in memory.
+        output_dir: Directory for the checkpoints, the log and the finished reader. None: only the weights in memory are
+            kept.
         settings: See `TrainingSettings`.
-        cache_dir: Where windows and teacher outputs are kept, see `utils.cache.cache_directory`.
+        cache_dir: Directory for cached windows and teacher outputs, see `utils.cache.cache_directory`.
 
     Example:
         >>> from haystack_distill import Reader, ReaderTrainer, students  # doctest: +SKIP
@@ -77,33 +78,38 @@ class ReaderTrainer:
         adaptation: Adaptation | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> RunResult:
-        """Teach the student by any method.
+        """Train the student with any method.
 
-        Where a method needs the teacher's logits alone, the teacher runs once over the data and its outputs are kept
-        on disk; it may then have another tokenizer and other windows than the student. Where a method needs hidden
-        states or attention scores, the teacher runs in every step, once for each batch, on the student's windows.
+        If the method needs only the teacher's logits, the teacher runs once over the data and its outputs are cached on
+        disk; its tokenizer and windows may then differ from the student's. If the method needs hidden states or
+        attention scores, the teacher runs in every step, once per batch, on the student's windows.
 
         Args:
             teacher: A reader, several readers (their predictions are averaged), or a `teachers.Teacher`. It is not
                 changed. None for a method without a teacher.
-            data: Examples, as `data.squad.load.load_examples` takes them; which need labels depends on the method.
+            data: Examples, as `data.squad.load.load_examples` accepts them; whether they need labels depends on the
+                method.
             method: A method such as `objectives.PredictionLayer()`, a weighted sum of methods
                 (`0.8 * PredictionLayer() + 0.2 * IntermediateLayers()`), a method's name in `training.methods.METHODS`
-                for its default options, or an `objectives.Objective` of your own. A run with code of your own is only
-                resumed with the same code.
-            dev_data: Examples to measure on; never trained on.
-            adaptation: Which weights learn; see `training.adaptation`. None for all.
-            callbacks: More callbacks for transformers' Trainer.
+                for its default options, or an `objectives.Objective` of your own. A run with code of your own can only
+                be resumed with the same code.
+            dev_data: Examples to evaluate on; never trained on.
+            adaptation: Which weights are trained, see `training.adaptation`. None for all.
+            callbacks: Additional callbacks for transformers' Trainer.
+
+        Returns:
+            The result of the run. The student has the trained weights.
 
         Raises:
-            DistilError: Teacher, student, method and data do not fit together, or a setting is missing.
+            DistilError: Teacher, student, method and data do not match, a setting is missing, or the output directory
+                cannot be used.
             DataError: The data cannot be read.
         """
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         if dev_data is None:
             self.settings.require_nothing_measured()
         objective, chosen = self._fit(run, teacher)
-        with run.processes.main_process_first():  # the others find its windows in the cache
+        with run.processes.main_process_first():  # the other processes load its windows from the cache
             examples = load_examples(data, cache_dir=self.cache_dir)
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
@@ -124,7 +130,7 @@ class ReaderTrainer:
                 "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
                 "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
                 "windows": asdict(self.student.window_settings),
-                "measuring": self._measuring() if dev_windows is not None and self.settings.evaluate_every else None,
+                "measuring": self._scoring() if dev_windows is not None and self.settings.evaluate_every else None,
             },
         )
 
@@ -138,8 +144,8 @@ class ReaderTrainer:
                     processes=run.processes,
                 )
 
-        def trained() -> None:
-            if objective.student_request.logits:  # else the head is as it was
+        def on_trained() -> None:
+            if objective.student_request.logits:  # otherwise the head is unchanged
                 self.student.untrained = ()
 
         evaluate = None
@@ -147,7 +153,15 @@ class ReaderTrainer:
             evaluate = functools.partial(
                 evaluate_distributed, self.student, dev_windows, run.processes, progress=self.settings.progress
             )
-        return run.go(objective, windows, record, teacher=chosen, prepare=prepare, evaluate=evaluate, trained=trained)
+        return run.execute(
+            objective,
+            windows,
+            record,
+            teacher=chosen,
+            prepare=prepare,
+            evaluate=evaluate,
+            on_trained=on_trained,
+        )
 
     def check(
         self,
@@ -182,11 +196,17 @@ class ReaderTrainer:
         return objective
 
     def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
-        """Train on labels alone: `distil` with `objectives.Labels`.
+        """Train on labels only: `distil` with `objectives.Labels`.
 
         Args:
-            data: Labelled examples, as `data.squad.load.load_examples` takes them.
-            dev_data: Examples to measure on; never trained on.
+            data: Labelled examples, as `data.squad.load.load_examples` accepts them.
+            dev_data: Examples to evaluate on; never trained on.
+
+        Returns:
+            The result of the run.
+
+        Raises:
+            DistilError: No example is labelled, or see `distil`.
         """
         return self.distil(None, data, Labels(), dev_data)
 
@@ -200,18 +220,21 @@ class ReaderTrainer:
         distillation_loss_weight: float = PredictionLayer.distillation_loss_weight,
         distillation_loss: str | Callable = PredictionLayer.distillation_loss,
     ) -> RunResult:
-        """Teach the student the teacher's answers: `distil` with `objectives.PredictionLayer` and these options.
+        """Distil the prediction layer: `distil` with `objectives.PredictionLayer` and these options.
 
         Args:
-            teacher: A reader that answers well. It is not changed.
-            data: Examples; unlabelled ones are learnt from the teacher alone.
-            dev_data: Examples to measure on; never trained on.
+            teacher: A trained reader. It is not changed.
+            data: Examples; unlabelled ones have the distillation loss only.
+            dev_data: Examples to evaluate on; never trained on.
             temperature: See `objectives.PredictionLayer`.
             distillation_loss_weight: See `objectives.PredictionLayer`.
             distillation_loss: See `objectives.PredictionLayer`.
 
+        Returns:
+            The result of the run.
+
         Raises:
-            DistilError: The teacher's head is untrained, so that its answers are random.
+            DistilError: The teacher's head is untrained, so that its answers are random, or see `distil`.
         """
         method = PredictionLayer(temperature, distillation_loss_weight, distillation_loss)  # type: ignore[arg-type]
         return self.distil(teacher, data, method, dev_data)
@@ -227,22 +250,25 @@ class ReaderTrainer:
         hidden_loss_weight: float = IntermediateLayers.hidden_loss_weight,
         attention_loss_weight: float = IntermediateLayers.attention_loss_weight,
     ) -> RunResult:
-        """Teach the student the teacher's layers: `distil` with `objectives.IntermediateLayers` and these options.
+        """Distil the intermediate layers: `distil` with `objectives.IntermediateLayers` and these options.
 
-        The question answering head learns nothing here: follow with the prediction layer. No labels are used.
+        The question answering head is not trained: distil the prediction layer afterwards. Labels are not used.
 
         Args:
             teacher: A reader with the student's tokenizer. It is not changed.
             data: Examples, labelled or not.
-            dev_data: Examples to measure on; never trained on.
+            dev_data: Examples to evaluate on; never trained on.
             layer_mapping: See `objectives.IntermediateLayers`.
             embedding_loss_weight: See `objectives.IntermediateLayers`.
             hidden_loss_weight: See `objectives.IntermediateLayers`.
             attention_loss_weight: See `objectives.IntermediateLayers`.
 
+        Returns:
+            The result of the run.
+
         Raises:
-            DistilError: Different tokenizers or devices, windows longer than the teacher's, or layers and heads that
-                do not fit.
+            DistilError: Tokenizers or devices differ, the windows are longer than the teacher's positions, or layers
+                and heads do not match, or see `distil`.
         """
         weights = (embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
         method = IntermediateLayers(layer_mapping, *weights)  # type: ignore[arg-type]
@@ -259,20 +285,20 @@ class ReaderTrainer:
         return objective, self._teacher(teacher, objective)
 
     def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
-        """The teacher that the objective needs, after its checks."""
+        """The teacher that the objective needs, checked; None for an objective without a teacher."""
         request = objective.teacher_request
         if source is None:
             if request:
-                raise DistilError("this method learns from a teacher; give one")
+                raise DistilError("this method needs a teacher; give one")
             return None
         if not request:
-            raise DistilError("this method learns from labels alone, so a teacher would have no effect; give none")
+            raise DistilError("this method uses labels only, so a teacher would have no effect; set teacher to None")
         teacher = teacher_for(source, request)
         teacher.check(self.student, request)
         return teacher
 
-    def _measuring(self) -> dict[str, Any]:
-        """What of the student decides its scores during the run, and so which weights are the best."""
+    def _scoring(self) -> dict[str, Any]:
+        """The attributes of the student that decide its scores, and so which weights are the best."""
         names = ("max_answer_length", "no_answer_threshold", "precision")
         return {name: getattr(self.student, name) for name in names}
 
@@ -289,27 +315,27 @@ def _require_labels(objective: Objective, teacher: TeacherSource | None, example
 
 
 def warn_of_shared_contexts(train: datasets.Dataset, dev: datasets.Dataset) -> None:
-    """Log how many contexts of the dev data are trained on too: scores on them say little about other texts.
+    """Warn of contexts that are in both training and dev data: scores on them are higher than on unseen texts.
 
     Args:
-        train: Rows as `data.squad.load.load_examples` gives them; read as a stream.
-        dev: Likewise; eight bytes a context are kept.
+        train: Rows as `data.squad.load.load_examples` returns them; read as a stream.
+        dev: Likewise; eight bytes per context are held in memory.
     """
-    measured = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *_context_hashes(dev)]))
-    shared = np.zeros(len(measured), dtype=bool)
-    for hashes in _context_hashes(train) if len(measured) else ():
-        places = np.searchsorted(measured, hashes).clip(max=len(measured) - 1)
-        shared[places[measured[places] == hashes]] = True
+    dev_hashes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *_context_hashes(dev)]))
+    shared = np.zeros(len(dev_hashes), dtype=bool)
+    for hashes in _context_hashes(train) if len(dev_hashes) else ():
+        places = np.searchsorted(dev_hashes, hashes).clip(max=len(dev_hashes) - 1)
+        shared[places[dev_hashes[places] == hashes]] = True
     if shared.any():
         logger.warning(
-            "%d of the %d contexts of the dev data are in the training data too, so its scores are too good: take them "
-            "out of one of the two",
+            "%d of the %d contexts of the dev data are in the training data too, so its scores are too high; remove "
+            "them from one of the two",
             shared.sum(),
-            len(measured),
+            len(dev_hashes),
         )
 
 
 def _context_hashes(examples: datasets.Dataset) -> Iterator[np.ndarray]:
-    """Python's hashes of the contexts, a batch of rows at a time; good within one process."""
+    """Python's hashes of the contexts in batches of rows; they are only comparable within one process."""
     for table in examples.select_columns(["context"]).with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
         yield np.array([hash(context) for context in table["context"].unique().to_pylist()], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The console on stderr, and how the command lines end: an error is one sentence and exit code 2; no result is lost."""
+"""The console on stderr, and error handling of the command lines: an error is one sentence, with exit code 2."""
 
 import contextlib
 import errno
@@ -15,11 +15,11 @@ from rich.markup import escape
 
 from haystack_distill.errors import DistilError
 
-STDERR = Console(stderr=True)  # the only one there: lines and bars of two consoles would write over each other
+STDERR = Console(stderr=True)  # the only console: lines and bars of two consoles would overwrite each other
 
 
 class LogHandler(RichHandler):
-    """Log records on stderr: as rich shows them in a terminal, one plain line each elsewhere."""
+    """Log records on stderr: formatted by rich in a terminal, one plain line each elsewhere."""
 
     def __init__(self) -> None:
         super().__init__(console=STDERR, show_path=False)
@@ -35,40 +35,40 @@ class LogHandler(RichHandler):
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Errors that are the user's to mend end in one sentence on stderr and exit code 2."""
+    """Report errors that the user can fix as one sentence on stderr, and exit with code 2."""
     try:
         yield
-        sys.stdout.flush()  # a full disk behind it shows now, not when Python ends
+        sys.stdout.flush()  # an error of a full disk is raised here, not when Python exits
     except DistilError as error:
         say(f"[bold red]Error:[/] {escape(str(error))}")
         raise typer.Exit(2) from error
     except OSError as error:
-        # The net below all checks: what the system refuses is the user's to mend, wherever it was asked.
-        if error.errno is None or error.errno == errno.EPIPE:  # a pipe that was closed is click's to end quietly
+        # The last resort: an error of the operating system can be fixed by the user, wherever it was raised.
+        if error.errno is None or error.errno == errno.EPIPE:  # click exits quietly if a pipe was closed
             raise
-        _give_up_stdout()
-        if error.filename is None:  # of what is written, all but stdout has a name by now
-            message = f"cannot write the result to stdout ({error.strerror}): make room there, or send it elsewhere"
+        _discard_stdout()
+        if error.filename is None:  # everything that is written has a file name, except stdout
+            message = f"cannot write the result to stdout ({error.strerror}); make room there, or redirect it"
         else:
-            message = f"{error.filename}: {error.strerror}: check the path, or choose another"
+            message = f"{error.filename}: {error.strerror}; check the path, or choose another"
         say(f"[bold red]Error:[/] {escape(message)}")
         raise typer.Exit(2) from error
     except RuntimeError as error:
-        if str(error) != "Could not determine home directory.":  # pathlib's, for ~ where nobody is at home
+        if str(error) != "Could not determine home directory.":  # raised by pathlib for ~ without a home directory
             raise
-        say("[bold red]Error:[/] a path begins with ~, but there is no home directory: set HOME, or write the path out")
+        say("[bold red]Error:[/] a path begins with ~, but there is no home directory; set HOME, or write the path out")
         raise typer.Exit(2) from error
 
 
 def never_lose_a_result() -> None:
-    """Let stdout and stderr escape what their encoding lacks: a long run must not end in an encoding error."""
+    """Let stdout and stderr escape characters outside their encoding, so that no long run ends in an encoding error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _give_up_stdout() -> None:
-    """Drop what waits for a stdout that cannot be written: Python would try it again at its end, and say so."""
+def _discard_stdout() -> None:
+    """Discard the buffer of a stdout that cannot be written; Python would retry on exit and report an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -77,5 +77,5 @@ def _give_up_stdout() -> None:
 
 
 def say(message: str) -> None:
-    """A line on stderr, in rich's markup."""
+    """Write a line in rich's markup to stderr."""
     STDERR.print(message, soft_wrap=True, highlight=False)

@@ -214,7 +214,7 @@ def test_an_ensemble(
         (["--method=-1*prediction_layer"], "the weight of a method must be a number of 0 or more"),
         (["--method", "labels", "--method", "labels"], "--method labels is given twice"),
         (["--method", "labels"], "learns from labels alone, so a teacher would have no effect"),
-        (["--method", "masked_language_model"], "masked_language_model needs corpus to train on, not questions"),
+        (["--method", "masked_language_model"], "masked_language_model needs a corpus to train on, not questions"),
         (["--temperature", "-1"], "temperature must be a number above 0"),
         (["--temperature", "2", "--distillation-loss", "mse"], "temperature"),
         (["--adaptation", "last_layers", "--n-layers", "0"], "n_layers must be"),
@@ -354,7 +354,7 @@ def test_interrupting_says_how_to_resume(
     }
     assert wanted[written] in result.stderr
     if written != "nothing":
-        assert "did not finish: add --resume" in refusal(*base)
+        assert "did not finish; add --resume" in refusal(*base)
 
 
 def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
@@ -362,20 +362,20 @@ def test_what_is_there_is_not_written_over(student_dir: Path, squad_file: Path, 
     base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", out, *QUICK]
     told = run_json(*base)
     before = (out / "model.safetensors").read_bytes()
-    assert "holds the result of a finished run: add --overwrite to train anew" in refusal(*base)
+    assert "holds the result of a finished run; add --overwrite to train again" in refusal(*base)
     assert run_json(*base, "--resume") == told  # not trained again: the seconds are those of then
-    assert "is another one: its settings.seed differs from now" in refusal(*base, "--resume", "--seed", "3")
+    assert "is a different one: its settings.seed differs from now" in refusal(*base, "--resume", "--seed", "3")
     assert (out / "model.safetensors").read_bytes() == before
     run_json(*base, "--overwrite", "--seed", "3")
     assert (out / "model.safetensors").read_bytes() != before
     base[base.index(out)] = student_dir
-    assert "holds a config.json, which training would replace: add --overwrite" in refusal(*base)
+    assert "holds a config.json, which training would replace; add --overwrite" in refusal(*base)
 
 
 def test_another_run_at_work(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     base = ["train", "--model", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
     with directory_lock(tmp_path / "out"):
-        assert "another run is at work in" in refusal(*base)
+        assert "another run is using" in refusal(*base)
     run_json(*base)
 
 

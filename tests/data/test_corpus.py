@@ -131,7 +131,7 @@ def test_what_cannot_be_a_corpus(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=says):
         Corpus(source)
-    with pytest.raises(DataError, match="no corpus"):
+    with pytest.raises(DataError, match="the corpus has no files"):
         Corpus([])
 
 

@@ -85,7 +85,7 @@ def test_requests():
 
 
 def test_questions_and_a_corpus_do_not_add_up():
-    with pytest.raises(DistilError, match="some need questions, the others a corpus"):
+    with pytest.raises(DistilError, match="some need questions and others a corpus"):
         (PredictionLayer() + MaskedLanguageModel()).objective(CONFIG, CONFIG)
 
 

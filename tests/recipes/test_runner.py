@@ -123,7 +123,7 @@ def test_all_stages(
 
 
 def test_one_recipe_at_a_time(write: Callable[..., Path], tmp_path: Path) -> None:
-    with directory_lock(tmp_path / "out"), pytest.raises(DistilError, match="another run is at work in"):
+    with directory_lock(tmp_path / "out"), pytest.raises(DistilError, match="another run is using"):
         run(write())
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(checkpoints: Checkpoints, step: int, best: int | None = None) -> None:
-    written = checkpoints.aside / f"checkpoint-{step}"
+    written = checkpoints.staging / f"checkpoint-{step}"
     written.mkdir(parents=True)
     for name in PARTS[:-1]:
         (written / name).write_bytes(f"{name} at step {step}".encode() * 9)
@@ -104,7 +104,7 @@ def test_a_damaged_one_is_not_trusted(folder: Path, part: str, damage: str, capl
     path = folder / "checkpoint-1" / part
     path.write_bytes(b"")
     with pytest.raises(
-        DistilError, match=f"no checkpoint in .* can be used: checkpoint-1 has .*{part}.*to start again"
+        DistilError, match=f"no checkpoint in .* can be used .checkpoint-1 has .*{part}.*to start again"
     ):
         checkpoints.newest()
     assert names(folder) == ["checkpoint-1"]
@@ -172,7 +172,7 @@ def test_checkpoints_of_something_else_are_in_the_way(tmp_path: Path) -> None:
     theirs = tmp_path / "checkpoints" / "checkpoint-4"
     theirs.mkdir(parents=True)
     for choice in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
-        with pytest.raises(DistilError, match="checkpoint-4 is not of a run of this package"):
+        with pytest.raises(DistilError, match="checkpoint-4 was not written by a run of this package"):
             check_directory(tmp_path, **choice)
     assert theirs.exists()
 
@@ -194,8 +194,8 @@ def test_a_reader_is_not_written_over_without_a_word(tmp_path: Path) -> None:
     check_directory(tmp_path, resume=False, overwrite=False)
     (tmp_path / "config.json").touch()
     for resume in (True, False):
-        with pytest.raises(DistilError, match=r"holds a config\.json, which training would replace: add --overwrite"):
-            check_directory(tmp_path, resume=resume, overwrite=False, say=("add --resume", "add --overwrite"))
+        with pytest.raises(DistilError, match=r"holds a config\.json, which training would replace; add --overwrite"):
+            check_directory(tmp_path, resume=resume, overwrite=False, remedies=("add --resume", "add --overwrite"))
     check_directory(tmp_path, resume=False, overwrite=True)
 
 
@@ -210,7 +210,7 @@ def test_one_run_at_a_time_in_a_directory(tmp_path: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path, there))
     other.start()
     assert here.recv() == "held"
-    with pytest.raises(DistilError, match=f"another run is at work in {tmp_path}"), directory_lock(tmp_path):
+    with pytest.raises(DistilError, match=f"another run is using {tmp_path}"), directory_lock(tmp_path):
         pass
     os.kill(other.pid or 0, signal.SIGKILL)
     other.join()

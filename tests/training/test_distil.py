@@ -125,17 +125,17 @@ def test_what_does_not_fit(teacher: Reader, squad_file: Path) -> None:
     def run(source: Any, method: Any) -> None:
         ReaderTrainer(students.from_teacher(teacher, layers=2), settings=QUICK).distil(source, squad_file, method)
 
-    with pytest.raises(DistilError, match="learns from a teacher; give one"):
+    with pytest.raises(DistilError, match="this method needs a teacher; give one"):
         run(None, PredictionLayer())
     with pytest.raises(DistilError, match="needs a teacher; give one"):
         run(None, IntermediateLayers())
-    with pytest.raises(DistilError, match="a teacher would have no effect; give none"):
+    with pytest.raises(DistilError, match="a teacher would have no effect; set teacher to None"):
         run(teacher, Labels())
     with pytest.raises(DistilError, match="unknown method 'layers'"):
         run(teacher, "layers")
     with pytest.raises(DistilError, match="must be a Method, an Objective or one of the names labels, "):
         run(teacher, 3)
-    with pytest.raises(DistilError, match="masked_language_model needs corpus to train on, not questions"):
+    with pytest.raises(DistilError, match="masked_language_model needs a corpus to train on, not questions"):
         run(teacher, "masked_language_model")
 
 

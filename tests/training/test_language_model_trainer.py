@@ -181,7 +181,7 @@ def test_resume_refuses_other_text_another_student_and_another_precision(
     student = students.from_teacher(teacher, layers=2)
     text = corpus.read_text()
     corpus.write_text(text.replace("1843", "1943", 1))  # as long as before
-    with pytest.raises(DistilError, match=r"its corpus_content differs from now\. Run it as it was begun"):
+    with pytest.raises(DistilError, match=r"its corpus_content differs from now; resume it with what"):
         go_on(student, teacher, corpus, directory)
     corpus.write_text(text)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
     with pytest.raises(DistilError, match="no masked words"):
         LanguageModelTrainer(student, None, settings(), without).distil(teacher, corpus, predictions)
 
-    with pytest.raises(DistilError, match="prediction_layer needs questions to train on, not corpus"):
+    with pytest.raises(DistilError, match="prediction_layer needs questions to train on, not a corpus"):
         run(PredictionLayer(), student, teacher, corpus)
 
 

@@ -363,7 +363,7 @@ def killed(pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_run_that_did_not_finish_is_not_overwritten(pair: Callable, data: Path, killed: Path) -> None:
     student, teacher = pair()
-    with pytest.raises(DistilError, match="set resume=True to go on"):
+    with pytest.raises(DistilError, match="set resume=True to resume it"):
         ReaderTrainer(student, killed, settings()).distil_intermediate_layers_from(teacher, data)
 
 
@@ -387,7 +387,7 @@ def test_resume_refuses_what_is_not_the_same_run(pair: Callable, data: Path, squ
         trainer().distil_intermediate_layers_from(teacher, data, squad_file)
     with torch.no_grad():
         teacher.model.qa_outputs.bias += 1
-    with pytest.raises(DistilError, match=r"its teacher.weights differs from now\. Run it as it was begun"):
+    with pytest.raises(DistilError, match=r"its teacher.weights differs from now; resume it with what"):
         trainer().distil_intermediate_layers_from(teacher, data)
 
 
@@ -415,7 +415,7 @@ def test_resume_refuses_another_student_or_a_teacher_in_another_precision(
     student, _ = pair()
     with torch.no_grad():
         student.model.qa_outputs.bias += 1
-    with pytest.raises(DistilError, match=r"its student.weights differs from now\. Run"):
+    with pytest.raises(DistilError, match=r"its student.weights differs from now; resume"):
         resume(student, teacher)
     teacher.precision = "bf16"
     with pytest.raises(DistilError, match=r"its teacher.precision differs from now \(then 'fp32', now 'bf16'\)"):
@@ -461,7 +461,7 @@ def test_resume_refuses_other_windows_of_the_teacher_another_loss_and_other_scor
         run(student, teacher, "kl_div", resume=True)
     with monkeypatch.context() as patch:
         patch.setitem(my_loss.__globals__, "SCALE", 3.0)
-        with pytest.raises(DistilError, match=r"its code\.distillation_loss differs from now\. Run it as it was begun"):
+        with pytest.raises(DistilError, match=r"its code\.distillation_loss differs from now; resume it with what"):
             run(student, teacher, resume=True)
     assert run(student, teacher, resume=True).steps == 12
 
@@ -564,7 +564,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(pair: Callable, data: Path, 
 
 
 def test_resume_needs_a_directory(pair: Callable, data: Path) -> None:
-    with pytest.raises(DistilError, match="resume needs an output_dir"):
+    with pytest.raises(DistilError, match="resume=True needs an output_dir"):
         ReaderTrainer(pair()[0], settings=settings(resume=True)).train(data)
 
 
@@ -930,7 +930,7 @@ def test_a_teacher_with_another_tokenizer(pair: Callable, data: Path, cased: Pre
     )
     losses = [line["loss_distillation"] for line in result.history if "loss_distillation" in line]
     assert losses[-1] < losses[0]
-    with pytest.raises(DistilError, match=r"split text differently.*distil the prediction layer"):
+    with pytest.raises(DistilError, match=r"different tokenizers.*distil the prediction layer"):
         ReaderTrainer(student, settings=settings()).distil_intermediate_layers_from(other, data)
 
 

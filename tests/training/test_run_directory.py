@@ -104,7 +104,7 @@ def test_checkpoints_of_another_training_are_refused(
     theirs.parent.mkdir(parents=True)
     theirs.touch()
     for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
-        with pytest.raises(DistilError, match="checkpoint-4 is not of a run of this package"):
+        with pytest.raises(DistilError, match="checkpoint-4 was not written by a run of this package"):
             train(student(), tmp_path, squad_file, settings)
     assert sorted(tmp_path.rglob("*")) == sorted([squad_file, theirs, theirs.parent, theirs.parent.parent])
 
@@ -115,14 +115,14 @@ def test_a_reader_is_not_written_over_without_a_word(
     train(student(), tmp_path / "run", squad_file)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     other = replace(QUICK, seed=7)
-    with pytest.raises(DistilError, match=r"holds the result of a finished run: set overwrite=True"):
+    with pytest.raises(DistilError, match=r"holds the result of a finished run; set overwrite=True"):
         train(student(), tmp_path / "run", squad_file, other)
-    with pytest.raises(DistilError, match=r"the finished run in .* is another one: its settings.seed differs"):
+    with pytest.raises(DistilError, match=r"the finished run in .* is a different one: its settings.seed differs"):
         train(student(), tmp_path / "run", squad_file, replace(other, resume=True))
     student().save(tmp_path / "cut")
     for settings in (QUICK, replace(QUICK, resume=True)):
         with pytest.raises(
-            DistilError, match=r"holds a config\.json, which training would replace: set overwrite=True"
+            DistilError, match=r"holds a config\.json, which training would replace; set overwrite=True"
         ):
             train(student(), tmp_path / "cut", squad_file, settings)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
@@ -192,10 +192,10 @@ def test_a_finished_run_whose_weights_were_changed(
     content[-3] ^= 1
     for damaged in (bytes(content), bytes(content[:-9])):
         path.write_bytes(damaged)
-        with pytest.raises(DistilError, match=r"the weights in .* are not those that the finished run there wrote"):
+        with pytest.raises(DistilError, match=r"the weights in .* are not those that the finished run saved there"):
             train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True))
     path.unlink()
-    with pytest.raises(DistilError, match="are not those that the finished run there wrote"):
+    with pytest.raises(DistilError, match="are not those that the finished run saved there"):
         train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True))
 
 
@@ -235,7 +235,7 @@ def test_a_run_killed_at_its_very_end(
 
     with monkeypatch.context() as patch:
         if moment == "before the record":
-            patch.setattr("haystack_distill.training.run_directory._weights_in", dying)
+            patch.setattr("haystack_distill.training.run_directory._weight_hashes", dying)
         else:
             patch.setattr(Checkpoints, "clear", dying)
         with pytest.raises(Killed):
@@ -260,7 +260,7 @@ def test_a_second_run_in_the_directory_is_refused(
 
     def meanwhile(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Tensor:
         for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
-            with pytest.raises(DistilError, match="another run is at work in") as caught:
+            with pytest.raises(DistilError, match="another run is using") as caught:
                 train(student(), tmp_path / "run", squad_file, settings)
             refusals.append(caught.value)
         return whole(self, *arguments, **keywords)
@@ -312,7 +312,7 @@ def test_a_damaged_checkpoint_is_made_again(
 def test_one_damaged_checkpoint_alone_is_named(student: Callable[[], Reader], squad_file: Path, killed: Path) -> None:
     shutil.rmtree(killed / "checkpoints" / "checkpoint-2")
     (killed / "checkpoints" / "checkpoint-3" / "optimizer.pt").unlink()
-    with pytest.raises(DistilError, match=r"can be used: checkpoint-3 lacks optimizer\.pt\. Put back"):
+    with pytest.raises(DistilError, match=r"can be used .checkpoint-3 lacks optimizer\.pt.; restore"):
         train(student(), killed, squad_file, replace(QUICK, resume=True))
     assert (killed / "checkpoints" / "checkpoint-3" / "model.safetensors").exists()
 
