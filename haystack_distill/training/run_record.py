@@ -42,8 +42,7 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
         and "arguments" of each part; "code": fingerprints by option or method name.
     """
     if isinstance(method, Objective):
-        # An object's fingerprint covers its class, where that is the user's own, and its options and parameters.
-        code = _code_fingerprints({"objective": method})
+        code = {"objective": _fingerprint(_without_parameters(method))}
         return {"method": method_name(method), "arguments": {"weights": method.weights}, "code": code}
     parts = [(weight, part, _options_of(part)) for weight, part in parts_of(method)]
     code = {}
@@ -58,6 +57,22 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
         for weight, part, options in parts
     ]
     return {"method": method_name(method), "arguments": {"parts": listed}, "code": code}
+
+
+def _without_parameters(objective: Objective) -> list[Any]:
+    """What an objective computes: for each module its class, its attributes and the shapes of its parameters.
+
+    Parameters are initialised anew each time an objective is created, and a resumed run loads them from its checkpoint.
+    """
+    return [
+        (
+            name,
+            type(module),
+            {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"},
+            [(key, tuple(parameter.shape)) for key, parameter in module.named_parameters(recurse=False)],
+        )
+        for name, module in objective.named_modules()
+    ]
 
 
 def adaptation_record(adaptation: Adaptation) -> dict[str, Any]:
@@ -164,9 +179,9 @@ def _function_name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-def _fingerprint(function: Callable[..., Any]) -> str:
+def _fingerprint(code: Any) -> str:
     try:
-        return code_fingerprint(function)
+        return code_fingerprint(code)
     except NotComparable as error:
         return f"{NOT_COMPARABLE}{error}"
 

@@ -9,7 +9,6 @@ import inspect
 import site
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -29,8 +28,8 @@ class NotComparable(Exception):
     """Something has no fingerprint that is stable across processes; the message names it."""
 
 
-def code_fingerprint(function: Callable[..., Any]) -> str:
-    """SHA-256 (hex) of a function's behaviour: its code and the values and functions that it uses.
+def code_fingerprint(code: Any) -> str:
+    """SHA-256 (hex) of the behaviour of a function, or of any value: its code and the values and functions that it uses.
 
     It is the same in every process of one Python version, and depends neither on the location of the file nor on its
     comments. Functions and classes of installed packages are identified by name.
@@ -39,7 +38,7 @@ def code_fingerprint(function: Callable[..., Any]) -> str:
         NotComparable: It uses something whose state cannot be inspected, such as an open file.
     """
     try:
-        return _Traversal().of(function).hex()
+        return _Traversal().of(code).hex()
     except RecursionError as error:
         raise NotComparable("it uses objects that are nested too deeply") from error
 

@@ -229,7 +229,7 @@ def test_an_objective_of_ones_own_trains_and_resumes(
 
     def run(directory: Path, power: float = 2.0, **changed: Any) -> tuple[Any, Reader]:
         student = tiny_reader(seed=1, num_hidden_layers=2, hidden_size=16)
-        torch.manual_seed(5)
+        torch.manual_seed(6 if changed else 5)  # a resumed run loads the parameters: other initial ones do not matter
         made: Any = LastStateMethod(power) if kind != "objective" else LastState(16, 32, power)
         method = made + Labels() if kind == "sum" else made
         trainer = ReaderTrainer(student, directory, replace(QUICK, checkpoint_every=2, **changed))
