@@ -29,7 +29,7 @@ class NotComparable(Exception):
 
 
 def code_fingerprint(code: Any) -> str:
-    """SHA-256 (hex) of the behaviour of a function, or of any value: its code and the values and functions that it uses.
+    """SHA-256 (hex) of the behaviour of a function, or of any value: the code, values and functions that it uses.
 
     It is the same in every process of one Python version, and depends neither on the location of the file nor on its
     comments. Functions and classes of installed packages are identified by name.
