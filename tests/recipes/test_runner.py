@@ -390,7 +390,7 @@ def answers(**options: Any) -> dict[str, Any]:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no dev file": ({"dev_data": "absent.json"}, r"dev_data: absent\.json: no such file"),
     "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: question "q0-0" is unlabelled'),
-    "layer mapping": (layers(layer_mapping="lst"), r"stage layers: layer_mapping must be"),
+    "layer mapping": (layers(layer_mapping="lst"), r"stage layers: method: layer_mapping: 'lst' is not one of"),
     "too short a mapping": (layers(layer_mapping=[1]), r"stage layers: layer_mapping names 1 teacher layers"),
     "no such layer": (layers(layer_mapping=[1, 9]), r"stage layers: layer_mapping contains 9"),
     "below 0": (layers(hidden_loss_weight=-1), r"stage layers: method: hidden_loss_weight must be a number of 0"),
@@ -456,7 +456,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "positions": ({"general": CONTEXTS | {"corpus": {"max_seq_len": 500}}}, r"stage general: .*128 positions"),
     "general mapping": (
         {"general": CONTEXTS | {"method": {"name": "intermediate_layers", "layer_mapping": "lst"}}},
-        r"stage general: layer_mapping must",
+        r"stage general: method: layer_mapping: 'lst' is not one of",
     ),
 }
 

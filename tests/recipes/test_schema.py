@@ -97,7 +97,7 @@ labels_only: true
     assert layers.settings.checkpoint_every == "epoch"
     assert answers.teacher == ["t", "other", StageResult("layers")]
     assert answers.method == 1.0 * PredictionLayer() + 0.5 * Labels()
-    assert answers.settings.evaluate_every == "epoch"
+    assert answers.settings.evaluate_every == TrainingSettings.evaluate_every
     assert answers.augment is None
     assert recipe.labels_only
     assert recipe.as_dict()["stages"][4]["arguments"]["parts"][1] == {
@@ -229,7 +229,7 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
         (LEAST + "max_query_length: 400", "max_query_length 400 leaves no room"),
-        (LEAST + "precision: fp8", "precision must be one of auto"),
+        (LEAST + "precision: fp8", "precision: 'fp8' is not one of auto"),
         (LEAST + "seed: 1\nseed: 2", "the key 'seed' appears twice"),
         ("- a", "must map"),
     ],
