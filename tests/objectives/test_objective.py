@@ -1,4 +1,4 @@
-"""Objective, WeightedSum and LossTerm: how objectives and methods add up."""
+"""Objective, WeightedSum and LossTerm: how objectives add up."""
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from haystack_distill.objectives import (
     PredictionLayer,
     WeightedSum,
 )
-from haystack_distill.objectives.method import MethodSum, parts_of
 
 CONFIG = BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
 BATCH = {"weight": torch.ones(3), "first": torch.tensor([True, False, True])}
@@ -93,31 +92,13 @@ def test_questions_and_a_corpus_do_not_add_up():
 def test_bad_weights(weight):
     with pytest.raises(DistilError, match="the weight of an objective must be a number of 0 or more"):
         weight * Labels().objective(CONFIG)
-    with pytest.raises(DistilError, match="the weight of a method must be a number of 0 or more"):
-        weight * Labels()
 
 
 def test_what_does_not_add_up():
-    for one in (Labels(), Labels().objective(CONFIG)):
-        with pytest.raises(TypeError):
-            one + 1
-        with pytest.raises(TypeError):
-            one * "2"
+    one = Labels().objective(CONFIG)
+    with pytest.raises(TypeError):
+        one + 1
+    with pytest.raises(TypeError):
+        one * "2"
     with pytest.raises(DistilError, match="at least one"):
         WeightedSum([])
-    with pytest.raises(DistilError, match="at least one"):
-        MethodSum(())
-
-
-def test_methods_add_up_to_the_sum_of_their_objectives():
-    method = 0.8 * PredictionLayer(temperature=2.0) + 0.2 * (IntermediateLayers() + Labels())
-    assert [(weight, type(part)) for weight, part in parts_of(method)] == [
-        (0.8, PredictionLayer),
-        (0.2, IntermediateLayers),
-        (0.2, Labels),
-    ]
-    weights = method.objective(CONFIG, CONFIG).weights
-    assert weights == pytest.approx(
-        {"distillation": 1.6, "labels": 0.4, "embedding": 0.2, "hidden": 0.2, "attention": 0.006, "labels_2": 0.2}
-    )
-    assert parts_of(Labels()) == ((1.0, Labels()),)

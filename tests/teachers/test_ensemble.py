@@ -10,8 +10,7 @@ from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSetting
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.outputs import OutputRequest
 from haystack_distill.objectives import IntermediateLayers, PredictionLayer
-from haystack_distill.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher
-from haystack_distill.teachers.choice import readers_of, teacher_for
+from haystack_distill.teachers import CachedTeacher, EnsembleTeacher
 
 MakeReader = Callable[..., Reader]
 LOGITS = OutputRequest(logits=True)
@@ -81,19 +80,3 @@ def test_bad_ensembles(tiny_reader: MakeReader) -> None:
     for weights in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(DistilError, match="needs 2 weights above 0"):
             EnsembleTeacher([teacher, teacher], weights)
-
-
-def test_the_teacher_that_fits_is_chosen(tiny_reader: MakeReader) -> None:
-    reader = tiny_reader()
-    assert isinstance(teacher_for(reader, LOGITS), CachedTeacher)
-    assert isinstance(teacher_for(reader, LOGITS | OutputRequest(hidden_states=True)), LiveTeacher)
-    assert isinstance(teacher_for([reader], LOGITS), CachedTeacher)
-    ensemble = teacher_for([reader, reader.copy()], LOGITS)
-    assert isinstance(ensemble, EnsembleTeacher)
-    assert len(readers_of(ensemble)) == 2
-    assert teacher_for(ensemble, LOGITS) is ensemble
-    with pytest.raises(DistilError, match="must be a Reader, a list of readers or a Teacher, not str"):
-        teacher_for("embedded", LOGITS)
-    live = LiveTeacher(reader)
-    assert readers_of([live]) == [reader]
-    assert live.fingerprint.keys() == {"weights", "precision"}

@@ -20,6 +20,7 @@ from haystack_distill.objectives import IntermediateLayers, MaskedLanguageModel,
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
 from haystack_distill.utils.model_fingerprint import model_fingerprint
+from tests.training.helpers import Killed, kill_at_loss, logged, watch_steps
 
 METHODS = [IntermediateLayers(), MaskedLanguageModel()]
 
@@ -68,9 +69,9 @@ def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: La
         IntermediateLayers: ["attention", "embedding", "hidden"],
         MaskedLanguageModel: ["cosine", "masked_words", "soft_targets"],
     }[type(method)]
-    logged = [line for line in result.history if "loss" in line]
-    assert sorted(name[5:] for name in logged[0] if name.startswith("loss_")) == parts
-    assert sum(line["loss"] for line in logged[-5:]) < sum(line["loss"] for line in logged[:5])
+    lines = [line for line in result.history if "loss" in line]
+    assert sorted(name[5:] for name in lines[0] if name.startswith("loss_")) == parts
+    assert sum(line["loss"] for line in lines[-5:]) < sum(line["loss"] for line in lines[:5])
     assert result.steps == 40
     assert model_fingerprint(teacher.model) == before
     head = student.model.get_output_embeddings().weight
@@ -82,7 +83,7 @@ def test_narrower_students_have_projections_in_the_checkpoint(
 ) -> None:
     student = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
     result = run(IntermediateLayers(), student, teacher, corpus, tmp_path / "out", max_steps=40)
-    losses = [line["loss_hidden"] for line in result.history if "loss_hidden" in line]
+    losses = logged(result, "loss_hidden")
     assert losses[-1] < losses[0]
     saved = LanguageModel.load(tmp_path / "out", device="cpu")
     assert saved.model.state_dict().keys() == student.model.state_dict().keys()
@@ -108,10 +109,6 @@ def test_a_teacher_in_training_mode_teaches_without_dropout(
     assert histories[0] == histories[1]
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_resumes_to_the_same_weights(
     method: Method, teacher: LanguageModel, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,18 +116,11 @@ def test_a_killed_run_resumes_to_the_same_weights(
     chosen = {"checkpoint_every": 3, "dropout": 0.1}
     whole = students.from_teacher(teacher, layers=2)
     untouched = run(method, whole, teacher, corpus, tmp_path / "whole", **chosen)
-    compute, passes = _LoopTrainer.compute_loss, []
-
-    def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Any:
-        passes.append(self.state.global_step)
-        if len(passes) == 11:
-            raise Killed
-        return compute(self, *arguments, **keywords)
-
-    monkeypatch.setattr(_LoopTrainer, "compute_loss", dying)
-    with pytest.raises(Killed):
-        run(method, students.from_teacher(teacher, layers=2), teacher, corpus, tmp_path / "cut", **chosen)
-    passes.clear()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 11)
+        with pytest.raises(Killed):
+            run(method, students.from_teacher(teacher, layers=2), teacher, corpus, tmp_path / "cut", **chosen)
+    steps = watch_steps(monkeypatch)
     reads = []
     read = Corpus.read
     monkeypatch.setattr(
@@ -138,38 +128,30 @@ def test_a_killed_run_resumes_to_the_same_weights(
     )
     student = students.from_teacher(teacher, layers=2)
     resumed = run(method, student, teacher, corpus, tmp_path / "cut", resume=True, **chosen)
-    assert passes[0] == 9
+    assert steps[0] == 9
     assert reads[0] is not None  # the corpus was taken up where it was, not read again
     assert model_fingerprint(student.model) == model_fingerprint(whole.model)
     assert resumed.steps == untouched.steps == 12
-    assert [line["loss"] for line in resumed.history if "loss" in line] == [
-        line["loss"] for line in untouched.history if "loss" in line
-    ]
+    assert logged(resumed, "loss") == logged(untouched, "loss")
 
 
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch, teacher: LanguageModel, tmp_path: Path) -> Callable[[Any], Path]:
-    """Begins a run on a corpus that dies after its first checkpoint, and returns its directory."""
+    """Starts a run on a corpus that is interrupted after its first checkpoint; returns its directory."""
 
-    def begin(source: Any) -> Path:
-        compute, passes = _LoopTrainer.compute_loss, []
-
-        def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Any:
-            passes.append(1)
-            if len(passes) == 8:
-                raise Killed
-            return compute(self, *arguments, **keywords)
-
+    def start(source: Any) -> Path:
         with monkeypatch.context() as patch:
-            patch.setattr(_LoopTrainer, "compute_loss", dying)
+            kill_at_loss(patch, 8)
             with pytest.raises(Killed):
-                go_on(students.from_teacher(teacher, layers=2), teacher, source, tmp_path / "run", resume=False)
+                resume_run(students.from_teacher(teacher, layers=2), teacher, source, tmp_path / "run", resume=False)
         return tmp_path / "run"
 
-    return begin
+    return start
 
 
-def go_on(student: LanguageModel, teacher: LanguageModel, source: Any, directory: Path, **changed: Any) -> RunResult:
+def resume_run(
+    student: LanguageModel, teacher: LanguageModel, source: Any, directory: Path, **changed: Any
+) -> RunResult:
     layers = IntermediateLayers()
     return run(layers, student, teacher, source, directory, **{"resume": True, "checkpoint_every": 3} | changed)
 
@@ -182,15 +164,15 @@ def test_resume_refuses_other_text_another_student_and_another_precision(
     text = corpus.read_text()
     corpus.write_text(text.replace("1843", "1943", 1))  # as long as before
     with pytest.raises(DistilError, match=r"its corpus_content differs from now; resume it with what"):
-        go_on(student, teacher, corpus, directory)
+        resume_run(student, teacher, corpus, directory)
     corpus.write_text(text)
     with torch.no_grad():
         student.model.get_input_embeddings().weight[0] += 1
     with pytest.raises(DistilError, match=r"its student\.weights differs from now"):
-        go_on(student, teacher, corpus, directory)
+        resume_run(student, teacher, corpus, directory)
     teacher.precision = "bf16" if teacher.precision == "fp32" else "fp32"
     with pytest.raises(DistilError, match=r"its teacher\.precision differs from now \(then '"):
-        go_on(students.from_teacher(teacher, layers=2), teacher, corpus, directory)
+        resume_run(students.from_teacher(teacher, layers=2), teacher, corpus, directory)
 
 
 def test_a_stream_is_resumed_only_by_the_name_of_its_content(
@@ -204,13 +186,13 @@ def test_a_stream_is_resumed_only_by_the_name_of_its_content(
     student = students.from_teacher(teacher, layers=2)
     for source in (Corpus(stream(), name="facts, 2nd edition"), Corpus(corpus)):
         with pytest.raises(DistilError, match="its corpus, corpus_content differ from now"):
-            go_on(student, teacher, source, directory)
-    assert go_on(student, teacher, Corpus(stream(), name="facts, 1st edition"), directory).steps == 12
+            resume_run(student, teacher, source, directory)
+    assert resume_run(student, teacher, Corpus(stream(), name="facts, 1st edition"), directory).steps == 12
     shutil.rmtree(directory)
     killed(stream())
     assert "cannot be resumed if it stops: its corpus_content is not comparable: an IterableDataset" in caplog.text
     with pytest.raises(DistilError, match=r"its corpus_content is not comparable.*Corpus\(dataset, name="):
-        go_on(students.from_teacher(teacher, layers=2), teacher, stream(), directory)
+        resume_run(students.from_teacher(teacher, layers=2), teacher, stream(), directory)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,6 @@
-"""A run's directory: nothing of the user's is lost, nothing is done twice, no two runs at once."""
+"""The directory of a run: nothing of the user's is lost, nothing is repeated, no two runs share one."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BertTokenizerFast
+from transformers import (
+    BertTokenizerFast,
+)
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
 from haystack_distill.data.text_windows import TextSettings
@@ -22,39 +24,26 @@ from haystack_distill.training.language_model_trainer import LanguageModelTraine
 from haystack_distill.training.loop import _LoopTrainer
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.model_files import RUN_FILE
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from tests.training.helpers import (
+    Killed,
+    MakeReader,
+    kill_at_loss,
+    kill_at_step,
+    same,
+    settings,
+    watch_steps,
+    weights_of,
+)
 
-MakeReader = Callable[..., Reader]
 QUICK = TrainingSettings(
     batch_size=4, learning_rate=1e-3, precision="fp32", progress=False, log_every=1, checkpoint_every=1
 )
 
 
-class Killed(BaseException):
-    """As abrupt as a test can be."""
-
-
 @pytest.fixture
 def student(tiny_reader: MakeReader) -> Callable[[], Reader]:
     return lambda: tiny_reader(seed=1, num_hidden_layers=1, hidden_size=16)
-
-
-def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: weight.clone() for name, weight in model.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(weight, other[name]) for name, weight in one.items())
-
-
-def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    whole = _LoopTrainer.compute_loss
-
-    def dying(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Tensor:
-        if self.state.global_step == step:
-            raise Killed
-        return whole(self, *arguments, **keywords)
-
-    monkeypatch.setattr(_LoopTrainer, "compute_loss", dying)
 
 
 def train(reader: Reader, directory: Path, data: Path, settings: TrainingSettings = QUICK, dev: Path | None = None):
@@ -69,9 +58,6 @@ def killed(student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monk
         with pytest.raises(Killed):
             train(student(), tmp_path / "run", squad_file)
     return tmp_path / "run"
-
-
-# --- only what a run wrote -------------------------------------------------------------------------------------------
 
 
 def test_folders_of_the_users_stay(
@@ -103,9 +89,9 @@ def test_checkpoints_of_another_training_are_refused(
     theirs = tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.pt"
     theirs.parent.mkdir(parents=True)
     theirs.touch()
-    for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
+    for chosen in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
         with pytest.raises(DistilError, match="checkpoint-4 was not written by a run of this package"):
-            train(student(), tmp_path, squad_file, settings)
+            train(student(), tmp_path, squad_file, chosen)
     assert sorted(tmp_path.rglob("*")) == sorted([squad_file, theirs, theirs.parent, theirs.parent.parent])
 
 
@@ -120,11 +106,11 @@ def test_a_reader_is_not_written_over_without_a_word(
     with pytest.raises(DistilError, match=r"the finished run in .* is a different one: its settings.seed differs"):
         train(student(), tmp_path / "run", squad_file, replace(other, resume=True))
     student().save(tmp_path / "cut")
-    for settings in (QUICK, replace(QUICK, resume=True)):
+    for chosen in (QUICK, replace(QUICK, resume=True)):
         with pytest.raises(
             DistilError, match=r"holds a config\.json, which training would replace; set overwrite=True"
         ):
-            train(student(), tmp_path / "cut", squad_file, settings)
+            train(student(), tmp_path / "cut", squad_file, chosen)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert not (tmp_path / "run" / "checkpoints").exists()
     for directory in ("run", "cut"):
@@ -145,13 +131,7 @@ def test_overwriting_keeps_the_old_reader_until_the_new_one_is_there(
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     with pytest.raises(DistilError, match="checkpoints of a run that did not finish"):
         train(student(), tmp_path / "run", squad_file)
-    steps: list[int] = []
-    whole = _LoopTrainer.compute_loss
-    monkeypatch.setattr(
-        _LoopTrainer,
-        "compute_loss",
-        lambda self, *a, **k: (steps.append(self.state.global_step), whole(self, *a, **k))[1],
-    )
+    steps = watch_steps(monkeypatch)
     train(student(), tmp_path / "run", squad_file, replace(other, resume=True))  # both: what is unfinished is resumed
     assert steps == [3]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
@@ -164,9 +144,6 @@ def test_an_unfinished_run_is_begun_again_where_that_is_wanted(
     assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3, 4]
 
 
-# --- a finished run --------------------------------------------------------------------------------------------------
-
-
 def test_a_finished_run_is_not_done_again(
     student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +152,10 @@ def test_a_finished_run_is_not_done_again(
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     kill_at_step(monkeypatch, 0)
     again = student()
-    assert not same(weights_of(again.model), weights_of(reader.model))
+    assert not same(weights_of(again), weights_of(reader))
     settings = replace(QUICK, resume=True, log_every=3)
     assert train(again, tmp_path / "run", squad_file, settings, dev=squad_file) == result
-    assert same(weights_of(again.model), weights_of(reader.model))
+    assert same(weights_of(again), weights_of(reader))
     assert not again.model.training
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == written
 
@@ -220,7 +197,7 @@ def test_a_finished_general_step_is_not_done_again(
     kill_at_step(monkeypatch, 0)
     trainer = LanguageModelTrainer(second, tmp_path / "run", replace(settings, resume=True), text)
     assert trainer.distil(teacher, corpus, "intermediate_layers") == result
-    assert same(weights_of(first.model), weights_of(second.model))
+    assert same(weights_of(first), weights_of(second))
 
 
 @pytest.mark.parametrize("moment", ["before the record", "after the record"])
@@ -244,11 +221,8 @@ def test_a_run_killed_at_its_very_end(
     assert (tmp_path / "run" / "checkpoints").exists()
     again = student()
     assert train(again, tmp_path / "run", squad_file, replace(QUICK, resume=True)).steps == 4
-    assert same(weights_of(again.model), weights_of(reader.model))
+    assert same(weights_of(again), weights_of(reader))
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-# --- two runs --------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_run_in_the_directory_is_refused(
@@ -259,9 +233,9 @@ def test_a_second_run_in_the_directory_is_refused(
     whole, refusals = _LoopTrainer.compute_loss, []
 
     def meanwhile(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> Tensor:
-        for settings in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
+        for chosen in (QUICK, replace(QUICK, resume=True), replace(QUICK, overwrite=True)):
             with pytest.raises(DistilError, match="another run is using") as caught:
-                train(student(), tmp_path / "run", squad_file, settings)
+                train(student(), tmp_path / "run", squad_file, chosen)
             refusals.append(caught.value)
         return whole(self, *arguments, **keywords)
 
@@ -269,7 +243,7 @@ def test_a_second_run_in_the_directory_is_refused(
     monkeypatch.setattr(_LoopTrainer, "compute_loss", meanwhile)
     train(reader, tmp_path / "run", squad_file)
     assert len(refusals) == 3 * 4
-    assert same(weights_of(reader.model), weights_of(alone.model))
+    assert same(weights_of(reader), weights_of(alone))
 
 
 def test_a_run_that_stopped_lets_go_of_its_directory_and_of_its_student(
@@ -285,28 +259,22 @@ def test_a_run_that_stopped_lets_go_of_its_directory_and_of_its_student(
     assert train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True)).steps == 4
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
 def test_a_damaged_checkpoint_is_made_again(
     student: Callable[[], Reader], squad_file: Path, tmp_path: Path, killed: Path
 ) -> None:
     reader = student()
     train(reader, tmp_path / "whole", squad_file)
     assert sorted(path.name for path in killed.glob("checkpoints/checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
-    parts = sorted(path.name for path in (killed / "checkpoints" / "checkpoint-3").iterdir())
-    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < set(parts)
-    for number, part in enumerate(parts):
-        directory = tmp_path / f"damaged-{part}"
-        shutil.copytree(killed, directory)
-        path = directory / "checkpoints" / "checkpoint-3" / part
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 4
-        (path.unlink, lambda p=path, c=content: p.write_bytes(c), lambda p=path: p.write_bytes(b""))[number % 3]()
-        again = student()
-        result = train(again, directory, squad_file, replace(QUICK, resume=True))
-        assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3, 4], part
-        assert same(weights_of(again.model), weights_of(reader.model)), part
+    parts = {path.name for path in (killed / "checkpoints" / "checkpoint-3").iterdir()}
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < parts
+    path = killed / "checkpoints" / "checkpoint-3" / "optimizer.pt"  # test_checkpoints.py damages every file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    again = student()
+    result = train(again, killed, squad_file, replace(QUICK, resume=True))
+    assert [line["step"] for line in result.history if "loss" in line] == [1, 2, 3, 4]
+    assert same(weights_of(again), weights_of(reader))
 
 
 def test_one_damaged_checkpoint_alone_is_named(student: Callable[[], Reader], squad_file: Path, killed: Path) -> None:
@@ -317,7 +285,7 @@ def test_one_damaged_checkpoint_alone_is_named(student: Callable[[], Reader], sq
     assert (killed / "checkpoints" / "checkpoint-3" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("spelling", ["moved", "absolute", "with dots", "link"])
+@pytest.mark.parametrize("spelling", ["moved", "link"])
 def test_the_best_checkpoint_is_found_again(
     spelling: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,12 +294,12 @@ def test_the_best_checkpoint_is_found_again(
     seen: list[dict[str, Tensor]] = []
 
     def evaluate(self: Reader, *_: Any, **__: Any) -> dict[str, float]:
-        seen.append(weights_of(self.model))
+        seen.append(weights_of(self))
         return {"f1": next(scores, 0.0), "exact": 0.0}
 
     monkeypatch.setattr(Reader, "evaluate_windows", evaluate)
     monkeypatch.chdir(tmp_path)
-    settings = replace(QUICK, keep_best=True, evaluate_every=1, checkpoint_every="epoch", keep_checkpoints=1)
+    settings = replace(QUICK, keep_best=True, evaluate_every=1, checkpoint_every="auto", keep_checkpoints=1)
     with monkeypatch.context() as patch:
         kill_at_step(patch, 3)
         with pytest.raises(Killed):
@@ -341,10 +309,10 @@ def test_the_best_checkpoint_is_found_again(
         shutil.move("run", "elsewhere")
     if spelling == "link":
         Path("link").symlink_to("run")
-    directory = {"moved": "elsewhere", "absolute": tmp_path / "run", "with dots": "./run/../run/", "link": "link"}
+    directory = {"moved": "elsewhere", "link": "link"}
     reader = student()
     train(reader, Path(directory[spelling]), squad_file, replace(settings, resume=True), dev=squad_file)
-    assert same(weights_of(reader.model), seen[1])
+    assert same(weights_of(reader), seen[1])
     assert same(load_file(Path(directory[spelling]) / "model.safetensors"), seen[1])
     assert not (Path(directory[spelling]) / "checkpoints").exists()
 
@@ -352,9 +320,9 @@ def test_the_best_checkpoint_is_found_again(
 def test_a_damaged_record_of_a_run_is_named(student: Callable[[], Reader], squad_file: Path, killed: Path) -> None:
     path = killed / "checkpoints" / "run.json"
     path.write_text(path.read_text()[:40])
-    for settings in (QUICK, replace(QUICK, resume=True)):
+    for chosen in (QUICK, replace(QUICK, resume=True)):
         with pytest.raises(DistilError, match=r"run\.json is damaged or was not written by a run"):
-            train(student(), killed, squad_file, settings)
+            train(student(), killed, squad_file, chosen)
 
 
 def test_a_record_that_is_not_of_a_run(student: Callable[[], Reader], squad_file: Path, tmp_path: Path) -> None:
@@ -368,9 +336,116 @@ def test_a_record_that_is_not_of_a_run(student: Callable[[], Reader], squad_file
 def test_kills_and_damages_at_random() -> None:
     """A small share of what the benchmark does."""
     script = Path(__file__).parents[2] / "benchmarks" / "checkpoint_faults.py"
-    command = [sys.executable, str(script), "--kills", "2", "--damages", "3"]
+    command = [sys.executable, str(script), "--kills", "1", "--damages", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "2 kills: " in done.stdout
-    assert "3 damaged checkpoints: " in done.stdout
+    assert "1 kills: " in done.stdout
+    assert "2 damaged checkpoints: " in done.stdout
     assert "WRONG" not in done.stdout
+
+
+def test_a_run_that_did_not_finish_is_not_overwritten(pair: Callable, data: Path, killed_distillation: Path) -> None:
+    student, teacher = pair()
+    with pytest.raises(DistilError, match="set resume=True to resume it"):
+        ReaderTrainer(student, killed_distillation, settings()).distil_intermediate_layers_from(teacher, data)
+
+
+def test_a_student_left_half_trained_may_be_handed_in_again(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = pair()
+    ReaderTrainer(student, tmp_path / "whole", settings()).train(data)
+    wanted = weights_of(student)
+    student, _ = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 9)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch")).train(data)
+    ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every="epoch", resume=True)).train(data)
+    assert same(weights_of(student), wanted)
+    records = [json.loads((tmp_path / name / "haystack_distill.json").read_text()) for name in ("whole", "run")]
+    assert records[0]["student"] == records[1]["student"]  # as it was before the first step, not when it was resumed
+
+
+def test_the_umask_decides_who_reads_a_checkpoint(killed_distillation: Path) -> None:
+    files = [file for file in killed_distillation.glob("checkpoints/checkpoint-*/*") if file.is_file()]
+    assert any(file.name == "model.safetensors" for file in files)
+    assert {file.stat().st_mode & 0o777 for file in files} == {killed_distillation.stat().st_mode & 0o666}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_has_nothing_to_lose(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 2)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings()).distil_intermediate_layers_from(teacher, data)
+    assert (tmp_path / "run" / "checkpoints" / "run.json").exists()
+    changed = ReaderTrainer(pair()[0], tmp_path / "run", settings(learning_rate=0.002))
+    assert changed.distil_intermediate_layers_from(teacher, data).steps > 0
+
+
+def test_resume_needs_a_directory(pair: Callable, data: Path) -> None:
+    with pytest.raises(DistilError, match="resume=True needs an output_dir"):
+        ReaderTrainer(pair()[0], settings=settings(resume=True)).train(data)
+
+
+def test_tensorboard_needs_a_directory(pair: Callable, data: Path) -> None:
+    with pytest.raises(DistilError, match="tensorboard=True needs an output_dir"):
+        ReaderTrainer(pair()[0], settings=settings(tensorboard=True)).train(data)
+
+
+def test_checkpoints_need_a_directory(pair: Callable, data: Path) -> None:
+    for every in ("epoch", 3):
+        with pytest.raises(DistilError, match="checkpoint_every needs an output_dir"):
+            ReaderTrainer(pair()[0], settings=settings(checkpoint_every=every)).train(data)
+
+
+def test_resume_with_nothing_to_resume_begins(pair: Callable, data: Path, tmp_path: Path) -> None:
+    student, _ = pair()
+    assert ReaderTrainer(student, tmp_path / "new", settings(n_epochs=1, resume=True)).train(data).steps == 6
+
+
+@pytest.mark.parametrize(("directory", "keep_best", "written"), [(None, False, 0), (None, True, 4), ("run", False, 4)])
+def test_a_run_without_a_directory_writes_checkpoints_only_to_take_the_best_from(
+    pair: Callable,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: str | None,
+    keep_best: bool,
+    written: int,
+) -> None:
+    steps = set()
+    save = _LoopTrainer._save_checkpoint
+
+    def counted(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> None:
+        steps.add(self.state.global_step)
+        save(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "_save_checkpoint", counted)
+    chosen = settings(n_epochs=4, keep_best=keep_best, checkpoint_every="auto")
+    ReaderTrainer(pair()[0], directory and tmp_path / directory, chosen).train(data, data)
+    assert len(steps) == written
+
+
+def test_the_directory_is_a_reader_and_a_record(pair: Callable, data: Path, tmp_path: Path) -> None:
+    student, teacher = pair()
+    directory = tmp_path / "run"
+    result = ReaderTrainer(student, directory, settings(tensorboard=True)).distil_prediction_layer_from(teacher, data)
+    assert result.directory == directory
+    assert any(path.name.startswith("events.out.tfevents") for path in (directory / "tensorboard").iterdir())
+    assert not [path for path in directory.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not (directory / "checkpoints").exists()
+    record = json.loads((directory / "haystack_distill.json").read_text())
+    assert record["status"] == "finished"
+    assert record["method"] == "prediction_layer"
+    assert record["teacher"]["weights"] == model_fingerprint(teacher.model)
+    assert record["data"]["examples"] == 23
+    assert record["steps"] == result.steps
+    assert record["history"] == result.history
+    loaded = Reader.load(directory, window_settings=student.window_settings, device="cpu", precision="fp32")
+    question = ("Who built the harbour?", "It was built by Cornelis Baak.")
+    assert loaded.answer(*question) == student.answer(*question)
+    assert ReaderTrainer(student, directory, settings(n_epochs=1, overwrite=True)).train(data).steps == 6
