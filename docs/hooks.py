@@ -133,8 +133,8 @@ def _methods() -> dict[str, str]:
     """The registry of methods: names, and dotted names of their classes."""
     registry = ast.parse((ROOT / "haystack_distill" / "training" / "methods.py").read_text(encoding="utf-8"))
     for node in registry.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "METHODS":
-            entries = ast.literal_eval(node.value.args[0])  # type: ignore[attr-defined]
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METHODS":
+            entries = ast.literal_eval(node.value.args[-1])  # type: ignore[union-attr]
             return {name: place.replace(":", ".") for name, place in entries.items()}
     raise LookupError("haystack_distill.training.methods has no METHODS")
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(copy: Path, *command: str | Path) -> str:
-    """What a command prints; it runs in the copy and imports from there."""
+    """What Python prints, given a command line; it runs in the copy and imports from there."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         env=os.environ | {"PYTHONPATH": str(copy)},
@@ -80,7 +81,7 @@ def test_its_tests_and_those_of_the_registry_and_the_rooms_are_green(copy: Path)
 
 
 @pytest.mark.slow
-def test_it_trains_from_python_and_is_on_the_model_card(copy: Path) -> None:
+def test_it_trains_from_python(copy: Path) -> None:
     assert "loss_patient" in run(copy, "-c", block_after("In Python, alone or in a sum:", "python"))
     record = json.loads((copy / "patient" / "haystack_distill.json").read_text(encoding="utf-8"))
     assert record["method"] == "prediction_layer + patient_hidden_states"
@@ -91,3 +92,32 @@ def test_it_trains_from_python_and_is_on_the_model_card(copy: Path) -> None:
         "weight": 10.0,
         "arguments": {"layer_mapping": "uniform", "patient_loss_weight": 1.0},
     }
+
+
+def test_its_name_and_options_are_in_the_help(copy: Path) -> None:
+    shown = run(copy, "-m", "haystack_distill", "distil", "--help")
+    for word in ("patient_hidden_states", "--patient-loss-weight", "beta in the paper"):
+        assert word in " ".join(shown.split())
+
+
+@pytest.mark.slow
+def test_it_trains_from_the_command_line(copy: Path) -> None:
+    lines = block_after("On the command line: its name and options are in `haystack-distill distil --help`.", "bash")
+    for line in lines.replace("\\\n", " ").splitlines():
+        program, *words = shlex.split(line)
+        assert program == "haystack-distill"
+        run(copy, "-m", "haystack_distill", *words)
+    record = json.loads((copy / "by-command" / "haystack_distill.json").read_text(encoding="utf-8"))
+    assert record["method"] == "patient_hidden_states"
+    assert record["arguments"] == {"layer_mapping": "skip", "patient_loss_weight": 10.0}
+    assert record["steps"] == 2
+
+
+@pytest.mark.slow
+def test_it_trains_in_a_recipe_and_is_on_the_model_card(copy: Path) -> None:
+    text = block_after("In a recipe, as `recipe.yaml` for `haystack-distill recipe --config recipe.yaml`:", "yaml")
+    (copy / "recipe.yaml").write_text(text, encoding="utf-8")
+    run(copy, "-m", "haystack_distill", "recipe", "--config", "recipe.yaml")
+    card = (copy / "by-recipe" / "reader" / "README.md").read_text(encoding="utf-8")
+    assert "### Patient hidden states" in card
+    assert "| patient_loss_weight | 10 |" in card.replace("\\_", "_")

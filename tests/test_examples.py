@@ -84,8 +84,8 @@ def test_the_method_of_the_docs_trains(
     method = importlib.import_module("my_method").ProjectedState(weight=0.5)
     student, settings = tiny_reader(hidden_size=16), TrainingSettings(max_steps=2, log_every=1, progress=False)
     result = ReaderTrainer(student, tmp_path / "student", settings).distil(tiny_reader(), squad_file, method)
-    assert [line["loss"] for line in result.history] == pytest.approx(
-        [0.5 * line["loss_projected_state"] for line in result.history]
-    )
+    steps = [line for line in result.history if "loss" in line]
+    assert len(steps) == 2
+    assert all(line["loss"] == pytest.approx(0.5 * line["loss_projected_state"], rel=1e-3) for line in steps)
     record = json.loads((tmp_path / "student" / "haystack_distill.json").read_text(encoding="utf-8"))
     assert (record["method"], record["arguments"]) == ("ProjectedState", {"weight": 0.5})
