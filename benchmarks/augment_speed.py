@@ -44,7 +44,7 @@ def random_model(directory: Path) -> None:
     import torch
     from transformers import BertForMaskedLM, BertTokenizer
 
-    from haystack_distill.models.embedded import base_model_directory
+    from haystack_distill.models.embedded_teacher import base_model_directory
 
     torch.manual_seed(0)
     base = base_model_directory()

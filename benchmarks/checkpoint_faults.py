@@ -51,7 +51,7 @@ def make_student(folder: Path) -> None:
     from haystack_distill import Reader, WindowSettings
     from haystack_distill.data.sample import sample_path
     from haystack_distill.data.squad.load import load_examples, write_squad
-    from haystack_distill.models.embedded import base_model_directory, base_tokenizer
+    from haystack_distill.models.embedded_teacher import base_model_directory, base_tokenizer
 
     torch.manual_seed(0)
     tokenizer = base_tokenizer(base_model_directory())

@@ -18,7 +18,7 @@ from haystack_distill import TrainingSettings, students
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.text_windows import TextSettings, TextWindows
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer

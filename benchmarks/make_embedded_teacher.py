@@ -29,7 +29,7 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from haystack_distill.models.embedded import (
+from haystack_distill.models.embedded_teacher import (
     BASE_SHA256,
     base_model_directory,
     base_tokenizer,

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples, write_squad
-from haystack_distill.models.embedded import base_model_directory, base_tokenizer
+from haystack_distill.models.embedded_teacher import base_model_directory, base_tokenizer
 
 MODELS = ("1-general", "2-layers", "3-answers", "reader")
 

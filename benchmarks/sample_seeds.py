@@ -17,7 +17,7 @@ from rich.table import Table
 from haystack_distill import WindowSettings
 from haystack_distill.cli.demo import measure, train_students
 from haystack_distill.data.sample import sample_path
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.utils.atomic import write_json
 
 

@@ -11,7 +11,7 @@ import datasets
 
 from haystack_distill import ReaderTrainer, TrainingSettings, students
 from haystack_distill.data.sample import sample_path
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", default=sample_path("train"), help="questions to train on; the sample by default")

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from haystack_distill import ReaderTrainer, RunResult, TrainingSettings, students
 from haystack_distill.data.sample import sample_path
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.objectives import LossTerm, Objective, OutputRequest, PredictionLayer
 from haystack_distill.objectives.losses import cosine_loss
 

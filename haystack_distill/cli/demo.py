@@ -18,7 +18,7 @@ from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.data.window_settings import WindowSettings
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.models.reader import Reader
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings

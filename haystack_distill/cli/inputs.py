@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def load_reader(name: str, **settings: Any) -> "Reader":
     """A reader by directory, hub name or the word "embedded"."""
-    from haystack_distill.models.embedded import named_reader
+    from haystack_distill.models.embedded_teacher import named_reader
     from haystack_distill.utils.devices import require_device
 
     require_device(settings["device"])

@@ -11,7 +11,7 @@ import typer
 
 from haystack_distill.cli.options import flag_of, is_given, one_of, option, option_from
 from haystack_distill.errors import DistilError
-from haystack_distill.training.adaptations import ADAPTATIONS
+from haystack_distill.training.adaptation import ADAPTATIONS
 from haystack_distill.training.methods import METHODS
 from haystack_distill.utils.options import DataclassOption
 from haystack_distill.utils.registry import Registry

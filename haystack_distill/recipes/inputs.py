@@ -22,7 +22,7 @@ from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
 from haystack_distill.errors import DistilError
-from haystack_distill.models.embedded import EMBEDDED, named_reader
+from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.recipes.schema import Recipe, Stage, StageResult

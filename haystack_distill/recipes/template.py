@@ -70,7 +70,7 @@ def template(data: str | None = None, teacher: str | None = None) -> str:
     reader = None
     if teacher is not None:
         from haystack_distill.data.window_settings import WindowSettings
-        from haystack_distill.models.embedded import named_reader
+        from haystack_distill.models.embedded_teacher import named_reader
 
         small = WindowSettings(32, max_query_length=16)  # any teacher has positions for these
         reader = named_reader(teacher, device="cpu", window_settings=small)

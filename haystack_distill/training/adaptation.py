@@ -6,14 +6,15 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DistilError
-from haystack_distill.students.layers import layer_index
-from haystack_distill.training.adaptations import ADAPTATIONS
 from haystack_distill.utils.checks import check_argument, is_integer
+from haystack_distill.utils.registry import Registry
+
+if TYPE_CHECKING:  # the registry is read for help on the command line, which must not wait for torch
+    from torch import nn
+    from transformers import PreTrainedModel, TrainerCallback
 
 
 class Adaptation(ABC):
@@ -72,6 +73,8 @@ class LastLayers(Adaptation):
         Raises:
             DistilError: The model has fewer than `n_layers` layers.
         """
+        from haystack_distill.students.layers import layer_index
+
         total = int(model.config.num_hidden_layers)
         if self.n_layers > total:
             raise DistilError(f"n_layers is {self.n_layers}, but the student has {total} layers; lower it")
@@ -91,6 +94,17 @@ class Biases(Adaptation):
         inside = f"{model.base_model_prefix}."
         for name, parameter in model.named_parameters():
             _require_grad(parameter, name.endswith("bias") or not name.startswith(inside))
+
+
+# One name for an adaptation everywhere, as in `training.methods` for methods.
+ADAPTATIONS: Registry[Adaptation] = Registry(
+    "adaptation",
+    {
+        "all": "haystack_distill.training.adaptation:AllWeights",
+        "last_layers": "haystack_distill.training.adaptation:LastLayers",
+        "biases": "haystack_distill.training.adaptation:Biases",
+    },
+)
 
 
 @contextlib.contextmanager

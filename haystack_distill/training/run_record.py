@@ -14,8 +14,7 @@ import transformers
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import Objective
-from haystack_distill.training.adaptation import Adaptation
-from haystack_distill.training.adaptations import ADAPTATIONS
+from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.code_fingerprint import NotComparable, code_fingerprint

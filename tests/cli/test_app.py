@@ -182,7 +182,7 @@ def test_paths_in_the_home_directory(student_dir: Path, tmp_path: Path, monkeypa
 def test_embedded_is_loaded_by_name(
     monkeypatch: pytest.MonkeyPatch, tiny_reader: Callable[..., Reader], tmp_path: Path
 ) -> None:
-    import haystack_distill.models.embedded
+    import haystack_distill.models.embedded_teacher
 
     asked: list[dict] = []
 
@@ -190,7 +190,7 @@ def test_embedded_is_loaded_by_name(
         asked.append(settings)
         return tiny_reader()
 
-    monkeypatch.setattr(haystack_distill.models.embedded, "embedded_teacher", fake)
+    monkeypatch.setattr(haystack_distill.models.embedded_teacher, "embedded_teacher", fake)
     run_json("student", "--teacher", "embedded", "--layers", "1", "--output-dir", tmp_path / "cut")
     base = ["--question", "Who?", "--context", "Ada.", "--device", "cpu"]
     run_json("ask", "--model", "embedded", *base, "--max-answer-length", "5")

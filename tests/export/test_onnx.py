@@ -18,7 +18,7 @@ from transformers import (
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
 from haystack_distill.export.onnx import ExportSettings, export_reader
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from tests.conftest import CONTEXTS, QUESTIONS, SHARED

@@ -16,7 +16,7 @@ KINDS = ("FARMReader", "DistilFARMReader", "DistilledReader")
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded teacher as a directory."""
-    from haystack_distill.models.embedded import embedded_teacher
+    from haystack_distill.models.embedded_teacher import embedded_teacher
 
     return str(embedded_teacher(device="cpu").save(tmp_path_factory.mktemp("models") / "teacher"))
 

@@ -27,7 +27,7 @@ from haystack_distill.export.onnx import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
 from haystack_distill.integrations.farm_reader import DistilledReader
-from haystack_distill.models.embedded import embedded_teacher
+from haystack_distill.models.embedded_teacher import embedded_teacher
 from tests.conftest import CONTEXTS, QUESTIONS
 
 CUT = {"max_seq_len": 48, "doc_stride": 16, "max_query_length": 16, "use_gpu": False}

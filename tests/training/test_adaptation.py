@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
-from haystack_distill.training.adaptation import Adaptation, AllWeights, Biases, LastLayers, adapted
-from haystack_distill.training.adaptations import ADAPTATIONS
+from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, Biases, LastLayers, adapted
 
 MakeReader = Callable[..., Reader]
 
@@ -54,7 +53,7 @@ def test_only_those_weights_change_in_a_run(
 
 def test_options_are_read_without_torch() -> None:
     code = (
-        "import sys; from haystack_distill.training.adaptations import ADAPTATIONS; "
+        "import sys; from haystack_distill.training.adaptation import ADAPTATIONS; "
         "print(*[option.name for name in ADAPTATIONS for option in ADAPTATIONS.options(name)], 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models import embedded
-from haystack_distill.models.embedded import (
+from haystack_distill.models import embedded_teacher as embedded
+from haystack_distill.models.embedded_teacher import (
     base_model_directory,
     base_tokenizer,
     base_weights,
