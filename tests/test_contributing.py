@@ -50,7 +50,7 @@ def run(copy: Path, *command: str | Path) -> str:
     """What Python prints, given a command line; it runs in the copy and imports from there."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
-        env=os.environ | {"PYTHONPATH": str(copy)},
+        env=os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "200"},
         cwd=copy,
         capture_output=True,
         text=True,
