@@ -97,7 +97,7 @@ class IntermediateLayers(Method):
     have the same tokenizer. Labels are not used, and the question answering head is not trained.
 
     Args:
-        layer_mapping: Which teacher layer each student layer learns: "uniform" (evenly spread), "last" (the last ones),
+        layer_mapping: The teacher layer of each student layer: "uniform" (evenly spread), "last" (the last ones),
             "skip" (as uniform, without the student's last layer), or for each student layer a teacher layer, counted
             from 1, or None. See `resolve_layer_mapping`.
         embedding_loss_weight: Weight of the embedding loss; 0 leaves it out.

@@ -127,5 +127,5 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
             parameter.requires_grad_(trainable)
 
 
-def _require_grad(parameter: nn.Parameter, learns: bool) -> None:
-    parameter.requires_grad_(learns and parameter.requires_grad)
+def _require_grad(parameter: nn.Parameter, trained: bool) -> None:
+    parameter.requires_grad_(trained and parameter.requires_grad)

@@ -115,13 +115,18 @@ class LanguageModelTrainer:
             return run.execute(objective, windows, record, teacher=live)
 
     def check(self, teacher: LanguageModel, method: MethodSource, *, adaptation: Adaptation | None = None) -> Objective:
-        """Check all that `distil` checks before it reads the corpus, and change nothing; the arguments are `distil`'s.
+        """Run the checks of `distil` without reading a corpus or training; nothing is changed.
+
+        Args:
+            teacher: As for `distil`.
+            method: As for `distil`.
+            adaptation: As for `distil`.
 
         Returns:
-            The objective that the method means here.
+            The objective of the method for this student and teacher.
 
         Raises:
-            DistilError: Teacher, student, method and adaptation do not fit together, or a setting is missing.
+            DistilError: Teacher, student, method and adaptation do not match, or a setting is missing.
         """
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
         self._check(teacher)

@@ -172,20 +172,20 @@ class ReaderTrainer:
         measured: bool = False,
         adaptation: Adaptation | None = None,
     ) -> Objective:
-        """Check all that `distil` checks before it trains, and change nothing.
+        """Run the checks of `distil` without training; nothing is changed.
 
         Args:
             teacher: As for `distil`.
-            data: Examples, as `data.squad.load.load_examples` gives them.
+            data: Examples, as `data.squad.load.load_examples` returns them.
             method: As for `distil`.
             measured: Whether there will be dev data.
             adaptation: As for `distil`.
 
         Returns:
-            The objective that the method means here.
+            The objective of the method for this student and teacher.
 
         Raises:
-            DistilError: Teacher, student, method, adaptation and data do not fit together, or a setting is missing.
+            DistilError: Teacher, student, method, adaptation and data do not match, or a setting is missing.
         """
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
         if not measured:
@@ -275,7 +275,7 @@ class ReaderTrainer:
         return self.distil(teacher, data, method, dev_data)
 
     def _fit(self, run: Run, teacher: TeacherSource | None) -> tuple[Objective, Teacher | None]:
-        """The objective and the teacher that it needs, after their checks."""
+        """The objective and the teacher that it needs, checked."""
         self.student.require_weights()
         readers = [] if teacher is None else readers_of(teacher)
         for reader in readers:
@@ -304,7 +304,7 @@ class ReaderTrainer:
 
 
 def _require_labels(objective: Objective, teacher: TeacherSource | None, examples: datasets.Dataset) -> None:
-    """Check that there are labels where nothing else is learnt from."""
+    """Check that there are labels if the objective uses nothing else."""
     used = {name for name, weight in objective.weights.items() if weight}
     if used <= {"labels"} and not any(examples["labelled"]):
         remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"

@@ -466,5 +466,5 @@ def test_a_home_that_is_not_there(arguments: list[str], nobody: None, squad_file
     with contextlib.chdir(tmp_path) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
         ran = run(*[str(squad_file) if word == "SQUAD" else word for word in arguments])
     assert ran.exit_code == 2
-    assert "home directory; set HOME" in ran.stderr
+    assert "home directory: set HOME" in ran.stderr
     assert "Traceback" not in ran.stderr

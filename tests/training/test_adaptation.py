@@ -58,7 +58,7 @@ def test_options_are_read_without_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert shown == ["n_layers", "False"]
-    assert ADAPTATIONS.title("all") == "All weights learn."
+    assert ADAPTATIONS.title("all") == "All weights are trained."
     with pytest.raises(DistilError, match="unknown adaptation 'bias'; did you mean 'biases'"):
         ADAPTATIONS["bias"]
 
