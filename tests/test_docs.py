@@ -4,14 +4,17 @@ import ast
 import importlib
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer.main
 
+from augment.settings import AugmentSettings
 from haystack_distill.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
+RECIPE_KEYS = {field.name for field in fields(AugmentSettings)}
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -60,7 +63,8 @@ def test_python_can_be_imported(page: Path) -> None:
 def test_dotted_names_exist(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for name in re.findall(r"\b((?:haystack_distill|augment)(?:\.\w+)+)", text):
-        if not name.endswith((".py", ".md")):
+        # `augment` is a section of a recipe, too: `augment.p_mask` is a key there.
+        if not name.endswith((".py", ".md")) and name.split(".")[1] not in RECIPE_KEYS:
             require(*name.rsplit(".", 1))
 
 

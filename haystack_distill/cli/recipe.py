@@ -78,11 +78,19 @@ def recipe(
 def init(
     data: Annotated[
         str | None,
-        typer.Option(metavar="FILE|NAME", help="Training data to look at: number of questions, labels, lengths."),
+        typer.Option(
+            parser=os.path.expanduser,
+            metavar="FILE|NAME",
+            help="Training data to look at: number of questions, labels, lengths.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="DIRECTORY|NAME", help="Teacher to look at: layers, attention scores, positions."),
+        typer.Option(
+            parser=os.path.expanduser,
+            metavar="DIRECTORY|NAME",
+            help="Teacher to look at: layers, attention scores, positions.",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(parser=path_in_home, metavar="FILE", help="Where to write it.")] = Path(
         "recipe.yaml"
