@@ -119,7 +119,7 @@ class Augmenter:
         each has the key `augmentation`: the id of the original, and by text how many edits of which operation.
 
         Raises:
-            DataError: an answer that does not stand where `answer_start` says, and all else that the reader rejects.
+            DataError: an answer that is not at its `answer_start`, and whatever else the reader rejects.
         """
         row = _row_of(example, self.settings.multiplication_factor)
         question, context = self.prepare([row.question], [row.context])

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, say
+from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, print_message
 
 
 class Commands(TyperGroup):
@@ -31,7 +31,7 @@ class Commands(TyperGroup):
             with errors_as_messages():
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            say(" ".join(["[yellow]Interrupted.[/]", *map(str, error.args)]))
+            print_message(" ".join(["[yellow]Interrupted.[/]", *map(str, error.args)]))
             raise typer.Exit(130) from error
 
 

@@ -14,7 +14,7 @@ from haystack_distill.cli.options import path_in_home, with_options
 from haystack_distill.cli.output import Commands, figure, logs_on_stderr, print_result
 from haystack_distill.cli.shared import JSON
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.console import say
+from haystack_distill.utils.console import print_message
 
 RECIPE = typer.Typer(cls=Commands, rich_markup_mode="rich", invoke_without_command=True)
 
@@ -112,7 +112,9 @@ def init(
     with logs_on_stderr():
         text = template(data, teacher)
     write_atomically(output, lambda aside: aside.write_text(text, encoding="utf-8"))
-    say(f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}")
+    print_message(
+        f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}"
+    )
 
 
 def _push(directory: Path, repository: str, private: bool) -> str:

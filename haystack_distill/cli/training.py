@@ -129,8 +129,10 @@ def _run(
     settings = TrainingSettings(**{name: given[name] for name in TrainingSettings.names()})
     output_dir: Path = given["output_dir"]
     refuse_to_overwrite(output_dir, teachers, overwrite=True)
-    say = ("add --resume", "add --overwrite")
-    check_directory(output_dir, resume=settings.resume, overwrite=settings.overwrite, remedies=say)  # before loading
+    remedies = ("add --resume", "add --overwrite")
+    check_directory(
+        output_dir, resume=settings.resume, overwrite=settings.overwrite, remedies=remedies
+    )  # before loading
     with logs_on_stderr():
         from haystack_distill.training.reader_trainer import ReaderTrainer
 

@@ -17,7 +17,7 @@ def predict_distributed(
     alone = processes is None or processes.num_processes == 1
     share = range(len(windows.examples)) if processes is None else process_share(len(windows.examples), processes)
     own_windows = windows.windows_of_examples(share.start, share.stop)
-    with progress_bar("evaluation", len(own_windows), "windows", shown=progress) as bar:
+    with progress_bar("evaluation", len(own_windows), "windows", visible=progress) as bar:
         own = list(reader.predict_windows(windows, examples=share, advance=bar.advance))
     if alone:
         return own

@@ -337,7 +337,7 @@ class Reader:
         if predictions_path is not None:
             require_writable(expand_user(predictions_path), directory=False)
         require_measurable(windows.examples)
-        with progress_bar("evaluation", len(windows), "windows", shown=progress) as bar:
+        with progress_bar("evaluation", len(windows), "windows", visible=progress) as bar:
             predictions = list(self.predict_windows(windows, advance=bar.advance))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
 

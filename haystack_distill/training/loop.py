@@ -87,6 +87,7 @@ def run_loop(
     adaptation: Adaptation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     evaluate: Callable[[], dict[str, float]] | None = None,
+    name: str = "training",
 ) -> tuple[int, list[dict[str, float]]]:
     """Train the student's model in place.
 
@@ -100,6 +101,7 @@ def run_loop(
         adaptation: Which weights are trained; None for all.
         callbacks: Additional callbacks for transformers' Trainer.
         evaluate: Returns the metrics of the student with its current weights; None without dev data.
+        name: The name of the run in progress lines.
 
     Returns:
         The number of optimiser steps, and the log.
@@ -120,7 +122,8 @@ def run_loop(
         ):
             more = [*callbacks, *(adaptation.callbacks() if adaptation else [])]
             trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more)
-            with training_progress(trainer.batches.windows_per_step, shown=settings.progress) as progress:
+            speed = trainer.batches.windows_per_step
+            with training_progress(speed, visible=settings.progress, name=name) as progress:
                 trainer.add_callback(progress)
                 trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trainer.take_best()

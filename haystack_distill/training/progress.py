@@ -13,7 +13,7 @@ _COMPONENT = "loss_"  # prefix of the loss components in the log
 
 @contextlib.contextmanager
 def training_progress(
-    windows_per_step: float, *, shown: bool = True, name: str = "training"
+    windows_per_step: float, *, visible: bool = True, name: str = "training"
 ) -> Iterator[TrainerCallback]:
     """A callback for Trainer that displays its progress, and closes the display also when the run fails.
 
@@ -21,16 +21,16 @@ def training_progress(
 
     Args:
         windows_per_step: Average number of windows per optimiser step over all processes; the speed is in windows.
-        shown: Whether to display anything.
+        visible: Whether to display anything.
         name: The title of the bar.
     """
     with contextlib.ExitStack() as stack:
-        yield _TrainingProgress(stack, name, windows_per_step, shown)
+        yield _TrainingProgress(stack, name, windows_per_step, visible)
 
 
 class _TrainingProgress(TrainerCallback):
-    def __init__(self, stack: contextlib.ExitStack, name: str, windows_per_step: float, shown: bool) -> None:
-        self.stack, self.name, self.windows_per_step, self.shown = stack, name, windows_per_step, shown
+    def __init__(self, stack: contextlib.ExitStack, name: str, windows_per_step: float, visible: bool) -> None:
+        self.stack, self.name, self.windows_per_step, self.visible = stack, name, windows_per_step, visible
         self.bar: ProgressBar | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -39,7 +39,7 @@ class _TrainingProgress(TrainerCallback):
                 self.name,
                 state.max_steps,
                 "steps",
-                shown=self.shown,
+                visible=self.visible,
                 done=state.global_step,
                 speed=("windows", self.windows_per_step),
             )

@@ -168,6 +168,7 @@ class Run:
                 adaptation=self.adaptation,
                 callbacks=self.callbacks,
                 evaluate=evaluate,
+                name=method_name(self.method) if self.output_dir is None else self.output_dir.name,
             )
             if on_trained is not None:
                 on_trained()

@@ -14,7 +14,9 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows: without locks, files of killed processes cannot be told from live ones, and stay
+except (
+    ImportError
+):  # Windows: without locks, files of killed processes cannot be distinguished from live ones, and stay
     fcntl = None  # type: ignore[assignment]
 
 from haystack_distill.utils.files import expand_user, is_stream, writing

@@ -40,7 +40,7 @@ def errors_as_messages() -> Iterator[None]:
         yield
         sys.stdout.flush()  # an error of a full disk is raised here, not when Python exits
     except DistilError as error:
-        say(f"[bold red]Error:[/] {escape(str(error))}")
+        print_message(f"[bold red]Error:[/] {escape(str(error))}")
         raise typer.Exit(2) from error
     except OSError as error:
         # The last resort: an error of the operating system can be fixed by the user, wherever it was raised.
@@ -51,12 +51,14 @@ def errors_as_messages() -> Iterator[None]:
             message = f"cannot write the result to stdout ({error.strerror}); make room there, or redirect it"
         else:
             message = f"{error.filename}: {error.strerror}; check the path, or choose another"
-        say(f"[bold red]Error:[/] {escape(message)}")
+        print_message(f"[bold red]Error:[/] {escape(message)}")
         raise typer.Exit(2) from error
     except RuntimeError as error:
         if str(error) != "Could not determine home directory.":  # raised by pathlib for ~ without a home directory
             raise
-        say("[bold red]Error:[/] a path begins with ~, but there is no home directory; set HOME, or write the path out")
+        print_message(
+            "[bold red]Error:[/] a path begins with ~, but there is no home directory; set HOME, or write the path out"
+        )
         raise typer.Exit(2) from error
 
 
@@ -76,6 +78,6 @@ def _discard_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
     """Write a line in rich's markup to stderr."""
     STDERR.print(message, soft_wrap=True, highlight=False)

@@ -85,9 +85,9 @@ class _PlainLines(ProgressBar):
 
     def report(self, values: str, details: str = "") -> None:
         self._reports = True
-        shown = f"{values} ({details})" if details else values
+        visible = f"{values} ({details})" if details else values
         self.announce(
-            _joined(f"{self.unit.removesuffix('s')} {self.done}/{self.total} {shown} {self.speed}", self.left)
+            _joined(f"{self.unit.removesuffix('s')} {self.done}/{self.total} {visible} {self.speed}", self.left)
         )
 
     def announce(self, text: str) -> None:
@@ -132,7 +132,7 @@ class _Drawn(ProgressBar):
         self._next_picture = time.monotonic() + _DRAWN_EVERY
 
 
-_open: list[ProgressBar] = []  # the bars that are shown now, the outermost first
+_open: list[ProgressBar] = []  # the bars that are visible now, the outermost first
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def progress_bar(
     total: int,
     unit: str,
     *,
-    shown: bool = True,
+    visible: bool = True,
     done: int = 0,
     speed: tuple[str, float] | None = None,
 ) -> Iterator[ProgressBar]:
@@ -151,16 +151,16 @@ def progress_bar(
         name: What is being done.
         total: How much there is to do, in units.
         unit: Of what, in the plural: "windows", "steps".
-        shown: Whether to show anything.
+        visible: Whether to show anything.
         done: How much was done before, by a run that is resumed.
         speed: In what the speed is given where that is not `unit`, and how many of them make one unit.
 
     Example:
-        >>> with progress_bar("teacher", total=100, unit="windows", shown=False) as bar:
+        >>> with progress_bar("teacher", total=100, unit="windows", visible=False) as bar:
         ...     bar.advance(100)
     """
     arguments = name, total, unit, done, speed
-    if not shown or int(os.environ.get("RANK", "0")) != 0:
+    if not visible or int(os.environ.get("RANK", "0")) != 0:
         yield ProgressBar(*arguments)
         return
     display = next((bar.display for bar in _open if isinstance(bar, _Drawn)), None)

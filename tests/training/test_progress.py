@@ -53,7 +53,7 @@ def test_a_bar_in_a_terminal(
     found = written.getvalue()
     for part in (
         "teacher",
-        "training",
+        "prediction_layer",
         "━",
         "steps",
         "loss ",

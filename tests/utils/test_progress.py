@@ -1,4 +1,4 @@
-"""Progress: bars in a terminal, plain lines elsewhere, nothing where nothing is to be shown."""
+"""Progress: bars in a terminal, plain lines elsewhere, nothing where nothing is to be visible."""
 
 import io
 import sys
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def a_terminal(monkeypatch: pytest.MonkeyPatch, width: int = 120) -> io.StringIO:
-    """What is shown in a terminal of this width."""
+    """What is visible in a terminal of this width."""
     written = io.StringIO()
     monkeypatch.setattr(console, "STDERR", Console(file=written, force_terminal=True, width=width, color_system=None))
     return written
@@ -101,14 +101,14 @@ def test_a_bar_inside_another_does_not_slow_it_down(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_resumed_run_counts_its_own_speed(clock: Clock) -> None:
-    with progress_bar("training", 100, "steps", shown=False, done=90) as bar:
+    with progress_bar("training", 100, "steps", visible=False, done=90) as bar:
         assert (bar.speed, bar.left) == ("", "")
         clock.now += 1
         bar.advance(5)
         assert (bar.done, bar.speed, bar.left) == (95, "5.0 steps/s", "1 s left")
 
 
-@pytest.mark.parametrize("case", ["not shown", "another process"])
+@pytest.mark.parametrize("case", ["not visible", "another process"])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_nothing_is_shown(
     case: str, terminal: bool, monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys: pytest.CaptureFixture[str]
@@ -116,7 +116,7 @@ def test_nothing_is_shown(
     written = a_terminal(monkeypatch) if terminal else io.StringIO()
     if case == "another process":
         monkeypatch.setenv("RANK", "1")
-    with progress_bar("training", 10, "steps", shown=case != "not shown") as bar:
+    with progress_bar("training", 10, "steps", visible=case != "not visible") as bar:
         clock.now += 60
         bar.advance(5)
         bar.report("loss 1")
