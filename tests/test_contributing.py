@@ -1,6 +1,5 @@
 """CONTRIBUTING.md's worked example, followed to the letter in a copy of the package."""
 
-import importlib.util
 import json
 import os
 import re
@@ -66,7 +65,6 @@ def test_it_is_one_short_file_and_one_line() -> None:
     assert not (ROOT / METHOD).exists(), "an example, not a method of the package"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is in the other environment")
 def test_it_is_in_the_projects_style(copy: Path) -> None:
     run(copy, "-m", "ruff", "check", METHOD, TEST, REGISTRY)
     run(copy, "-m", "ruff", "format", "--check", METHOD, TEST, REGISTRY)

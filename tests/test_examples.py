@@ -3,7 +3,6 @@
 So does the method that docs/own-method.md shows.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings
+from tests.conftest import IS_FARM
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -30,10 +30,8 @@ HAYSTACK_3 = {"distil_with_haystack_3.py": ["F1 ", "In which ocean are sea otter
 
 
 def of_this_environment() -> dict[str, list[str]]:
-    """The examples for the Haystack that is installed here, if any is."""
-    if importlib.util.find_spec("haystack") is None:
-        return ANYWHERE
-    return ANYWHERE | (HAYSTACK_3 if importlib.util.find_spec("haystack.nodes") is None else HAYSTACK_1)
+    """The examples for the Haystack that is installed here; those for any run in the environment of Haystack 3."""
+    return HAYSTACK_1 if IS_FARM else ANYWHERE | HAYSTACK_3
 
 
 @pytest.fixture
