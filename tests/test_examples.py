@@ -3,6 +3,7 @@
 So does the method that docs/own-method.md shows.
 """
 
+import importlib
 import json
 import os
 import re
