@@ -97,7 +97,14 @@ def distil(ctx: typer.Context, **given: Any) -> None:
           --student middle --data train.json --dev-data dev.json --keep-best \\
           --temperature 2 --distillation-loss-weight 0.75 --output-dir finished
     """
-    chosen_methods(ctx)  # before torch is imported
+    names = [method.name for method in chosen_methods(ctx)]  # before torch is imported
+    if set(names) == {"labels"}:
+        raise DistilError("the method labels needs no teacher; use `haystack-distill train`")
+    if "masked_language_model" in names:
+        raise DistilError(
+            "the method masked_language_model needs a corpus to train on; use a recipe with a stage that has a "
+            "`corpus` (`haystack-distill recipe init`)"
+        )
     teachers: list[str] = given["teacher"]
     for name in teachers:
         if teachers.count(name) > 1:

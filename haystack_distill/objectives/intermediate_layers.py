@@ -148,7 +148,10 @@ class IntermediateLayers(Method):
                 compared, because the numbers of heads differ or an architecture does not provide them.
         """
         if teacher is None:
-            raise DistilError("intermediate-layer distillation needs a teacher; give one")
+            raise DistilError(
+                "intermediate-layer distillation needs a teacher with a configuration; give a reader, or set `config` "
+                "of your own Teacher"
+            )
         return IntermediateLayersObjective(self, student, teacher)
 
 

@@ -143,8 +143,10 @@ class WeightedSum(Objective):
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
         for weight, part in parts:
-            names = {name: self._free_name(name) for name in part.weights}
-            self.weights |= {names[name]: weight * own for name, own in part.weights.items()}
+            names = {}
+            for name, own in part.weights.items():
+                names[name] = self._free_name(name)
+                self.weights[names[name]] = weight * own
             self._names.append(names)
             self.student_request |= part.student_request
             self.teacher_request |= part.teacher_request

@@ -71,6 +71,11 @@ class PredictionLayer(Method):
         check_argument(
             "distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable'
         )
+        if weight == 0 and self.temperature != 1:
+            raise DistilError(
+                f"distillation_loss_weight=0 learns from labels only, so temperature={self.temperature} would have no "
+                "effect; leave it at 1"
+            )
         if loss == "mse" and self.temperature != 1:
             raise DistilError(
                 f'distillation_loss="mse" compares unscaled logits, so temperature={self.temperature} would have no '

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.language_model import LanguageModel
@@ -97,7 +98,7 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
     assert examples is not None
     factor = 1 if stage.augment is None else stage.augment.multiplication_factor
     windows = student.cut(examples, cache_dir=inputs.recipe.cache_dir)
-    sample = load_examples(examples.select(range(min(_SAMPLE, len(examples)))), cache_dir=scratch)
+    sample = load_examples(examples.select(_sample_of(examples)), cache_dir=scratch)
     teacher_seconds, megabytes = 0.0, _megabytes(windows.table) + (_megabytes(examples) if factor > 1 else 0.0)
     if teacher is not None:
         config = None if isinstance(teacher, list) else teacher.model.config
@@ -140,3 +141,12 @@ def _seconds_per_step(recipe: Recipe, stage: Stage, run: Callable[[TrainingSetti
 
 def _megabytes(table: datasets.Dataset) -> float:
     return sum(Path(file["filename"]).stat().st_size for file in table.cache_files) / 1e6
+
+
+def _sample_of(examples: datasets.Dataset) -> list[int]:
+    """The rows that stages are timed on: evenly spaced, a labelled one among them if there is any."""
+    rows = np.linspace(0, len(examples) - 1, min(_SAMPLE, len(examples))).astype(int)
+    labelled = np.flatnonzero(examples["labelled"])
+    if len(labelled) and not np.isin(rows, labelled).any():
+        rows[0] = labelled[0]
+    return sorted(set(rows.tolist()))

@@ -125,6 +125,7 @@ class _Runner:
             "seed": recipe.seed,
             "precision": inputs.teacher.precision,
         }
+        start = self.record
         if inputs.dev_examples is not None and self.processes.is_main_process:
             warn_of_shared_contexts(inputs.examples, inputs.dev_examples)
         self._known()  # a damaged file is better known before the stages than after
@@ -138,7 +139,10 @@ class _Runner:
         if recipe.labels_only:
             steps = sum(record["steps"] for record in self.done.values())
             first = inputs.first_reader()
+            stages = self.record
+            self.record = start  # the stages decide nothing of it but its number of steps
             readers["labels only"] = self._on_data(labels_stage(recipe, steps), Student(first, first), LABELS_ONLY)
+            self.record = stages | self.record
         return self._finish(readers)
 
     def _on_corpus(self, stage: Stage, student: Student) -> LanguageModel:

@@ -75,6 +75,7 @@ class CachedTeacher(Teacher):
     def __init__(self, reader: Reader) -> None:
         reader.require_weights()
         self.reader = reader
+        self.config = reader.model.config
 
     @property
     def fingerprint(self) -> dict[str, Any]:

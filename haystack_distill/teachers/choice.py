@@ -38,7 +38,7 @@ def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
     if isinstance(source, Sequence) and not isinstance(source, str):
         members = [teacher_for(one, request) for one in source]
         return members[0] if len(members) == 1 else EnsembleTeacher(members)
-    raise DistilError(f"a teacher must be a Reader, a list of readers or a Teacher, not {type(source).__name__}")
+    raise _wrong_kind(source)
 
 
 def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
@@ -51,4 +51,12 @@ def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
         return readers_of(source.teachers)
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [reader for one in source for reader in readers_of(one)]
-    return [source] if isinstance(source, Reader) else []
+    if isinstance(source, Teacher):
+        return []
+    if not isinstance(source, Reader):
+        raise _wrong_kind(source)
+    return [source]
+
+
+def _wrong_kind(source: object) -> DistilError:
+    return DistilError(f"a teacher must be a Reader, a list of readers or a Teacher, not {type(source).__name__}")

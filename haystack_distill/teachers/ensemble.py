@@ -140,3 +140,10 @@ class EnsembleTeacher(Teacher):
                 raise DistilError("a teacher of the ensemble has no start and end logits; use readers as teachers")
             total += weight * values.float().masked_fill(~mask, float("-inf")).softmax(dim=1)
         return total.log()
+
+
+def members_of(teacher: Teacher | None) -> list[Teacher]:
+    """The teachers of an ensemble, ensembles within it resolved; a single teacher alone; none for None."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [member for one in teacher.teachers for member in members_of(one)]
+    return [] if teacher is None else [teacher]

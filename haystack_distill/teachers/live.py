@@ -45,6 +45,7 @@ class LiveTeacher(Teacher):
             model.require_weights()
         self.model = model
         self.token_types = takes_token_types(model.model)
+        self.config = model.model.config
 
     @property
     def fingerprint(self) -> dict[str, Any]:

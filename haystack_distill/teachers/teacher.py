@@ -16,6 +16,7 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 
 if TYPE_CHECKING:
     import datasets
+    from transformers import PretrainedConfig
 
     from haystack_distill.data.windows import Windows
     from haystack_distill.models.reader import Reader
@@ -29,9 +30,11 @@ class Teacher(ABC):
 
     Attributes:
         token_types: Whether `outputs` needs `token_type_ids` in the batch.
+        config: The configuration of the model, for methods that compare layers with the student's.
     """
 
     token_types: bool = False
+    config: PretrainedConfig | None = None
 
     @property
     @abstractmethod

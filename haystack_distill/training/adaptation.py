@@ -71,18 +71,22 @@ class LastLayers(Adaptation):
         """Freeze everything below the last layers; see `Adaptation.prepare`.
 
         Raises:
-            DistilError: The model has fewer than `n_layers` layers.
+            DistilError: The model has fewer than `n_layers` layers, or its layers share their weights.
         """
-        from haystack_distill.students.layers import layer_index
+        from haystack_distill.students.layers import layer_index, layer_list_name
 
         total = int(model.config.num_hidden_layers)
         if self.n_layers > total:
             raise DistilError(f"n_layers is {self.n_layers}, but the student has {total} layers; lower it")
-        inside = f"{model.base_model_prefix}."
+        if layer_list_name(model) is None:
+            raise DistilError(
+                f"the layers of a {model.config.model_type} model share their weights, so the last ones cannot be "
+                "trained alone; choose another adaptation"
+            )
+        head = _head_of(model)
         for name, parameter in model.named_parameters():
             number = layer_index(model, name)
-            in_head = number is None and not name.startswith(inside)
-            _require_grad(parameter, in_head or (number is not None and number >= total - self.n_layers))
+            _require_grad(parameter, id(parameter) in head or (number is not None and number >= total - self.n_layers))
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ class Biases(Adaptation):
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze everything except biases and head; see `Adaptation.prepare`."""
-        inside = f"{model.base_model_prefix}."
+        head = _head_of(model)
         for name, parameter in model.named_parameters():
-            _require_grad(parameter, name.endswith("bias") or not name.startswith(inside))
+            _require_grad(parameter, name.endswith("bias") or id(parameter) in head)
 
 
 # One name for an adaptation everywhere, as in `training.methods` for methods.
@@ -125,6 +129,12 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
     finally:
         for parameter, trainable in before:
             parameter.requires_grad_(trainable)
+
+
+def _head_of(model: PreTrainedModel) -> set[int]:
+    """The ids of the parameters outside the encoder; an encoder alone has none."""
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    return {id(parameter) for parameter in model.parameters()} - encoder
 
 
 def _require_grad(parameter: nn.Parameter, trained: bool) -> None:

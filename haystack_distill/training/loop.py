@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -234,7 +234,7 @@ class _LoopTrainer(Trainer):
         for _number in range(self.args.gradient_accumulation_steps):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
-        masks = [self.objective.masks(batch) for batch in batches]
+        masks = [_masks_of(self.objective, batch) for batch in batches]
         weights = [batch["weight"] for batch in batches]
         names = list(self.objective.weights)
         counts = [sum(float(weight.sum()) for weight in weights)]
@@ -266,6 +266,7 @@ class _LoopTrainer(Trainer):
         teacher_outputs = None
         if self.teacher is not None:
             teacher_outputs = self.teacher.outputs(inputs, self.objective.teacher_request)
+        masks = self.objective.masks(inputs)
         with autocast(self.args.device, self.precision):
             terms = model(inputs, teacher_outputs)
         if not self._terms_checked:
@@ -275,14 +276,19 @@ class _LoopTrainer(Trainer):
         for name, term in terms.items():
             # Windows of weight 0 only fill a batch. Processes average their gradients, hence the factor world_size.
             count = self._windows_with[name]
-            share = inputs["weight"] * term.mask * (self.args.world_size / count if count else 0.0)
-            parts[name] = (term.values.masked_fill(~term.mask, 0.0) * share).sum()
+            share = inputs["weight"] * masks[name] * (self.args.world_size / count if count else 0.0)
+            parts[name] = (term.values.masked_fill(~masks[name], 0.0) * share).sum()
         total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
         if not torch.isfinite(total):
             found = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
             raise DistilError(
                 f"the loss is {total.item()} at step {self.state.global_step + 1} ({found}) on "
                 f"{self.data.describe(inputs['window'].tolist())}; lower learning_rate or set precision='fp32'"
+            )
+        if not total.requires_grad:
+            raise DistilError(
+                f"no trained weight changes the loss at step {self.state.global_step + 1}: the adaptation freezes all "
+                "that the method compares; choose another adaptation or, for layers, layer_mapping='uniform'"
             )
         for name, part in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + part.item()
@@ -393,6 +399,31 @@ class _EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
 
+def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:
+    if set(entries) != set(objective.weights):
+        raise DistilError(
+            f"{type(objective).__name__}.{source} returns {sorted(entries)}, but its weights name "
+            f"{sorted(objective.weights)}; return one entry per weight"
+        )
+
+
+def _masks_of(objective: Objective, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of a batch, checked, because objectives may be user code.
+
+    Raises:
+        DistilError: A name is missing, or a mask is not one boolean per window.
+    """
+    masks = objective.masks(batch)
+    _require_names(objective, "masks", masks)
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.shape != batch["weight"].shape:
+            raise DistilError(
+                f"{type(objective).__name__}.masks returns a {mask.dtype} tensor of shape {tuple(mask.shape)} for "
+                f"{name!r}; return one boolean per window, shape ({len(batch['weight'])},)"
+            )
+    return masks
+
+
 def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[str, Tensor]) -> None:
     """Check the terms of the first batch, because objectives may be user code.
 
@@ -401,12 +432,7 @@ def _check_terms(objective: Objective, terms: dict[str, LossTerm], batch: dict[s
     """
     kind, n = type(objective).__name__, len(batch["weight"])
     masks = objective.masks(batch)
-    for names, source in ((set(terms), "forward returns"), (set(masks), "masks returns")):
-        if names != set(objective.weights):
-            raise DistilError(
-                f"{kind}.{source} {sorted(names)}, but its weights name {sorted(objective.weights)}; return one entry "
-                "per weight"
-            )
+    _require_names(objective, "forward", terms)
     for name, term in terms.items():
         if not isinstance(term, LossTerm):
             raise DistilError(f"{kind}.forward returns a {type(term).__name__} for {name!r}; return a LossTerm")

@@ -280,7 +280,7 @@ class ReaderTrainer:
         readers = [] if teacher is None else readers_of(teacher)
         for reader in readers:
             require_own_weights(self.student, reader)
-        config = readers[0].model.config if readers else None
+        config = readers[0].model.config if readers else getattr(teacher, "config", None)
         objective = run.objective(config, QUESTIONS)
         return objective, self._teacher(teacher, objective)
 
@@ -306,7 +306,7 @@ class ReaderTrainer:
 def _require_labels(objective: Objective, teacher: TeacherSource | None, examples: datasets.Dataset) -> None:
     """Check that there are labels if the objective uses nothing else."""
     used = {name for name, weight in objective.weights.items() if weight}
-    if used <= {"labels"} and not any(examples["labelled"]):
+    if all(name.partition("_")[0] == "labels" for name in used) and not any(examples["labelled"]):
         remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
         raise DistilError(
             "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,14 +14,21 @@ from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective
+from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run_directory import RunDirectory, RunResult, remember_initial_student
-from haystack_distill.training.run_record import adaptation_record, method_name, method_record, settings_record
+from haystack_distill.training.run_record import (
+    adaptation_record,
+    method_name,
+    method_record,
+    own_code,
+    settings_record,
+)
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
@@ -67,6 +75,10 @@ class Run:
         self.output_dir = output_dir
         self.method = resolve_method(method)
         self.adaptation = adaptation or AllWeights()
+        methods = [part for _, part in parts_of(self.method)] if isinstance(self.method, Method) else []
+        for part in (*methods, self.adaptation):
+            if not is_dataclass(part):
+                raise DistilError(f"{type(part).__qualname__} must be a dataclass; add @dataclass(frozen=True)")
         self.callbacks = callbacks
         self.processes = PartialState(cpu=student.device.type == "cpu")
 
@@ -84,6 +96,10 @@ class Run:
         objective = self.method
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
+        if not any(objective.weights.values()):
+            raise DistilError(
+                f"all weights of {method_name(self.method)} are 0, so there is nothing to learn; set one above 0"
+            )
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
             trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"
@@ -108,8 +124,11 @@ class Run:
             teacher: The teacher, if there is one.
             data: The entries that describe the training data.
         """
+        method = method_record(self.method)
+        teachers = {f"teacher {number}": one for number, one in enumerate(members_of(teacher), start=1)}
+        method["code"] |= own_code(adaptation=self.adaptation, **teachers)
         return {
-            **method_record(self.method),
+            **method,
             "adaptation": adaptation_record(self.adaptation),
             "settings": settings_record(self.settings),
             **data,

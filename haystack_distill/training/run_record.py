@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from torch import nn
 
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, parts_of
@@ -24,6 +25,7 @@ NOT_RECORDED = "not recorded"  # the value of a name that only one of two record
 # Settings that do not change the weights: they may differ when a run is resumed.
 _FREE_SETTINGS = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # which every module has, its parameters and buffers among them
 
 
 def method_name(method: Method | Objective) -> str:
@@ -45,10 +47,9 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
         return {"method": method_name(method), "arguments": {"weights": method.weights}, "code": code}
     parts = [(weight, part, _options_of(part)) for weight, part in parts_of(method)]
     code = {}
-    for _, part, options in parts:
-        code |= _code_fingerprints(options)
-        if not type(part).__module__.startswith("haystack_distill."):
-            code |= _code_fingerprints({METHODS.name_of(part): type(part).objective})
+    for number, (_, part, options) in enumerate(parts, start=1):
+        found = _code_fingerprints(options) | own_code(**{METHODS.name_of(part): part})
+        code |= found if len(parts) == 1 else {f"{number}. {name}": value for name, value in found.items()}
     if len(parts) == 1 and parts[0][0] == 1:
         return {"method": METHODS.name_of(parts[0][1]), "arguments": _as_json(parts[0][2]), "code": code}
     listed = [
@@ -67,8 +68,9 @@ def _without_parameters(objective: Objective) -> list[Any]:
         (
             name,
             type(module),
-            {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"},
+            {key: value for key, value in vars(module).items() if key not in _MODULE_ATTRIBUTES},
             [(key, tuple(parameter.shape)) for key, parameter in module.named_parameters(recurse=False)],
+            list(module.named_buffers(recurse=False)),
         )
         for name, module in objective.named_modules()
     ]
@@ -76,7 +78,16 @@ def _without_parameters(objective: Objective) -> list[Any]:
 
 def adaptation_record(adaptation: Adaptation) -> dict[str, Any]:
     """An adaptation's name and options."""
-    return {"name": ADAPTATIONS.name_of(adaptation), **_options_of(adaptation)}
+    return {"name": ADAPTATIONS.name_of(adaptation), **_as_json(_options_of(adaptation))}
+
+
+def own_code(**parts: object) -> dict[str, str]:
+    """Fingerprints of the classes of those parts of a run that are the user's own, by their names."""
+    return {name: _fingerprint(type(part)) for name, part in parts.items() if not _is_of_this_package(part)}
+
+
+def _is_of_this_package(part: object) -> bool:
+    return type(part).__module__.startswith("haystack_distill.")
 
 
 def settings_record(settings: TrainingSettings) -> dict[str, Any]:

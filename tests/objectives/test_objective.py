@@ -102,3 +102,11 @@ def test_what_does_not_add_up():
         one * "2"
     with pytest.raises(DistilError, match="at least one"):
         WeightedSum([])
+
+
+def test_names_of_a_part_do_not_collide_with_each_other():
+    nested = WeightedSum([(1.0, Constant(a=1.0)), (5.0, Constant(a=2.0))])  # its terms are "a" and "a_2"
+    total = WeightedSum([(1.0, Constant(a=3.0)), (1.0, nested)])
+    assert total.weights == {"a": 2.0, "a_2": 2.0, "a_2_2": 10.0}
+    values = {name: term.values[0].item() for name, term in total(ModelOutputs(), None, BATCH).items()}
+    assert values == {"a": 3.0, "a_2": 1.0, "a_2_2": 2.0}

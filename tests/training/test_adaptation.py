@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AlbertConfig, AlbertForQuestionAnswering
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
+from haystack_distill.objectives import IntermediateLayers
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, Biases, LastLayers, adapted
 
 MakeReader = Callable[..., Reader]
@@ -99,3 +101,32 @@ def test_a_cut_student_keeps_frozen_layers_of_its_teacher(
     assert not student.model.bert.encoder.layer[1].output.dense.weight.equal(
         teacher.model.bert.encoder.layer[3].output.dense.weight
     )
+
+
+def test_an_encoder_alone_has_no_head(tiny_reader: MakeReader) -> None:
+    encoder = tiny_reader().model.base_model
+    names = {name for name, _ in encoder.named_parameters()}
+    assert learning(encoder, Biases()) == {name for name in names if name.endswith("bias")}
+    assert learning(encoder, LastLayers(1)) == {name for name in names if "layer.3." in name}
+
+
+def test_layers_that_share_their_weights_are_not_trained_alone() -> None:
+    config = AlbertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        embedding_size=8,
+    )
+    model = AlbertForQuestionAnswering(config)
+    with pytest.raises(DistilError, match="albert model share their weights"), adapted(model, LastLayers(1)):
+        pass
+
+
+def test_a_run_whose_weights_are_all_frozen_for_its_loss(tiny_reader: MakeReader, squad_file: Path) -> None:
+    teacher = tiny_reader()
+    student = students.from_teacher(teacher, layers=2)
+    method = IntermediateLayers(layer_mapping="skip", attention_loss_weight=0)
+    with pytest.raises(DistilError, match="no trained weight changes the loss at step 1: the adaptation freezes"):
+        ReaderTrainer(student).distil(teacher, squad_file, method, adaptation=LastLayers(1))

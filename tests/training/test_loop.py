@@ -207,6 +207,10 @@ class Broken(LastState):
         super().__init__(32, 32)
         self.how = how
 
+    def masks(self, batch):
+        right = super().masks(batch)["last"]
+        return {"no mask": {}, "numbers": {"last": right.float()}}.get(self.how, {"last": right})
+
     def forward(self, student, teacher, batch):
         term = super().forward(student, teacher, batch)["last"]
         return {
@@ -224,6 +228,8 @@ class Broken(LastState):
         ("kind", "returns a Tensor for 'last'; return a LossTerm"),
         ("shape", "return one value per window"),
         ("mask", "differ in which windows have the term 'last'"),
+        ("no mask", r"Broken.masks returns \[\], but its weights name \['last'\]"),
+        ("numbers", r"Broken.masks returns a torch.float32 tensor .* return one boolean per window"),
     ],
 )
 def test_an_objective_that_does_not_keep_the_contract(

@@ -25,7 +25,8 @@ from haystack_distill.objectives import (
     PredictionLayer,
 )
 from haystack_distill.students.configured import fresh
-from haystack_distill.teachers import LiveTeacher
+from haystack_distill.teachers import LiveTeacher, Teacher
+from haystack_distill.training.adaptation import Adaptation
 from haystack_distill.training.reader_trainer import warn_of_shared_contexts
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
@@ -368,3 +369,49 @@ def test_an_objective_of_ones_own_trains_and_resumes(
     resumed, again = run(tmp_path / "run", resume=True)
     assert same(weights_of(student), weights_of(again))
     assert logged(resumed, "loss_last") == logged(whole, "loss_last")
+
+
+def test_nothing_to_learn(teacher: Reader, squad_file: Path) -> None:
+    student = students.from_teacher(teacher, layers=2)
+    with pytest.raises(DistilError, match="all weights of prediction_layer are 0"):
+        ReaderTrainer(student, settings=QUICK).distil(teacher, squad_file, 0 * PredictionLayer())
+
+
+class PlainAdaptation(Adaptation):
+    def prepare(self, model) -> None:
+        """Nothing."""
+
+
+def test_an_adaptation_must_be_a_dataclass(teacher: Reader, squad_file: Path) -> None:
+    with pytest.raises(DistilError, match=r"PlainAdaptation must be a dataclass; add @dataclass\(frozen=True\)"):
+        ReaderTrainer(teacher, settings=QUICK).distil(None, squad_file, "labels", adaptation=PlainAdaptation())
+
+
+class Own(Teacher):
+    """A teacher of the user's own: a live one behind a class that this package does not know."""
+
+    def __init__(self, reader: Reader, config: Any = None) -> None:
+        self.live = LiveTeacher(reader)
+        self.config = config
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return self.live.fingerprint
+
+    def outputs(self, batch, request):
+        return self.live.outputs(batch, request)
+
+
+def test_a_teacher_of_ones_own(teacher: Reader, squad_file: Path, tmp_path: Path) -> None:
+    def run(source: Any, directory: Path | None = None) -> Any:
+        student = students.from_teacher(teacher, layers=2)
+        return ReaderTrainer(student, directory, QUICK).distil(source, squad_file, IntermediateLayers())
+
+    with pytest.raises(DistilError, match="set `config` of your own Teacher"):
+        run(Own(teacher))
+    own, ours = run(Own(teacher, teacher.model.config), tmp_path / "run"), run(teacher)
+    assert logged(own, "loss") == logged(ours, "loss")
+    record = json.loads((tmp_path / "run" / "haystack_distill.json").read_text())
+    assert record["code"].keys() == {"teacher 1"}
+    with pytest.raises(DistilError, match="must be a Reader, a list of readers or a Teacher, not str"):
+        run("embedded")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, TrainingSettings, WindowSettings
-from haystack_distill.objectives import Labels
+from haystack_distill.objectives import Labels, PredictionLayer
+from haystack_distill.objectives.labels import LabelsObjective
 from haystack_distill.training.loop import _LoopTrainer
 from haystack_distill.training.run_record import (
     NOT_COMPARABLE,
@@ -19,6 +20,7 @@ from haystack_distill.training.run_record import (
     differences,
     method_record,
     not_comparable,
+    own_code,
     require_same_run,
     settings_record,
 )
@@ -218,7 +220,7 @@ def test_the_record_of_a_method_has_its_name_its_options_and_fingerprints_of_for
         {"method": "labels", "weight": 0.5, "arguments": {}},
         {"method": "MyMethod", "weight": 1.0, "arguments": mine["arguments"]},
     ]
-    assert added["code"] == mine["code"]
+    assert added["code"] == {f"2. {name}": value for name, value in mine["code"].items()}
     assert method_record(Labels().objective(None))["method"] == "LabelsObjective"  # type: ignore[arg-type]
 
 
@@ -257,3 +259,37 @@ def test_what_makes_another_run(before: dict[str, Any], now: dict[str, Any], mes
         return
     with pytest.raises(DistilError, match=message):
         require_same_run("refused", before, now)
+
+
+def test_functions_of_two_parts_are_distinguished() -> None:
+    def records(power: float) -> dict[str, str]:
+        first = PredictionLayer(distillation_loss=lambda s, t, m, T: ((s - t) ** power).sum(1))
+        return method_record(first + PredictionLayer(distillation_loss=max))["code"]
+
+    assert records(2.0) == records(2.0)
+    assert records(2.0) != records(4.0)
+
+
+class Shifted(LabelsObjective):
+    """An objective of the test's own, with a private attribute."""
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self._margin = margin
+
+
+@dataclass(frozen=True)
+class Helped(Labels):
+    """Helped: a method whose objective depends on another method of its class."""
+
+    def helper(self) -> float:
+        return 1.0
+
+
+def test_whatever_an_own_objective_or_method_consists_of_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert method_record(Shifted(1.0))["code"] == method_record(Shifted(1.0))["code"]
+    assert method_record(Shifted(1.0))["code"] != method_record(Shifted(2.0))["code"]
+    before = method_record(Helped())["code"]
+    monkeypatch.setattr(Helped, "helper", lambda self: 2.0)
+    assert method_record(Helped())["code"] != before
+    assert own_code(ours=Labels(), theirs=Helped()).keys() == {"theirs"}
