@@ -25,17 +25,17 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for width in WIDTHS:
             page = browser.new_page(viewport={"width": width, "height": 900})
-            said: list[str] = []
+            logged: list[str] = []
             asked: list[str] = []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("console", lambda message, logged=logged: logged.append(message.text))
+            page.on("pageerror", lambda error, logged=logged: logged.append(str(error)))
             page.on("request", lambda request, asked=asked: asked.append(request.url))
             page.goto(page_address)
             page.screenshot(path=arguments.output / f"{arguments.report.stem}-{width}.png", full_page=True)
             asked = [address for address in asked if address != page_address and not address.startswith("data:")]
             scrolled = page.evaluate("document.documentElement.scrollWidth")
             figures = page.evaluate("[...document.images].map(image => [image.alt, image.naturalWidth, image.width])")
-            assert not said, said
+            assert not logged, logged
             assert not asked, asked
             assert scrolled <= width, f"the page is {scrolled} pixels wide in a window of {width}"
             assert figures

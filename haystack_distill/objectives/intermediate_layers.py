@@ -12,9 +12,8 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_attention_scores
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
-from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.method import Method, check_weights
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
-from haystack_distill.utils.checks import check_argument, is_number
 from haystack_distill.utils.layer_mapping import uniform_layers
 
 
@@ -121,14 +120,7 @@ class IntermediateLayers(Method):
     attention_loss_weight: float = 0.03
 
     def __post_init__(self) -> None:
-        for name in ("embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight"):
-            value = getattr(self, name)
-            check_argument(name, value, is_number(value) and value >= 0, "a number of 0 or more")
-        if not self.loss_weights:
-            raise DistilError(
-                "there is nothing to learn: one of embedding_loss_weight, hidden_loss_weight and attention_loss_weight "
-                "must be greater than 0"
-            )
+        check_weights(self, "embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight")
 
     @property
     def loss_weights(self) -> dict[str, float]:

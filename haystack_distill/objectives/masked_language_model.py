@@ -12,7 +12,7 @@ from haystack_distill.data.text_windows import NO_LABEL
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
-from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.method import Method, check_weights
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -51,14 +51,7 @@ class MaskedLanguageModel(Method):
         check_argument(
             "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
         )
-        for name in ("soft_target_weight", "masked_word_weight", "cosine_weight"):
-            value = getattr(self, name)
-            check_argument(name, value, is_number(value) and value >= 0, "a number of 0 or more")
-        if not self.loss_weights:
-            raise DistilError(
-                "there is nothing to learn: one of soft_target_weight, masked_word_weight and cosine_weight must be "
-                "greater than 0"
-            )
+        check_weights(self, "soft_target_weight", "masked_word_weight", "cosine_weight")
 
     @property
     def loss_weights(self) -> dict[str, float]:

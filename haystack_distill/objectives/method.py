@@ -9,7 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.checks import is_number
+from haystack_distill.utils.checks import check_argument, is_number
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -84,3 +84,21 @@ class MethodSum(Method):
 def parts_of(method: Method) -> Sequence[tuple[float, Method]]:
     """The weighted parts of a method: those of a sum, or the method itself with weight 1."""
     return method.parts if isinstance(method, MethodSum) else ((1.0, method),)
+
+
+def check_weights(method: Method, *names: str) -> None:
+    """Check the options of a method that weight its losses.
+
+    Args:
+        method: the method.
+        names: the names of all those options, two or more.
+
+    Raises:
+        DistilError: one is not a number of 0 or more, or all of them are 0.
+    """
+    weights = {name: getattr(method, name) for name in names}
+    for name, weight in weights.items():
+        check_argument(name, weight, is_number(weight) and weight >= 0, "a number of 0 or more")
+    if not any(weights.values()):
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise DistilError(f"there is nothing to learn: one of {listed} must be greater than 0")
