@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.method import Method
     from haystack_distill.objectives.objective import LossTerm, Objective, WeightedSum
     from haystack_distill.objectives.prediction_layer import PredictionLayer
+    from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
 
 __all__ = [
     "IntermediateLayers",
@@ -23,6 +24,8 @@ __all__ = [
     "Objective",
     "OutputRequest",
     "PredictionLayer",
+    "TaskAwareLayers",
+    "TaskFilters",
     "WeightedSum",
     "resolve_layer_mapping",
     "run_model",
@@ -40,6 +43,8 @@ __getattr__ = lazy_names(
         "Objective": "haystack_distill.objectives.objective",
         "OutputRequest": "haystack_distill.models.outputs",
         "PredictionLayer": "haystack_distill.objectives.prediction_layer",
+        "TaskAwareLayers": "haystack_distill.objectives.task_aware_layers",
+        "TaskFilters": "haystack_distill.objectives.task_aware_layers",
         "WeightedSum": "haystack_distill.objectives.objective",
         "resolve_layer_mapping": "haystack_distill.objectives.intermediate_layers",
         "run_model": "haystack_distill.models.outputs",

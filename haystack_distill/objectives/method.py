@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.checks import check_argument, is_number
@@ -27,7 +29,13 @@ class Method(ABC):
     Methods add up as objectives do: `0.8 * PredictionLayer(temperature=2.0) + 0.2 * IntermediateLayers()`.
 
     To add a method, write a subclass and its objective in a file of `objectives`, and add it to `training.methods`.
+
+    Attributes:
+        needs_run_of: Options that name the output directory of an earlier run, in a recipe an earlier stage, and the
+            method of that run.
     """
+
+    needs_run_of: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> Objective:
@@ -40,6 +48,10 @@ class Method(ABC):
         Raises:
             DistilError: The options do not suit student and teacher, or a teacher is missing.
         """
+
+    def files(self) -> dict[str, Path]:
+        """The files of earlier runs that the options in `needs_run_of` name, by option."""
+        return {}
 
     def __add__(self, other: Method) -> MethodSum:
         if not isinstance(other, Method):

@@ -79,6 +79,17 @@ class Objective(nn.Module, ABC):
         """
         return dict.fromkeys(self.weights, torch.ones_like(batch["weight"], dtype=torch.bool))
 
+    def prepare(self) -> None:
+        """Load what the objective takes from an earlier run; called once, before the first step or a checkpoint."""
+
+    def results(self) -> dict[str, dict[str, Tensor]]:
+        """What a run leaves beside the student, for a later one.
+
+        Returns:
+            Tensors by name, for each file in the output directory by its name without the suffix `.safetensors`.
+        """
+        return {}
+
     @abstractmethod
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
@@ -169,6 +180,15 @@ class WeightedSum(Objective):
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which windows have each term; see `Objective.masks`."""
         return {names[name]: mask for part, names in self._pairs() for name, mask in part.masks(batch).items()}
+
+    def prepare(self) -> None:
+        """Prepare all parts; see `Objective.prepare`."""
+        for part, _ in self._pairs():
+            part.prepare()
+
+    def results(self) -> dict[str, dict[str, Tensor]]:
+        """The results of all parts; see `Objective.results`."""
+        return {name: tensors for part, _ in self._pairs() for name, tensors in part.results().items()}
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -25,7 +25,8 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.recipes.schema import Recipe, Stage, StageResult
+from haystack_distill.objectives.method import Method, MethodSum, parts_of
+from haystack_distill.recipes.schema import Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
@@ -179,6 +180,24 @@ class Inputs:
             decisive.append({"glove": hash_file(expand_user(settings.glove_path))})
         return settings, decisive
 
+    def method(self, stage: Stage, base: Path) -> Method:
+        """The method of a stage, with the directories of the earlier stages that its options name.
+
+        Args:
+            stage: The stage.
+            base: The directory in which the directories of the stages are.
+        """
+        names = [one.name for one in self.recipe.stages]
+        parts = []
+        for weight, part in parts_of(stage.method):
+            found = {
+                option: str(base / self.recipe.directory_of(getattr(part, option)))
+                for option in part.needs_run_of
+                if getattr(part, option) in names
+            }
+            parts.append((weight, replace(part, **found) if found else part))  # type: ignore[type-var]
+        return MethodSum(tuple(parts)) if isinstance(stage.method, MethodSum) else parts[0][1]
+
     # --- models ----------------------------------------------------------------------------------------------------
 
     def teachers(
@@ -321,6 +340,13 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
 
 def _check(inputs: Inputs, ready: ReadyStage) -> None:
     stage, teacher = ready.stage, ready.teacher
+    names = [one.name for one in inputs.recipe.stages]
+    for option, needed, given in runs_needed(stage):
+        if given and given not in names and not expand_user(given).is_dir():
+            raise DistilError(
+                f"{option}: {given!r} is neither an earlier stage nor a directory; name a stage with the method "
+                f"{needed}, or the output directory of such a run"
+            )
     settings = run_settings(inputs.recipe, stage)
     if isinstance(ready.student, LanguageModel):
         assert stage.corpus is not None

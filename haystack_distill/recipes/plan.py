@@ -13,7 +13,7 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.recipes.inputs import Inputs, ReadyStage, ready_stages, run_settings, unmeasured
 from haystack_distill.recipes.runner import labels_stage
-from haystack_distill.recipes.schema import LABELS_ONLY, Recipe, Stage
+from haystack_distill.recipes.schema import LABELS_ONLY, Recipe, Stage, runs_needed
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.choice import teacher_for
 from haystack_distill.teachers.ensemble import EnsembleTeacher
@@ -82,9 +82,11 @@ def _on_corpus(inputs: Inputs, ready: ReadyStage, scratch: str) -> PlannedStage:
     assert isinstance(student, LanguageModel)
     assert isinstance(teacher, LanguageModel)
 
+    method = inputs.method(stage, Path(scratch))
+
     def run(settings: TrainingSettings) -> object:
         trainer = LanguageModelTrainer(student.copy(), None, settings, text)
-        return trainer.distil(teacher, corpus, stage.method, adaptation=stage.adaptation)
+        return trainer.distil(teacher, corpus, method, adaptation=stage.adaptation)
 
     steps = settings.max_steps or 0
     seconds = steps * _seconds_per_step(inputs.recipe, stage, run)
@@ -109,9 +111,14 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         teacher_seconds = (time.monotonic() - began) / len(sampled)
         megabytes += sum(_megabytes(cached.table) for cached in _cached(chosen)) / len(sampled) * len(windows)
 
+    method = inputs.method(stage, Path(scratch))
+    # A stage that a later one takes something of leaves it here, after one optimiser step.
+    used = any(stage.name == earlier for one in inputs.recipe.stages for _, _, earlier in runs_needed(one))
+    directory = Path(scratch) / name if used else None
+
     def run(settings: TrainingSettings) -> object:
-        trainer = ReaderTrainer(student.copy(), None, settings, cache_dir=scratch)
-        return trainer.distil(teacher, sample, stage.method, adaptation=stage.adaptation)
+        trainer = ReaderTrainer(student.copy(), directory, replace(settings, overwrite=True), cache_dir=scratch)
+        return trainer.distil(teacher, sample, method, adaptation=stage.adaptation)
 
     n_windows, settings = len(windows) * factor, stage.settings
     per_step = settings.batch_size * settings.gradient_accumulation_steps

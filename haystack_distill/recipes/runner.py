@@ -158,7 +158,8 @@ class _Runner:
             model = student.language_model()
             teacher = self.inputs.teachers(stage, model, self._result)
             trainer = LanguageModelTrainer(model, directory, self._settings(stage), stage.corpus.text)
-            trainer.distil(teacher, corpus, stage.method, adaptation=stage.adaptation)  # type: ignore[arg-type]
+            method = self.inputs.method(stage, self.output)
+            trainer.distil(teacher, corpus, method, adaptation=stage.adaptation)  # type: ignore[arg-type]
         self._note(name, directory)
         # Also where it was trained just now: a resumed recipe must have the same as one that was not interrupted.
         return LanguageModel.load(directory, **self.inputs.running)
@@ -177,7 +178,8 @@ class _Runner:
         if not self._is_finished(directory):
             teacher = self.inputs.teachers(stage, reader, self._result)
             trainer = ReaderTrainer(reader, directory, self._settings(stage), cache_dir=self.recipe.cache_dir)
-            trainer.distil(teacher, data, stage.method, dev, adaptation=stage.adaptation)  # type: ignore[arg-type]
+            method = self.inputs.method(stage, self.output)
+            trainer.distil(teacher, data, method, dev, adaptation=stage.adaptation)  # type: ignore[arg-type]
         self._note(name, directory)
         return Reader.load(directory, **self.inputs.reading)  # see above
 

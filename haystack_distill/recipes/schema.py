@@ -19,11 +19,11 @@ from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives.method import Method, MethodSum
+from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.reporting.licences import require_language, require_licence
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights
 from haystack_distill.training.methods import METHODS
-from haystack_distill.training.run import adaptation_record, method_record
+from haystack_distill.training.run import adaptation_record, method_name, method_record
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, require_seed
 from haystack_distill.utils.options import options_of
@@ -208,6 +208,13 @@ class Recipe:
                         f"stage {stage.name}: teacher: no stage before it is called {teacher.stage!r}; "
                         f"{_earlier(names[:number])}"
                     )
+            for option, needed, earlier in runs_needed(stage):
+                source = next((one for one in self.stages[:number] if one.name == earlier), None)
+                if source is not None and needed not in method_name(source.method).split(" + "):
+                    raise DistilError(
+                        f"stage {stage.name}: {option}: the stage {earlier!r} does not run the method {needed}; name "
+                        "one that does"
+                    )
             if stage.settings.keep_best and not self.dev_data:
                 raise DistilError(f"stage {stage.name}: keep_best chooses by dev_data; give it, or leave keep_best out")
         if self.labels_only and not self.dev_data:
@@ -227,6 +234,15 @@ class Recipe:
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         made = {"student": asdict(self.student), "windows": asdict(self.windows)}
         return content | made | {"stages": [stage.as_dict() for stage in self.stages]}
+
+
+def runs_needed(stage: Stage) -> list[tuple[str, str, str]]:
+    """The earlier runs that a stage's method takes something of: option, that run's method, and the option's value."""
+    return [
+        (option, needed, getattr(part, option))
+        for _, part in parts_of(stage.method)
+        for option, needed in part.needs_run_of.items()
+    ]
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -307,7 +307,7 @@ def _require_labels(objective: Objective, teacher: TeacherSource | None, example
     """Check that there are labels if the objective uses nothing else."""
     used = {name for name, weight in objective.weights.items() if weight}
     if all(name.partition("_")[0] == "labels" for name in used) and not any(examples["labelled"]):
-        remedy = "distil from a teacher instead" if teacher is None else "raise distillation_loss_weight"
+        remedy = "distil from a teacher instead" if teacher is None else "take a method that learns from the teacher"
         raise DistilError(
             "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
             f"augment_squad writes), so there is nothing to train on; {remedy}"

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import save_file
 from transformers import PretrainedConfig, TrainerCallback
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.objectives.method import Method, parts_of
+from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective
 from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
@@ -30,8 +32,10 @@ from haystack_distill.training.run_record import (
     settings_record,
 )
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
+from haystack_distill.utils.hashing import hash_file
 from haystack_distill.utils.model_fingerprint import student_record
 
 MethodSource: TypeAlias = Method | Objective | str
@@ -124,7 +128,7 @@ class Run:
             teacher: The teacher, if there is one.
             data: The entries that describe the training data.
         """
-        method = method_record(self.method)
+        method = method_record(_with_hashes(self.method))
         teachers = {f"teacher {number}": one for number, one in enumerate(members_of(teacher), start=1)}
         method["code"] |= own_code(adaptation=self.adaptation, **teachers)
         return {
@@ -177,6 +181,7 @@ class Run:
                 return result
             if prepare is not None:
                 prepare()
+            objective.prepare()
             steps, history = run_loop(
                 self.student,
                 objective,
@@ -193,7 +198,36 @@ class Run:
                 on_trained()
             metrics = evaluate() if evaluate is not None else {}
             result = RunResult(steps, time.monotonic() - self.started, metrics, history)
-            return directory.finish(result, self.student.save)
+            return directory.finish(result, lambda path: self._save(path, objective))
+
+    def _save(self, directory: Path, objective: Objective) -> None:
+        """Save the student, and what the objective leaves for a later run."""
+        self.student.save(directory)
+        for name, tensors in objective.results().items():
+            content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            write_atomically(directory / f"{name}.safetensors", partial(save_file, content))
+
+
+def _with_hashes(method: Method | Objective) -> Method | Objective:
+    """A method with the hashes of the files of earlier runs in place of the directories in which they are.
+
+    Raises:
+        DistilError: There is no such file.
+    """
+    if isinstance(method, Objective):
+        return method
+    parts = []
+    for weight, part in parts_of(method):
+        hashes = {}
+        for option, path in part.files().items():
+            if not path.is_file():
+                needed = part.needs_run_of[option]
+                raise DistilError(
+                    f"{option}: there is no {path}; give the output directory of a finished run of the method {needed}"
+                )
+            hashes[option] = hash_file(path)
+        parts.append((weight, replace(part, **hashes) if hashes else part))  # type: ignore[type-var]
+    return MethodSum(tuple(parts)) if isinstance(method, MethodSum) else parts[0][1]
 
 
 def resolve_method(method: MethodSource) -> Method | Objective:

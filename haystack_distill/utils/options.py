@@ -132,7 +132,13 @@ def read_dataclass(module: str, name: str) -> tuple[str, list[DataclassOption]]:
     """
     found = _find(module, name)
     docstring = ast.get_docstring(found) or ""
-    fields_of = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    fields_of = [
+        node
+        for node in found.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not ast.unparse(node.annotation).startswith("ClassVar")
+    ]
     named = [(node.target.id, node.annotation, node.value) for node in fields_of if isinstance(node.target, ast.Name)]
     return docstring, _read(docstring, named)
 

@@ -18,14 +18,16 @@ import yaml
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM
 
-from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings
+from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
 from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.objectives import TaskAwareLayers
 from haystack_distill.recipes.inputs import Inputs
 from haystack_distill.recipes.plan import plan_recipe
 from haystack_distill.recipes.runner import run_recipe
 from haystack_distill.recipes.schema import load_recipe
 from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
+from haystack_distill.utils.hashing import hash_file
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
 
@@ -651,3 +653,30 @@ def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Pa
     assert json.loads(done.stdout)["metrics"]["teacher"] == alone.metrics["teacher"]
     assert left_over(tmp_path / "two") == left_over(tmp_path / "two-cache") == []
     assert not list((tmp_path / "two-cache").rglob("*part*"))
+
+
+def test_a_stage_takes_filters_of_an_earlier_one(write: Callable[..., Path], squad_file: Path, tmp_path: Path) -> None:
+    def stages(method: Any = "task_filters", filters: str = "filters") -> list[dict[str, Any]]:
+        both = [{"name": "task_aware_layers", "filters": filters}, {"name": "prediction_layer"}]
+        return [{"name": "filters", "method": method, **QUICK}, {"name": "student", "method": both, **QUICK}]
+
+    path = write(stages=stages())
+    assert [planned.steps for planned in plan_recipe(load_recipe(path))] == [1, 1]
+    run_recipe(load_recipe(path), progress=False)
+    out = tmp_path / "out"
+    record = json.loads((out / "2-student" / "haystack_distill.json").read_text())
+    (recorded, _) = record["arguments"]["parts"]
+    assert recorded["arguments"]["filters"] == hash_file(out / "1-filters" / "task_filters.safetensors")
+    teacher, first = (
+        Reader.load(place, window_settings=WindowSettings(48, 16, 16))
+        for place in (tmp_path / "teacher", out / "1-filters")
+    )
+    cut = students.from_teacher(teacher, layers=2)
+    assert model_fingerprint(first.model) == model_fingerprint(cut.model)  # the filters alone were trained
+
+    with pytest.raises(DistilError, match="'filters' does not run the method task_filters"):
+        load_recipe(write("other", stages=stages(method="labels")))
+    with pytest.raises(DistilError, match="neither an earlier stage nor a directory"):
+        run_recipe(load_recipe(write("missing", stages=stages(filters="filter"))), progress=False)
+    with pytest.raises(DistilError, match="give the output directory of a finished run"):
+        ReaderTrainer(cut).distil(teacher, squad_file, TaskAwareLayers(str(tmp_path)))
