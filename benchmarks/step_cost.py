@@ -3,8 +3,8 @@
     python benchmarks/step_cost.py --teacher MODEL [--layers 3] [--methods a,b] [--batches 8] [--rounds 5]
 
 Bare is a plain loop on the same batches: the student's forward and backward pass with its own kernel and a cross
-entropy, and, where the method reads more than logits, the teacher's forward pass. A step of a method is the trainer's own
-`compute_loss` and backward pass. Both without the optimiser, alternating; the medians over the rounds are compared.
+entropy, and, where the method reads more than logits, the teacher's forward pass. A step of a method is the trainer's
+own `compute_loss` and backward pass. Both without the optimiser, alternating; the medians over the rounds are compared.
 """
 
 import argparse
