@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_attention_scores
 from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
-from haystack_distill.objectives.method import Method, check_weights
+from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.layer_mapping import uniform_layers
 
@@ -139,12 +139,7 @@ class IntermediateLayers(Method):
             DistilError: There is no teacher, the mapping does not suit the two depths, or attention scores cannot be
                 compared, because the numbers of heads differ or an architecture does not provide them.
         """
-        if teacher is None:
-            raise DistilError(
-                "intermediate-layer distillation needs a teacher with a configuration; give a reader, or set `config` "
-                "of your own Teacher"
-            )
-        return IntermediateLayersObjective(self, student, teacher)
+        return IntermediateLayersObjective(self, student, require_teacher(self, teacher))
 
 
 class IntermediateLayersObjective(Objective):

@@ -12,7 +12,7 @@ from haystack_distill.data.text_windows import NO_LABEL
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
-from haystack_distill.objectives.method import Method, check_weights
+from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -69,8 +69,7 @@ class MaskedLanguageModel(Method):
         Raises:
             DistilError: There is no teacher, or the vocabularies or, with the cosine loss, the widths differ.
         """
-        if teacher is None:
-            raise DistilError("distilling a masked language model needs a teacher; give one")
+        teacher = require_teacher(self, teacher)
         if student.vocab_size != teacher.vocab_size:
             raise DistilError(
                 f"the student's vocabulary has {student.vocab_size} entries and the teacher's {teacher.vocab_size}, so "

@@ -98,6 +98,24 @@ def parts_of(method: Method) -> Sequence[tuple[float, Method]]:
     return method.parts if isinstance(method, MethodSum) else ((1.0, method),)
 
 
+def require_teacher(method: Method, teacher: PretrainedConfig | None) -> PretrainedConfig:
+    """The teacher's configuration, for a method that cannot create its objective without one.
+
+    Args:
+        method: the method.
+        teacher: what `Method.objective` was given.
+
+    Raises:
+        DistilError: there is none.
+    """
+    if teacher is None:
+        raise DistilError(
+            f"{type(method).__qualname__} needs a teacher with a configuration; give a reader or a language model, or "
+            "set `config` of your own Teacher"
+        )
+    return teacher
+
+
 def check_weights(method: Method, *names: str) -> None:
     """Check the options of a method that weight its losses.
 
