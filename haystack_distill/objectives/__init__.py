@@ -6,24 +6,32 @@ from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
+    from haystack_distill.objectives.hard_targets import HardTargets
     from haystack_distill.objectives.intermediate_layers import IntermediateLayers, resolve_layer_mapping
     from haystack_distill.objectives.labels import Labels
+    from haystack_distill.objectives.logit_regression import LogitRegression
     from haystack_distill.objectives.masked_language_model import MaskedLanguageModel
     from haystack_distill.objectives.method import Method
     from haystack_distill.objectives.objective import LossTerm, Objective, WeightedSum
+    from haystack_distill.objectives.patient import Patient
     from haystack_distill.objectives.prediction_layer import PredictionLayer
+    from haystack_distill.objectives.representation import Representation
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
 
 __all__ = [
+    "HardTargets",
     "IntermediateLayers",
     "Labels",
+    "LogitRegression",
     "LossTerm",
     "MaskedLanguageModel",
     "Method",
     "ModelOutputs",
     "Objective",
     "OutputRequest",
+    "Patient",
     "PredictionLayer",
+    "Representation",
     "TaskAwareLayers",
     "TaskFilters",
     "WeightedSum",
@@ -34,15 +42,19 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "HardTargets": "haystack_distill.objectives.hard_targets",
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
         "Labels": "haystack_distill.objectives.labels",
+        "LogitRegression": "haystack_distill.objectives.logit_regression",
         "LossTerm": "haystack_distill.objectives.objective",
         "MaskedLanguageModel": "haystack_distill.objectives.masked_language_model",
         "Method": "haystack_distill.objectives.method",
         "ModelOutputs": "haystack_distill.models.outputs",
         "Objective": "haystack_distill.objectives.objective",
         "OutputRequest": "haystack_distill.models.outputs",
+        "Patient": "haystack_distill.objectives.patient",
         "PredictionLayer": "haystack_distill.objectives.prediction_layer",
+        "Representation": "haystack_distill.objectives.representation",
         "TaskAwareLayers": "haystack_distill.objectives.task_aware_layers",
         "TaskFilters": "haystack_distill.objectives.task_aware_layers",
         "WeightedSum": "haystack_distill.objectives.objective",

@@ -33,14 +33,28 @@ def label_loss(student: ModelOutputs, batch: Mapping[str, Tensor]) -> Tensor:
     Returns:
         The loss of each window in nats, (B,); 0 for unlabelled windows.
     """
-    assert student.start_logits is not None
-    assert student.end_logits is not None
-    mask = batch["attention_mask"].bool()
     unlabelled = ~batch["labelled"].bool()
     # The positions of unlabelled windows are undefined and may be out of range.
     start, end = (batch[name].masked_fill(unlabelled, 0) for name in ("start_positions", "end_positions"))
-    loss = (hard_label_loss(student.start_logits, start, mask) + hard_label_loss(student.end_logits, end, mask)) / 2
-    return loss.masked_fill(unlabelled, 0.0)
+    return span_loss(student, start, end, batch["attention_mask"]).masked_fill(unlabelled, 0.0)
+
+
+def span_loss(student: ModelOutputs, start: Tensor, end: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of the cross entropies of a start and an end.
+
+    Args:
+        student: The student's outputs with start and end logits, (B, L).
+        start: The first token of each window's span, (B,), not in padding.
+        end: The last token, (B,), not in padding.
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The loss of each window in nats, (B,).
+    """
+    assert student.start_logits is not None
+    assert student.end_logits is not None
+    mask = attention_mask.bool()
+    return (hard_label_loss(student.start_logits, start, mask) + hard_label_loss(student.end_logits, end, mask)) / 2
 
 
 class LabelsObjective(Objective):

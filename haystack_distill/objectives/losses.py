@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from haystack_distill.errors import DistilError
+
+LOG_ODDS_LIMIT = 10.0  # in `log_odds_loss`: probabilities of 4.5e-5 and 1 - 4.5e-5
 
 
 def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
@@ -72,6 +74,31 @@ def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask
     _require_same_shape(student_logits, teacher_logits)
     scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
     difference = (student_logits.float() - teacher_logits.detach().float()).masked_fill(~scored, 0.0)
+    return difference.square().sum(dim=1) / scored.sum(dim=1)
+
+
+def log_odds_loss(predicted: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:
+    """Mean squared difference to logit(p) = log(p / (1 - p)) of the teacher's probabilities p.
+
+    Equations 4 and 5 of Mukherjee & Awadallah 2019 (arXiv 1910.01769). So that it is finite, logit(p) is limited to
+    -`LOG_ODDS_LIMIT` and `LOG_ODDS_LIMIT`.
+
+    Args:
+        predicted: The student's log-odds, (B, L).
+        teacher_logits: (B, L). Tokens with -inf have no target and are left out.
+        teacher_mask: True for the tokens of the teacher's softmax: the context and the no-answer position, (B, L).
+
+    Returns:
+        The mean of each window, (B,).
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(predicted, teacher_logits)
+    log_p = _log_softmax(teacher_logits.detach().float(), teacher_mask)
+    target = (log_p - torch.log1p(-log_p.exp())).clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+    scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
+    difference = (predicted.float() - target).masked_fill(~scored, 0.0)
     return difference.square().sum(dim=1) / scored.sum(dim=1)
 
 
@@ -175,6 +202,27 @@ def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Ten
     """
     _require_same_shape(student, teacher)
     return _mean_over_tokens(1 - cosine_similarity(student.float(), teacher.detach().float(), dim=2), attention_mask)
+
+
+def normalised_state_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
+    """Squared distance of hidden states of length 1, mean over tokens: twice the cosine loss.
+
+    Equation 7 of patient distillation (Sun et al. 2019, arXiv 1908.09355) for one layer.
+
+    Args:
+        student: (B, L, H).
+        teacher: (B, L, H).
+        tokens: 1 or True for the tokens that are compared, (B, L), at least one per window.
+
+    Returns:
+        The mean of each window, (B,), from 0 (same direction) to 4 (opposite).
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(student, teacher)
+    difference = normalize(student.float(), dim=2) - normalize(teacher.detach().float(), dim=2)
+    return _mean_over_tokens(difference.square().sum(dim=2), tokens)
 
 
 def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:

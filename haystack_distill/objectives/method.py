@@ -116,6 +116,22 @@ def require_teacher(method: Method, teacher: PretrainedConfig | None) -> Pretrai
     return teacher
 
 
+def refuse_without_effect(method: Method, option: str, because: str) -> None:
+    """Refuse an option that the method's other options make ineffective.
+
+    Args:
+        method: the method.
+        option: the name of the option.
+        because: what makes it ineffective, for the message.
+
+    Raises:
+        DistilError: the option does not have its default.
+    """
+    value, default = getattr(method, option), getattr(type(method), option)
+    if value != default:
+        raise DistilError(f"{because}, so {option}={value!r} would have no effect; leave it at {default!r}")
+
+
 def check_weights(method: Method, *names: str) -> None:
     """Check the options of a method that weight its losses.
 

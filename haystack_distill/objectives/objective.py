@@ -45,6 +45,10 @@ class Objective(nn.Module, ABC):
         teacher_request: The teacher outputs that `forward` reads; empty for an objective without a teacher.
         data: The kinds of training data that suit the objective: "questions" (windows of a question and a context),
             "corpus" (windows of plain text).
+        reads_cached_logits: Whether `masks` reads `teacher_start_logits` and `teacher_end_logits`, which the batch has
+            only if the teacher caches its logits.
+        needs_unlabelled: If at least one example must be unlabelled for the objective to have an effect of its own, the
+            option that makes it use labelled ones, for the error message.
 
     Example:
         >>> class LastHiddenState(Objective):
@@ -64,6 +68,8 @@ class Objective(nn.Module, ABC):
     student_request: OutputRequest = OutputRequest(logits=True)
     teacher_request: OutputRequest = OutputRequest()
     data: ClassVar[frozenset[str]] = frozenset({QUESTIONS})
+    reads_cached_logits: bool = False
+    needs_unlabelled: str | None = None
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which windows of a batch have each term.
@@ -153,6 +159,8 @@ class WeightedSum(Objective):
         self._names: list[dict[str, str]] = []  # for each part, the names of its terms in the sum
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
+        self.reads_cached_logits = any(part.reads_cached_logits for _, part in parts)
+        self.needs_unlabelled = next((part.needs_unlabelled for _, part in parts if part.needs_unlabelled), None)
         for weight, part in parts:
             names = {}
             for name, own in part.weights.items():

@@ -18,7 +18,7 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
 from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import hidden_state_loss
-from haystack_distill.objectives.method import Method
+from haystack_distill.objectives.method import Method, require_teacher
 from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.utils.files import expand_user
 
@@ -53,7 +53,7 @@ class TaskFilters(Method):
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> TaskFiltersObjective:
         """Create the objective; see `Method.objective`."""
-        return TaskFiltersObjective(self, student, _require_teacher(teacher))
+        return TaskFiltersObjective(self, student, require_teacher(self, teacher))
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,11 @@ class TaskAwareLayers(Method):
                 "task_aware_layers compares filtered states; first run the method task_filters, and set filters to its "
                 "output directory (in a recipe: to the name of its stage)"
             )
-        return TaskAwareLayersObjective(self, student, _require_teacher(teacher))
+        return TaskAwareLayersObjective(self, student, require_teacher(self, teacher))
 
     def files(self) -> dict[str, Path]:
         """The file with the filters; see `Method.files`."""
         return {"filters": expand_user(self.filters) / f"{FILTERS}.safetensors"}
-
-
-def _require_teacher(teacher: PretrainedConfig | None) -> PretrainedConfig:
-    if teacher is None:
-        raise DistilError(
-            "task-aware distillation needs a teacher with a configuration; give a reader, or set `config` of your own "
-            "Teacher"
-        )
-    return teacher
 
 
 class _Filtered(Objective):

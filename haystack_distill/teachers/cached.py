@@ -72,6 +72,8 @@ class CachedTeacher(Teacher):
         >>> ReaderTrainer(student).distil(teacher, "train.json", PredictionLayer())  # doctest: +SKIP
     """
 
+    caches_logits = True
+
     def __init__(self, reader: Reader) -> None:
         reader.require_weights()
         self.reader = reader

@@ -30,10 +30,12 @@ class Teacher(ABC):
 
     Attributes:
         token_types: Whether `outputs` needs `token_type_ids` in the batch.
+        caches_logits: Whether `cached` returns `teacher_start_logits` and `teacher_end_logits`.
         config: The configuration of the model, for methods that compare layers with the student's.
     """
 
     token_types: bool = False
+    caches_logits: bool = False
     config: PretrainedConfig | None = None
 
     @property

@@ -18,5 +18,9 @@ METHODS: Registry[Method] = Registry(
         "task_filters": "haystack_distill.objectives.task_aware_layers:TaskFilters",
         "task_aware_layers": "haystack_distill.objectives.task_aware_layers:TaskAwareLayers",
         "masked_language_model": "haystack_distill.objectives.masked_language_model:MaskedLanguageModel",
+        "hard_targets": "haystack_distill.objectives.hard_targets:HardTargets",
+        "logit_regression": "haystack_distill.objectives.logit_regression:LogitRegression",
+        "patient": "haystack_distill.objectives.patient:Patient",
+        "representation": "haystack_distill.objectives.representation:Representation",
     },
 )

@@ -118,6 +118,7 @@ class ReaderTrainer:
                 require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         _require_labels(objective, teacher, examples)
+        _require_unlabelled(objective, examples)
         if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
@@ -192,6 +193,7 @@ class ReaderTrainer:
             self.settings.require_nothing_measured()
         objective, _ = self._fit(run, teacher)
         _require_labels(objective, teacher, data)
+        _require_unlabelled(objective, data)
         run.check_adaptation()
         return objective
 
@@ -295,6 +297,12 @@ class ReaderTrainer:
             raise DistilError("this method uses labels only, so a teacher would have no effect; set teacher to None")
         teacher = teacher_for(source, request)
         teacher.check(self.student, request)
+        if objective.reads_cached_logits and not teacher.caches_logits:
+            raise DistilError(
+                "confidence_threshold needs the teacher's logits before the forward pass, but only those of a single "
+                "reader are cached, for a method that needs nothing but logits; leave confidence_threshold out, or "
+                "train on such a method in a stage of its own"
+            )
         return teacher
 
     def _scoring(self) -> dict[str, Any]:
@@ -311,6 +319,15 @@ def _require_labels(objective: Objective, teacher: TeacherSource | None, example
         raise DistilError(
             "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "
             f"augment_squad writes), so there is nothing to train on; {remedy}"
+        )
+
+
+def _require_unlabelled(objective: Objective, examples: datasets.Dataset) -> None:
+    """Check that there are unlabelled examples if a part of the objective has no effect of its own without them."""
+    if objective.needs_unlabelled and all(examples["labelled"]):
+        raise DistilError(
+            "all examples are labelled, and the method learns from the teacher on unlabelled ones; add a transfer set, "
+            f"or set {objective.needs_unlabelled}"
         )
 
 

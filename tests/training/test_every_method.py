@@ -9,15 +9,35 @@ import pytest
 from haystack_distill import Reader, ReaderTrainer, RunResult
 from haystack_distill.objectives import Method
 from haystack_distill.training.methods import METHODS
-from tests.training.helpers import Killed, furthest, kill_at_step, logged, same, settings, weights_of, with_gradients
+from tests.training.helpers import (
+    Killed,
+    MakeReader,
+    furthest,
+    kill_at_step,
+    logged,
+    same,
+    settings,
+    weights_of,
+    with_gradients,
+)
 
 Pair = Callable[[], tuple[Reader, Reader]]
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, pair: Pair, tiny_reader: MakeReader) -> Pair:
+    """As for the other tests; of one width for methods without projections."""
+
+    def of_one_width() -> tuple[Reader, Reader]:
+        return tiny_reader(seed=1, num_hidden_layers=2), tiny_reader(seed=0, num_hidden_layers=4)
+
+    return of_one_width if request.node.callspec.params["name"] in ("patient", "triple_loss") else pair
 
 
 def default(name: str, pair: Pair, data: Path, directory: Path) -> Method:
     """A method with its default options, after the runs that it takes something of."""
     method = METHODS[name]
-    options = {}
+    options = {"use_labels": False} if name == "hard_targets" else {}  # all windows of the data are labelled
     for option, needed in method.needs_run_of.items():
         student, teacher = pair()
         ReaderTrainer(student, directory / needed, settings(max_steps=1)).distil(teacher, data, needed)
