@@ -11,6 +11,7 @@ import typer
 
 from haystack_distill.cli.options import flag_of, is_given, one_of, option, option_from
 from haystack_distill.errors import DistilError
+from haystack_distill.objectives.schedule import Linear, Weight
 from haystack_distill.training.adaptation import ADAPTATIONS
 from haystack_distill.training.methods import METHODS
 from haystack_distill.utils.options import DataclassOption
@@ -28,8 +29,9 @@ METHOD = option(
     list[str],
     [DEFAULT_METHOD],
     f"How the student learns: {', '.join(METHODS)}. Give the option again for a weighted sum: --method "
-    "0.8*prediction_layer --method 0.2*intermediate_layers.",
-    metavar="[WEIGHT*]NAME",
+    "0.8*prediction_layer --method 0.2*intermediate_layers. A weight with a colon, 1:0*intermediate_layers, runs "
+    "linearly from the first value to the second.",
+    metavar="[WEIGHT[:WEIGHT]*]NAME",
 )
 ADAPTATION = option(
     "adaptation",
@@ -85,12 +87,12 @@ class ChosenMethod(NamedTuple):
     """A method of a weighted sum.
 
     Attributes:
-        weight: Its weight.
+        weight: Its weight, a number or a `Linear`.
         name: Its name in `METHODS`.
         options: Its options that were given.
     """
 
-    weight: float
+    weight: Weight
     name: str
     options: dict[str, Any]
 
@@ -134,14 +136,22 @@ def adaptation_from(ctx: typer.Context) -> "Adaptation":
     return ADAPTATIONS[name](**_given_options(ctx, ADAPTATIONS, [name])[0])
 
 
-def _weight_and_name(text: str) -> tuple[float, str]:
-    """`0.8*prediction_layer` as a weight and a name; without a weight, 1."""
+def _weight_and_name(text: str) -> tuple[Weight, str]:
+    """`0.8*prediction_layer` as a weight and a name, `1:0*prediction_layer` as a `Linear`; without a weight, 1."""
     weight, star, name = text.rpartition("*")
     METHODS.options(name.strip())  # an unknown name is refused
+    if not star:
+        return 1.0, name.strip()
     try:
-        return (float(weight) if star else 1.0), name.strip()
+        first, *last = (float(value) for value in weight.split(":", 1))
     except ValueError:
-        raise DistilError(f"--method {text}: write it as NAME or WEIGHT*NAME, like 0.8*prediction_layer") from None
+        raise DistilError(
+            f"--method {text}: write it as NAME, WEIGHT*NAME or WEIGHT:WEIGHT*NAME, like 0.8*prediction_layer"
+        ) from None
+    try:
+        return (Linear(first, *last) if last else first), name.strip()
+    except DistilError as error:
+        raise DistilError(f"--method {text}: {error}") from error
 
 
 def _given_options(ctx: typer.Context, registry: Registry[Any], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.patient import Patient
     from haystack_distill.objectives.prediction_layer import PredictionLayer
     from haystack_distill.objectives.representation import Representation
+    from haystack_distill.objectives.schedule import Linear
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "IntermediateLayers",
     "Labels",
     "LogitRegression",
+    "Linear",
     "LossTerm",
     "MaskedLanguageModel",
     "Method",
@@ -46,6 +48,7 @@ __getattr__ = lazy_names(
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
         "Labels": "haystack_distill.objectives.labels",
         "LogitRegression": "haystack_distill.objectives.logit_regression",
+        "Linear": "haystack_distill.objectives.schedule",
         "LossTerm": "haystack_distill.objectives.objective",
         "MaskedLanguageModel": "haystack_distill.objectives.masked_language_model",
         "Method": "haystack_distill.objectives.method",

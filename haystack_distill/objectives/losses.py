@@ -30,7 +30,11 @@ def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_div_loss(
-    student_logits: Tensor, teacher_logits: Tensor, student_mask: Tensor, teacher_mask: Tensor, temperature: float = 1.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_mask: Tensor,
+    teacher_mask: Tensor,
+    temperature: float | Tensor = 1.0,
 ) -> Tensor:
     """KL(softmax(teacher / T) || softmax(student / T)), without the factor T^2 (Hinton et al. 2015, arXiv 1503.02531).
 
@@ -40,7 +44,7 @@ def kl_div_loss(
         student_mask: True for the tokens of the student's softmax, all except padding, (B, L).
         teacher_mask: True for the tokens of the teacher's softmax: the context and the no-answer position, (B, L).
             It must be a subset of `student_mask`, with at least one finite teacher logit per window.
-        temperature: T > 0; higher is softer.
+        temperature: T > 0, one for all windows or one for each, (B,); higher is softer.
 
     Returns:
         The divergence of each window in nats, (B,).
@@ -49,12 +53,47 @@ def kl_div_loss(
         DistilError: The shapes differ.
     """
     _require_same_shape(student_logits, teacher_logits)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.unsqueeze(1)
     teacher = _log_softmax(teacher_logits.detach().float() / temperature, teacher_mask)
     student = _log_softmax(student_logits.float() / temperature, student_mask)
     # 0 * log 0 is defined as 0; with -inf the value and the gradient would be NaN.
     impossible = torch.isneginf(teacher)
     difference = teacher.masked_fill(impossible, 0.0) - student.masked_fill(impossible, 0.0)
     return (teacher.exp() * difference).sum(dim=1)
+
+
+def window_temperatures(
+    student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor, temperature: float, beta: float, gamma: float
+) -> Tensor:
+    """T - beta * (1 - cos(student, teacher))^gamma: a temperature for each window, lower where the two disagree.
+
+    The focal-loss style weights of dynamic temperature distillation (Wen et al. 2019, arXiv 1911.07471), "flsw" in
+    TextBrewer. There the mean weight of the batch is added, so that T is the mean temperature of a batch; here T is the
+    temperature of a window on which the two agree, and what a window learns does not depend on its batch. A cosine
+    below 0 counts as 0.
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L). Tokens with -inf are left out.
+        teacher_mask: True for the context and the no-answer position, (B, L).
+        temperature: T, above beta.
+        beta: How far the temperature falls, 0 or more.
+        gamma: Above 0; the larger, the fewer windows have a low temperature.
+
+    Returns:
+        Temperatures from T - beta to T, (B,), without a gradient.
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
+    student, teacher = (
+        logits.detach().float().masked_fill(~scored, 0.0) for logits in (student_logits, teacher_logits)
+    )
+    cosine = cosine_similarity(student, teacher, dim=1).clamp(0.0, 1.0)
+    return temperature - beta * (1 - cosine) ** gamma
 
 
 def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from haystack_distill.errors import DistilError
+from haystack_distill.objectives.schedule import Weight, as_weight, is_weight, multiplied
 from haystack_distill.utils.checks import check_argument, is_number
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Method(ABC):
     docstring): the command line, recipes, model cards and docs are generated from it. The first line of the docstring
     is the title of the method.
 
-    Methods add up as objectives do: `0.8 * PredictionLayer(temperature=2.0) + 0.2 * IntermediateLayers()`.
+    Methods add up as objectives do: `0.8 * PredictionLayer(temperature=2.0) + 0.2 * IntermediateLayers()`. A weight may
+    change while the run lasts: `Linear(1.0, 0.0) * IntermediateLayers()`.
 
     To add a method, write a subclass and its objective in a file of `objectives`, and add it to `training.methods`.
 
@@ -58,10 +59,10 @@ class Method(ABC):
             return NotImplemented
         return MethodSum((*parts_of(self), *parts_of(other)))
 
-    def __mul__(self, weight: float) -> MethodSum:
-        if not isinstance(weight, Real):
+    def __mul__(self, weight: Weight) -> MethodSum:
+        if not is_weight(weight):
             return NotImplemented
-        return MethodSum(tuple((float(weight) * own, part) for own, part in parts_of(self)))
+        return MethodSum(tuple((multiplied(weight, own), part) for own, part in parts_of(self)))
 
     __rmul__ = __mul__
 
@@ -71,20 +72,19 @@ class MethodSum(Method):
     """Several methods at once: the weighted sum of their objectives.
 
     Args:
-        parts: Pairs of a weight, 0 or more, and a method.
+        parts: Pairs of a weight, 0 or more or a `Linear`, and a method.
 
     Raises:
         DistilError: There is no part, or a weight is not a number of 0 or more.
     """
 
-    parts: tuple[tuple[float, Method], ...]
+    parts: tuple[tuple[Weight, Method], ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise DistilError("a sum of methods needs at least one method; add one")
         for weight, _ in self.parts:
-            if not (is_number(weight) and weight >= 0):
-                raise DistilError(f"the weight of a method must be a number of 0 or more, not {weight!r}")
+            as_weight(weight, "a method")
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> Objective:
         """The sum of the parts' objectives; see `Method.objective`."""
@@ -93,7 +93,7 @@ class MethodSum(Method):
         return WeightedSum([(weight, part.objective(student, teacher)) for weight, part in self.parts])
 
 
-def parts_of(method: Method) -> Sequence[tuple[float, Method]]:
+def parts_of(method: Method) -> Sequence[tuple[Weight, Method]]:
     """The weighted parts of a method: those of a sum, or the method itself with weight 1."""
     return method.parts if isinstance(method, MethodSum) else ((1.0, method),)
 

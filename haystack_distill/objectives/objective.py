@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Real
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
-from haystack_distill.utils.checks import is_number
+from haystack_distill.objectives.schedule import Linear, Weight, as_weight, is_weight, largest, multiplied, weight_at
 
 QUESTIONS, CORPUS = "questions", "corpus"
 
@@ -36,11 +35,12 @@ class Objective(nn.Module, ABC):
     Its parameters, such as projections between different widths, are trained and saved in checkpoints with the student.
     Objectives add up: `0.8 * first + 0.2 * second` has the terms of both.
 
-    To write one, set `weights` and the requests, and implement `forward`; also `masks` if some windows lack a term.
+    To write one, set `weights` and the requests, and implement `forward`; also `masks` if some windows lack a term, and
+    `begin_step` if something changes while the run lasts.
 
     Attributes:
-        weights: The weight of each term by name. The loss of an optimiser step is the sum over terms of weight * mean,
-            where the mean is over the windows of the step that have the term.
+        weights: The weight of each term by name, in the present optimiser step. The loss of the step is the sum over
+            terms of weight * mean, where the mean is over the windows of the step that have the term.
         student_request: The student outputs that `forward` reads.
         teacher_request: The teacher outputs that `forward` reads; empty for an objective without a teacher.
         data: The kinds of training data that suit the objective: "questions" (windows of a question and a context),
@@ -70,6 +70,16 @@ class Objective(nn.Module, ABC):
     data: ClassVar[frozenset[str]] = frozenset({QUESTIONS})
     reads_cached_logits: bool = False
     needs_unlabelled: str | None = None
+
+    def begin_step(self, progress: float) -> None:
+        """Get ready for an optimiser step; called before each one, the first after a resume included.
+
+        What changes with the progress, such as `weights` or a temperature, is set here, as a function of the progress
+        alone: a run that is resumed has seen no earlier call.
+
+        Args:
+            progress: The optimiser steps done, divided by all steps of the run but one: 0 in the first, 1 in the last.
+        """
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which windows of a batch have each term.
@@ -122,10 +132,10 @@ class Objective(nn.Module, ABC):
             return NotImplemented
         return WeightedSum([*_parts_of(self), *_parts_of(other)])
 
-    def __mul__(self, weight: float) -> WeightedSum:
-        if not isinstance(weight, Real):
+    def __mul__(self, weight: Weight) -> WeightedSum:
+        if not is_weight(weight):
             return NotImplemented
-        return WeightedSum([(float(weight) * own, part) for own, part in _parts_of(self)])
+        return WeightedSum([(multiplied(weight, own), part) for own, part in _parts_of(self)])
 
     __rmul__ = __mul__
 
@@ -133,10 +143,12 @@ class Objective(nn.Module, ABC):
 class WeightedSum(Objective):
     """Several objectives at once: the weighted sum of their totals.
 
-    Terms keep their names; if two parts have a term of the same name, the later one is called `name_2`, and so on.
+    Terms keep their names; if two parts have a term of the same name, the later one is called `name_2`, and so on. In a
+    step in which a `Linear` weight is 0, the terms of its part are left out. Before the first step, `weights` has the
+    largest weight of each term.
 
     Args:
-        parts: Pairs of a weight, 0 or more, and an objective.
+        parts: Pairs of a weight, 0 or more or a `Linear`, and an objective.
 
     Attributes:
         parts: The objectives.
@@ -146,17 +158,15 @@ class WeightedSum(Objective):
         DistilError: There is no part, a weight is not a number of 0 or more, or no kind of data suits all parts.
     """
 
-    def __init__(self, parts: Sequence[tuple[float, Objective]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Weight, Objective]]) -> None:
         super().__init__()
         if not parts:
             raise DistilError("a weighted sum needs at least one objective; add one")
-        for weight, _ in parts:
-            if not (is_number(weight) and weight >= 0):
-                raise DistilError(f"the weight of an objective must be a number of 0 or more, not {weight!r}")
+        self.part_weights = tuple(as_weight(weight, "an objective") for weight, _ in parts)
         self.parts = nn.ModuleList(part for _, part in parts)
-        self.part_weights = tuple(float(weight) for weight, _ in parts)
         self.weights = {}
         self._names: list[dict[str, str]] = []  # for each part, the names of its terms in the sum
+        self._left_out: frozenset[int] = frozenset()  # the numbers of the parts that have no weight in this step
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
         self.reads_cached_logits = any(part.reads_cached_logits for _, part in parts)
@@ -165,7 +175,7 @@ class WeightedSum(Objective):
             names = {}
             for name, own in part.weights.items():
                 names[name] = self._free_name(name)
-                self.weights[names[name]] = weight * own
+                self.weights[names[name]] = largest(weight) * own
             self._names.append(names)
             self.student_request |= part.student_request
             self.teacher_request |= part.teacher_request
@@ -182,32 +192,59 @@ class WeightedSum(Objective):
             free = f"{name}_{number}"
         return free
 
-    def _pairs(self) -> Iterator[tuple[Objective, dict[str, str]]]:
-        yield from zip(self.parts, self._names, strict=True)  # type: ignore[misc]
+    def begin_step(self, progress: float) -> None:
+        """Pass the progress to the parts, and set the weights of this step; see `Objective.begin_step`."""
+        present = [weight_at(weight, progress) for weight in self.part_weights]
+        # Not those of a constant weight 0, which are logged.
+        self._left_out = frozenset(
+            number
+            for number, weight in enumerate(self.part_weights)
+            if isinstance(weight, Linear) and not present[number]
+        )
+        for part in self._objectives():
+            part.begin_step(progress)
+        self.weights = {
+            names[name]: present[number] * own
+            for number, part, names in self._present_parts()
+            for name, own in part.weights.items()
+        }
+
+    def _objectives(self) -> Iterator[Objective]:
+        yield from self.parts  # type: ignore[misc]
+
+    def _present_parts(self) -> Iterator[tuple[int, Objective, dict[str, str]]]:
+        """The number of each part that is not left out, the part, and the names of its terms in the sum."""
+        for number, (part, names) in enumerate(zip(self._objectives(), self._names, strict=True)):
+            if number not in self._left_out:
+                yield number, part, names
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which windows have each term; see `Objective.masks`."""
-        return {names[name]: mask for part, names in self._pairs() for name, mask in part.masks(batch).items()}
+        return {
+            names[name]: mask for _, part, names in self._present_parts() for name, mask in part.masks(batch).items()
+        }
 
     def prepare(self) -> None:
         """Prepare all parts; see `Objective.prepare`."""
-        for part, _ in self._pairs():
+        for part in self._objectives():
             part.prepare()
 
     def results(self) -> dict[str, dict[str, Tensor]]:
         """The results of all parts; see `Objective.results`."""
-        return {name: tensors for part, _ in self._pairs() for name, tensors in part.results().items()}
+        return {name: tensors for part in self._objectives() for name, tensors in part.results().items()}
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:
         """The terms of all parts; see `Objective.forward`."""
         return {
-            names[name]: term for part, names in self._pairs() for name, term in part(student, teacher, batch).items()
+            names[name]: term
+            for _, part, names in self._present_parts()
+            for name, term in part(student, teacher, batch).items()
         }
 
 
-def _parts_of(objective: Objective) -> list[tuple[float, Objective]]:
+def _parts_of(objective: Objective) -> list[tuple[Weight, Objective]]:
     """An objective as the parts of a sum."""
     if isinstance(objective, WeightedSum):
         return list(zip(objective.part_weights, objective.parts, strict=True))  # type: ignore[arg-type]

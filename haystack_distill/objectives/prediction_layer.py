@@ -13,9 +13,10 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.labels import label_loss
-from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
+from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.objectives.schedule import linear
 from haystack_distill.utils.checks import check_argument, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -38,11 +39,18 @@ class PredictionLayer(Method):
     token without a teacher score in the teacher's, is -1e9, which a softmax turns to 0. `mask` (B, L) is True for the
     tokens with a teacher score. It returns one value per window, (B,), and scales itself: no T^2 is applied.
 
+    The temperature may run linearly over the steps (`final_temperature`), and be lower in windows on which student and
+    teacher disagree (`flsw_beta`, see `objectives.losses.window_temperatures`); T^2 follows it.
+
     Args:
         temperature: T, softens the distributions of teacher and student alike; with "kl_div" only.
         distillation_loss_weight: From 0 (labels only) to 1 (teacher only).
         distillation_loss: How the two are compared: "kl_div" (as distributions), "mse" (the logits themselves), or, in
             Python, a callable.
+        final_temperature: T in the last step, reached linearly; None for the same T in all steps.
+        flsw_beta: How much lower T is in a window on which student and teacher disagree: beta * (1 - cosine of their
+            logits)^gamma; below the temperature; with "kl_div" only.
+        flsw_gamma: The exponent gamma, above 0; with `flsw_beta` only.
 
     Raises:
         DistilError: An option is out of range, or the temperature would have no effect.
@@ -55,6 +63,9 @@ class PredictionLayer(Method):
     temperature: float = 1.0
     distillation_loss_weight: float = 0.5
     distillation_loss: Literal["kl_div", "mse"] | DistillationLoss = "kl_div"
+    final_temperature: float | None = None
+    flsw_beta: float = 0.0
+    flsw_gamma: float = 1.0
 
     def __post_init__(self) -> None:
         check_argument(
@@ -71,16 +82,46 @@ class PredictionLayer(Method):
         check_argument(
             "distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable'
         )
-        if weight == 0 and self.temperature != 1:
+        final, beta, gamma = self.final_temperature, self.flsw_beta, self.flsw_gamma
+        check_argument(
+            "final_temperature", final, final is None or (is_number(final) and final > 0), "a number above 0, or None"
+        )
+        check_argument("flsw_beta", beta, is_number(beta) and beta >= 0, "a number of 0 or more")
+        check_argument("flsw_gamma", gamma, is_number(gamma) and gamma > 0, "a number above 0")
+        self._require_effects()
+        lowest = self.temperature if final is None else min(self.temperature, final)
+        if beta >= lowest:
             raise DistilError(
-                f"distillation_loss_weight=0 learns from labels only, so temperature={self.temperature} would have no "
-                "effect; leave it at 1"
+                f"flsw_beta={beta} could lower a temperature of {lowest} to 0; set it below the temperature"
             )
-        if loss == "mse" and self.temperature != 1:
+
+    def _require_effects(self) -> None:
+        """Check that no option of the temperature is without effect.
+
+        Raises:
+            DistilError: One is.
+        """
+        neutral = {"temperature": 1, "final_temperature": None, "flsw_beta": 0}
+        given = {name: getattr(self, name) for name, value in neutral.items() if getattr(self, name) != value}
+        for name, value in given.items():
+            if self.distillation_loss_weight == 0:
+                raise DistilError(
+                    f"distillation_loss_weight=0 learns from labels only, so {name}={value} would have no effect; "
+                    "leave it out"
+                )
+            if self.distillation_loss == "mse":
+                raise DistilError(
+                    f'distillation_loss="mse" compares unscaled logits, so {name}={value} would have no effect; leave '
+                    'it out, or use "kl_div"'
+                )
+        if self.flsw_beta and callable(self.distillation_loss):
+            raise DistilError('flsw_beta has an effect with "kl_div" only; leave it out with a loss of your own')
+        if self.final_temperature == self.temperature:
             raise DistilError(
-                f'distillation_loss="mse" compares unscaled logits, so temperature={self.temperature} would have no '
-                'effect; leave it at 1, or use "kl_div"'
+                f"final_temperature={self.final_temperature} is the temperature of the first step too; leave it out"
             )
+        if self.flsw_gamma != 1 and not self.flsw_beta:
+            raise DistilError(f"flsw_gamma={self.flsw_gamma} has no effect without flsw_beta; set flsw_beta too")
 
     def objective(
         self, student: PretrainedConfig | None = None, teacher: PretrainedConfig | None = None
@@ -98,14 +139,23 @@ class PredictionLayerObjective(Objective):
 
     def __init__(self, options: PredictionLayer) -> None:
         super().__init__()
-        self.temperature = options.temperature
+        self.options = options
         self.distillation_loss = options.distillation_loss
-        scale = options.temperature**2 if options.distillation_loss == "kl_div" else 1.0
+        self.begin_step(0.0)
+        self.teacher_request = OutputRequest(logits=True)
+
+    def begin_step(self, progress: float) -> None:
+        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
+        options = self.options
+        self.temperature = options.temperature
+        if options.final_temperature is not None:
+            self.temperature = linear(options.temperature, options.final_temperature, progress)
+        # Where each window has a temperature of its own, T^2 is in the term.
+        squared = options.distillation_loss == "kl_div" and not options.flsw_beta
         self.weights = {
-            "distillation": options.distillation_loss_weight * scale,
+            "distillation": options.distillation_loss_weight * (self.temperature**2 if squared else 1.0),
             "labels": 1.0 - options.distillation_loss_weight,
         }
-        self.teacher_request = OutputRequest(logits=True)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All windows have the term "distillation", labelled ones also "labels"; see `Objective.masks`."""
@@ -131,6 +181,10 @@ class PredictionLayerObjective(Objective):
     ) -> Tensor:
         assert student_logits is not None
         tokens, context = batch["attention_mask"].bool(), batch["context_mask"].bool()
+        beta, gamma = self.options.flsw_beta, self.options.flsw_gamma
+        if beta:
+            own = window_temperatures(student_logits, teacher_logits, context, self.temperature, beta, gamma)
+            return own**2 * kl_div_loss(student_logits, teacher_logits, tokens, context, own)
         if self.distillation_loss == "kl_div":
             return kl_div_loss(student_logits, teacher_logits, tokens, context, self.temperature)
         if self.distillation_loss == "mse":

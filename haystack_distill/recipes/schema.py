@@ -20,6 +20,7 @@ from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
+from haystack_distill.objectives.schedule import Linear, Weight
 from haystack_distill.reporting.licences import require_language, require_licence
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights
 from haystack_distill.training.methods import METHODS
@@ -343,10 +344,15 @@ def _method(content: Any) -> Method:
         raise ValueError("the list is empty; give at least one method")
     parts = []
     for entry in content:
-        weight = 1.0
-        if isinstance(entry, Mapping) and "weight" in entry:
-            weight = _at("weight", partial(_value, entry["weight"], float))
-            entry = {key: value for key, value in entry.items() if key != "weight"}
+        weights = {}
+        if isinstance(entry, Mapping):
+            given = [key for key in ("weight", "final_weight") if key in entry]
+            weights = {key: _at(key, partial(_value, entry[key], float)) for key in given}
+            entry = {key: value for key, value in entry.items() if key not in given}
+        first = weights.get("weight", 1.0)
+        weight: Weight = first
+        if "final_weight" in weights:
+            weight = _at("final_weight", partial(Linear, first, weights["final_weight"]))
         parts.append((weight, _named(METHODS, "method", entry)))
     return parts[0][1] if len(parts) == 1 and parts[0][0] == 1 else MethodSum(tuple(parts))
 

@@ -269,6 +269,8 @@ def _method_rows(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for part in arguments["parts"]:
         rows.append((f"weight of {part['method']}", part["weight"]))
+        if "final_weight" in part:
+            rows.append((f"final weight of {part['method']}", part["final_weight"]))
         rows += [(f"{part['method']}: {option}", value) for option, value in part["arguments"].items()]
     return rows
 

@@ -171,8 +171,9 @@ class _LoopTrainer(Trainer):
         self.objective = objective
         self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
-        # Without a loss on the logits, the head and the layers that are not mapped get no gradient.
-        unused = objective.student_request.beyond_logits
+        # Without a loss on the logits, the head and the layers that are not mapped get no gradient; in a step in which
+        # a part of the objective has no weight, its projections get none either.
+        unused = objective.student_request.beyond_logits or any(True for _ in objective.parameters())
         arguments = _arguments(settings, checkpoints.folder, student.device, self.precision, has_dev, unused)
         self.batches = data.batches(
             settings.batch_size,
@@ -234,6 +235,8 @@ class _LoopTrainer(Trainer):
         for _number in range(self.args.gradient_accumulation_steps):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
+        if batches:
+            self.objective.begin_step(self.state.global_step / max(1, self.state.max_steps - 1))
         masks = [_masks_of(self.objective, batch) for batch in batches]
         weights = [batch["weight"] for batch in batches]
         names = list(self.objective.weights)

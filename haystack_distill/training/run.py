@@ -17,7 +17,8 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
-from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective
+from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective, WeightedSum
+from haystack_distill.objectives.schedule import Weight, weight_at
 from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
@@ -100,10 +101,7 @@ class Run:
         objective = self.method
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
-        if not any(objective.weights.values()):
-            raise DistilError(
-                f"all weights of {method_name(self.method)} are 0, so there is nothing to learn; set one above 0"
-            )
+        _require_weights(objective, method_name(self.method))
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
             trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"
@@ -228,6 +226,25 @@ def _with_hashes(method: Method | Objective) -> Method | Objective:
             hashes[option] = hash_file(path)
         parts.append((weight, replace(part, **hashes) if hashes else part))  # type: ignore[type-var]
     return MethodSum(tuple(parts)) if isinstance(method, MethodSum) else parts[0][1]
+
+
+def _require_weights(objective: Objective, name: str) -> None:
+    """Check that there is something to learn, where weights change in the first and in the last step.
+
+    Raises:
+        DistilError: All weights are 0, throughout or in one of these steps.
+    """
+    if not any(objective.weights.values()):
+        raise DistilError(f"all weights of {name} are 0, so there is nothing to learn; set one above 0")
+    if not isinstance(objective, WeightedSum):
+        return
+    parts: list[tuple[Weight, Objective]] = list(zip(objective.part_weights, objective.parts, strict=True))  # type: ignore[arg-type]
+    for progress, step in ((0.0, "first"), (1.0, "last")):
+        if not any(weight_at(weight, progress) and any(part.weights.values()) for weight, part in parts):
+            raise DistilError(
+                f"all weights of {name} are 0 in the {step} step, so nothing is learnt in it; give one of its methods "
+                "a weight above 0 there"
+            )
 
 
 def resolve_method(method: MethodSource) -> Method | Objective:

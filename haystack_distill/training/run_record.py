@@ -15,6 +15,7 @@ from torch import nn
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import Objective
+from haystack_distill.objectives.schedule import Linear, Weight
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.settings import TrainingSettings
@@ -39,10 +40,12 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
     """A method's name, its options, and fingerprints of any code that does not belong to this package.
 
     Returns:
-        "method": the name; "arguments": the options, for a sum of methods under "parts" a list with "method", "weight"
-        and "arguments" of each part; "code": fingerprints by option or method name.
+        "method": the name; "arguments": the options, for a sum of methods under "parts" a list with "method", "weight",
+        for a weight that changes "final_weight", and "arguments" of each part; "code": fingerprints by option or method
+        name.
     """
     if isinstance(method, Objective):
+        method.begin_step(0.0)  # an earlier run may have left it at another step
         code = {"objective": _fingerprint(_without_parameters(method))}
         return {"method": method_name(method), "arguments": {"weights": method.weights}, "code": code}
     parts = [(weight, part, _options_of(part)) for weight, part in parts_of(method)]
@@ -53,10 +56,16 @@ def method_record(method: Method | Objective) -> dict[str, Any]:
     if len(parts) == 1 and parts[0][0] == 1:
         return {"method": METHODS.name_of(parts[0][1]), "arguments": _as_json(parts[0][2]), "code": code}
     listed = [
-        {"method": METHODS.name_of(part), "weight": weight, "arguments": _as_json(options)}
+        {"method": METHODS.name_of(part), **_weight_record(weight), "arguments": _as_json(options)}
         for weight, part, options in parts
     ]
     return {"method": method_name(method), "arguments": {"parts": listed}, "code": code}
+
+
+def _weight_record(weight: Weight) -> dict[str, float]:
+    if isinstance(weight, Linear):
+        return {"weight": weight.start, "final_weight": weight.end}
+    return {"weight": weight}
 
 
 def _without_parameters(objective: Objective) -> list[Any]:

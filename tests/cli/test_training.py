@@ -124,7 +124,14 @@ def test_distil_with_other_windows_for_a_short_teacher(
     assert told["metrics"] == {}
     record = json.loads((out / "haystack_distill.json").read_text())
     assert record["method"] == "prediction_layer"
-    assert record["arguments"] == {"temperature": 2.0, "distillation_loss_weight": 0.75, "distillation_loss": "kl_div"}
+    assert record["arguments"] == {
+        "temperature": 2.0,
+        "distillation_loss_weight": 0.75,
+        "distillation_loss": "kl_div",
+        "final_temperature": None,
+        "flsw_beta": 0.0,
+        "flsw_gamma": 1.0,
+    }
     assert record["windows"]["max_seq_len"] == 48
     layers = ["distil", *base, "--method", "intermediate_layers", "--overwrite", *QUICK]
     assert "windows have 48 tokens, but the teacher has 32 positions" in refusal(*layers)
@@ -152,18 +159,19 @@ def test_a_weighted_sum_of_methods_and_an_adaptation(
 ) -> None:
     out = tmp_path / "out"
     base = ["distil", "--teacher", teacher_dir, "--student", student_dir, "--data", squad_file, "--output-dir", out]
-    methods = ["--method", "0.8*prediction_layer", "--method", "0.2 * intermediate_layers", "--temperature", "2"]
+    methods = ["--method", "0.8*prediction_layer", "--method", "0.2:0 * intermediate_layers", "--temperature", "2"]
     run_json(*base, *QUICK, *methods, "--layer-mapping", "skip", "--adaptation", "last_layers", "--n-layers", "2")
     record = json.loads((out / "haystack_distill.json").read_text())
     assert record["method"] == "prediction_layer + intermediate_layers"
     first, second = record["arguments"]["parts"]
     assert (first["weight"], first["arguments"]["temperature"]) == (0.8, 2.0)
-    assert (second["weight"], second["arguments"]["layer_mapping"]) == (0.2, "skip")
+    assert (second["weight"], second["final_weight"]) == (0.2, 0.0)
+    assert second["arguments"]["layer_mapping"] == "skip"
     assert record["adaptation"] == {"name": "last_layers", "n_layers": 2}
     again = tmp_path / "again"
     config = tmp_path / "run.yaml"
     config.write_text(
-        "method: [0.8*prediction_layer, 0.2*intermediate_layers]\ntemperature: 2\nlayer_mapping: skip\n"
+        "method: [0.8*prediction_layer, 0.2:0*intermediate_layers]\ntemperature: 2\nlayer_mapping: skip\n"
         f"adaptation: last_layers\nn_layers: 2\noutput_dir: {again}\n"
     )
     run_json(*base[:-2], *QUICK, "--config", config)
@@ -210,8 +218,10 @@ def test_an_ensemble(
         ),
         (["--n-layers", "2"], "--n-layers is an option of last_layers, and the adaptation is all"),
         (["--method", "prediction-layer"], "unknown method 'prediction-layer'; did you mean 'prediction_layer'?"),
-        (["--method", "often*prediction_layer"], "write it as NAME or WEIGHT*NAME"),
+        (["--method", "often*prediction_layer"], "write it as NAME, WEIGHT*NAME or WEIGHT:WEIGHT*NAME"),
         (["--method=-1*prediction_layer"], "the weight of a method must be a number of 0 or more"),
+        (["--method=1:x*prediction_layer"], "write it as NAME, WEIGHT*NAME or WEIGHT:WEIGHT*NAME"),
+        (["--method=1:1*prediction_layer"], "a weight from 1.0 to 1.0 does not change; give one number"),
         (["--method", "labels", "--method", "labels"], "--method labels is given twice"),
         (["--method", "labels"], "needs no teacher; use `haystack-distill train`"),
         (["--method", "masked_language_model"], "masked_language_model needs a corpus to train on; use a recipe"),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import Labels, ModelOutputs, OutputRequest, PredictionLayer
-from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss
+from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
 
 INF = float("inf")
 
@@ -93,6 +93,52 @@ def test_an_unlabelled_window_learns_from_the_teacher_alone():
     torch.testing.assert_close(total(objective, losses)[2], 0.3 * losses["distillation"][2])
 
 
+def test_the_temperature_runs_to_its_last_value():
+    objective = PredictionLayer(4.0, 0.25, final_temperature=1.0).objective()
+    found = []
+    for progress in (0.0, 0.5, 1.0):
+        objective.begin_step(progress)
+        found.append((objective.temperature, objective.weights["distillation"]))
+    assert found == [(4.0, 0.25 * 16), (2.5, 0.25 * 6.25), (1.0, 0.25)]
+    outputs, data = student(), batch()
+    same = terms(PredictionLayer(1.0, 0.25).objective(), outputs, data)
+    assert torch.equal(terms(objective, outputs, data)["distillation"], same["distillation"])
+
+
+def test_the_temperature_of_a_window_by_hand():
+    own = torch.tensor([[3.0, 4.0, 9.0, 1.0], [1.0, 0.0, 9.0, 1.0], [-3.0, -4.0, 9.0, 1.0]])
+    teacher = torch.tensor([[3.0, 4.0, -INF, 5.0], [0.6, 0.8, -INF, 5.0], [3.0, 4.0, -INF, 5.0]])
+    mask = torch.tensor([[True, True, True, False]]).expand(3, 4)  # the third has no score, the fourth is not context
+    found = window_temperatures(own, teacher, mask, 5.0, 2.0, 2.0)
+    assert found.tolist() == pytest.approx([5.0, 5.0 - 2.0 * 0.4**2, 3.0])
+    # TextBrewer's formula is that of the temperature T + beta * mean weight of the batch.
+    weight = (1 - F.cosine_similarity(own[:2, :2], teacher[:2, :2])) ** 2
+    theirs = 4.0 + (weight.mean() - weight) * 2.0
+    ours = window_temperatures(own[:2], teacher[:2], mask[:2], 4.0 + 2.0 * weight.mean().item(), 2.0, 2.0)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_windows_of_their_own_temperature():
+    method = PredictionLayer(3.0, 0.4, flsw_beta=2.0, flsw_gamma=0.5)
+    objective, outputs, data = method.objective(), student(), batch()
+    assert objective.weights == {"distillation": 0.4, "labels": 0.6}
+    losses = terms(objective, outputs, data)["distillation"]
+    masks = data["attention_mask"].bool(), data["context_mask"]
+    expected = torch.zeros(3)
+    for own, name in ((outputs.start_logits, "teacher_start_logits"), (outputs.end_logits, "teacher_end_logits")):
+        taus = window_temperatures(own, data[name], data["context_mask"], 3.0, 2.0, 0.5)
+        assert not taus.requires_grad
+        for window, tau in enumerate(taus.tolist()):
+            alone = kl_div_loss(own, data[name], *masks, tau)[window]
+            expected[window] += tau**2 * alone.item() / 2
+    torch.testing.assert_close(losses.detach(), expected)
+    losses.sum().backward()
+    assert outputs.start_logits.grad.isfinite().all()
+    assert outputs.start_logits.grad[1, 4:].eq(0).all()
+    alike = ModelOutputs(data["teacher_start_logits"].nan_to_num(neginf=-1e9), data["teacher_end_logits"])
+    assert terms(objective, alike, data)["distillation"].abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("loss", ["kl_div", "mse"])
 def test_gradients_are_finite_and_leave_padding_alone(loss):
     objective, outputs = PredictionLayer(distillation_loss=loss).objective(), student()
@@ -157,6 +203,15 @@ def test_callable_with_the_wrong_shape(reduce):
         ({"distillation_loss": "kl"}, "'kl'"),
         ({"distillation_loss": None}, "None"),
         ({"distillation_loss": "mse", "temperature": 2.0}, "no effect"),
+        ({"distillation_loss": "mse", "final_temperature": 2.0}, "final_temperature=2.0 would have no effect"),
+        ({"distillation_loss_weight": 0, "flsw_beta": 0.5}, "flsw_beta=0.5 would have no effect"),
+        ({"distillation_loss": print, "flsw_beta": 0.5}, "flsw_beta has an effect with"),
+        ({"flsw_gamma": 2.0}, "flsw_gamma=2.0 has no effect without flsw_beta"),
+        ({"temperature": 2.0, "final_temperature": 2.0}, "is the temperature of the first step too"),
+        ({"temperature": 4.0, "final_temperature": 1.5, "flsw_beta": 1.5}, "could lower a temperature of 1.5 to 0"),
+        ({"final_temperature": 0.0}, "final_temperature must be a number above 0, or None"),
+        ({"flsw_beta": -1.0}, "flsw_beta must be"),
+        ({"flsw_gamma": 0}, "flsw_gamma must be"),
     ],
 )
 def test_bad_arguments(arguments, message):

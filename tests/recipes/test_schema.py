@@ -7,7 +7,7 @@ import pytest
 
 from haystack_distill import DistilError, TrainingSettings
 from haystack_distill.data.text_windows import TextSettings
-from haystack_distill.objectives import IntermediateLayers, Labels, PredictionLayer
+from haystack_distill.objectives import IntermediateLayers, Labels, Linear, PredictionLayer
 from haystack_distill.recipes.schema import CorpusText, Recipe, Stage, StageResult, StudentShape, load_recipe
 from haystack_distill.training.adaptation import LastLayers
 
@@ -63,7 +63,7 @@ stages:
   - name: answers
     teacher: [t, other, {stage: layers}]
     method:
-      - prediction_layer
+      - {name: prediction_layer, final_weight: 0.25}
       - {name: labels, weight: 0.5}
     keep_best: true
     adaptation: biases
@@ -96,15 +96,13 @@ labels_only: true
     assert layers.adaptation == LastLayers(2)
     assert layers.settings.checkpoint_every == "epoch"
     assert answers.teacher == ["t", "other", StageResult("layers")]
-    assert answers.method == 1.0 * PredictionLayer() + 0.5 * Labels()
+    assert answers.method == Linear(1.0, 0.25) * PredictionLayer() + 0.5 * Labels()
     assert answers.settings.evaluate_every == TrainingSettings.evaluate_every
     assert answers.augment is None
     assert recipe.labels_only
-    assert recipe.as_dict()["stages"][4]["arguments"]["parts"][1] == {
-        "method": "labels",
-        "weight": 0.5,
-        "arguments": {},
-    }
+    first, second = recipe.as_dict()["stages"][4]["arguments"]["parts"]
+    assert (first["weight"], first["final_weight"]) == (1.0, 0.25)
+    assert second == {"method": "labels", "weight": 0.5, "arguments": {}}
 
 
 def test_a_student_by_name(tmp_path: Path) -> None:
@@ -158,6 +156,10 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (
             stage("method: {name: prediction_layer, distillation_loss: mse, temperature: 3}"),
             'stage two: method: distillation_loss="mse" compares unscaled logits, so temperature=3.0 would have no',
+        ),
+        (
+            stage("method: [{name: labels, final_weight: 1}]"),
+            "stage two: method: final_weight: a weight from 1.0 to 1.0",
         ),
         (stage("method: [{name: labels, weight: much}]"), "stage two: method: weight: 'much' is not a number"),
         (stage("method: [{name: labels, weight: -1}]"), "stage two: method: the weight of a method must be a number"),

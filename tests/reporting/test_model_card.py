@@ -169,7 +169,7 @@ def test_a_run_of_several_methods(tmp_path: Path) -> None:
     """Each method's weight and options, and the adaptation."""
     parts = [
         {"method": "prediction_layer", "weight": 0.8, "arguments": {"temperature": 2.0}},
-        {"method": "intermediate_layers", "weight": 0.2, "arguments": {"layer_mapping": "skip"}},
+        {"method": "intermediate_layers", "weight": 0.2, "final_weight": 0.0, "arguments": {"layer_mapping": "skip"}},
     ]
     run = {
         "method": "prediction_layer + intermediate_layers",
@@ -182,6 +182,7 @@ def test_a_run_of_several_methods(tmp_path: Path) -> None:
         "| weight of prediction_layer | 0.8 |",
         "| prediction_layer: temperature | 2 |",
         "| weight of intermediate_layers | 0.2 |",
+        "| final weight of intermediate_layers | 0 |",
         "| intermediate_layers: layer_mapping | skip |",
         "| adaptation | last_layers |",
         "| last_layers: n_layers | 2 |",
