@@ -56,19 +56,22 @@ class AllWeights(Adaptation):
 
 @dataclass(frozen=True)
 class LastLayers(Adaptation):
-    """The last layers and the head are trained; the embeddings and the other layers are frozen.
+    """The last layers and the head are trained; the other layers, and the embeddings unless asked for, are frozen.
 
     Args:
         n_layers: Number of layers that are trained.
+        embeddings: Train the embeddings too, with whatever else belongs to no layer.
     """
 
     n_layers: int = 1
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         check_argument("n_layers", self.n_layers, is_integer(self.n_layers, 1), "a whole number of at least 1")
+        check_argument("embeddings", self.embeddings, isinstance(self.embeddings, bool), "True or False")
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Freeze everything below the last layers; see `Adaptation.prepare`.
+        """Freeze the other layers and the embeddings; see `Adaptation.prepare`.
 
         Raises:
             DistilError: The model has fewer than `n_layers` layers, or its layers share their weights.
@@ -83,10 +86,22 @@ class LastLayers(Adaptation):
                 f"the layers of a {model.config.model_type} model share their weights, so the last ones cannot be "
                 "trained alone; choose another adaptation"
             )
-        head = _head_of(model)
+        head = head_of(model)
         for name, parameter in model.named_parameters():
             number = layer_index(model, name)
-            _require_grad(parameter, id(parameter) in head or (number is not None and number >= total - self.n_layers))
+            last = self.embeddings if number is None else number >= total - self.n_layers
+            train_if(last or id(parameter) in head, parameter)
+
+
+@dataclass(frozen=True)
+class Head(Adaptation):
+    """The head alone is trained; the encoder is frozen."""
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Freeze the encoder; see `Adaptation.prepare`."""
+        head = head_of(model)
+        for parameter in model.parameters():
+            train_if(id(parameter) in head, parameter)
 
 
 @dataclass(frozen=True)
@@ -95,9 +110,9 @@ class Biases(Adaptation):
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze everything except biases and head; see `Adaptation.prepare`."""
-        head = _head_of(model)
+        head = head_of(model)
         for name, parameter in model.named_parameters():
-            _require_grad(parameter, name.endswith("bias") or id(parameter) in head)
+            train_if(name.endswith("bias") or id(parameter) in head, parameter)
 
 
 # One name for an adaptation everywhere, as in `training.methods` for methods.
@@ -106,6 +121,7 @@ ADAPTATIONS: Registry[Adaptation] = Registry(
     {
         "all": "haystack_distill.training.adaptation:AllWeights",
         "last_layers": "haystack_distill.training.adaptation:LastLayers",
+        "head": "haystack_distill.training.adaptation:Head",
         "biases": "haystack_distill.training.adaptation:Biases",
     },
 )
@@ -131,11 +147,12 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
             parameter.requires_grad_(trainable)
 
 
-def _head_of(model: PreTrainedModel) -> set[int]:
+def head_of(model: PreTrainedModel) -> set[int]:
     """The ids of the parameters outside the encoder; an encoder alone has none."""
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
     return {id(parameter) for parameter in model.parameters()} - encoder
 
 
-def _require_grad(parameter: nn.Parameter, trained: bool) -> None:
+def train_if(trained: bool, parameter: nn.Parameter) -> None:
+    """Freeze a parameter unless it is trained; one that was frozen before stays so."""
     parameter.requires_grad_(trained and parameter.requires_grad)

@@ -10,7 +10,15 @@ from transformers import AlbertConfig, AlbertForQuestionAnswering
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
 from haystack_distill.objectives import IntermediateLayers
-from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, Biases, LastLayers, adapted
+from haystack_distill.training.adaptation import (
+    ADAPTATIONS,
+    Adaptation,
+    AllWeights,
+    Biases,
+    Head,
+    LastLayers,
+    adapted,
+)
 
 MakeReader = Callable[..., Reader]
 
@@ -29,6 +37,9 @@ def test_which_weights_learn(tiny_reader: MakeReader) -> None:
     assert learning(model, AllWeights()) == names
     last = {name for name in names if ".layer.2." in name or ".layer.3." in name}
     assert learning(model, LastLayers(2)) == head | last
+    below = {name for name in names if ".layer.0." in name or ".layer.1." in name}
+    assert learning(model, LastLayers(2, embeddings=True)) == names - below
+    assert learning(model, Head()) == head
     assert learning(model, Biases()) == head | {name for name in names if name.endswith("bias")}
 
 
@@ -59,7 +70,7 @@ def test_options_are_read_without_torch() -> None:
         "print(*[option.name for name in ADAPTATIONS for option in ADAPTATIONS.options(name)], 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert shown == ["n_layers", "False"]
+    assert shown == ["n_layers", "embeddings", "False"]
     assert ADAPTATIONS.title("all") == "All weights are trained."
     with pytest.raises(DistilError, match="unknown adaptation 'bias'; did you mean 'biases'"):
         ADAPTATIONS["bias"]
@@ -71,6 +82,8 @@ def test_bad_adaptations(tiny_reader: MakeReader, squad_file: Path) -> None:
             LastLayers(n_layers)
     with pytest.raises(DistilError, match="n_layers is 9, but the student has 4 layers"):
         ReaderTrainer(tiny_reader()).distil(None, squad_file, "labels", adaptation=LastLayers(9))
+    with pytest.raises(DistilError, match="embeddings must be"):
+        LastLayers(embeddings=1)
     with pytest.raises(DistilError, match="adaptation must be a Adaptation"):
         ReaderTrainer(tiny_reader()).distil(None, squad_file, "labels", adaptation="biases")
 
@@ -108,6 +121,8 @@ def test_an_encoder_alone_has_no_head(tiny_reader: MakeReader) -> None:
     names = {name for name, _ in encoder.named_parameters()}
     assert learning(encoder, Biases()) == {name for name in names if name.endswith("bias")}
     assert learning(encoder, LastLayers(1)) == {name for name in names if "layer.3." in name}
+    with pytest.raises(DistilError, match="'head' freezes every weight of the student"):
+        learning(encoder, Head())
 
 
 def test_layers_that_share_their_weights_are_not_trained_alone() -> None:
