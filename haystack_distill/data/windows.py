@@ -20,7 +20,8 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from haystack_distill.data.samplers import LengthGroupedBatches, StepBatches
+from haystack_distill.data.mixture import Mixture
+from haystack_distill.data.samplers import LengthGroupedBatches, MixedBatches, StepBatches
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.squad.validation import count_lone_surrogates, replace_lone_surrogates
 from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer, tokenizer_fingerprint
@@ -228,7 +229,12 @@ class Windows(AnyWindows):
         settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
         answers: What cutting did to the labelled answers.
+
+    Attributes:
+        mixture: How parts of the data are mixed in training; None for windows that are all alike.
     """
+
+    mixture: Mixture | None = None
 
     def __init__(
         self,
@@ -295,6 +301,9 @@ class Windows(AnyWindows):
 
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
         """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
+        if self.mixture is not None:
+            parts, counts = self.mixture.part_of, self.mixture.counts
+            return MixedBatches(self.lengths, parts, counts, batch_size, seed=seed, **sharing)
         return LengthGroupedBatches(self.lengths, batch_size, seed=seed, **sharing)
 
     def warn_of_lost_answers(self) -> None:

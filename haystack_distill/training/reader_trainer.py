@@ -11,8 +11,10 @@ import datasets
 import numpy as np
 from transformers import TrainerCallback
 
+from haystack_distill.data.mixture import transfer_mixture
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
+from haystack_distill.data.transfer import TransferSet
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_distributed
 from haystack_distill.models.reader import ExampleSource, Reader
@@ -75,6 +77,7 @@ class ReaderTrainer:
         method: MethodSource,
         dev_data: ExampleSource | None = None,
         *,
+        transfer: TransferSet | None = None,
         adaptation: Adaptation | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> RunResult:
@@ -94,6 +97,7 @@ class ReaderTrainer:
                 for its default options, or an `objectives.Objective` of your own. A run with code of your own can only
                 be resumed with the same code.
             dev_data: Examples to evaluate on; never trained on.
+            transfer: Unlabelled examples to mix into every step beside `data`, see `data.transfer.TransferSet`.
             adaptation: Which weights are trained, see `training.adaptation`. None for all.
             callbacks: Additional callbacks for transformers' Trainer.
 
@@ -105,12 +109,16 @@ class ReaderTrainer:
                 cannot be used.
             DataError: The data cannot be read.
         """
+        check_type("transfer", transfer, TransferSet)
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         if dev_data is None:
             self.settings.require_nothing_measured()
         objective, chosen = self._fit(run, teacher)
         with run.processes.main_process_first():  # the other processes load its windows from the cache
-            examples = load_examples(data, cache_dir=self.cache_dir)
+            labelled = examples = load_examples(data, cache_dir=self.cache_dir)
+            if transfer is not None:
+                more = transfer.load(self.settings.seed, cache_dir=self.cache_dir)
+                examples = datasets.concatenate_datasets([labelled, more])
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
             if dev_data is not None:
@@ -119,6 +127,12 @@ class ReaderTrainer:
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         _require_labels(objective, teacher, examples)
         _require_unlabelled(objective, examples)
+        described: dict[str, Any] = {}
+        if transfer is not None:
+            _require_effect(objective)
+            sizes = len(labelled), len(examples) - len(labelled)
+            windows.mixture = transfer_mixture(windows.example_of, sizes, transfer.proportion)
+            described = {"transfer": {"examples": sizes[1], "proportion": transfer.proportion}}
         if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
@@ -129,6 +143,7 @@ class ReaderTrainer:
             chosen,
             {
                 "data": {"examples": len(examples), "windows": len(windows), "sha256": content_hash(examples)},
+                **described,
                 "dev_data": None if dev_windows is None else content_hash(dev_windows.examples),
                 "windows": asdict(self.student.window_settings),
                 "measuring": self._scoring() if dev_windows is not None and self.settings.evaluate_every else None,
@@ -171,6 +186,7 @@ class ReaderTrainer:
         method: MethodSource,
         *,
         measured: bool = False,
+        transfer: TransferSet | None = None,
         adaptation: Adaptation | None = None,
     ) -> Objective:
         """Run the checks of `distil` without training; nothing is changed.
@@ -180,6 +196,7 @@ class ReaderTrainer:
             data: Examples, as `data.squad.load.load_examples` returns them.
             method: As for `distil`.
             measured: Whether there will be dev data.
+            transfer: As for `distil`; it is not read.
             adaptation: As for `distil`.
 
         Returns:
@@ -194,6 +211,8 @@ class ReaderTrainer:
         objective, _ = self._fit(run, teacher)
         _require_labels(objective, teacher, data)
         _require_unlabelled(objective, data)
+        if transfer is not None:
+            _require_effect(objective)
         run.check_adaptation()
         return objective
 
@@ -311,10 +330,24 @@ class ReaderTrainer:
         return {name: getattr(self.student, name) for name in names}
 
 
+def _labels_only(objective: Objective) -> bool:
+    """Whether the objective uses nothing but labels."""
+    used = {name for name, weight in objective.weights.items() if weight}
+    return all(name.partition("_")[0] == "labels" for name in used)
+
+
+def _require_effect(objective: Objective) -> None:
+    """Check that an objective learns from unlabelled examples, of which a transfer set consists."""
+    if _labels_only(objective):
+        raise DistilError(
+            "the method learns from labels only, so a transfer set would have no effect; leave it out, or give a "
+            "teacher and a method that learns from it"
+        )
+
+
 def _require_labels(objective: Objective, teacher: TeacherSource | None, examples: datasets.Dataset) -> None:
     """Check that there are labels if the objective uses nothing else."""
-    used = {name for name, weight in objective.weights.items() if weight}
-    if all(name.partition("_")[0] == "labels" for name in used) and not any(examples["labelled"]):
+    if _labels_only(objective) and not any(examples["labelled"]):
         remedy = "distil from a teacher instead" if teacher is None else "take a method that learns from the teacher"
         raise DistilError(
             "none of the examples is labelled (a transfer set, or a file without answers such as Haystack 1's "

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from haystack_distill.data.samplers import LengthGroupedBatches
+from haystack_distill.data.mixture import tempered_mixture
+from haystack_distill.data.samplers import LengthGroupedBatches, MixedBatches, StepBatches
+from haystack_distill.errors import DistilError
 
 LENGTHS = np.random.default_rng(0).integers(10, 400, size=997)
 
 
-def epoch(batches: LengthGroupedBatches, number: int = 0) -> list[list[int]]:
+def epoch(batches: StepBatches, number: int = 0) -> list[list[int]]:
     batches.start_epoch(number)
     return list(batches)
 
@@ -79,3 +81,54 @@ def test_a_filler_where_there_are_too_few_windows() -> None:
     fillers = [batch for batch in made if batch[0] < 0]
     assert len(fillers) == 2
     assert all(len(batch) == 1 and 0 <= ~batch[0] < 2 for batch in fillers)
+
+
+PARTS = (np.arange(997) >= 300).astype(int)
+
+
+def mixed(batch_size: int = 8, counts: tuple[int, ...] = (300, 300), **sharing: int) -> MixedBatches:
+    return MixedBatches(LENGTHS, PARTS, counts, batch_size, seed=3, **sharing)
+
+
+@pytest.mark.parametrize(("counts", "wanted"), [((300, 300), 4), ((300, 900), 6), ((300, 100), 2)])
+def test_every_step_mixes_the_parts_in_proportion(counts: tuple[int, int], wanted: int) -> None:
+    made = epoch(mixed(counts=counts), 1)
+    assert np.bincount(PARTS[real(made)]).tolist() == list(counts)
+    for batch in made:
+        assert abs(PARTS[batch].sum() - wanted * len(batch) / 8) <= 1
+
+
+def test_a_part_is_used_up_before_any_of_it_is_repeated() -> None:
+    batches = mixed()
+    epochs = [real(epoch(batches, number)) for number in range(5)]
+    for windows in epochs:
+        assert sorted(window for window in windows if PARTS[window] == 0) == list(range(300))
+    others = [[window for window in windows if PARTS[window]] for windows in epochs]
+    assert not set(others[0]) & set(others[1])
+    assert set(others[0]) | set(others[1]) | set(others[2]) == set(range(300, 997))
+    drawn = np.bincount(np.concatenate(others), minlength=997)[300:]
+    assert set(drawn.tolist()) == {2, 3}  # 1500 draws of 697 windows
+
+
+def test_mixed_steps_are_a_function_of_seed_and_epoch_however_they_are_divided() -> None:
+    whole = epoch(mixed(24), 2)
+    for batch_size, accumulation, processes in ((6, 4, 1), (2, 4, 3)):
+        shares = [
+            epoch(mixed(batch_size, accumulation=accumulation, processes=processes, process=process), 2)
+            for process in range(processes)
+        ]
+        for number, step in enumerate(whole):
+            mine = slice(number * accumulation, (number + 1) * accumulation)
+            assert sorted(real([batch for batches in shares for batch in batches[mine]])) == sorted(step)
+    assert epoch(mixed(24), 1) != whole
+    padding = sum(int((LENGTHS[batch].max() - LENGTHS[batch]).sum()) for batch in whole)
+    assert padding < 0.1 * LENGTHS.sum()
+
+
+def test_tempered_sources() -> None:
+    example_of = np.repeat([0, 1, 2], [90, 5, 5])
+    assert tempered_mixture(example_of, [1, 2]).counts == (90, 10)
+    assert tempered_mixture(example_of, [1, 2], 0.5).counts == (75, 25)
+    assert tempered_mixture(example_of, [1, 2], 0).counts == (50, 50)
+    with pytest.raises(DistilError, match="from 0"):
+        tempered_mixture(example_of, [1, 2], 2.0)

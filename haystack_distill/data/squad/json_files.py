@@ -12,7 +12,15 @@ from typing import Any, BinaryIO
 import ijson
 
 from haystack_distill.data.squad.encoding import BLOCK, SurrogateReplacer, open_data, require_utf8
-from haystack_distill.data.squad.tables import CSV, LINES, PARQUET, questions_in_records, questions_in_table, table_kind
+from haystack_distill.data.squad.tables import (
+    CSV,
+    LINES,
+    PARQUET,
+    Only,
+    questions_in_records,
+    questions_in_table,
+    table_kind,
+)
 from haystack_distill.data.squad.validation import BadExample, Place, Question, abbreviated, json_type
 from haystack_distill.errors import DataError
 
@@ -22,17 +30,18 @@ _CHUNK = 2**16  # bytes parsed at once
 _ARTICLES, _RECORDS = "articles", "records"
 
 
-def questions_in_file(path: Path) -> Iterator[Question]:
+def questions_in_file(path: Path, only: Only = None) -> Iterator[Question]:
     """The questions of a file in any format that `data.squad.load.read_squad` accepts, unchecked.
 
-    An invalid article or paragraph becomes one question with a `fault`.
+    An invalid article or paragraph becomes one question with a `fault`. With `only`, the columns and keys that it does
+    not need may be missing; with "contexts", a paragraph is one question without a text.
 
     Raises:
         DataError: The file cannot be read, is broken, or has another format.
     """
     table = table_kind(path)
     if table is not None:
-        yield from questions_in_table(path, table)
+        yield from questions_in_table(path, table, only)
         return
     done = [0]
     with _json_errors(path, done):
@@ -46,14 +55,14 @@ def questions_in_file(path: Path) -> Iterator[Question]:
             waiting = 0  # replaced, and not yet attributed to a question
             for done[0], (article, replaced) in enumerate(_articles(path), 1):
                 waiting += replaced
-                for question in _questions_of(path, done[0] - 1, article):
+                for question in _questions_of(path, done[0] - 1, article, only):
                     yield question._replace(replaced=waiting) if waiting else question
                     waiting = 0
             return
-    yield from questions_in_table(path, LINES)
+    yield from questions_in_table(path, LINES, only)
 
 
-def _questions_of(path: Path, index: int, article: Any) -> Iterator[Question]:
+def _questions_of(path: Path, index: int, article: Any, only: Only) -> Iterator[Question]:
     try:
         if not isinstance(article, dict):
             raise BadExample(
@@ -71,7 +80,7 @@ def _questions_of(path: Path, index: int, article: Any) -> Iterator[Question]:
                 raise BadExample(
                     "wrong type", f"a paragraph must be an object with context and qas, not {json_type(paragraph)}"
                 )
-            qas = _list_in(paragraph, "qas")
+            qas = [{"id": f"context-{index}-{number}"}] if only == "contexts" else _list_in(paragraph, "qas")
         except BadExample as bad:
             yield _invalid(Place(str(path), index, title_text, number), bad)
             continue

@@ -5,7 +5,7 @@ have passed the checks of `data.squad.validation`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from haystack_distill.data.squad.arrow import (
 )
 from haystack_distill.data.squad.intake import Intake, ReadReport, log_warnings, total_of
 from haystack_distill.data.squad.json_files import questions_in_file, write_rows
-from haystack_distill.data.squad.tables import COLUMNS, FILE_ENDINGS, require_question_columns, table_kind
+from haystack_distill.data.squad.tables import COLUMNS, FILE_ENDINGS, Only, require_question_columns, table_kind
+from haystack_distill.data.squad.validation import Question
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.cache import NO_CODE, cached_table
@@ -85,7 +86,11 @@ def read_squad(
 
 
 def read_squad_with_report(
-    paths: PathLike | Sequence[PathLike], *, on_bad_example: OnBadExample = "error", cache_dir: PathLike | None = None
+    paths: PathLike | Sequence[PathLike],
+    *,
+    on_bad_example: OnBadExample = "error",
+    cache_dir: PathLike | None = None,
+    only: Only = None,
 ) -> tuple[datasets.Dataset, ReadReport]:
     """Read like `read_squad`, and also return a report on all files: questions read, skipped, repaired.
 
@@ -93,6 +98,7 @@ def read_squad_with_report(
         paths: As for `read_squad`.
         on_bad_example: As for `read_squad`.
         cache_dir: As for `read_squad`.
+        only: As for `load_examples`.
 
     Raises:
         DataError: As for `read_squad`.
@@ -109,8 +115,9 @@ def read_squad_with_report(
             raise DataError(f"{path}: no such file: check the path (it is relative to {Path.cwd()})")
 
     sources = [[table_kind(path), _hash_of_source(path)] for path in files]
-    key = hash_json("files", _FORMAT, on_bad_example, sources)
-    intake = Intake([(str(path), partial(questions_in_file, path)) for path in files], skip=skip)
+    key = hash_json("files", _FORMAT, on_bad_example, sources, *_reading_key(only))
+    read = [(str(path), partial(_unlabelled, partial(questions_in_file, path, only), only)) for path in files]
+    intake = Intake(read, skip=skip)
     return _through_cache(key, intake, cache_dir)
 
 
@@ -120,6 +127,7 @@ def load_examples(
     split: str = "train",
     on_bad_example: OnBadExample = "error",
     cache_dir: PathLike | None = None,
+    only: Only = None,
 ) -> datasets.Dataset:
     """Load examples from files, from a `datasets.Dataset` or from the Hugging Face hub, as `read_squad` returns them.
 
@@ -131,25 +139,29 @@ def load_examples(
         split: The split of a hub dataset; it does not apply to files and datasets.
         on_bad_example: As for `read_squad`.
         cache_dir: As for `read_squad`.
+        only: What is read of each example; None for everything. "questions": questions and contexts as a transfer set,
+            all unlabelled; answers and flags are ignored and may be missing. "contexts": the contexts with empty
+            questions, unlabelled; questions are ignored and may be missing too. In SQuAD-format JSON each paragraph is
+            one row then.
 
     Raises:
         DataError: The source cannot be loaded, lacks a column, or contains an invalid example.
         DistilError: `on_bad_example` is unknown, or the cache directory cannot be used.
     """
     if isinstance(source, datasets.Dataset):
-        return _checked_dataset(source, "dataset", on_bad_example, cache_dir)
+        return _checked_dataset(source, "dataset", on_bad_example, cache_dir, only)
     if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         raise DataError(f"expected one dataset, got a dict of splits: choose one of {sorted(map(str, source))}")
     if isinstance(source, datasets.IterableDataset):
         raise DataError("expected a datasets.Dataset, got an IterableDataset: load it without streaming=True")
     if isinstance(source, str) and not _looks_like_file(source):
         return _checked_dataset(
-            _load_from_hub(source, split), f"hub dataset {source} ({split})", on_bad_example, cache_dir
+            _load_from_hub(source, split), f"hub dataset {source} ({split})", on_bad_example, cache_dir, only
         )
     if isinstance(source, (str, Path)) or (
         isinstance(source, Sequence) and all(isinstance(path, (str, Path)) for path in source)
     ):
-        return read_squad(source, on_bad_example=on_bad_example, cache_dir=cache_dir)
+        return read_squad_with_report(source, on_bad_example=on_bad_example, cache_dir=cache_dir, only=only)[0]
     raise DataError(
         f"cannot load examples from {type(source).__name__}: give a path, a list of paths, a datasets.Dataset or the "
         "name of a dataset on the Hugging Face hub"
@@ -237,16 +249,51 @@ def _load_from_hub(name: str, split: str) -> datasets.Dataset:
 
 
 def _checked_dataset(
-    dataset: datasets.Dataset, name: str, on_bad_example: OnBadExample, cache_dir: PathLike | None
+    dataset: datasets.Dataset, name: str, on_bad_example: OnBadExample, cache_dir: PathLike | None, only: Only
 ) -> datasets.Dataset:
     """Validate and cache the rows of a dataset, like those of a file."""
     skip = _is_skip(on_bad_example)
-    require_question_columns(dataset.column_names, name)
-    columns = [column for column in COLUMNS if column in dataset.column_names]
+    require_question_columns(dataset.column_names, name, only)
+    read = COLUMNS if only is None else ("id", "title", "context", "question")
+    columns = [column for column in read if column in dataset.column_names]
     require_types(dataset, columns, name)
-    key = hash_json("dataset", _FORMAT, on_bad_example, columns, hash_columns(dataset, columns))
-    intake = Intake([(name, partial(questions_in_dataset, dataset, columns, name))], skip=skip)
+    key = hash_json("dataset", _FORMAT, on_bad_example, columns, hash_columns(dataset, columns), *_reading_key(only))
+    questions = partial(_unlabelled, partial(questions_in_dataset, dataset, columns, name), only)
+    intake = Intake([(name, questions)], skip=skip)
     return _through_cache(key, intake, cache_dir)[0]
+
+
+def _reading_key(only: Only) -> list[str]:
+    """What `only` adds to the key of the cache; nothing for everything, so that older caches stay valid.
+
+    Raises:
+        DistilError: It is unknown.
+    """
+    if only not in (None, "questions", "contexts"):
+        raise DistilError(f'unknown only {only!r}: choose None, "questions" or "contexts"')
+    return [] if only is None else [only]
+
+
+def _unlabelled(read: Callable[[], Iterable[Question]], only: Only) -> Iterator[Question]:
+    """The questions of a source, with `only` without their labels, see `load_examples`."""
+    if only is None:
+        yield from read()
+        return
+    for question in read():
+        qa = question.qa
+        if question.fault is None and isinstance(qa, dict):
+            kept = {"id": qa["id"]} if "id" in qa else {}
+            if only == "contexts":
+                kept["question"] = ""
+            elif "question" in qa:
+                kept["question"] = qa["question"]
+            question = question._replace(
+                qa=kept | {"labelled": False},
+                assumed_impossible=False,
+                without_starts=False,
+                id_may_change=question.id_may_change or only == "contexts",  # each file counts its paragraphs from 0
+            )
+        yield question
 
 
 def _through_cache(key: str, intake: Intake, cache_dir: PathLike | None) -> tuple[datasets.Dataset, ReadReport]:

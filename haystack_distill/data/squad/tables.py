@@ -4,10 +4,10 @@ import ast
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import ijson
 import pyarrow as pa
@@ -20,6 +20,7 @@ from haystack_distill.utils.checks import is_integer
 
 _FLAT = ("answer_text", "answer")  # columns with a single answer, with or without `answer_start`
 COLUMNS = ("id", "title", "context", "question", "answers", *_FLAT, "answer_start", "is_impossible", "labelled")
+Only: TypeAlias = Literal["questions", "contexts"] | None  # what is read of each example, see `load_examples`
 _BATCH_SIZE = 50  # rows; a thousand may be large as Python objects
 _LONGEST_CELL = 2**31 - 1
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": None}
@@ -34,13 +35,13 @@ def table_kind(path: Path) -> str | None:
     return _ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 
-def questions_in_table(path: Path, kind: str) -> Iterator[Question]:
+def questions_in_table(path: Path, kind: str, only: Only = None) -> Iterator[Question]:
     """The rows of a table as unchecked questions.
 
     Raises:
         DataError: The file cannot be read, is broken, or lacks a column.
     """
-    rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind](path)
+    rows = {CSV: _csv_rows, LINES: _line_rows, PARQUET: _parquet_rows}[kind](path, only)
     for place, row, replaced in rows:
         yield question_of(row, place)._replace(replaced=replaced)
 
@@ -60,24 +61,36 @@ def questions_in_records(path: Path) -> Iterator[Question]:
             replaced = text.replaced
 
 
-def require_question_columns(columns: Iterable[str], name: str) -> None:
+def require_question_columns(columns: Iterable[str], name: str, only: Only = None) -> None:
     """Check that a table has columns for contexts, for questions, and for answers or the flag `labelled`.
+
+    Args:
+        columns: The columns of the table.
+        name: The name of the table, for the message.
+        only: "questions" needs no answers, "contexts" no questions either.
 
     Raises:
         DataError: It lacks one.
     """
     columns = list(columns)
-    missing = [column for column in ("context", "question") if column not in columns]
+    missing = [column for column in _needed(only) if column not in columns]
+    if missing and only is not None:
+        raise DataError(f"{name} lacks the column(s) {missing} (it has {columns}): name the columns so")
     if missing:
         raise DataError(
             f"{name} lacks the column(s) {missing} (it has {columns}): give it the columns of SQuAD, or question, "
             "context, answer and answer_start"
         )
-    if not {"answers", *_FLAT, "labelled"} & set(columns):
+    if only is None and not {"answers", *_FLAT, "labelled"} & set(columns):
         raise DataError(
             f"{name} lacks the column(s) ['answers'] (it has {columns}): give them, or answer (or answer_text) and "
             "answer_start; unlabelled questions to distil from need a column labelled that is false"
         )
+
+
+def _needed(only: Only) -> tuple[str, ...]:
+    """The columns that every table must have."""
+    return ("context",) if only == "contexts" else ("context", "question")
 
 
 def question_of(row: Any, place: Place) -> Question:
@@ -145,12 +158,12 @@ def _as_integer(value: Any) -> Any:
 # --- Readers of files: each yields the place of a row, the row, and the lone surrogates replaced since the last one ---
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
+def _parquet_rows(path: Path, only: Only) -> Iterator[tuple[Place, Any, int]]:
     index = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            require_question_columns(names, str(path))
+            require_question_columns(names, str(path), only)
             columns = [column for column in COLUMNS if column in names]
             for batch in file.iter_batches(batch_size=_BATCH_SIZE, columns=columns):
                 for row in batch.to_pylist():
@@ -163,7 +176,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
         raise DataError(f"{path}: not a valid Parquet file ({what}): download or write it again") from error
 
 
-def _line_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
+def _line_rows(path: Path, only: Only) -> Iterator[tuple[Place, Any, int]]:
     with open_data(path) as file:
         text = SurrogateReplacer(file)
         index = replaced = 0
@@ -184,17 +197,17 @@ def _line(line: bytes, path: Path) -> Any:
         return BadExample("not JSON", f"this line is not JSON, or is truncated ({error}): write it again or remove it")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
+def _csv_rows(path: Path, only: Only) -> Iterator[tuple[Place, Any, int]]:
     csv.field_size_limit(_LONGEST_CELL)  # a context may be a book
     index = 0
     try:
         with open_data(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
             head = text.readline()
-            delimiter = _delimiter(head)
+            delimiter = _delimiter(head, _needed(only))
             reader = csv.reader(chain([head], text), delimiter=delimiter, strict=True)
             names = [name.strip() for name in next(reader, [])]
-            require_question_columns(names, f"{path} (a CSV file whose first line names the columns)")
+            require_question_columns(names, f"{path} (a CSV file whose first line names the columns)", only)
             for name in COLUMNS:
                 if names.count(name) > 1:
                     raise DataError(f'{path}: the column "{name}" appears twice: rename one of them')
@@ -214,11 +227,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[Place, Any, int]]:
         ) from error
 
 
-def _delimiter(head: str) -> str:
+def _delimiter(head: str, needed: Sequence[str]) -> str:
     """The separator of columns: a comma, a semicolon (as Excel writes in many countries) or a tab."""
     for delimiter in ",;\t":
         names = next(csv.reader([head], delimiter=delimiter), [])
-        if {"context", "question"} <= {name.strip() for name in names}:
+        if set(needed) <= {name.strip() for name in names}:
             return delimiter
     return ","
 
