@@ -110,9 +110,7 @@ class Inputs:
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
         """Examples of files or of a data set on the hub."""
-        if data == [SAMPLE]:
-            return load_examples(sample_path(_PARTS[split]), cache_dir=self.recipe.cache_dir)
-        return load_examples(data[0] if len(data) == 1 else data, split=split, cache_dir=self.recipe.cache_dir)
+        return load_questions(data, split, self.recipe.cache_dir)
 
     # --- data of a stage -------------------------------------------------------------------------------------------
 
@@ -305,6 +303,22 @@ class ReadyStage:
     student: Reader | LanguageModel
     teacher: Teaching
     examples: datasets.Dataset | None
+
+
+def load_questions(data: list[str], split: str, cache_dir: str | None) -> datasets.Dataset:
+    """Examples of files, of the sample or of a data set on the hub, as the data of a recipe is named.
+
+    Args:
+        data: Files, "sample" or the name of a data set.
+        split: "train" or "validation", of the sample or of a data set on the hub.
+        cache_dir: The cache directory, see `utils.cache.cache_directory`.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    if data == [SAMPLE]:
+        return load_examples(sample_path(_PARTS[split]), cache_dir=cache_dir)
+    return load_examples(data[0] if len(data) == 1 else data, split=split, cache_dir=cache_dir)
 
 
 def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:

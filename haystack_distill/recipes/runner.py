@@ -62,18 +62,19 @@ class RecipeResult:
     metrics: dict[str, dict[str, float]]
 
 
-def run_recipe(recipe: Recipe, *, progress: bool = True) -> RecipeResult:
+def run_recipe(recipe: Recipe, *, progress: bool = True, measure: bool = True) -> RecipeResult:
     """Run what is left of a recipe.
 
     Args:
         recipe: See `recipes.schema.Recipe`.
         progress: Whether to show bars.
+        measure: Whether teacher and student are measured at the end, where there are dev data.
 
     Raises:
         DistilError: Something is wrong with the recipe, or a stage was begun otherwise before.
         DataError: Something is wrong with the data.
     """
-    runner = _Runner(recipe, progress)
+    runner = _Runner(recipe, progress, measure)
     with contextlib.ExitStack() as held:
         run_on_main_process(lambda: held.enter_context(directory_lock(runner.output)), runner.processes)
         run_on_main_process(runner.check_reader, runner.processes)
@@ -91,9 +92,10 @@ def labels_stage(recipe: Recipe, steps: int) -> Stage:
 class _Runner:
     """Runs the stages of a recipe, one after the other."""
 
-    def __init__(self, recipe: Recipe, progress: bool) -> None:
+    def __init__(self, recipe: Recipe, progress: bool, measure: bool) -> None:
         self.recipe = recipe
         self.progress = progress
+        self.measure = measure
         self.output = expand_user(recipe.output_dir)
         if self.output.exists() and not self.output.is_dir():
             raise DistilError(f"{self.output} is a file; choose another output_dir")
@@ -257,7 +259,7 @@ class _Runner:
         """Measure, and write the finished reader with its report and its card."""
         recipe = self.recipe
         target = self.output / READER
-        dev = self.inputs.dev_examples
+        dev = self.inputs.dev_examples if self.measure else None
         described = {"dev_data": None if dev is None else content_hash(dev), "card": [recipe.license, recipe.language]}
         record = json.loads(json.dumps(self.record | described))
         known = self._known()

@@ -253,11 +253,23 @@ def load_recipe(path: str | Path) -> Recipe:
         DistilError: No such file, no YAML, a key that is unknown, misspelt, of an earlier version or missing, or a
             value that cannot be or has no effect. The message begins with the file's name, the stage and the key.
     """
-    content = read_mapping(Path(path))
+    return recipe_from(read_mapping(Path(path)), str(path))
+
+
+def recipe_from(content: Mapping[str, Any], place: str) -> Recipe:
+    """A recipe from the content of a file, checked.
+
+    Args:
+        content: Nested mappings and lists with every value as text, as `utils.yaml_config.read_mapping` reads them.
+        place: Where it is from; error messages begin with it.
+
+    Raises:
+        DistilError: See `load_recipe`.
+    """
     try:
         return _recipe(content)
     except DistilError as error:
-        raise DistilError(f"{path}: {error}") from error
+        raise DistilError(f"{place}: {error}") from error
 
 
 # --- the sections of the file ----------------------------------------------------------------------------------------

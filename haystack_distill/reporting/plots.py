@@ -95,6 +95,27 @@ def latency_figure(measurements: Sequence[Measurements]) -> Figure:
     return _against_f1(measurements, lambda one: one.milliseconds, "milliseconds per question")
 
 
+def arms_figure(f1: Mapping[str, Sequence[float]]) -> Figure:
+    """F1 of each student of each arm of a comparison, one row per arm; a dotted line at the first row, the teacher.
+
+    Args:
+        f1: Name of an arm -> F1 of each of its students in per cent.
+    """
+    figure, axes = _figure(entries=0, height=0.9 + 0.4 * len(f1))
+    for row, (name, values) in enumerate(f1.items()):
+        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom", "fontsize": _POINTS - 1}
+        axes.text(0.0, row - 0.15, _label(name), **place)  # above its points, because long names leave no room beside
+        colour = _TEACHER_COLOURS[0] if row == 0 else _COLOURS[(row - 1) % len(_COLOURS)]
+        axes.plot(values, [row] * len(values), color=colour, marker="o", linestyle="", markersize=5, alpha=0.8)
+        axes.plot([_mean(values)], [row], color=colour, marker="|", linestyle="", markersize=13)
+    axes.axvline(_mean(next(iter(f1.values()))), color=_TEACHER_COLOURS[0], linewidth=0.8, linestyle=":")
+    axes.set_yticks([])
+    axes.set_ylim(len(f1) - 0.5, -0.7)
+    axes.margins(x=0.1)
+    axes.set_xlabel("F1 (%)")
+    return figure
+
+
 def has_losses(history: Sequence[Mapping[str, float]]) -> bool:
     """Whether the log of a run contains losses."""
     return any("loss" in line and "step" in line for line in history)

@@ -1,7 +1,5 @@
 """Reports on one or several runs: an HTML page without scripts or links, its figures, and its numbers as JSON."""
 
-import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting import plots
+from haystack_distill.reporting.page import figure_of, page_of, png_of
 from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_files import read_json_object
@@ -27,45 +26,6 @@ _FORMAT = 1  # increase it when report.json changes
 _EXCERPT = 240  # characters of a context in a table
 _DIFFERENCES = 40  # questions in the table of differences
 _ROLE_NAMES = {"teacher": "teacher", "labels": "student, labels only", "distilled": "student, distilled", "other": ""}
-
-# The policy allows the page's own style and figures only, so that nothing is ever loaded from elsewhere.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-body {{ margin: 0 auto; max-width: 1180px; padding: 1rem 1.25rem 3rem; background: #fff; color: #1c1c1c;
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.6rem; line-height: 1.25; margin: .5rem 0 1rem; }}
-h2 {{ font-size: 1.2rem; margin: 2.25rem 0 .75rem; }}
-p {{ max-width: 46rem; margin: .5rem 0; }}
-.note, figcaption {{ color: #555; font-size: .875rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .875rem; overflow-wrap: normal; }}
-th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #ddd; }}
-thead th {{ border-bottom-color: #888; }}
-td.number, th.number {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
-table.texts {{ min-width: 52rem; overflow-wrap: anywhere; }}
-table.texts td {{ min-width: 8rem; }}
-table.texts td:last-child {{ min-width: 18rem; }}
-small {{ display: block; color: #555; font-weight: normal; }}
-th[scope=row] {{ min-width: 8rem; }}
-.figures {{ display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.75rem 2.5rem; }}
-@media (min-width: 800px) {{ .figures {{ grid-template-columns: repeat(2, minmax(0, 1fr)); }} }}
-figure {{ margin: 0; max-width: 540px; }}
-figure h3 {{ font-size: 1rem; margin: 0 0 .25rem; }}
-figure img {{ display: block; width: 100%; max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 def write_report(
@@ -233,11 +193,11 @@ def _write(directory: Path, title: str, measurements: Sequence[Measurements], co
     if len({one.name for one in measurements}) != len(measurements):
         raise DistilError("two readers have the same name: give each its own")
     figures = _figures(measurements, content)
-    images = {name: _png(figure) for name, (_, _, figure) in figures.items()}
+    images = {name: png_of(figure) for name, (_, _, figure) in figures.items()}
     body = [f"<h1>{escape(title)}</h1>", _summary(measurements), _results(measurements, content), "<h2>Figures</h2>"]
-    rendered = [_figure(heading, caption, images[name]) for name, (heading, caption, _) in figures.items()]
+    rendered = [figure_of(heading, caption, images[name]) for name, (heading, caption, _) in figures.items()]
     body += ['<div class="figures">', *rendered, "</div>", _differences(measurements, content), _facts(content)]
-    page = _PAGE.format(title=escape(title), body="\n".join(part for part in body if part))
+    page = page_of(title, body)
 
     folder = directory / "report"
     for stale in _previous_figures(directory) - set(images):
@@ -295,23 +255,6 @@ def _figures(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
         caption = "Means since the previous log entry: the components without their weights, the sum with them."
         figures[f"loss-{number}-{slug}.png"] = (f"Loss: {name}", caption, plots.loss_figure(history))
     return figures
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # the same figure gives the same bytes
-    return buffer.getvalue()
-
-
-def _figure(heading: str, caption: str, image: bytes) -> str:
-    width, height = (
-        int.from_bytes(image[place : place + 4], "big") for place in (16, 20)
-    )  # in the first chunk of a PNG
-    data = base64.b64encode(image).decode("ascii")
-    return (
-        f'<figure><h3>{escape(heading)}</h3><img alt="{escape(heading)}. {escape(caption)}" width="{width}" '
-        f'height="{height}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
 
 
 def _baseline(measurements: Sequence[Measurements]) -> Measurements:

@@ -24,7 +24,7 @@ from haystack_distill.utils.code_fingerprint import NotComparable, code_fingerpr
 NOT_COMPARABLE = "not comparable: "  # prefix of a value that cannot be compared between runs; the reason follows
 NOT_RECORDED = "not recorded"  # the value of a name that only one of two records has
 # Settings that do not change the weights: they may differ when a run is resumed.
-_FREE_SETTINGS = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
+FREE_SETTINGS = ("resume", "overwrite", "progress", "tensorboard", "log_every", "keep_checkpoints", "checkpoint_every")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # which every module has, its parameters and buffers among them
 
@@ -102,7 +102,7 @@ def _is_of_this_package(part: object) -> bool:
 def settings_record(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that decide the weights; logging, checkpoints and progress may change when a run is resumed."""
     decisive = asdict(settings) | {"evaluate_every": settings.evaluation_interval}
-    return {name: value for name, value in decisive.items() if name not in _FREE_SETTINGS}
+    return {name: value for name, value in decisive.items() if name not in FREE_SETTINGS}
 
 
 def versions(*packages: str) -> dict[str, str]:

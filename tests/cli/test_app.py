@@ -24,6 +24,7 @@ COMMANDS = [
     "ask",
     "info",
     "demo",
+    "compare",
     "recipe",
     "report",
     "push",

@@ -29,7 +29,7 @@ def examples(squad_file: Path) -> datasets.Dataset:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not drawn: for tests that look at the page's text."""
-    monkeypatch.setattr(report, "_png", lambda figure: b"\x89PNG" + bytes(20))
+    monkeypatch.setattr(report, "png_of", lambda figure: b"\x89PNG" + bytes(20))
 
 
 def made_up(

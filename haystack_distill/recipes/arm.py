@@ -1,0 +1,189 @@
+"""One student or teacher of a comparison, in a process of its own, so that its peak of memory is its own.
+
+    python -m haystack_distill.recipes.arm DIRECTORY
+
+`DIRECTORY/job.json` holds what is to be done; `DIRECTORY/arm.json`, which is written last, what came out.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from haystack_distill.data.squad.load import content_hash
+from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
+from haystack_distill.models.embedded_teacher import named_reader
+from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.models.reader import Reader
+from haystack_distill.recipes.inputs import load_questions
+from haystack_distill.recipes.runner import RESULT_FILE, run_recipe
+from haystack_distill.recipes.schema import READER, Recipe, load_recipe
+from haystack_distill.training.adaptation import adapted
+from haystack_distill.training.run_record import versions
+from haystack_distill.utils.atomic import write_json
+from haystack_distill.utils.console import LogHandler, errors_as_messages
+from haystack_distill.utils.devices import resolve_device
+from haystack_distill.utils.files import temporary_directory
+from haystack_distill.utils.model_files import RUN_FILE
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.processor import processor_record
+
+JOB_FILE = "job.json"
+ARM_FILE = "arm.json"
+RECIPE_FILE = "recipe.yaml"
+ARM, TEACHER, TEACHER_INT8 = "arm", "teacher", "teacher-int8"  # what can be measured
+
+_OF_THE_CALL = ("progress", "keep_reader")  # of a job: not for its record
+_TRAINED_SECONDS = "train_runtime"  # in the last line of a run's log: seconds of its steps, evaluations included
+
+
+def run_job(directory: Path) -> None:
+    """Do what `job.json` in a directory has, and write `arm.json` there.
+
+    Args:
+        directory: The directory of the student or teacher.
+
+    Raises:
+        DistilError: Something is wrong with the recipe, or the teacher cannot be exported.
+        DataError: Something is wrong with the data.
+    """
+    job = json.loads((directory / JOB_FILE).read_text(encoding="utf-8"))
+    keep_reader = job["keep_reader"]
+    record = _student(directory, job) if job["kind"] == ARM else _teacher(job)
+    job = {name: value for name, value in job.items() if name not in _OF_THE_CALL}
+    write_json(directory / ARM_FILE, {**job, **record, "versions": versions()})
+    for place in record.get("stages", ()):  # only now: until then, a resumed run needs them
+        shutil.rmtree(directory / place["directory"], ignore_errors=True)
+    if not keep_reader:
+        shutil.rmtree(directory / READER, ignore_errors=True)
+
+
+def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Train and measure a student."""
+    recipe = load_recipe(directory / RECIPE_FILE)
+    fresh = not any((directory / recipe.directory_of(stage)).exists() for stage in recipe.stages)
+    result = run_recipe(recipe, progress=job["progress"], measure=False)
+    memory = _peak_megabytes(resolve_device(recipe.device))
+    record = json.loads((directory / RESULT_FILE).read_text(encoding="utf-8"))["record"]
+    reading = {
+        "window_settings": recipe.windows,
+        "device": resolve_device(recipe.device),
+        "precision": recipe.precision,
+    }
+    stages = [_stage_record(directory, recipe, name) for name in result.steps]
+    reader = Reader.load(directory / READER, **reading)  # type: ignore[arg-type]
+    train = load_questions(recipe.data, "train", recipe.cache_dir)
+    measured, dev_hash = _measured(reader, recipe.dev_data or [], job, recipe.cache_dir, "distilled")
+    steps = sum(result.steps.values())
+    return {
+        "comparable": {
+            "teacher": record["teacher"],
+            "student": record["student"],
+            "data": content_hash(train),
+            "dev_data": dev_hash,
+            "windows": record["windows"],
+            "precision": record["precision"],
+            "device": reader.device.type,
+            "steps": steps,
+        },
+        "questions": len(train),
+        "recipe": recipe.as_dict(),
+        "stages": stages,
+        "steps": steps,
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "timed": fresh,  # a resumed run has lost the seconds before it was stopped
+        "memory_megabytes": memory,
+        "trained": max(stage["trained"] for stage in stages),
+        **measured,
+    }
+
+
+def _stage_record(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:
+    """What a finished stage did, and how many of the student's weights it trained."""
+    run = json.loads((directory / name / RUN_FILE).read_text(encoding="utf-8"))
+    stage = next(stage for stage in recipe.stages if recipe.directory_of(stage) == name)
+    placing: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+    if stage.corpus is None:
+        model = Reader.load(directory / name, window_settings=recipe.windows, **placing).model
+    else:
+        model = LanguageModel.load(directory / name, **placing).model
+    with adapted(model, stage.adaptation):
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    seconds = [line[_TRAINED_SECONDS] for line in run["history"] if _TRAINED_SECONDS in line]
+    return {
+        "directory": name,
+        "method": run["method"],
+        "arguments": run["arguments"],
+        "adaptation": run["adaptation"],
+        "settings": run["settings"],
+        "steps": run["steps"],
+        "seconds": sum(seconds) if seconds else run["seconds"],
+        "trained": trained,
+        "history": run["history"],
+    }
+
+
+def _teacher(job: dict[str, Any]) -> dict[str, Any]:
+    """Measure the teacher as it is, or exported to ONNX in int8."""
+    windows = WindowSettings(**job["windows"])
+    device = resolve_device(job["device"])
+    reading: dict[str, Any] = {"window_settings": windows, "device": device, "precision": job["precision"]}
+    reader = named_reader(job["teacher"], **reading)
+    comparable = {"teacher": model_fingerprint(reader.model), "windows": asdict(reader.window_settings)}
+    with contextlib.ExitStack() as held:
+        precision = reader.precision
+        if job["kind"] == TEACHER_INT8:
+            from haystack_distill.export.onnx import export_reader
+
+            scratch = held.enter_context(temporary_directory())
+            export_reader(named_reader(job["teacher"], window_settings=windows, device="cpu"), scratch)
+            reader, precision = Reader.load(scratch, backend="onnx-int8", window_settings=windows), "int8"
+        measured, dev_hash = _measured(reader, job["dev_data"], job, job["cache_dir"], "teacher")
+    comparable |= {"dev_data": dev_hash, "precision": precision, "device": reader.device.type}
+    return {"comparable": comparable, "timed": True, **measured}
+
+
+def _measured(
+    reader: Reader, dev_data: list[str], job: dict[str, Any], cache_dir: str | None, role: Role
+) -> tuple[dict[str, Any], str]:
+    """A reader's scores as a record has them, and the hash of the questions."""
+    dev = load_questions(dev_data, "validation", cache_dir)
+    found: Measurements = measure_reader(
+        reader, dev, job["name"], role=role, cache_dir=cache_dir, progress=job["progress"]
+    )
+    return {
+        "measurements": found.to_json(),
+        "processor": processor_record(reader.device),
+    }, found.data
+
+
+def _peak_megabytes(device: torch.device) -> dict[str, float | None]:
+    """The peak of memory of this process in 10^6 bytes: resident, and on the GPU where it computed on one."""
+    resident = None
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    gpu = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
+    return {"resident": resident, "gpu": gpu}
+
+
+def main() -> None:
+    """Run the job in the directory that is the command's argument."""
+    logger = logging.getLogger("haystack_distill")
+    logger.addHandler(LogHandler())
+    logger.setLevel(logging.INFO)
+    with errors_as_messages():
+        run_job(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

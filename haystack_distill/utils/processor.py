@@ -1,0 +1,43 @@
+"""What a run was computed on: the processor with the instructions that decide speed and precision, and the GPU."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Instructions that multiply bf16 and int8 numbers; flags as Linux names them.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def processor_record(device: torch.device) -> dict[str, Any]:
+    """Name, instructions and threads of the processor, and the name of the GPU where `device` is one.
+
+    Args:
+        device: The device that was computed on.
+    """
+    name, flags = _cpu()
+    record: dict[str, Any] = {
+        "cpu": name,
+        "instructions": [flag for flag in _INSTRUCTIONS if flag in flags],
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        record["gpu"] = torch.cuda.get_device_name(device)
+    return record
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """The processor's name and flags; without Linux's file, what Python knows."""
+    try:
+        text = _CPU_INFO.read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    first = {
+        name.strip(): value.strip()
+        for name, colon, value in (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+        if colon
+    }
+    return first.get("model name") or platform.machine(), set(first.get("flags", first.get("Features", "")).split())

@@ -1,0 +1,224 @@
+"""A comparison trains each student once, in equal steps, and puts only what can be compared into one table."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from haystack_distill import DistilError, Reader, WindowSettings, students
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.recipes import compare
+from haystack_distill.recipes.arm import run_job
+from haystack_distill.recipes.compare import plan_comparison, run_comparison, split_by_article
+from haystack_distill.recipes.comparison import Arm, Comparison, arms_from_text
+from haystack_distill.recipes.schema import load_recipe
+from tests.conftest import squad_content
+
+TWO_STAGES = Arm(
+    "both", ({"name": "layers", "method": "intermediate_layers", "share": "0.5"}, {"name": "end", "method": "labels"})
+)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories of the jobs that were done, in this process because a new one takes seconds to start."""
+    done: list[str] = []
+
+    def here(directory: Path) -> int:
+        done.append("/".join(directory.parts[-2:]))
+        try:
+            run_job(directory)
+        except DistilError as error:
+            print(error)
+            return 2
+        return 0
+
+    monkeypatch.setattr(compare, "run_in_own_process", here)
+    return done
+
+
+@pytest.fixture
+def given(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> Callable[..., Comparison]:
+    """A comparison of labels and of two stages, three steps each, changed as asked."""
+    tiny_reader(seed=1).save(tmp_path / "teacher")
+
+    def made(**changed: Any) -> Comparison:
+        usual: dict[str, Any] = {
+            "teacher": str(tmp_path / "teacher"),
+            "data": [str(squad_file)],
+            "dev_data": [str(squad_file)],
+            "output_dir": str(tmp_path / "out"),
+            "arms": [*arms_from_text("labels"), TWO_STAGES],
+            "layers": 2,
+            "max_steps": 3,
+            "settings": {"batch_size": "4", "learning_rate": "1e-3"},
+            "int8": False,
+            "windows": WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16),
+            "precision": "fp32",
+            "device": "cpu",
+        }
+        return Comparison(**usual | changed)
+
+    return made
+
+
+def test_the_plan(given: Callable[..., Comparison], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "teacher: t\ndata: d\noutput_dir: o\nstages:\n"
+        "- {name: a, method: intermediate_layers, n_epochs: 4, batch_size: 4}\n"
+        "- {name: b, method: labels, max_steps: 2}\n"
+    )
+    arms = [*arms_from_text(f"labels,{recipe}"), TWO_STAGES]
+    plan = plan_comparison(given(arms=arms, max_steps=None, n_epochs=5, grid={"learning_rate": ["1e-3", "3e-3"]}))
+    # 8 questions are 8 windows: 5 epochs of 2 batches; the recipe has 4 epochs of 2 batches and then 2 steps.
+    assert [arm.stages for arm in plan] == [{"train": 10}, {"a": 8, "b": 2}, {"layers": 5, "end": 5}]
+    assert plan[0].candidates == [{"learning_rate": "1e-3"}, {"learning_rate": "3e-3"}]
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DistilError, match="questions is 9, but there are only 8"):
+        plan_comparison(given(questions=9))
+    with pytest.raises(DistilError, match="arm both: stage layers: "):
+        plan_comparison(given(student=narrow_student(tmp_path), layers=None))
+
+
+def narrow_student(tmp_path: Path) -> str:
+    """A student with another number of heads than the teacher, so that scores cannot be compared."""
+    windows = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+    teacher = Reader.load(tmp_path / "teacher", window_settings=windows, device="cpu")
+    return str(students.fresh(teacher, num_hidden_layers=1, num_attention_heads=1).save(tmp_path / "narrow"))
+
+
+def test_each_student_is_trained_once(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
+    result = run_comparison(given(), progress=False)
+    assert ran == ["out/teacher", "labels/seed-42", "both/seed-42"]
+    teacher, labels, both = result.content["rows"]
+    assert [row["name"] for row in result.content["rows"]] == ["teacher", "labels", "both"]
+    assert (result.content["steps"], result.content["questions"], result.content["dev_questions"]) == (3, 8, 8)
+    assert labels["trained"] == labels["parameters"] < teacher["parameters"]
+    assert labels["difference"] is None
+    assert both["difference"]["low"] <= both["difference"]["difference"] <= both["difference"]["high"]
+    assert labels["seconds"] > 0
+    record = json.loads((tmp_path / "out/arms/both/seed-42/arm.json").read_text())
+    assert [(stage["method"], stage["steps"]) for stage in record["stages"]] == [
+        ("intermediate_layers", 2),
+        ("labels", 1),
+    ]
+    assert record["stages"][0]["settings"]["learning_rate"] == 1e-3
+    assert record["processor"]["cpu"]
+    assert record["comparable"]["precision"] == "fp32"
+    assert len(record["measurements"]["examples"]) == 8
+    assert record["memory_megabytes"]["resident"] is None or record["memory_megabytes"]["resident"] > 50
+    places = {path.name for path in (tmp_path / "out/arms/both/seed-42").iterdir()}
+    assert places == {"arm.json", "job.json", "reader", "recipe.json", "recipe.yaml"}
+    assert load_recipe(tmp_path / "out/arms/both/seed-42/recipe.yaml").stages[1].name == "end"
+    assert {"comparison.html", "comparison.json", "comparison.png"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+    ran.clear()  # with a seed more, what is finished stays; seconds of two calls are not put side by side
+    again = run_comparison(given(n_seeds=2), progress=False)
+    assert ran == ["labels/seed-43", "both/seed-43"]
+    assert again.content["rows"][1]["seeds"] == [42, 43]
+    assert again.content["rows"][1]["f1_by_seed"][0] == labels["f1"]
+    assert again.content["rows"][1]["seconds"] is None
+    assert any("No seconds" in note for note in again.content["notes"])
+
+    with pytest.raises(
+        DistilError, match=r"arm labels: .*seed-42 was finished otherwise .*train.settings.max_steps: then 3, now 4"
+    ):
+        run_comparison(given(max_steps=4), progress=False)
+    with pytest.raises(DistilError, match=r"was finished otherwise .*other data"):
+        run_comparison(given(questions=6), progress=False)
+    with pytest.raises(DistilError, match=r"seed 42 cannot be put .* optimiser steps differ \(4 and 3\)"):
+        run_comparison(given(arms=arms_from_text("prediction_layer"), max_steps=4), progress=False)
+
+
+def test_a_failing_arm_leaves_the_others(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = compare.run_in_own_process
+    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 9 if "both" in str(path) else here(path))
+    result = run_comparison(given(keep_readers=False), progress=False)
+    assert result.failed == ["both, seed 42"]
+    assert [row["name"] for row in result.content["rows"]] == ["teacher", "labels"]
+    assert not (result.directory / "arms/labels/seed-42/reader").exists()
+    ran.clear()
+    monkeypatch.setattr(compare, "run_in_own_process", here)
+    assert run_comparison(given(), progress=False).failed == []
+    assert ran == ["both/seed-42"]
+
+
+def test_values_are_chosen_on_held_out_training_questions(
+    given: Callable[..., Comparison], ran: list[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "several.json"
+    data.write_text(json.dumps(squad_content(repeat=4)))
+    arms = arms_from_text("labels")
+    grid = {"learning_rate": ["1e-4", "1e-2"]}
+    settings = {"batch_size": "4"}
+    result = run_comparison(
+        given(data=[str(data)], arms=arms, grid=grid, settings=settings, questions=30), progress=False
+    )
+    assert ran == ["out/teacher", "labels/1-learning_rate=1e-4", "labels/2-learning_rate=1e-2", "labels/seed-42"]
+    row = result.content["rows"][1]
+    assert [one["values"] for one in row["tried"]] == [{"learning_rate": "1e-4"}, {"learning_rate": "1e-2"}]
+    best = max(row["tried"], key=lambda one: one["f1"])
+    assert row["chosen"] == best["values"]
+    record = json.loads((tmp_path / "out/arms/labels/seed-42/arm.json").read_text())
+    assert record["stages"][0]["settings"]["learning_rate"] == float(best["values"]["learning_rate"])
+    trial = json.loads((tmp_path / "out/grid/labels/1-learning_rate=1e-4/arm.json").read_text())
+    assert trial["questions"] + len(trial["measurements"]["examples"]) <= 30
+    assert trial["comparable"]["dev_data"] != record["comparable"]["dev_data"]
+    ran.clear()
+    run_comparison(given(data=[str(data)], arms=arms, grid=grid, settings=settings, questions=30), progress=False)
+    assert ran == []
+
+
+def test_articles_are_held_out_whole(tmp_path: Path, squad_file: Path) -> None:
+    path = tmp_path / "several.json"
+    path.write_text(json.dumps(squad_content(repeat=10)))
+    rest, held = split_by_article(load_examples(path), 0.25)
+    assert (len(rest), len(held)) == (56, 24)
+    assert not set(rest["title"]) & set(held["title"])
+    again = split_by_article(load_examples(path), 0.25)[1]
+    assert again["id"] == held["id"]
+    rest, held = split_by_article(load_examples(squad_file), 0.1)  # one article: by context
+    assert len(rest) + len(held) == 8
+    assert not set(rest["context"]) & set(held["context"])
+    one = load_examples(squad_file).select(range(2))
+    with pytest.raises(DistilError, match="cannot be divided by article"):
+        split_by_article(one, 0.1)
+
+
+def test_the_teacher_in_int8(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = compare.run_in_own_process
+    labels = arms_from_text("labels")
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    result = run_comparison(given(arms=labels, int8=True), progress=False)
+    assert any("onnx and onnxruntime is not installed" in note for note in result.content["notes"])
+    monkeypatch.setattr(compare, "find_spec", lambda name: True)
+    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 2 if "int8" in str(path) else here(path))
+    result = run_comparison(given(arms=labels, int8=True), progress=False)
+    assert any("its export failed" in note for note in result.content["notes"])
+    assert result.failed == []
+    monkeypatch.setattr(compare, "run_in_own_process", here)
+    rows = run_comparison(given(arms=labels, int8=True), progress=False).content["rows"]
+    assert [row["name"] for row in rows] == ["teacher", "teacher in int8 (ONNX Runtime)", "labels"]
+    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 2)
+    with pytest.raises(DistilError, match="the teacher could not be measured"):
+        run_comparison(given(arms=labels, output_dir=str(tmp_path / "other")), progress=False)
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own(
+    given: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    result = run_comparison(given(arms=arms_from_text("labels")), progress=False)
+    assert result.failed == []
+    record = json.loads((tmp_path / "out/arms/labels/seed-42/arm.json").read_text())
+    assert record["timed"]
