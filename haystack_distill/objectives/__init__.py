@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HardTargets",
+    from haystack_distill.objectives.relations import AttentionRelations
+    from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
+
+__all__ = [
+    "AttentionRelations",
     "IntermediateLayers",
     "Labels",
     "Linear",
@@ -45,6 +50,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "HardTargets": "haystack_distill.objectives.hard_targets",
+        "AttentionRelations": "haystack_distill.objectives.relations",
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
         "Labels": "haystack_distill.objectives.labels",
         "LogitRegression": "haystack_distill.objectives.logit_regression",

@@ -227,7 +227,8 @@ def _require_comparable_attention(student: PretrainedConfig, teacher: Pretrained
         raise DistilError(
             f"the student has {student.num_attention_heads} attention heads and the teacher "
             f"{teacher.num_attention_heads}, so their attention scores cannot be compared; "
-            f"set attention_loss_weight=0, or make a student with {teacher.num_attention_heads} heads"
+            "use the method attention_relations, which needs no equal numbers, set attention_loss_weight=0, or make a "
+            f"student with {teacher.num_attention_heads} heads"
         )
 
 

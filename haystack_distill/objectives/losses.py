@@ -15,6 +15,9 @@ from haystack_distill.errors import DistilError
 LOG_ODDS_LIMIT = 10.0  # in `log_odds_loss`: probabilities of 4.5e-5 and 1 - 4.5e-5
 
 
+_LOWEST = -1e30  # a score that a softmax turns to 0
+
+
 def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy of the labelled position.
 
@@ -186,6 +189,52 @@ def attention_score_loss(student: Tensor, teacher: Tensor, attention_mask: Tenso
     return difference.square().sum(dim=(1, 2, 3)) / (pairs.sum(dim=(1, 2, 3)) * student.shape[1])
 
 
+def attention_kl_div_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) over the keys, mean over heads and query tokens.
+
+    The attention transfer of MobileBERT (Sun et al. 2020, arXiv 2004.02984) and MiniLM (Wang et al. 2020, arXiv
+    2002.10957), and, for other scaled dot products than those of queries and keys, the relations of MiniLMv2 (Wang et
+    al. 2021, arXiv 2012.15828). Padding is left out of both softmaxes and of the mean.
+
+    Args:
+        student: Scores before the softmax, (B, heads, L, L); the last dimension is that of the keys.
+        teacher: (B, heads, L, L).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean divergence of each window in nats, (B,).
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(student, teacher)
+    valid = attention_mask.bool()
+    padding = ~valid[:, None, None, :]
+    # Finite, so that probability 0 times the difference of the logarithms is 0 and not NaN.
+    log_teacher = teacher.detach().float().masked_fill(padding, _LOWEST).log_softmax(dim=3)
+    log_student = student.float().masked_fill(padding, _LOWEST).log_softmax(dim=3)
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=3)
+    return _mean_over_tokens(divergence.mean(dim=1), attention_mask)
+
+
+def mean_attention_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean squared difference of attention scores that are averaged over heads, so that head counts may differ.
+
+    Args:
+        student: Scores before the softmax, (B, student heads, L, L).
+        teacher: (B, teacher heads, L, L).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window over pairs of a query token and a key token, (B,).
+
+    Raises:
+        DistilError: The numbers of windows or tokens differ.
+    """
+    own, target = (scores.float().mean(dim=1, keepdim=True) for scores in (student, teacher))
+    return attention_score_loss(own, target, attention_mask)
+
+
 def soft_target_loss(
     student_logits: Tensor, teacher_logits: Tensor, attention_mask: Tensor, temperature: float = 1.0
 ) -> Tensor:
@@ -262,6 +311,27 @@ def normalised_state_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> T
     _require_same_shape(student, teacher)
     difference = normalize(student.float(), dim=2) - normalize(teacher.detach().float(), dim=2)
     return _mean_over_tokens(difference.square().sum(dim=2), tokens)
+
+
+def mean_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """Squared difference of the means of each token's feature map, mean over tokens (MobileBERT, arXiv 2004.02984).
+
+    Args:
+        student: Hidden states (B, L, H); the mean is over H.
+        teacher: (B, L, H).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window, (B,).
+    """
+    difference = student.float().mean(dim=2) - teacher.detach().float().mean(dim=2)
+    return _mean_over_tokens(difference.square(), attention_mask)
+
+
+def variance_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """As `mean_loss`, of the variances (without Bessel's correction) of each token's feature map."""
+    difference = student.float().var(dim=2, correction=0) - teacher.detach().float().var(dim=2, correction=0)
+    return _mean_over_tokens(difference.square(), attention_mask)
 
 
 def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 
 
 class LiveTeacher(Teacher):
-    """A reader or language model that runs in every step, for hidden states and attention scores as well as logits.
+    """A reader or language model that runs in every step, for hidden states and attention as well as logits.
 
     It runs in evaluation mode and without gradients, and must have the student's tokenizer and device and at least as
     many positions as the student's windows have tokens.

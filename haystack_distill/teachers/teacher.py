@@ -98,5 +98,6 @@ class Teacher(ABC):
 
         Returns:
             The requested outputs, position by position for the student's tokens: start and end logits (B, L), -inf
-            for tokens without a teacher score; hidden states (B, L, H); attention scores (B, heads, L, L).
+            for tokens without a teacher score; hidden states (B, L, H); attention scores (B, heads, L, L);
+            queries, keys and values (B, L, H).
         """

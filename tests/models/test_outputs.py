@@ -6,11 +6,13 @@ import transformers
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.outputs import OutputRequest, run_model
+from haystack_distill.models.outputs import OutputRequest, attention_width, dot_product_scores, run_model
 
 LENGTHS = (9, 5)
-ARCHITECTURES = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert"]
-SEGMENTS = {"bert", "electra", "albert"}
+ARCHITECTURES = [
+    *("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert", "mpnet", "mobilebert")
+]
+SEGMENTS = {"bert", "electra", "albert", "mobilebert"}
 
 
 def tiny_config(model_type, **changes):
@@ -18,8 +20,12 @@ def tiny_config(model_type, **changes):
         sizes = {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 32}
     else:
         sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
-    if model_type in ("electra", "albert"):
+    if model_type in ("electra", "albert", "mobilebert"):
         sizes["embedding_size"] = 8
+    if model_type == "mobilebert":  # without its normalisation, states would grow from layer to layer
+        sizes |= {"intra_bottleneck_size": 8, "num_feedforward_networks": 2, "normalization_type": "layer_norm"}
+    if model_type == "deberta-v2":  # relative positions go through the projections, too, as in the published models
+        sizes |= {"relative_attention": True, "share_att_key": True, "pos_att_type": ["p2c", "c2p"]}
     # Weights large enough for attention to be far from uniform, or a wrong score would go unnoticed.
     sizes |= {"vocab_size": 50, "max_position_embeddings": 40, "initializer_range": 0.5}
     return AutoConfig.for_model(model_type, **(sizes | changes))
@@ -43,6 +49,11 @@ def tiny_inputs(model_type, lengths=LENGTHS, padded_to=None):
     if model_type in SEGMENTS:
         inputs["token_type_ids"] = (torch.arange(length) > 3).long().expand_as(ids) * mask
     return inputs
+
+
+def last(model, *names):
+    """The last module of a model with one of the names."""
+    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in names][-1]
 
 
 def n_hooks(model):
@@ -72,6 +83,30 @@ def test_softmax_of_the_scores_is_the_models_own_attention(model_type):
         torch.testing.assert_close(ours[1, :5], theirs[1, :5], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(outputs.start_logits[0], expected.start_logits[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(outputs.end_logits[0], expected.end_logits[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", [*ARCHITECTURES, "deberta-v2"])
+def test_queries_keys_and_values_are_those_of_the_layer(model_type):
+    model, eager = tiny_model(model_type), tiny_model(model_type, attention="eager")
+    eager.load_state_dict(model.state_dict())
+    inputs = tiny_inputs(model_type, lengths=(6, 6))  # without padding, which transformers treats as it likes
+    expected = eager(**inputs, output_attentions=True, output_hidden_states=True)
+
+    found = run_model(model, inputs, OutputRequest(query_key_value=(1, 3))).query_key_value
+
+    assert sorted(found) == [1, 3]
+    for number, (queries, keys, values) in found.items():
+        assert {queries.shape, keys.shape, values.shape} == {(2, 6, attention_width(model.config))}
+        if model_type not in ("mpnet", "deberta-v2"):  # their positions have a part in the attention
+            attention = dot_product_scores(queries, keys, 4).softmax(dim=-1)
+            torch.testing.assert_close(attention, expected.attentions[number - 1], atol=1e-5, rtol=1e-4)
+    before = expected.hidden_states[2]
+    names = {"values": ("value", "value_proj", "v_lin", "v")}
+    if model_type != "mobilebert":  # its queries and keys come from a bottleneck
+        names |= {"queries": ("query", "query_proj", "q_lin", "q"), "keys": ("key", "key_proj", "k_lin", "k")}
+    for name, modules in names.items():
+        expected_output = last(model, *modules)(before)
+        torch.testing.assert_close(getattr(found[3], name), expected_output, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "albert"])
@@ -121,6 +156,26 @@ def test_gradients_flow_through_the_scores(model_type):
         assert any(part in name and gradient.abs().max() > 0 for name, gradient in gradients.items())
 
 
+def test_the_position_bias_of_mpnet_gets_a_gradient():
+    model = tiny_model("mpnet")
+    for number in (1, 3):  # every layer adds it
+        model.zero_grad()
+        scores = run_model(model, tiny_inputs("mpnet"), OutputRequest(attention_scores=(number,))).attention_scores
+        scores[number].square().mean().backward()
+        assert model.base_model.encoder.relative_attention_bias.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("model_type", ["bert", "albert", "deberta-v2"])
+def test_gradients_flow_through_queries_keys_and_values(model_type):
+    model = tiny_model(model_type)
+    found = run_model(model, tiny_inputs(model_type), OutputRequest(query_key_value=(2,))).query_key_value[2]
+    for name, tensor in zip(("query", "key", "value"), found, strict=True):
+        model.zero_grad()
+        tensor.square().mean().backward(retain_graph=True)
+        trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        assert any(f".{name}.weight" in weight or f".{name}_proj.weight" in weight for weight in trained)
+
+
 def test_scores_are_float32_under_autocast():
     model, inputs = tiny_model("bert"), tiny_inputs("bert")
     exact = run_model(model, inputs, OutputRequest(attention_scores=(1,))).attention_scores[1]
@@ -150,8 +205,11 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is():
         model = tiny_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        outputs = run_model(model, tiny_inputs("bert"), OutputRequest(hidden_states=True, attention_scores=(2,)))
-        (outputs.attention_scores[2].square().mean() + outputs.hidden_states[3].square().mean()).backward()
+        request = OutputRequest(hidden_states=True, attention_scores=(2,), query_key_value=(1, 2))
+        outputs = run_model(model, tiny_inputs("bert"), request)
+        values = outputs.query_key_value[2].values
+        losses = (outputs.attention_scores[2], outputs.hidden_states[3], values)
+        sum(tensor.square().mean() for tensor in losses).backward()
         return model.base_model.encoder.layer[0].attention.self.query.weight.grad
 
     torch.testing.assert_close(gradient(True), gradient(False))
@@ -160,8 +218,9 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is():
 def test_reentrant_gradient_checkpointing_is_an_error_not_a_missing_gradient():
     model = tiny_model("bert").train()
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(DistilError, match="use_reentrant"):
-        run_model(model, tiny_inputs("bert"), OutputRequest(attention_scores=(2,)))
+    for request in (OutputRequest(attention_scores=(2,)), OutputRequest(query_key_value=(2,))):
+        with pytest.raises(DistilError, match="use_reentrant"):
+            run_model(model, tiny_inputs("bert"), request)
 
 
 def test_a_layer_that_is_not_there():
@@ -179,6 +238,9 @@ def test_other_architectures_give_hidden_states_but_no_scores(model_type):
     inputs = tiny_inputs(model_type)
     with pytest.raises(DistilError, match=f"{model_type}.*attention_loss_weight=0"):
         run_model(model, inputs, OutputRequest(attention_scores=(1,)))
+    if model_type != "deberta-v2":
+        with pytest.raises(DistilError, match=f"queries, keys and values of a '{model_type}'.*attention_loss_weight=0"):
+            run_model(model, inputs, OutputRequest(query_key_value=(1,)))
     assert [state.shape for state in run_model(model, inputs, OutputRequest(hidden_states=True)).hidden_states] == [
         (2, 9, 16)
     ] * 4
@@ -192,8 +254,9 @@ def test_relative_positions_are_refused():
 
 
 def test_albert_with_inner_groups_is_refused():
-    with pytest.raises(DistilError, match=r"inner_group_num=2.*attention_loss_weight=0"):
-        run_model(tiny_model("albert", inner_group_num=2), tiny_inputs("albert"), OutputRequest(attention_scores=(1,)))
+    for request in (OutputRequest(attention_scores=(1,)), OutputRequest(query_key_value=(1,))):
+        with pytest.raises(DistilError, match=r"inner_group_num=2.*attention_loss_weight=0"):
+            run_model(tiny_model("albert", inner_group_num=2), tiny_inputs("albert"), request)
 
 
 def test_wrong_number_of_hidden_states_is_an_error():
