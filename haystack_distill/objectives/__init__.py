@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.representation import Representation
     from haystack_distill.objectives.schedule import Linear
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
+    from haystack_distill.objectives.teacher_student import TeacherStudent
+    from haystack_distill.objectives.teacher_student_loss import TeacherStudentLoss
 
 __all__ = [
     "HardTargets",
@@ -41,6 +43,8 @@ __all__ = [
     "Representation",
     "TaskAwareLayers",
     "TaskFilters",
+    "TeacherStudent",
+    "TeacherStudentLoss",
     "WeightedSum",
     "resolve_layer_mapping",
     "run_model",
@@ -66,6 +70,8 @@ __getattr__ = lazy_names(
         "Representation": "haystack_distill.objectives.representation",
         "TaskAwareLayers": "haystack_distill.objectives.task_aware_layers",
         "TaskFilters": "haystack_distill.objectives.task_aware_layers",
+        "TeacherStudent": "haystack_distill.objectives.teacher_student",
+        "TeacherStudentLoss": "haystack_distill.objectives.teacher_student_loss",
         "WeightedSum": "haystack_distill.objectives.objective",
         "resolve_layer_mapping": "haystack_distill.objectives.intermediate_layers",
         "run_model": "haystack_distill.models.outputs",

@@ -23,5 +23,6 @@ METHODS: Registry[Method] = Registry(
         "logit_regression": "haystack_distill.objectives.logit_regression:LogitRegression",
         "patient": "haystack_distill.objectives.patient:Patient",
         "representation": "haystack_distill.objectives.representation:Representation",
+        "teacher_student": "haystack_distill.objectives.teacher_student:TeacherStudent",
     },
 )
