@@ -54,14 +54,14 @@ _OUTPUT_DIR = option(
     "output_dir", Path, REQUIRED, "Where the reader, its run record and checkpoints go.", metavar="DIRECTORY"
 )
 _PANELS = {
-    **dict.fromkeys(("keep_best", "early_stopping_patience", "evaluate_every"), "Measuring and keeping"),
+    **dict.fromkeys(("keep_best", "best_by", "early_stopping_patience", "evaluate_every"), "Measuring and keeping"),
     **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "resume", "overwrite"), "Measuring and keeping"),
     **dict.fromkeys(("log_every", "tensorboard", "progress"), "Logging"),
 }
 _SETTINGS = [option_from(source, _PANELS.get(source.name, "Learning")) for source in options_of(TrainingSettings)]
 _RUN = [*_SETTINGS, *READING, BAD_EXAMPLES, CACHE, CONFIG, JSON]
 _MEASURING = (
-    *("evaluate_every", "keep_best", "early_stopping_patience"),
+    *("evaluate_every", "keep_best", "best_by", "early_stopping_patience"),
     *("max_answer_length", "no_answer_threshold"),
 )
 

@@ -30,6 +30,8 @@ from haystack_distill.utils.progress import progress_bar
 from haystack_distill.utils.transformers_compat import load_with_tokenizer, load_without_weights, save_model
 
 ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
+# What is called with each batch, and its start and end logits (B, L).
+Observe: TypeAlias = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], object]
 
 logger = logging.getLogger(__name__)
 
@@ -265,10 +267,12 @@ class Reader:
         top_k: int = 1,
         examples: range | None = None,
         advance: Callable[[int], object] | None = None,
+        observe: Observe | None = None,
     ) -> Iterator[Prediction]:
         """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order.
 
-        `advance` is called with the number of windows of each batch, to show progress.
+        `advance` is called with the number of windows of each batch, to show progress; `observe` with what `logits`
+        yields for each batch.
         """
         examples = range(windows.n_examples) if examples is None else examples
         for first in range(examples.start, examples.stop, _CHUNK):
@@ -277,6 +281,8 @@ class Reader:
             decoder = SpanDecoder(windows, chunk, top_k, self.max_answer_length)
             for batch, starts, ends in self.logits(windows, windows.windows_of_examples(chunk.start, chunk.stop)):
                 decoder.add(batch, starts, ends)
+                if observe is not None:
+                    observe(batch, starts, ends)
                 if advance is not None:
                     advance(len(starts))
             for example, context in zip(chunk, contexts, strict=True):
@@ -331,14 +337,19 @@ class Reader:
         return self.evaluate_windows(self.cut(examples), predictions_path=predictions_path, progress=progress)
 
     def evaluate_windows(
-        self, windows: Windows, *, predictions_path: str | Path | None = None, progress: bool = True
+        self,
+        windows: Windows,
+        *,
+        predictions_path: str | Path | None = None,
+        progress: bool = True,
+        observe: Observe | None = None,
     ) -> dict[str, float]:
-        """`evaluate` on windows that are cut already."""
+        """`evaluate` on windows that are cut already; `observe` is as for `predict_windows`."""
         if predictions_path is not None:
             require_writable(expand_user(predictions_path), directory=False)
         require_measurable(windows.examples)
         with progress_bar("evaluation", len(windows), "windows", visible=progress) as bar:
-            predictions = list(self.predict_windows(windows, advance=bar.advance))
+            predictions = list(self.predict_windows(windows, advance=bar.advance, observe=observe))
         return self.metrics_of(windows.examples, predictions, predictions_path=predictions_path)
 
     def metrics_of(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.objective import LossTerm, Objective, WeightedSum
     from haystack_distill.objectives.patient import Patient
     from haystack_distill.objectives.prediction_layer import PredictionLayer
+    from haystack_distill.objectives.relations import AttentionRelations
     from haystack_distill.objectives.representation import Representation
     from haystack_distill.objectives.schedule import Linear
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.teacher_student_loss import TeacherStudentLoss
 
 __all__ = [
-    "HardTargets",
-    from haystack_distill.objectives.relations import AttentionRelations
-    from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
-
-__all__ = [
     "AttentionRelations",
+    "HardTargets",
     "IntermediateLayers",
     "Labels",
     "Linear",
@@ -53,12 +50,12 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "HardTargets": "haystack_distill.objectives.hard_targets",
         "AttentionRelations": "haystack_distill.objectives.relations",
+        "HardTargets": "haystack_distill.objectives.hard_targets",
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
         "Labels": "haystack_distill.objectives.labels",
-        "LogitRegression": "haystack_distill.objectives.logit_regression",
         "Linear": "haystack_distill.objectives.schedule",
+        "LogitRegression": "haystack_distill.objectives.logit_regression",
         "LossTerm": "haystack_distill.objectives.objective",
         "MaskedLanguageModel": "haystack_distill.objectives.masked_language_model",
         "Method": "haystack_distill.objectives.method",

@@ -386,7 +386,7 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
 
 def unmeasured(settings: TrainingSettings) -> TrainingSettings:
     """Settings of a run without dev data."""
-    return replace(settings, evaluate_every=None, keep_best=False, early_stopping_patience=None)
+    return replace(settings, evaluate_every=None, keep_best=False, best_by="f1", early_stopping_patience=None)
 
 
 def run_settings(recipe: Recipe, stage: Stage, **run: Any) -> TrainingSettings:

@@ -86,7 +86,8 @@ def labels_stage(recipe: Recipe, steps: int) -> Stage:
     on_questions = [stage for stage in recipe.stages if stage.corpus is None]
     made = Stage(LABELS_ONLY, Labels())
     settings = on_questions[-1].settings if on_questions else made.settings
-    return replace(made, settings=replace(unmeasured(settings), max_steps=steps))
+    # Labels alone train no projections.
+    return replace(made, settings=replace(unmeasured(settings), max_steps=steps, projection_learning_rate=None))
 
 
 class _Runner:

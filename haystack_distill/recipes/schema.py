@@ -466,7 +466,7 @@ def _earlier(names: Sequence[str]) -> str:
 
 _OLD_STEPS = {"general": "intermediate_layers", "layers": "intermediate_layers", "answers": "prediction_layer"}
 _OLD_CORPUS = {"corpus_split": "split", "corpus_config": "config"}
-_MEASURING = ("evaluate_every", "keep_best", "early_stopping_patience")
+_MEASURING = ("evaluate_every", "keep_best", "best_by", "early_stopping_patience")
 
 
 def _misplaced_in_recipe(key: str) -> str | None:

@@ -20,6 +20,7 @@ from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import inherit_permissions, write_json
@@ -169,6 +170,7 @@ class _LoopTrainer(Trainer):
         self.teacher = teacher
         self.measure = evaluate
         self.objective = objective
+        self.settings = settings
         self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
         # Without a loss on the logits, the head and the layers that are not mapped get no gradient; in a step in which
@@ -195,7 +197,7 @@ class _LoopTrainer(Trainer):
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastLog()]
         if settings.early_stopping_patience:
-            callbacks.append(_EarlyStopping(settings.early_stopping_patience))
+            callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by))
         if settings.tensorboard:
             callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
         callbacks += more_callbacks
@@ -217,6 +219,36 @@ class _LoopTrainer(Trainer):
         batch = self.data.collate(rows)
         assert self.teacher is not None
         return batch | self.teacher.cached(batch)
+
+    def create_optimizer(self, *arguments: Any) -> torch.optim.Optimizer:
+        if self.optimizer is None and not is_plain(self.settings):  # type: ignore[has-type]
+            names = set(self.get_decay_parameter_names(self.model))
+            self.optimizer = make_optimizer(
+                self.settings,
+                self.model.student,  # type: ignore[union-attr,arg-type]
+                self.objective,
+                [parameter for name, parameter in self.model.named_parameters() if name in names],  # type: ignore[union-attr]
+                self._adamw,
+            )
+        return super().create_optimizer(*arguments)
+
+    def _adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)  # type: ignore[arg-type]
+        made: torch.optim.Optimizer = kind(groups, **keywords)
+        return made
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.settings.n_cycles is not None and self.lr_scheduler is None:  # type: ignore[has-type]
+            self.lr_scheduler = cyclic_schedule(
+                optimizer or self.optimizer,  # type: ignore[arg-type]
+                warmup=self.args.warmup_steps,
+                steps=num_training_steps,
+                cycles=self.settings.n_cycles,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by Accelerate: the sampler divides the batches among processes, and makes their order resumable.
@@ -343,11 +375,11 @@ class _LoopTrainer(Trainer):
             self.checkpoints.publish(step, self._best_step())
 
     def _best_step(self) -> int | None:
-        """The step of the evaluation with the highest F1 so far, the earliest of equals; None without `keep_best`."""
-        evaluations = [line for line in self.state.log_history if "eval_f1" in line]
-        if not (self.checkpoints.keep_best and evaluations):
+        """The step of the best evaluation so far, the earliest of equals; None without `keep_best`."""
+        scores = _scores(self.state.log_history, self.settings.best_by)
+        if not (self.checkpoints.keep_best and scores):
             return None
-        return int(max(evaluations, key=lambda line: line["eval_f1"])["step"])
+        return max(scores, key=lambda step: scores[step])
 
     def take_best(self) -> None:
         """With `keep_best`, load the weights of the best evaluation."""
@@ -391,15 +423,22 @@ class _LastLog(TrainerCallback):
 
 
 class _EarlyStopping(TrainerCallback):
-    """Stops after `patience` evaluations without a better F1, counted in the log, which a resumed run continues."""
+    """Stops after `patience` evaluations without a better one, counted in the log, which a resumed run continues."""
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int, best_by: str) -> None:
         self.patience = patience
+        self.best_by = best_by
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        scores = [line["eval_f1"] for line in state.log_history if "eval_f1" in line]
+        scores = list(_scores(state.log_history, self.best_by).values())
         if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             control.should_training_stop = True
+
+
+def _scores(history: Sequence[Mapping[str, float]], best_by: str) -> dict[int, float]:
+    """The evaluations in a log by their steps, as numbers of which the highest is the best."""
+    name, sign = ("eval_f1", 1) if best_by == "f1" else ("eval_loss", -1)
+    return {int(line["step"]): sign * line[name] for line in history if name in line}
 
 
 def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:
@@ -467,6 +506,7 @@ def _arguments(
         num_train_epochs=settings.n_epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
+        lr_scheduler_type=TRAINER_SCHEDULES.get(settings.learning_rate_schedule, "linear"),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         max_grad_norm=settings.max_grad_norm,

@@ -15,6 +15,7 @@ from haystack_distill.data.mixture import transfer_mixture
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.transfer import TransferSet
+from haystack_distill.data.windows import Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_distributed
 from haystack_distill.models.reader import ExampleSource, Reader
@@ -25,6 +26,7 @@ from haystack_distill.objectives.prediction_layer import PredictionLayer
 from haystack_distill.teachers.choice import TeacherSource, readers_of, teacher_for
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation
+from haystack_distill.training.dev_loss import DevLoss
 from haystack_distill.training.loop import require_own_weights
 from haystack_distill.training.run import MethodSource, Run
 from haystack_distill.training.run_directory import RunResult
@@ -166,9 +168,7 @@ class ReaderTrainer:
 
         evaluate = None
         if dev_windows is not None:
-            evaluate = functools.partial(
-                evaluate_distributed, self.student, dev_windows, run.processes, progress=self.settings.progress
-            )
+            evaluate = functools.partial(self._evaluate, dev_windows, run)
         return run.execute(
             objective,
             windows,
@@ -323,6 +323,15 @@ class ReaderTrainer:
                 "train on such a method in a stage of its own"
             )
         return teacher
+
+    def _evaluate(self, windows: Windows, run: Run) -> dict[str, float]:
+        """SQuAD metrics of the student on dev windows, and their loss where it is asked for."""
+        loss = DevLoss(run.processes) if self.settings.best_by == "loss" else None
+        observe = None if loss is None else loss.add
+        metrics = evaluate_distributed(
+            self.student, windows, run.processes, progress=self.settings.progress, observe=observe
+        )
+        return metrics if loss is None else metrics | {"loss": loss.mean()}
 
     def _scoring(self) -> dict[str, Any]:
         """The attributes of the student that decide its scores, and so which weights are the best."""

@@ -24,6 +24,7 @@ from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
+from haystack_distill.training.optimisation import learning_rates
 from haystack_distill.training.run_directory import RunDirectory, RunResult, remember_initial_student
 from haystack_distill.training.run_record import (
     adaptation_record,
@@ -102,6 +103,7 @@ class Run:
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
         _require_weights(objective, method_name(self.method))
+        learning_rates(self.settings, self.student.model, objective)  # checks them
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
             trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"

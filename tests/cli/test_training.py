@@ -49,6 +49,13 @@ def test_every_setting_reaches_the_trainer(
         "n_epochs": 3,
         "max_steps": 9,
         "learning_rate": 1e-4,
+        "learning_rate_schedule": "cyclic",
+        "n_cycles": 2,
+        "optimizer": "adam",
+        "layer_decay": 0.9,
+        "embedding_learning_rate": 1e-5,
+        "head_learning_rate": 1e-3,
+        "projection_learning_rate": 2e-3,
         "batch_size": 7,
         "gradient_accumulation_steps": 2,
         "max_grad_norm": 0.5,
@@ -59,6 +66,7 @@ def test_every_setting_reaches_the_trainer(
         "precision": "fp32",
         "evaluate_every": 5,
         "keep_best": True,
+        "best_by": "loss",
         "early_stopping_patience": 4,
         "checkpoint_every": 5,
         "keep_checkpoints": 3,
@@ -254,7 +262,11 @@ def test_help_has_every_option_of_every_method(name: str) -> None:
         first = option.help.partition(";")[0].replace("None", "none")
         assert first in text
         shared = sum(option.name in {other.name for other in METHODS.options(method)} for method in METHODS) > 1
-        assert (f"{name}: {option.help} Default: {option.default}." if shared else f"default: {option.default}") in text
+        if shared:
+            default = f"{name}: {option.help} Default: {option.default}.".replace("None", "none")
+            assert default in text.replace("None", "none")
+        elif option.default is not None:
+            assert f"default: {option.default}" in text
 
 
 def test_an_option_of_several_entries_has_one_type() -> None:

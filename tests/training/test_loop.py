@@ -447,6 +447,38 @@ def test_keep_best_ends_with_the_best_weights(
     assert not same(seen[1], seen[3])
 
 
+def test_the_best_by_the_loss_on_dev_data(pair: Callable, data: Path, tmp_path: Path) -> None:
+    """The loss is that of all labelled dev windows, by hand; the lowest one counts."""
+    student, _ = pair()
+    seen: list[float] = []
+
+    class Measured(TrainerCallback):
+        def on_evaluate(self, *_: Any, **__: Any) -> None:
+            windows = student.cut(load_examples(data))
+            batch = windows.collate(windows.__getitems__(range(len(windows))))
+            with torch.no_grad():
+                output = student.model.eval()(
+                    **{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+                )
+            losses = [
+                nn.functional.cross_entropy(logits.masked_fill(batch["attention_mask"] == 0, -torch.inf), batch[name])
+                for logits, name in ((output.start_logits, "start_positions"), (output.end_logits, "end_positions"))
+            ]
+            seen.append(float(sum(losses)) / 2)
+            student.model.train()
+
+    chosen = settings(
+        n_epochs=5, keep_best=True, best_by="loss", learning_rate=0.03, learning_rate_schedule="constant", seed=3
+    )
+    trainer = ReaderTrainer(student, tmp_path / "run", chosen)
+    result = trainer.distil(None, data, "labels", data, callbacks=[Measured()])
+    found = logged(result, "eval_loss")
+    assert found == pytest.approx(seen, rel=1e-4)
+    assert result.metrics["loss"] == pytest.approx(min(found), rel=1e-6)
+    assert min(found) < found[-1]  # otherwise this would not differ from the last
+    assert {"f1", "exact"} <= result.metrics.keys()
+
+
 def test_keep_best_wants_an_evaluation_before_the_end(pair: Callable, data: Path) -> None:
     with pytest.raises(DistilError, match="comes after the last of the"):
         ReaderTrainer(pair()[0], settings=settings(keep_best=True, evaluate_every=1000)).train(data, data)

@@ -1,5 +1,6 @@
-"""What changes while a run lasts: weights, temperatures. A run that was interrupted continues where it was."""
+"""What changes while a run lasts: weights, temperatures, learning rates; optimisers. Runs resume where they were."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,45 @@ def test_an_objective_with_a_schedule_is_recorded(pair: Callable, data: Path, tm
 def test_a_step_in_which_nothing_is_learnt_is_refused(pair: Callable, data: Path, weight: Linear, step: str) -> None:
     with pytest.raises(DistilError, match=f"all weights of labels are 0 in the {step} step"):
         ReaderTrainer(pair()[0], settings=settings()).distil(None, data, weight * Labels())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"learning_rate_schedule": "cosine", "optimizer": "adam"},
+        {"learning_rate_schedule": "cyclic", "n_cycles": 2, "warmup_proportion": 0.0, "layer_decay": 0.5},
+        {"learning_rate_schedule": "constant", "optimizer": "adadelta", "learning_rate": 1.0},
+        {"embedding_learning_rate": 1e-5, "head_learning_rate": 1e-2, "projection_learning_rate": 1e-1},
+    ],
+)
+def test_every_optimiser_and_schedule_resumes(
+    changed: dict[str, Any], pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = PredictionLayer() + IntermediateLayers(attention_loss_weight=0)
+    losses = interrupted_and_resumed(pair, data, tmp_path, monkeypatch, lambda *_: method, **changed)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        ({}, (1.0, 0.75, 0.5, 0.25)),
+        ({"learning_rate_schedule": "cosine"}, [(1 + math.cos(math.pi * part)) / 2 for part in (0, 0.25, 0.5, 0.75)]),
+        ({"learning_rate_schedule": "constant"}, (1.0, 1.0, 1.0, 1.0)),
+        ({"learning_rate_schedule": "cyclic", "n_cycles": 2}, (1.0, 0.5, 1.0, 0.5)),
+    ],
+)
+def test_the_shape_of_the_learning_rate(
+    changed: dict[str, Any], parts: list[float], pair: Callable, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    compute = _LoopTrainer.compute_loss
+
+    def watching(self: _LoopTrainer, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return compute(self, *arguments, **keywords)
+
+    monkeypatch.setattr(_LoopTrainer, "compute_loss", watching)
+    chosen = settings(max_steps=4, warmup_proportion=0.0, learning_rate=0.1, **changed)
+    ReaderTrainer(pair()[0], settings=chosen).train(data)
+    assert rates == pytest.approx([0.1 * part for part in parts])

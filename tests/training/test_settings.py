@@ -28,6 +28,12 @@ from haystack_distill import DistilError, TrainingSettings
         *((name, ["false", None, 1]) for name in ("keep_best", "resume", "tensorboard", "progress")),
         ("precision", ["float32", None]),
         ("early_stopping_patience", [0, 1.5]),
+        ("best_by", ["exact", None]),
+        ("learning_rate_schedule", ["step", None]),
+        ("optimizer", ["sgd", None]),
+        ("n_cycles", [1, 2.0, True]),
+        ("layer_decay", [0, 1.1, None]),
+        *((f"{part}_learning_rate", [0, "1e-3", float("nan")]) for part in ("embedding", "head", "projection")),
     ],
 )
 def test_bad_values_are_named(name: str, values: list[Any]) -> None:
@@ -48,6 +54,9 @@ def test_values_at_the_edge_are_taken() -> None:
     ("settings", "message"),
     [
         ({"early_stopping_patience": 2}, "early_stopping_patience needs keep_best=True"),
+        ({"n_cycles": 2}, "n_cycles belongs to learning_rate_schedule='cyclic'; give both or none"),
+        ({"learning_rate_schedule": "cyclic"}, "give both or none"),
+        ({"best_by": "loss", "evaluate_every": None}, "best_by='loss' has no effect with evaluate_every=None"),
         (
             {"early_stopping_patience": 2, "keep_best": True, "evaluate_every": None},
             "needs keep_best=True and evaluate",
