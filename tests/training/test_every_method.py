@@ -55,7 +55,7 @@ def run(
 
 def _terms(result: RunResult) -> list[tuple[float, ...]]:
     """The terms of the loss in each line of the log, which transformers does not round."""
-    lines = [[value for name, value in line.items() if name.startswith("loss_")] for line in result.history]
+    lines = [[line[name] for name in sorted(line) if name.startswith("loss_")] for line in result.history]
     return [tuple(line) for line in lines if line]
 
 
