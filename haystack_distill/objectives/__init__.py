@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
     from haystack_distill.objectives.teacher_student import TeacherStudent
     from haystack_distill.objectives.teacher_student_loss import TeacherStudentLoss
+    from haystack_distill.objectives.triple_loss import TripleLoss
 
 __all__ = [
     "AttentionRelations",
@@ -42,6 +43,7 @@ __all__ = [
     "TaskFilters",
     "TeacherStudent",
     "TeacherStudentLoss",
+    "TripleLoss",
     "WeightedSum",
     "resolve_layer_mapping",
     "run_model",
@@ -69,6 +71,7 @@ __getattr__ = lazy_names(
         "TaskFilters": "haystack_distill.objectives.task_aware_layers",
         "TeacherStudent": "haystack_distill.objectives.teacher_student",
         "TeacherStudentLoss": "haystack_distill.objectives.teacher_student_loss",
+        "TripleLoss": "haystack_distill.objectives.triple_loss",
         "WeightedSum": "haystack_distill.objectives.objective",
         "resolve_layer_mapping": "haystack_distill.objectives.intermediate_layers",
         "run_model": "haystack_distill.models.outputs",

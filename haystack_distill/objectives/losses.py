@@ -245,11 +245,11 @@ def soft_target_loss(
     Args:
         student_logits: (B, L, V).
         teacher_logits: (B, L, V).
-        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+        attention_mask: 1 or True for the tokens that are compared, all but padding, (B, L).
         temperature: T > 0; higher is softer.
 
     Returns:
-        The mean divergence of each window in nats, (B,).
+        The mean divergence of each window in nats, (B,); 0 for a window without any such token.
 
     Raises:
         DistilError: The shapes differ.
@@ -337,7 +337,8 @@ def variance_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> T
 def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean of (B, L) values over the tokens that are not padding, (B,)."""
     valid = attention_mask.bool()
-    return values.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1)
+    # A window without any has the value 0: 0 / 0 would make the whole gradient NaN, though no mask counts the window.
+    return values.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
 def _log_softmax(logits: Tensor, mask: Tensor) -> Tensor:

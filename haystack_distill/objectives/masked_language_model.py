@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -12,7 +13,7 @@ from haystack_distill.data.text_windows import NO_LABEL
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
-from haystack_distill.objectives.method import Method, check_weights, require_teacher
+from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -23,7 +24,7 @@ class MaskedLanguageModel(Method):
 
     DistilBERT's triple loss (Sanh et al. 2019, arXiv 1910.01108), on a corpus:
 
-    "soft_targets": KL divergence of teacher and student over the vocabulary at each token, both softened by T.
+    "soft_targets": KL divergence of teacher and student over the vocabulary, both softened by T, mean over tokens.
     "masked_words": cross entropy of the masked words (BERT, Devlin et al. 2019, arXiv 1810.04805).
     "cosine": 1 - cosine of the last hidden states.
 
@@ -35,6 +36,8 @@ class MaskedLanguageModel(Method):
     Args:
         temperature: T, softens the distributions of teacher and student over the vocabulary.
         soft_target_weight: Weight of the teacher's distribution; 0 leaves it out.
+        soft_target_tokens: The tokens whose distributions are compared: "all", or "masked" for the masked words alone,
+            as DistilBERT's were.
         masked_word_weight: Weight of the masked words; 0 leaves it out.
         cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
 
@@ -46,12 +49,17 @@ class MaskedLanguageModel(Method):
     soft_target_weight: float = 5.0
     masked_word_weight: float = 2.0
     cosine_weight: float = 1.0
+    soft_target_tokens: Literal["all", "masked"] = "all"
 
     def __post_init__(self) -> None:
         check_argument(
             "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
         )
         check_weights(self, "soft_target_weight", "masked_word_weight", "cosine_weight")
+        tokens = self.soft_target_tokens
+        check_argument("soft_target_tokens", tokens, tokens in ("all", "masked"), '"all" or "masked"')
+        if self.soft_target_weight == 0:
+            refuse_without_effect(self, "soft_target_tokens", "soft_target_weight=0 leaves out the soft targets")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -97,15 +105,15 @@ class MaskedLanguageModelObjective(Objective):
         super().__init__()
         self.weights = options.loss_weights
         self.temperature = options.temperature
+        self.soft_target_tokens = options.soft_target_tokens
         self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
         self.teacher_request = self.student_request
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Windows with a masked word have the term "masked_words"; see `Objective.masks`."""
-        masks = super().masks(batch)
-        if "masked_words" in masks:
-            masks["masked_words"] = (batch["labels"] != NO_LABEL).any(dim=1)
-        return masks
+        """Windows with a masked word have the terms of masked words; see `Objective.masks`."""
+        masked = (batch["labels"] != NO_LABEL).any(dim=1)
+        terms = {"masked_words"} | ({"soft_targets"} if self.soft_target_tokens == "masked" else set())
+        return {name: masked if name in terms else mask for name, mask in super().masks(batch).items()}
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
@@ -124,7 +132,8 @@ class MaskedLanguageModelObjective(Objective):
         losses: dict[str, Tensor] = {}
         if "soft_targets" in self.weights:
             logits = student.token_logits, teacher.token_logits
-            losses["soft_targets"] = soft_target_loss(*logits, mask, self.temperature)
+            tokens = mask if self.soft_target_tokens == "all" else batch["labels"] != NO_LABEL
+            losses["soft_targets"] = soft_target_loss(*logits, tokens, self.temperature)
         if "masked_words" in self.weights:
             losses["masked_words"] = masked_word_loss(student.token_logits, batch["labels"])
         if "cosine" in self.weights:

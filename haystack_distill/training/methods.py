@@ -24,5 +24,6 @@ METHODS: Registry[Method] = Registry(
         "patient": "haystack_distill.objectives.patient:Patient",
         "representation": "haystack_distill.objectives.representation:Representation",
         "teacher_student": "haystack_distill.objectives.teacher_student:TeacherStudent",
+        "triple_loss": "haystack_distill.objectives.triple_loss:TripleLoss",
     },
 )

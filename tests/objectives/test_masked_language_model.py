@@ -51,7 +51,28 @@ def test_a_weight_of_zero_leaves_its_part_out():
     assert list(objective(outputs(0), outputs(1), BATCH)) == ["soft_targets"]
 
 
+def test_soft_targets_of_masked_words_alone():
+    student, teacher = outputs(0), outputs(1)
+    student.token_logits.retain_grad()
+    objective = MaskedLanguageModel(soft_target_tokens="masked").objective(CONFIG, CONFIG)
+    terms = objective(student, teacher, BATCH)
+    assert terms["soft_targets"].mask.tolist() == objective.masks(BATCH)["soft_targets"].tolist() == [True, False]
+    assert terms["cosine"].mask.all()
+    token = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]])  # the one masked word
+    expected = soft_target_loss(student.token_logits, teacher.token_logits, token, 2.0)
+    torch.testing.assert_close(terms["soft_targets"].values, expected)
+    assert terms["soft_targets"].values[1] == 0
+    terms["soft_targets"].values.sum().backward()
+    gradient = student.token_logits.grad
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum(dim=2).bool().tolist() == token.bool().tolist()
+
+
 def test_what_cannot_be():
+    with pytest.raises(DistilError, match='soft_target_tokens must be "all" or "masked"'):
+        MaskedLanguageModel(soft_target_tokens="some")
+    with pytest.raises(DistilError, match="so soft_target_tokens='masked' would have no effect"):
+        MaskedLanguageModel(soft_target_weight=0, soft_target_tokens="masked")
     other = BertConfig(**CONFIG.to_dict() | {"vocab_size": 51})
     wide = BertConfig(**CONFIG.to_dict() | {"hidden_size": 32})
     with pytest.raises(DistilError, match="vocabulary has 50 entries and the teacher's 51"):
