@@ -168,7 +168,12 @@ def _given_options(ctx: typer.Context, registry: Registry[Any], names: Sequence[
         kind = registry.kind if len(names) == 1 else f"{registry.kind}s"
         verb = "is" if len(names) == 1 else "are"
         raise DistilError(
-            f"{flag_of(name)} is an option of {' and '.join(owners)}, and the {kind} {verb} {' and '.join(names)}: "
-            f"add --{registry.kind} {' or '.join(owners)}, or leave it out"
+            f"{flag_of(name)} is an option of {_listed(owners, 'and')}, and the {kind} {verb} {_listed(names, 'and')}: "
+            f"add --{registry.kind} {_listed(owners, 'or')}, or leave it out"
         )
     return [{name: ctx.params[name] for name in sorted(options)} for options in chosen]
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    """Names as in a sentence: "a", "a and b", "a, b and c"."""
+    return f" {word} ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])

@@ -175,7 +175,7 @@ def test_a_weighted_sum_of_methods_and_an_adaptation(
     assert (first["weight"], first["arguments"]["temperature"]) == (0.8, 2.0)
     assert (second["weight"], second["final_weight"]) == (0.2, 0.0)
     assert second["arguments"]["layer_mapping"] == "skip"
-    assert record["adaptation"] == {"name": "last_layers", "n_layers": 2}
+    assert record["adaptation"] == {"name": "last_layers", "n_layers": 2, "embeddings": False}
     again = tmp_path / "again"
     config = tmp_path / "run.yaml"
     config.write_text(
@@ -204,24 +204,24 @@ def test_an_ensemble(
     ("arguments", "message"),
     [
         (
-            ["--layer-mapping", "last"],
+            ["--embedding-loss-weight", "2"],
             (
-                "--layer-mapping is an option of intermediate_layers, and the method is prediction_layer: add --method "
-                "intermediate_layers, or leave it out"
+                "--embedding-loss-weight is an option of intermediate_layers, and the method is prediction_layer: add "
+                "--method intermediate_layers, or leave it out"
             ),
         ),
         (
-            ["--method", "prediction_layer", "--method", "intermediate_layers", "--cosine-weight", "1"],
+            ["--method", "prediction_layer", "--method", "intermediate_layers", "--masked-word-weight", "1"],
             (
-                "--cosine-weight is an option of masked_language_model, and the methods are prediction_layer and "
+                "--masked-word-weight is an option of masked_language_model, and the methods are prediction_layer and "
                 "intermediate_layers"
             ),
         ),
         (
-            ["--method", "intermediate_layers", "--temperature", "2"],
+            ["--method", "intermediate_layers", "--soft-target-weight", "2"],
             (
-                "--temperature is an option of prediction_layer and masked_language_model, and the method is "
-                "intermediate_layers"
+                "--soft-target-weight is an option of masked_language_model and triple_loss, and the method is "
+                "intermediate_layers: add --method masked_language_model or triple_loss, or leave it out"
             ),
         ),
         (["--n-layers", "2"], "--n-layers is an option of last_layers, and the adaptation is all"),
@@ -236,7 +236,7 @@ def test_an_ensemble(
         (["--temperature", "-1"], "temperature must be a number above 0"),
         (["--temperature", "2", "--distillation-loss", "mse"], "temperature"),
         (["--adaptation", "last_layers", "--n-layers", "0"], "n_layers must be"),
-        (["--adaptation", "bias"], "'bias' is not one of all, last_layers, biases"),
+        (["--adaptation", "bias"], "'bias' is not one of all, last_layers, "),
     ],
 )
 def test_methods_and_options_that_do_not_fit(
@@ -265,7 +265,7 @@ def test_help_has_every_option_of_every_method(name: str) -> None:
         if shared:
             default = f"{name}: {option.help} Default: {option.default}.".replace("None", "none")
             assert default in text.replace("None", "none")
-        elif option.default is not None:
+        elif option.default is not None and not isinstance(option.default, bool):  # a switch has two names
             assert f"default: {option.default}" in text
 
 
