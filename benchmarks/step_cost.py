@@ -52,7 +52,7 @@ def bare_seconds(student: Reader, teacher: Reader | None, batches: list[dict[str
 def ratio_of(name: str, teacher: Reader, layers: int, data: object, n_batches: int, rounds: int, scratch: Path) -> dict:
     """A method's seconds per batch, those of the bare passes, and their ratio."""
     student = students.from_teacher(teacher, layers=layers)
-    options = {}
+    options: dict[str, object] = {"use_labels": False} if name == "hard_targets" else {}  # all questions have labels
     for option, needed in METHODS[name].needs_run_of.items():
         settings = TrainingSettings(max_steps=1, progress=False, checkpoint_every=None, overwrite=True)
         ReaderTrainer(student.copy(), scratch / needed, settings).distil(teacher, data, needed)
