@@ -50,6 +50,12 @@ _DEV_DATA = option(
     "Examples to measure on, never trained on: like --data, but the validation split of a data set on the hub.",
     metavar="FILE|NAME",
 )
+_DEV_SPLIT = option(
+    "dev_split",
+    float | None,
+    None,
+    "Without --dev-data: the share of the articles of --data to measure on and not to train on, such as 0.1.",
+)
 _OUTPUT_DIR = option(
     "output_dir", Path, REQUIRED, "Where the reader, its run record and checkpoints go.", metavar="DIRECTORY"
 )
@@ -66,7 +72,7 @@ _MEASURING = (
 )
 
 
-@with_options([MODEL, DATA, _OUTPUT_DIR, _DEV_DATA, ADAPTATION], ADAPTATION_OPTIONS, _RUN)
+@with_options([MODEL, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, ADAPTATION], ADAPTATION_OPTIONS, _RUN)
 def train(ctx: typer.Context, **given: Any) -> None:
     """Train a reader on labels alone.
 
@@ -79,7 +85,10 @@ def train(ctx: typer.Context, **given: Any) -> None:
 
 
 @with_options(
-    [_TEACHERS, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, METHOD, ADAPTATION], METHOD_OPTIONS, ADAPTATION_OPTIONS, _RUN
+    [_TEACHERS, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
+    METHOD_OPTIONS,
+    ADAPTATION_OPTIONS,
+    _RUN,
 )
 def distil(ctx: typer.Context, **given: Any) -> None:
     """Distil a teacher, or several, into a student: its predictions, its layers, or a weighted sum of methods.
@@ -151,7 +160,9 @@ def _run(
         loaded = [load_teacher(name, reading) for name in teachers] or None
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with resume_hint(output_dir):
-            result = trainer.distil(loaded, examples, chosen, dev_examples, adaptation=adaptation)
+            result = trainer.distil(
+                loaded, examples, chosen, dev_examples, dev_split=given["dev_split"], adaptation=adaptation
+            )
     report = {
         "command": ctx.command.name,
         "output_dir": output_dir,
@@ -165,8 +176,10 @@ def _run(
 
 def _require_effects(ctx: typer.Context) -> None:
     """Refuse options that were given and can have no effect beside the others."""
-    if not ctx.params["dev_data"]:
-        refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data")
+    if ctx.params["dev_data"]:
+        refuse_without_effect(ctx, ["dev_split"], "with --dev-data, which is measured on", "leave that out")
+    elif ctx.params["dev_split"] is None:
+        refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data or --dev-split")
     if ctx.params["max_steps"] is not None:
         refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run", "leave that out")
     if ctx.params["checkpoint_every"] is None and not ctx.params["keep_best"]:

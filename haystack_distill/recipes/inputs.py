@@ -18,6 +18,7 @@ from haystack_distill import students
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.arrow import SCHEMA, plain_rows, record_batches
+from haystack_distill.data.squad.held_out import hold_out
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
@@ -80,7 +81,7 @@ class Inputs:
 
     Attributes:
         reading: How readers are loaded.
-        examples: The recipe's data.
+        examples: The recipe's data, without what is held out of it.
         dev_examples: Its dev data, or None.
         teacher: Its teacher.
 
@@ -105,6 +106,11 @@ class Inputs:
             with in_section("dev_data"):
                 self.dev_examples = self.load(recipe.dev_data, "validation")
                 require_measurable(self.dev_examples)
+        if recipe.dev_split is not None:
+            self.examples, self.dev_examples = hold_out(
+                self.examples, recipe.dev_split, seed=recipe.seed, cache_dir=recipe.cache_dir
+            )
+            require_measurable(self.dev_examples)
         self.teacher = named_reader(recipe.teacher, **self.reading)
         self._taggers: dict[str, str] = {}
 

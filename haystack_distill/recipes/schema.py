@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from augment.settings import AugmentSettings
 from haystack_distill.data.corpus import Corpus
+from haystack_distill.data.squad.held_out import check_share
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
@@ -166,6 +167,8 @@ class Recipe:
         output_dir: Where everything goes; the finished reader is in `reader` in it.
         stages: What is done, in this order.
         dev_data: What teacher and student are measured on at the end; never trained on.
+        dev_split: Without `dev_data`, the share of the articles of `data` that is measured on and not trained on, such
+            as 0.1; the seed chooses them. A stage with `data` of its own trains on all of that.
         student: How the student is made. Where the first stage is on a corpus and has a teacher of its own, it is
             made from that teacher, else from the recipe's.
         labels_only: Also train the same student on labels alone for as many steps, to compare with.
@@ -186,6 +189,7 @@ class Recipe:
     output_dir: str
     stages: list[Stage]
     dev_data: list[str] | None = None
+    dev_split: float | None = None
     student: StudentShape = StudentShape()
     labels_only: bool = False
     seed: int = TrainingSettings.seed
@@ -216,14 +220,23 @@ class Recipe:
                         f"stage {stage.name}: {option}: the stage {earlier!r} does not run the method {needed}; name "
                         "one that does"
                     )
-            if stage.settings.keep_best and not self.dev_data:
+            if stage.settings.keep_best and not self.measured:
                 raise DistilError(f"stage {stage.name}: keep_best chooses by dev_data; give it, or leave keep_best out")
-        if self.labels_only and not self.dev_data:
+        if self.dev_split is not None:
+            check_share(self.dev_split)
+            if self.dev_data:
+                raise DistilError("dev_data and dev_split are two ways to one thing; give one of them")
+        if self.labels_only and not self.measured:
             raise DistilError("labels_only is there to compare with; give dev_data, or leave it out")
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require_seed(self.seed)
         require_licence(self.license)
         require_language(self.language)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are data to measure on."""
+        return bool(self.dev_data) or self.dev_split is not None
 
     def directory_of(self, stage: Stage | str) -> str:
         """The name of a stage's directory, its number before its name; the stage itself or by its name."""
@@ -297,7 +310,7 @@ def _recipe(content: Mapping[str, Any]) -> Recipe:
     windowed = WindowSettings(**{name: values.pop(name) for name in windows if name in values})
     made = Recipe(**values, windows=windowed)
     for stage, given in zip(made.stages, content["stages"], strict=True):
-        if "evaluate_every" in given and stage.settings.evaluate_every and not made.dev_data:
+        if "evaluate_every" in given and stage.settings.evaluate_every and not made.measured:
             raise DistilError(f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data")
     return made
 

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from haystack_distill.data.mixture import transfer_mixture
+from haystack_distill.data.squad.held_out import check_share, hold_out
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.transfer import TransferSet
@@ -79,6 +80,7 @@ class ReaderTrainer:
         method: MethodSource,
         dev_data: ExampleSource | None = None,
         *,
+        dev_split: float | None = None,
         transfer: TransferSet | None = None,
         adaptation: Adaptation | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -99,6 +101,8 @@ class ReaderTrainer:
                 for its default options, or an `objectives.Objective` of your own. A run with code of your own can only
                 be resumed with the same code.
             dev_data: Examples to evaluate on; never trained on.
+            dev_split: Without `dev_data`, the share of the articles of `data` to evaluate on and not to train on, such
+                as 0.1; the seed of the settings chooses them, see `data.squad.held_out.hold_out`.
             transfer: Unlabelled examples to mix into every step beside `data`, see `data.transfer.TransferSet`.
             adaptation: Which weights are trained, see `training.adaptation`. None for all.
             callbacks: Additional callbacks for transformers' Trainer.
@@ -113,18 +117,22 @@ class ReaderTrainer:
         """
         check_type("transfer", transfer, TransferSet)
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
-        if dev_data is None:
-            self.settings.require_nothing_measured()
+        self._check_measuring(dev_data is not None, dev_split)
         objective, chosen = self._fit(run, teacher)
         with run.processes.main_process_first():  # the other processes load its windows from the cache
-            labelled = examples = load_examples(data, cache_dir=self.cache_dir)
+            labelled = load_examples(data, cache_dir=self.cache_dir)
+            dev_examples = None if dev_data is None else load_examples(dev_data, cache_dir=self.cache_dir)
+            if dev_split is not None:
+                labelled, dev_examples = hold_out(
+                    labelled, dev_split, seed=self.settings.seed, cache_dir=self.cache_dir
+                )
+            examples = labelled
             if transfer is not None:
                 more = transfer.load(self.settings.seed, cache_dir=self.cache_dir)
                 examples = datasets.concatenate_datasets([labelled, more])
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
-            if dev_data is not None:
-                dev_examples = load_examples(dev_data, cache_dir=self.cache_dir)
+            if dev_examples is not None:
                 require_measurable(dev_examples)
                 dev_windows = self.student.cut(dev_examples, cache_dir=self.cache_dir)
         _require_labels(objective, teacher, examples)
@@ -135,6 +143,8 @@ class ReaderTrainer:
             sizes = len(labelled), len(examples) - len(labelled)
             windows.mixture = transfer_mixture(windows.example_of, sizes, transfer.proportion)
             described = {"transfer": {"examples": sizes[1], "proportion": transfer.proportion}}
+        if dev_split is not None:
+            described["dev_split"] = dev_split
         if run.processes.is_main_process:
             windows.warn_of_lost_answers()
             if dev_windows is not None:
@@ -206,8 +216,7 @@ class ReaderTrainer:
             DistilError: Teacher, student, method, adaptation and data do not match, or a setting is missing.
         """
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
-        if not measured:
-            self.settings.require_nothing_measured()
+        self._check_measuring(measured, None)
         objective, _ = self._fit(run, teacher)
         _require_labels(objective, teacher, data)
         _require_unlabelled(objective, data)
@@ -216,12 +225,15 @@ class ReaderTrainer:
         run.check_adaptation()
         return objective
 
-    def train(self, data: ExampleSource, dev_data: ExampleSource | None = None) -> RunResult:
+    def train(
+        self, data: ExampleSource, dev_data: ExampleSource | None = None, *, dev_split: float | None = None
+    ) -> RunResult:
         """Train on labels only: `distil` with `objectives.Labels`.
 
         Args:
             data: Labelled examples, as `data.squad.load.load_examples` accepts them.
             dev_data: Examples to evaluate on; never trained on.
+            dev_split: See `distil`.
 
         Returns:
             The result of the run.
@@ -229,7 +241,7 @@ class ReaderTrainer:
         Raises:
             DistilError: No example is labelled, or see `distil`.
         """
-        return self.distil(None, data, Labels(), dev_data)
+        return self.distil(None, data, Labels(), dev_data, dev_split=dev_split)
 
     def distil_prediction_layer_from(
         self,
@@ -294,6 +306,15 @@ class ReaderTrainer:
         weights = (embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
         method = IntermediateLayers(layer_mapping, *weights)  # type: ignore[arg-type]
         return self.distil(teacher, data, method, dev_data)
+
+    def _check_measuring(self, measured: bool, dev_split: float | None) -> None:
+        """Check that there is one source of dev data at most, and without any nothing that needs it."""
+        if dev_split is not None:
+            check_share(dev_split)
+            if measured:
+                raise DistilError("dev_data and dev_split are two ways to one thing; give one of them")
+        elif not measured:
+            self.settings.require_nothing_measured()
 
     def _fit(self, run: Run, teacher: TeacherSource | None) -> tuple[Objective, Teacher | None]:
         """The objective and the teacher that it needs, checked."""

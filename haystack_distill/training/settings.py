@@ -175,7 +175,7 @@ class TrainingSettings:
         return "epoch" if self.checkpoint_every == "auto" else self.checkpoint_every
 
     def require_nothing_measured(
-        self, why: str = "without dev_data", remedy: str = "give dev_data too, or leave it out"
+        self, why: str = "without dev_data", remedy: str = "give dev_data or dev_split too, or leave it out"
     ) -> None:
         """Check that no setting is set that has an effect only where the student is measured during the run.
 

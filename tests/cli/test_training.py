@@ -289,8 +289,13 @@ def test_training_refusals(student_dir: Path, squad_file: Path, tmp_path: Path) 
         ["--no-answer-threshold", "0"],
         ["--keep-best", "--checkpoint-every", "epoch"],
         ["--early-stopping-patience", "2"],
+        ["--best-by", "loss"],
     ):
-        assert f"{given[0]} has no effect without data to measure on; add --dev-data" in refusal(*base, *given)
+        assert f"{given[0]} has no effect without data to measure on; add --dev-data or --dev-split" in refusal(
+            *base, *given
+        )
+    assert "--dev-split has no effect with --dev-data" in refusal(*base, "--dev-data", squad_file, "--dev-split", "0.1")
+    assert "of which there are 1; give dev_data instead" in refusal(*base, "--dev-split", "0.1")
     assert "--n-epochs has no effect with --max-steps" in refusal(*base, "--max-steps", "5")
     assert "--keep-checkpoints has no effect with --checkpoint-every none" in refusal(*base, "--keep-checkpoints", "1")
     measured = [*base, "--dev-data", squad_file, "--keep-best"]

@@ -161,6 +161,8 @@ CORPUS = f"{LAYERS}, max_steps: 1"
             stage("method: [{name: labels, final_weight: 1}]"),
             "stage two: method: final_weight: a weight from 1.0 to 1.0",
         ),
+        (stage("method: labels, keep_best: true") + "dev_split: 1\n", "dev_split must be a number between 0 and 1"),
+        (stage("method: labels") + "dev_split: 0.1\ndev_data: d\n", "dev_data and dev_split are two ways to one thing"),
         (stage("method: [{name: labels, weight: much}]"), "stage two: method: weight: 'much' is not a number"),
         (stage("method: [{name: labels, weight: -1}]"), "stage two: method: the weight of a method must be a number"),
         (

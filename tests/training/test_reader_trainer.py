@@ -68,6 +68,26 @@ def test_choosing_needs_dev_data(pair: Callable, data: Path) -> None:
             ReaderTrainer(pair()[0], settings=settings(**chosen)).train(data)
 
 
+def test_a_share_of_the_articles_is_held_out(pair: Callable, squad_file: Path, tmp_path: Path) -> None:
+    content = json.loads(squad_file.read_text())
+    content["data"] = [
+        {**content["data"][0], "title": f"{number}", "paragraphs": [paragraph]}
+        for number, paragraph in enumerate(content["data"][0]["paragraphs"])
+    ]
+    squad_file.write_text(json.dumps(content))
+    chosen = settings(max_steps=2, keep_best=True, evaluate_every=1)
+    trainer = ReaderTrainer(pair()[0], tmp_path / "run", chosen)
+    result = trainer.train(squad_file, dev_split=0.25)
+    record = json.loads((tmp_path / "run" / "haystack_distill.json").read_text())
+    assert (record["dev_split"], record["data"]["examples"]) == (0.25, 6)
+    assert record["dev_data"] is not None
+    assert result.metrics["total"] == 2
+    with pytest.raises(DistilError, match="dev_data and dev_split are two ways to one thing"):
+        trainer.train(squad_file, squad_file, dev_split=0.25)
+    with pytest.raises(DistilError, match="dev_split must be a number between 0 and 1"):
+        trainer.train(squad_file, dev_split=1)
+
+
 def test_metrics_are_those_of_the_finished_student(
     pair: Callable, data: Path, squad_file: Path, tmp_path: Path
 ) -> None:

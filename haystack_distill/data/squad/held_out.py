@@ -1,0 +1,74 @@
+"""Holding out a share of the articles, to measure on what was not trained on."""
+
+import hashlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.checks import check_argument, is_number
+
+_ROWS_AT_A_TIME = 1000
+
+
+def hold_out(
+    examples: datasets.Dataset, share: float, *, seed: int, cache_dir: str | Path | None = None
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Divide examples into those to train on and those to measure on, by article.
+
+    Questions on one article are alike, so an article is held out as a whole; where examples have no title, each context
+    counts as an article. Which ones are held out is a function of the data and the seed. Their unlabelled questions are
+    in neither part.
+
+    Args:
+        examples: Rows as `load_examples` returns them; read as a stream.
+        share: The share of the articles, between 0 and 1; at least one is held out, and one is left.
+        seed: The seed of the choice.
+        cache_dir: As for `load_examples`.
+
+    Returns:
+        The examples to train on and those to measure on, each in the order of the data.
+
+    Raises:
+        DistilError: The share is no such number, there is one article alone, or nothing that is held out is labelled.
+    """
+    check_share(share)
+    numbers = _article_numbers(examples)
+    n_articles = int(numbers.max(initial=-1)) + 1
+    if n_articles < 2:
+        raise DistilError(f"dev_split holds out whole articles, of which there are {n_articles}; give dev_data instead")
+    count = min(max(1, round(share * n_articles)), n_articles - 1)
+    is_held_out = np.zeros(n_articles, dtype=bool)
+    is_held_out[np.random.default_rng(seed).permutation(n_articles)[:count]] = True
+    held_out = is_held_out[numbers]
+    measured = np.flatnonzero(held_out & np.asarray(examples["labelled"], dtype=bool))
+    if not len(measured):
+        raise DistilError("none of the questions that dev_split holds out is labelled; give dev_data instead")
+    train, dev = (
+        load_examples(examples.select(rows), cache_dir=cache_dir) for rows in (np.flatnonzero(~held_out), measured)
+    )
+    return train, dev
+
+
+def check_share(share: float) -> None:
+    """Check the share of the articles that is held out.
+
+    Raises:
+        DistilError: It is not a number between 0 and 1.
+    """
+    check_argument("dev_split", share, is_number(share) and 0 < share < 1, "a number between 0 and 1")
+
+
+def _article_numbers(examples: datasets.Dataset) -> np.ndarray:
+    """For each row the number of its article, counted from 0 in the order of the data."""
+    known: dict[str | bytes, int] = {}
+    numbers = np.zeros(len(examples), dtype=np.int64)
+    row = 0
+    for table in examples.select_columns(["title", "context"]).with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
+        for title, context in zip(table["title"].to_pylist(), table["context"].to_pylist(), strict=True):
+            article = title or hashlib.blake2b(context.encode(), digest_size=16).digest()
+            numbers[row] = known.setdefault(article, len(known))
+            row += 1
+    return numbers
