@@ -18,7 +18,7 @@ from haystack_distill import students
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.arrow import SCHEMA, plain_rows, record_batches
-from haystack_distill.data.squad.held_out import hold_out
+from haystack_distill.data.squad.held_out import hold_out, without_articles
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
@@ -139,7 +139,13 @@ class Inputs:
 
     def original(self, stage: Stage) -> datasets.Dataset:
         """The questions of a stage before augmentation."""
-        return self.examples if stage.data is None else self.load(stage.data, "train")
+        if stage.data is None:
+            return self.examples
+        examples = self.load(stage.data, "train")
+        if self.recipe.dev_split is None:
+            return examples
+        assert self.dev_examples is not None
+        return without_articles(examples, self.dev_examples, cache_dir=self.recipe.cache_dir)
 
     def questions(self, stage: Stage, student: Reader) -> datasets.Dataset:
         """The questions that a stage trains on: multiplied, where it asks for that."""

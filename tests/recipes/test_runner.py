@@ -97,6 +97,25 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_recipe_holds_out_articles(write: Callable[..., Path], squad_file: Path, tmp_path: Path) -> None:
+    """What is held out is measured on, and is in the data of no stage; the card says what it was."""
+    content = json.loads(squad_file.read_text())
+    articles = [
+        {"title": f"{number}", "paragraphs": [paragraph]}
+        for number, paragraph in enumerate(content["data"][0]["paragraphs"])
+    ]
+    squad_file.write_text(json.dumps({"version": "v2.0", "data": articles}))
+    quick = {"max_steps": 1, "batch_size": 4, "evaluate_every": 1, "checkpoint_every": "none"}
+    path = write(dev_data="none", dev_split=0.5, general=None, layers=None, answers={"data": str(squad_file), **quick})
+    recipe = load_recipe(path)
+    inputs = Inputs(recipe)
+    assert (len(set(inputs.examples["title"])), len(set(inputs.dev_examples["title"]))) == (2, 2)
+    assert set(inputs.original(recipe.stages[0])["title"]) == set(inputs.examples["title"])
+    result = run(path)
+    assert result.metrics["student"]["total"] == len(inputs.dev_examples)
+    assert "split held-out articles" in (result.directory / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_all_stages(
     write: Callable[..., Path], tmp_path: Path, squad_file: Path, caplog: pytest.LogCaptureFixture

@@ -1,6 +1,7 @@
 """Holding out a share of the articles, to measure on what was not trained on."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -52,6 +53,30 @@ def hold_out(
     return train, dev
 
 
+def without_articles(
+    examples: datasets.Dataset, held_out: datasets.Dataset, *, cache_dir: str | Path | None = None
+) -> datasets.Dataset:
+    """Examples without those on articles that were held out of other data, known by their titles and contexts.
+
+    Args:
+        examples: Rows as `load_examples` returns them; read as a stream.
+        held_out: The examples to measure on; the 16 bytes of a hash of each context are held in memory.
+        cache_dir: As for `load_examples`.
+
+    Raises:
+        DistilError: Nothing is left.
+    """
+    measured = {key for title, context in _titles_and_contexts(held_out) for key in (title, context)} - {""}
+    rows = [
+        row
+        for row, (title, context) in enumerate(_titles_and_contexts(examples))
+        if title not in measured and context not in measured
+    ]
+    if not rows:
+        raise DistilError("all articles are among those that dev_split holds out; give dev_data instead")
+    return examples if len(rows) == len(examples) else load_examples(examples.select(rows), cache_dir=cache_dir)
+
+
 def check_share(share: float) -> None:
     """Check the share of the articles that is held out.
 
@@ -64,11 +89,12 @@ def check_share(share: float) -> None:
 def _article_numbers(examples: datasets.Dataset) -> np.ndarray:
     """For each row the number of its article, counted from 0 in the order of the data."""
     known: dict[str | bytes, int] = {}
-    numbers = np.zeros(len(examples), dtype=np.int64)
-    row = 0
+    articles = (title or context for title, context in _titles_and_contexts(examples))
+    return np.fromiter((known.setdefault(article, len(known)) for article in articles), np.int64, len(examples))
+
+
+def _titles_and_contexts(examples: datasets.Dataset) -> Iterator[tuple[str, bytes]]:
+    """The title of each row, and a hash of its context."""
     for table in examples.select_columns(["title", "context"]).with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
         for title, context in zip(table["title"].to_pylist(), table["context"].to_pylist(), strict=True):
-            article = title or hashlib.blake2b(context.encode(), digest_size=16).digest()
-            numbers[row] = known.setdefault(article, len(known))
-            row += 1
-    return numbers
+            yield title, hashlib.blake2b(context.encode(), digest_size=16).digest()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from haystack_distill.data.squad.held_out import hold_out
+from haystack_distill.data.squad.held_out import hold_out, without_articles
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.errors import DistilError
 from tests.conftest import squad_content
@@ -56,6 +56,18 @@ def test_what_is_unlabelled_is_not_measured_on(tmp_path: Path) -> None:
     none = data.remove_columns("labelled").add_column("labelled", [False] * len(data))
     with pytest.raises(DistilError, match="none of the questions that dev_split holds out is labelled"):
         hold_out(none, 0.5, seed=0)
+
+
+def test_other_data_without_what_was_held_out(tmp_path: Path) -> None:
+    data = examples(tmp_path / "data.json")
+    train, dev = hold_out(data, 0.3, seed=1, cache_dir=tmp_path / "cache")
+    assert list(without_articles(data, dev, cache_dir=tmp_path / "cache")["id"]) == list(train["id"])
+    assert without_articles(train, dev) is train
+    untitled = examples(tmp_path / "untitled.json", title="")  # the same contexts
+    left = without_articles(untitled, dev, cache_dir=tmp_path / "cache")
+    assert set(left["context"]) == set(train["context"])
+    with pytest.raises(DistilError, match="all articles are among those that dev_split holds out"):
+        without_articles(dev, dev)
 
 
 def test_what_cannot_be_divided(tmp_path: Path) -> None:
