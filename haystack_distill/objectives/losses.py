@@ -6,16 +6,20 @@ padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from haystack_distill.errors import DistilError
 
 LOG_ODDS_LIMIT = 10.0  # in `log_odds_loss`: probabilities of 4.5e-5 and 1 - 4.5e-5
-
-
-_LOWEST = -1e30  # a score that a softmax turns to 0
+_LOWEST = -1e30  # a score that a softmax turns to 0, finite: 0 times a difference of logarithms is 0 then, not NaN
+_SCORES_CPU, _SCORES_GPU = 2**18, 2**26  # that are in memory at once
 
 
 def hard_label_loss(logits: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
@@ -193,8 +197,7 @@ def attention_kl_div_loss(student: Tensor, teacher: Tensor, attention_mask: Tens
     """KL(softmax(teacher) || softmax(student)) over the keys, mean over heads and query tokens.
 
     The attention transfer of MobileBERT (Sun et al. 2020, arXiv 2004.02984) and MiniLM (Wang et al. 2020, arXiv
-    2002.10957), and, for other scaled dot products than those of queries and keys, the relations of MiniLMv2 (Wang et
-    al. 2021, arXiv 2012.15828). Padding is left out of both softmaxes and of the mean.
+    2002.10957). Padding is left out of both softmaxes and of the mean.
 
     Args:
         student: Scores before the softmax, (B, heads, L, L); the last dimension is that of the keys.
@@ -208,13 +211,112 @@ def attention_kl_div_loss(student: Tensor, teacher: Tensor, attention_mask: Tens
         DistilError: The shapes differ.
     """
     _require_same_shape(student, teacher)
-    valid = attention_mask.bool()
+    loss: Tensor = _ScoreDivergence.apply(student, teacher.detach(), attention_mask.bool())
+    return loss
+
+
+def relation_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], attention_mask: Tensor, heads: int
+) -> Tensor:
+    """`attention_kl_div_loss` of the scaled dot products of two tensors, without keeping these products in memory.
+
+    The relations of MiniLMv2 (Wang et al. 2021, arXiv 2012.15828).
+
+    Args:
+        student: Two of the student's queries, keys and values, each (B, L, H); `heads` divides H.
+        teacher: The same two of the teacher, of any width that `heads` divides.
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+        heads: Number of relation heads, parts that the width is divided into.
+
+    Returns:
+        The mean divergence of each window in nats, (B,).
+    """
+    targets = (teacher[0].detach(), teacher[1].detach())
+    loss: Tensor = _RelationDivergence.apply(*student, *targets, attention_mask.bool(), heads)
+    return loss
+
+
+class _ScoreDivergence(Function):
+    """KL(teacher || student) of scores, with its gradient by hand, softmax(student) - softmax(teacher).
+
+    Few windows at a time, so that intermediate results stay in the processor's caches: far faster than autograd.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        losses, gradients = [], []
+        for rows in _few_windows(student.shape[1], valid):
+            loss, gradient = _divergence(student[rows].float().clone(), teacher[rows].float().clone(), valid[rows])
+            losses.append(loss)
+            gradients.append(gradient)
+        ctx.precision = student.dtype
+        ctx.save_for_backward(*gradients)
+        return torch.cat(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = torch.cat(ctx.saved_tensors).mul_(given[:, None, None, None])
+        return gradient.to(ctx.precision), None, None
+
+
+class _RelationDivergence(Function):
+    """As `_ScoreDivergence`, of dot products: these and their gradients exist for few windows at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: Tensor, second: Tensor, t_first: Tensor, t_second: Tensor, valid: Tensor, heads: int
+    ) -> Tensor:
+        losses, firsts, seconds = [], [], []
+        with torch.autocast(first.device.type, enabled=False):
+            for rows in _few_windows(heads, valid):
+                own_first, own_second = _by_head(first[rows], heads), _by_head(second[rows], heads)
+                target = torch.matmul(_by_head(t_first[rows], heads), _by_head(t_second[rows], heads).transpose(2, 3))
+                scores = torch.matmul(own_first, own_second.transpose(2, 3))
+                loss, gradient = _divergence(scores, target, valid[rows])
+                losses.append(loss)
+                if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+                    scale = own_first.shape[3] ** -0.25  # of each factor, as in `_by_head`
+                    in_first, in_second = gradient @ own_second, gradient.transpose(2, 3) @ own_first
+                    firsts.append(in_first.mul_(scale).transpose(1, 2).flatten(2))
+                    seconds.append(in_second.mul_(scale).transpose(1, 2).flatten(2))
+        ctx.precision = first.dtype
+        ctx.save_for_backward(*firsts, *seconds)
+        return torch.cat(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        half = len(ctx.saved_tensors) // 2
+        in_first, in_second = (
+            torch.cat(parts).mul_(given[:, None, None]).to(ctx.precision)
+            for parts in (ctx.saved_tensors[:half], ctx.saved_tensors[half:])
+        )
+        return in_first, in_second, None, None, None, None
+
+
+def _by_head(states: Tensor, heads: int) -> Tensor:
+    """(B, L, H) to (B, heads, L, d), float32, divided by the fourth root of d: two of them give x y^T / sqrt(d)."""
+    parts = states.float().unflatten(2, (heads, -1)).transpose(1, 2)
+    return parts * parts.shape[3] ** -0.25
+
+
+def _divergence(student: Tensor, teacher: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) of (B, heads, L, L) scores, which it overwrites: the loss (B,) and its gradient."""
     padding = ~valid[:, None, None, :]
-    # Finite, so that probability 0 times the difference of the logarithms is 0 and not NaN.
-    log_teacher = teacher.detach().float().masked_fill(padding, _LOWEST).log_softmax(dim=3)
-    log_student = student.float().masked_fill(padding, _LOWEST).log_softmax(dim=3)
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=3)
-    return _mean_over_tokens(divergence.mean(dim=1), attention_mask)
+    log_student = student.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
+    log_teacher = teacher.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
+    probability = log_teacher.exp()
+    share = valid / (valid.sum(dim=1, keepdim=True) * student.shape[1])  # of a query token and head in the mean
+    loss = log_teacher.sub_(log_student).mul_(probability).sum(dim=3).mul_(share[:, None]).sum(dim=(1, 2))
+    return loss, log_student.exp_().sub_(probability).mul_(share[:, None, :, None])
+
+
+def _few_windows(heads: int, valid: Tensor) -> Iterator[slice]:
+    """Parts of a batch whose scores, (heads, L, L) a window, have a size that the processor is fast with."""
+    n_windows, length = valid.shape
+    size = max(1, (_SCORES_CPU if valid.device.type == "cpu" else _SCORES_GPU) // (heads * length**2))
+    return (slice(first, first + size) for first in range(0, n_windows, size))
 
 
 def mean_attention_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from haystack_distill.models.outputs import (
     OutputRequest,
     QueryKeyValue,
     attention_width,
-    dot_product_scores,
     require_query_key_value,
 )
-from haystack_distill.objectives.losses import attention_kl_div_loss
+from haystack_distill.objectives.losses import relation_loss
 from haystack_distill.objectives.method import Method, check_weights
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_integer
@@ -148,11 +147,8 @@ class AttentionRelationsObjective(Objective):
         terms = {}
         for name in self.weights:
             first, second = _RELATIONS[name]
-            student_scores, teacher_scores = (
-                dot_product_scores(getattr(each, first), getattr(each, second), self.relation_heads)
-                for each in (own, target)
-            )
-            values = attention_kl_div_loss(student_scores, teacher_scores, batch["attention_mask"])
+            student_pair, teacher_pair = ((getattr(each, first), getattr(each, second)) for each in (own, target))
+            values = relation_loss(student_pair, teacher_pair, batch["attention_mask"], self.relation_heads)
             terms[name] = LossTerm(values, masks[name])
         return terms
 

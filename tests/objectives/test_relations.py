@@ -8,8 +8,15 @@ from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForQuestionAnswering, BertConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.outputs import ModelOutputs, OutputRequest, QueryKeyValue, run_model
+from haystack_distill.models.outputs import (
+    ModelOutputs,
+    OutputRequest,
+    QueryKeyValue,
+    dot_product_scores,
+    run_model,
+)
 from haystack_distill.objectives import AttentionRelations, IntermediateLayers
+from haystack_distill.objectives.losses import attention_kl_div_loss, relation_loss
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 24, "initializer_range": 0.3}
@@ -130,6 +137,31 @@ def test_attention_distributions_are_the_models_own():
     )
     expected = (p * (p / q).log()).sum(dim=3).mean(dim=(1, 2))
     torch.testing.assert_close(run(objective, student, teacher, inputs), {"query_key": expected}, atol=1e-5, rtol=1e-4)
+
+
+def test_values_and_gradients_are_those_of_the_plain_formula():
+    generator = torch.Generator().manual_seed(0)
+    own = [torch.randn(3, 5, 8, generator=generator, requires_grad=True) for _ in range(2)]
+    target = [torch.randn(3, 5, 12, generator=generator) for _ in range(2)]
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    weights = torch.tensor([1.0, 3.0, 2.0])
+    logs = []
+    for first, second in (own, target):
+        scores = dot_product_scores(first, second, 4)
+        logs.append(scores.masked_fill(mask[:, None, None, :] == 0, -1e30).log_softmax(dim=3))
+    per_token = (logs[1].exp() * (logs[1] - logs[0])).sum(dim=3).mean(dim=1)
+    expected = (per_token * mask).sum(dim=1) / mask.sum(dim=1)
+    gradients = torch.autograd.grad((expected * weights).sum(), own)
+    for found in (
+        relation_loss(tuple(own), tuple(target), mask, 4),
+        attention_kl_div_loss(dot_product_scores(*own, 4), dot_product_scores(*target, 4), mask),
+    ):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), own), gradients)
+    own[1].requires_grad_(False)  # frozen keys, for example
+    relation_loss(tuple(own), tuple(target), mask, 4).sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(relation_loss(tuple(own), tuple(target), mask, 4), expected)
 
 
 def test_layers_above_the_student_layer_are_not_trained():
