@@ -29,9 +29,10 @@ from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, DATA, JSON, MODEL, 
 from haystack_distill.errors import DistilError
 from haystack_distill.training.checkpoints import check_directory
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.options import options_of
+from haystack_distill.utils.options import options_of, read_dataclass
 
 if TYPE_CHECKING:
+    from haystack_distill.data.transfer import TransferSet
     from haystack_distill.objectives.method import Method
 
 _TEACHERS = option(
@@ -65,6 +66,23 @@ _PANELS = {
     **dict.fromkeys(("log_every", "tensorboard", "progress"), "Logging"),
 }
 _SETTINGS = [option_from(source, _PANELS.get(source.name, "Learning")) for source in options_of(TrainingSettings)]
+# The module of the transfer set imports datasets, so its options are read from the source.
+_OF_TRANSFER = {source.name: source for source in read_dataclass("haystack_distill.data.transfer", "TransferSet")[1]}
+_TRANSFER = [
+    option(
+        "transfer_data",
+        list[str] | None,
+        None,
+        "Unlabelled examples to mix into every step beside --data, which the student learns from its teacher. "
+        "SQuAD-format JSON or a table with the columns question and context; with --question-pool, a column context is "
+        "enough. Labels are ignored. Give the option again for more files, or name a data set on the hub.",
+        "Transfer set",
+        metavar="FILE|NAME",
+    ),
+    option_from(_OF_TRANSFER["proportion"]._replace(name="transfer_proportion", type=float), "Transfer set"),
+    option("question_pool", Path | None, None, _OF_TRANSFER["question_pool"].help, "Transfer set", metavar="FILE"),
+    option_from(_OF_TRANSFER["questions_per_context"], "Transfer set"),
+]
 _RUN = [*_SETTINGS, *READING, BAD_EXAMPLES, CACHE, CONFIG, JSON]
 _MEASURING = (
     *("evaluate_every", "keep_best", "best_by", "early_stopping_patience"),
@@ -86,6 +104,7 @@ def train(ctx: typer.Context, **given: Any) -> None:
 
 @with_options(
     [_TEACHERS, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
+    _TRANSFER,
     METHOD_OPTIONS,
     ADAPTATION_OPTIONS,
     _RUN,
@@ -155,13 +174,20 @@ def _run(
         chosen, adaptation = method(), adaptation_from(ctx)
         examples = examples_of(given["data"], "train", given)
         dev_examples = measured_examples(given["dev_data"], given) if given["dev_data"] else None
+        transfer = _transfer_set(given, settings.seed)
         reading = reader_settings(given)
         learner = load_reader(student, **reading)
         loaded = [load_teacher(name, reading) for name in teachers] or None
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with resume_hint(output_dir):
             result = trainer.distil(
-                loaded, examples, chosen, dev_examples, dev_split=given["dev_split"], adaptation=adaptation
+                loaded,
+                examples,
+                chosen,
+                dev_examples,
+                dev_split=given["dev_split"],
+                transfer=transfer,
+                adaptation=adaptation,
             )
     report = {
         "command": ctx.command.name,
@@ -174,12 +200,29 @@ def _run(
     print_result(given["json"], report, f"Reader in {output_dir}")
 
 
+def _transfer_set(given: dict[str, Any], seed: int) -> "TransferSet | None":
+    """The transfer set that was given, its examples read as `--on-bad-example` has it."""
+    if not given.get("transfer_data"):
+        return None
+    from haystack_distill.data.transfer import TransferSet
+
+    data, pool = given["transfer_data"], given["question_pool"]
+    source = TransferSet(
+        data[0] if len(data) == 1 else data, given["transfer_proportion"], pool, given["questions_per_context"]
+    )
+    examples = source.load(seed, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
+    return TransferSet(examples, source.proportion)
+
+
 def _require_effects(ctx: typer.Context) -> None:
     """Refuse options that were given and can have no effect beside the others."""
     if ctx.params["dev_data"]:
         refuse_without_effect(ctx, ["dev_split"], "with --dev-data, which is measured on", "leave that out")
     elif ctx.params["dev_split"] is None:
         refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data or --dev-split")
+    if not ctx.params.get("transfer_data", True):
+        names = ("transfer_proportion", "question_pool", "questions_per_context")
+        refuse_without_effect(ctx, names, "without a transfer set", "add --transfer-data")
     if ctx.params["max_steps"] is not None:
         refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run", "leave that out")
     if ctx.params["checkpoint_every"] is None and not ctx.params["keep_best"]:

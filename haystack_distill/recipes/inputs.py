@@ -22,6 +22,7 @@ from haystack_distill.data.squad.held_out import hold_out, without_articles
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
+from haystack_distill.data.transfer import TransferSet
 from haystack_distill.errors import DistilError
 from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader
 from haystack_distill.models.language_model import LanguageModel
@@ -146,6 +147,17 @@ class Inputs:
             return examples
         assert self.dev_examples is not None
         return without_articles(examples, self.dev_examples, cache_dir=self.recipe.cache_dir)
+
+    def transfer(self, stage: Stage) -> TransferSet | None:
+        """The transfer set of a stage, its examples loaded; None where it has none."""
+        if stage.transfer is None:
+            return None
+        data = stage.transfer.data
+        source: Any = [sample_path(_PARTS["train"])] if data == [SAMPLE] else data
+        with in_section("transfer"):
+            given = replace(stage.transfer, data=source[0] if len(source) == 1 else source)
+            examples = given.load(self.recipe.seed, cache_dir=self.recipe.cache_dir)
+        return TransferSet(examples, stage.transfer.proportion)
 
     def questions(self, stage: Stage, student: Reader) -> datasets.Dataset:
         """The questions that a stage trains on: multiplied, where it asks for that."""
@@ -309,12 +321,14 @@ class ReadyStage:
         student: A model of the shape that the student will have, in the form that the stage trains.
         teacher: What it learns from; models of the shapes of earlier stages' results.
         examples: Its questions before augmentation; None on a corpus.
+        transfer: Its transfer set, or None.
     """
 
     stage: Stage
     student: Reader | LanguageModel
     teacher: Teaching
     examples: datasets.Dataset | None
+    transfer: TransferSet | None = None
 
 
 def load_questions(data: list[str], split: str, cache_dir: str | None) -> datasets.Dataset:
@@ -351,7 +365,8 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
             form = student.reader() if stage.corpus is None else student.language_model()
             form = form.copy() if number == 0 else form
             teacher = inputs.teachers(stage, form, lambda name: made[name].copy())
-            ready = ReadyStage(stage, form, teacher, None if stage.corpus else inputs.original(stage))
+            examples = None if stage.corpus else inputs.original(stage)
+            ready = ReadyStage(stage, form, teacher, examples, inputs.transfer(stage))
             _check(inputs, ready)
         yield ready
         made[stage.name] = form
@@ -390,6 +405,7 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
         ready.examples,
         stage.method,
         measured=inputs.dev_examples is not None,
+        transfer=ready.transfer,
         adaptation=stage.adaptation,
     )
     if objective.student_request.logits:

@@ -101,6 +101,11 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
     factor = 1 if stage.augment is None else stage.augment.multiplication_factor
     windows = student.cut(examples, cache_dir=inputs.recipe.cache_dir)
     sample = load_examples(examples.select(_sample_of(examples)), cache_dir=scratch)
+    transfer, others = None, 0  # a transfer set of the same form, and how many windows it has
+    if ready.transfer is not None:
+        unlabelled = ready.transfer.load(cache_dir=inputs.recipe.cache_dir)
+        others = len(student.cut(unlabelled, cache_dir=inputs.recipe.cache_dir))
+        transfer = replace(ready.transfer, data=unlabelled.select(_sample_of(unlabelled)))
     teacher_seconds, megabytes = 0.0, _megabytes(windows.table) + (_megabytes(examples) if factor > 1 else 0.0)
     if teacher is not None:
         config = None if isinstance(teacher, list) else teacher.model.config
@@ -118,12 +123,15 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
 
     def run(settings: TrainingSettings) -> object:
         trainer = ReaderTrainer(student.copy(), directory, replace(settings, overwrite=True), cache_dir=scratch)
-        return trainer.distil(teacher, sample, method, adaptation=stage.adaptation)
+        return trainer.distil(teacher, sample, method, transfer=transfer, adaptation=stage.adaptation)
 
     n_windows, settings = len(windows) * factor, stage.settings
+    if transfer is not None:
+        n_windows += max(1, round(n_windows * transfer.proportion / (1 - transfer.proportion)))
     per_step = settings.batch_size * settings.gradient_accumulation_steps
     steps = settings.max_steps or settings.n_epochs * -(-n_windows // per_step)
-    seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * n_windows
+    of_teacher = len(windows) * factor + others
+    seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * of_teacher
     return PlannedStage(name, len(examples) * factor, n_windows, steps, seconds, megabytes * factor if weigh else 0)
 
 

@@ -172,17 +172,30 @@ class _Runner:
         reader = student.reader()
         with self.processes.main_process_first(), in_section(f"stage {stage.name}"):
             data = self.inputs.questions(stage, reader)
+            transfer = self.inputs.transfer(stage)
         augmentation = None
         if stage.augment is not None:
             augmentation = self.inputs.augmentation(stage, reader)[1]
         dev = self.inputs.dev_examples if stage.settings.evaluate_every else None
         measured = {} if dev is None else {"dev_data": content_hash(dev)}
-        directory = self._begin(name, stage, {"data": content_hash(data), "augment": augmentation, **measured})
+        added = {}
+        if transfer is not None:
+            unlabelled = transfer.load(cache_dir=self.recipe.cache_dir)
+            added["transfer"] = {"data": content_hash(unlabelled), "proportion": transfer.proportion}
+        made_from = {"data": content_hash(data), "augment": augmentation, **added, **measured}
+        directory = self._begin(name, stage, made_from)
         if not self._is_finished(directory):
             teacher = self.inputs.teachers(stage, reader, self._result)
             trainer = ReaderTrainer(reader, directory, self._settings(stage), cache_dir=self.recipe.cache_dir)
             method = self.inputs.method(stage, self.output)
-            trainer.distil(teacher, data, method, dev, adaptation=stage.adaptation)  # type: ignore[arg-type]
+            trainer.distil(
+                teacher,  # type: ignore[arg-type]
+                data,
+                method,
+                dev,
+                transfer=transfer,
+                adaptation=stage.adaptation,
+            )
         self._note(name, directory)
         return Reader.load(directory, **self.inputs.reading)  # see above
 

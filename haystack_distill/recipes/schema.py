@@ -18,6 +18,7 @@ from augment.settings import AugmentSettings
 from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.squad.held_out import check_share
 from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
@@ -107,6 +108,7 @@ class Stage:
         data: Questions to train on, as for the recipe; None for the recipe's.
         corpus: Text to train on instead of questions.
         augment: How the questions are multiplied before training; None for not at all.
+        transfer: Unlabelled examples that are mixed into every step; None for none.
         teacher: Names or earlier stages' results: readers (several are averaged) or, for a corpus, a language model.
             None for the recipe's teacher.
         adaptation: Which weights learn.
@@ -120,6 +122,7 @@ class Stage:
     data: list[str] | None = None
     corpus: CorpusText | None = None
     augment: AugmentSettings | None = None
+    transfer: TransferSet | None = None
     teacher: list[str | StageResult] | None = None
     adaptation: Adaptation = field(default_factory=AllWeights)
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(evaluate_every=None))
@@ -133,7 +136,7 @@ class Stage:
         )
         if self.corpus is None:
             return
-        for name in ("data", "augment"):
+        for name in ("data", "augment", "transfer"):
             if getattr(self, name) is not None:
                 raise DistilError(f"{name} has no effect in a stage on a corpus; leave out {name} or corpus")
         if self.settings.max_steps is None:
@@ -151,6 +154,7 @@ class Stage:
             "data": self.data,
             "corpus": None if self.corpus is None else asdict(self.corpus),
             "augment": None if self.augment is None else asdict(self.augment),
+            "transfer": None if self.transfer is None else asdict(self.transfer),
             "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
             "adaptation": adaptation_record(self.adaptation),
             "settings": asdict(self.settings),
@@ -340,6 +344,7 @@ def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None)
         "method": _method,
         "corpus": _corpus,
         "augment": partial(_augment, seed),
+        "transfer": _transfer,
         "teacher": partial(_teachers, earlier),
         "adaptation": partial(_named, ADAPTATIONS, "adaptation"),
     }
@@ -431,6 +436,20 @@ def _augment(seed: str | None, content: Any) -> AugmentSettings | None:
     return settings
 
 
+def _transfer(content: Any) -> TransferSet | None:
+    """The transfer set of a stage: its data alone, or a mapping with the options of `TransferSet`."""
+    if content == "none":
+        return None
+    if content is None:
+        raise ValueError("is empty; write files or the name of a data set, or a mapping with data")
+    given = content if isinstance(content, Mapping) else {"data": content}
+    hints = _hints_of(TransferSet) | {"data": list[str], "question_pool": str | None}
+    values = _read(given, hints)
+    if not values.get("data"):
+        raise ValueError("data is missing")
+    return TransferSet(**values)
+
+
 def _teachers(earlier: Sequence[str], content: Any) -> list[str | StageResult] | None:
     """The teachers of a stage; the name of an earlier stage stands for its result."""
     entries = content if isinstance(content, list) else [content]
@@ -484,7 +503,7 @@ _MEASURING = ("evaluate_every", "keep_best", "best_by", "early_stopping_patience
 
 def _misplaced_in_recipe(key: str) -> str | None:
     """Where a key of the file's top level belongs, if it is known elsewhere."""
-    if key in ("method", "corpus", "augment", "adaptation", *_settings_of_a_stage()):
+    if key in ("method", "corpus", "augment", "transfer", "adaptation", *_settings_of_a_stage()):
         return f"{key!r} belongs to a stage; write it below stages"
     return None
 
@@ -505,6 +524,8 @@ def _misplaced_in_stage(content: Mapping[str, Any], key: str) -> str | None:
     for name in METHODS:
         if key in _hints_of(METHODS[name]):
             return f"{key!r} is an option of the method; write method: {{name: {name}, {key}: ...}}"
+    if key in ("proportion", "question_pool", "questions_per_context"):
+        return f"{key!r} is an option of the transfer set; write transfer: {{data: ..., {key}: ...}}"
     if key in _hints_of(AugmentSettings):
         return f"{key!r} is an option of augmentation; write augment: {{{key}: ...}}"
     for name, kind in ADAPTATIONS.items():

@@ -186,6 +186,19 @@ def test_a_weighted_sum_of_methods_and_an_adaptation(
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
+def test_a_transfer_set(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    out, more, pool = tmp_path / "out", tmp_path / "more.csv", tmp_path / "pool.txt"
+    more.write_text("context\nParis is in France.\nAda came.\n")
+    pool.write_text("Where?\nWho?\n")
+    base = ["distil", "--teacher", teacher_dir, "--student", student_dir, "--data", squad_file, "--output-dir", out]
+    transfer = ["--transfer-data", more, "--transfer-proportion", "0.25", "--question-pool", pool]
+    run_json(*base, *transfer, "--questions-per-context", "2", *QUICK)
+    record = json.loads((out / "haystack_distill.json").read_text())
+    assert record["transfer"] == {"examples": 4, "proportion": 0.25}
+    assert "--question-pool has no effect without a transfer set" in refusal(*base, "--question-pool", pool)
+    assert "lacks the column" in refusal(*base, "--transfer-data", more, "--overwrite", *QUICK)
+
+
 def test_an_ensemble(
     tiny_reader: Callable[..., Reader], teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path
 ) -> None:

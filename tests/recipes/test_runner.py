@@ -182,6 +182,24 @@ def test_one_stage_is_a_recipe(write: Callable[..., Path]) -> None:
     assert (result.directory / "README.md").exists()
 
 
+def test_a_stage_with_a_transfer_set(write: Callable[..., Path], squad_file: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.txt"
+    pool.write_text("Who?\nWhat?\nWhere?\n")
+    transfer = {"data": str(squad_file), "question_pool": str(pool), "questions_per_context": 2, "proportion": 0.75}
+    options = {"n_epochs": 1, "batch_size": 4, "checkpoint_every": "none", "transfer": transfer}
+    path = write(general=None, layers=None, answers=options, dev_data=None)
+    [planned] = plan_recipe(load_recipe(path))
+    alone = options | {"transfer": "none"}
+    [without] = plan_recipe(load_recipe(write("alone", general=None, layers=None, answers=alone, dev_data=None)))
+    assert planned.windows == 4 * without.windows
+    assert run(path).steps == {"1-answers": planned.steps}
+    record = json.loads((tmp_path / "out" / "1-answers" / "stage.json").read_text())
+    assert record["1-answers"]["transfer"]["proportion"] == 0.75
+    pool.write_text("Who?\nWhat?\nWhen?\n")
+    with pytest.raises(DistilError, match="transfer"):
+        run(path)
+
+
 FROZEN = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from haystack_distill import DistilError, TrainingSettings
 from haystack_distill.data.text_windows import TextSettings
+from haystack_distill.data.transfer import TransferSet
 from haystack_distill.objectives import IntermediateLayers, Labels, Linear, PredictionLayer
 from haystack_distill.recipes.schema import CorpusText, Recipe, Stage, StageResult, StudentShape, load_recipe
 from haystack_distill.training.adaptation import LastLayers
@@ -203,6 +204,12 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage(f"{CORPUS}, corpus: {{files: a, split: b}}"), "corpus: split has no effect with files"),
         (stage(f"{CORPUS}, corpus: {{files: a, name: b}}"), "corpus: files and name are two corpora"),
         (stage(f"{CORPUS}, corpus: c, mask_probability: 0"), "'mask_probability' is an option of the corpus"),
+        # transfer sets
+        (stage(f"{CORPUS}, corpus: c, transfer: d"), "stage two: transfer has no effect in a stage on a"),
+        (stage(f"{LAYERS}, transfer: {{data: d, proportion: 1}}"), "stage two: transfer: proportion must be a number"),
+        (stage(f"{LAYERS}, transfer: {{proportion: 0.2}}"), "stage two: transfer: data is missing"),
+        (stage(f"{LAYERS}, transfer: {{data: d, questions_per_context: 2}}"), "transfer: questions_per_context=2"),
+        (stage(f"{LAYERS}, proportion: 0.5"), "'proportion' is an option of the transfer set; write transfer: {data"),
         # teachers
         (stage(f"{LAYERS}, teacher: {{stage: two}}"), "stage two: teacher: no stage before it is called 'two'; before"),
         (stage(f"{LAYERS}, teacher:"), "stage two: teacher: a value is missing"),
@@ -252,3 +259,11 @@ def test_directories_are_numbered(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"absent.yaml: cannot be read"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_a_transfer_set(tmp_path: Path) -> None:
+    assert load(tmp_path, stage(f"{LAYERS}, transfer: m.jsonl")).stages[-1].transfer == TransferSet(["m.jsonl"])
+    pool = "{data: [a, b], proportion: 0.25, question_pool: pool.txt, questions_per_context: 3}"
+    recipe = load(tmp_path, stage(f"{LAYERS}, transfer: {pool}"))
+    assert recipe.stages[-1].transfer == TransferSet(["a", "b"], 0.25, "pool.txt", 3)
+    assert recipe.as_dict()["stages"][-1]["transfer"]["proportion"] == 0.25
