@@ -395,11 +395,7 @@ class Reader:
 
     def require_trained(self) -> None:
         """Raise a DistilError if this reader's answers are random: some of its weights are untrained."""
-        if self.untrained:
-            raise DistilError(
-                f"the teacher's answers are random: its files hold no weights for {', '.join(self.untrained)}; take a "
-                "reader that was trained on questions, or train this one first"
-            )
+        require_trained(self.untrained)
 
     def replace(self, **changes: Any) -> "Reader":
         """A reader with some of the constructor's arguments changed, checked as the constructor checks them.
@@ -448,6 +444,22 @@ def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def require_trained(untrained: Sequence[str]) -> None:
+    """Check that a teacher's answers are not random.
+
+    Args:
+        untrained: The names of its untrained weights.
+
+    Raises:
+        DistilError: There are any.
+    """
+    if untrained:
+        raise DistilError(
+            f"the teacher's answers are random: its files hold no weights for {', '.join(untrained)}; take a reader "
+            "that was trained on questions, or train this one first"
+        )
 
 
 def position_limit(model: PreTrainedModel) -> int | None:

@@ -5,6 +5,7 @@ of its no-answer position. For a student with the same windows these logits are 
 (another tokenizer, other window sizes) they are mapped through characters.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +23,13 @@ from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import WindowRows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
-from haystack_distill.models.reader import Reader
+from haystack_distill.models.reader import Reader, require_trained
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.cache import cached_table, drop_cached, is_cached
 from haystack_distill.utils.devices import evaluating
 from haystack_distill.utils.hashing import hash_json
 from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.model_inputs import takes_token_types
 from haystack_distill.utils.processes import process_share
 from haystack_distill.utils.progress import progress_bar
 
@@ -57,11 +59,14 @@ class CachedTeacher(Teacher):
     from an edge (the earlier of equals); a student token gets the log-sum-exp of the start (end) scores whose first
     (last) character it covers; the no-answer score is 0.
 
+    A reader that is given as a function is loaded when it has to run and released afterwards, so that of several
+    teachers only one is in memory at a time.
+
     Args:
-        reader: The teacher. It is not changed.
+        reader: The teacher, or a function that loads it. It is not changed.
 
     Attributes:
-        reader: The teacher.
+        reader: The teacher; None if it is loaded when it has to run.
         from_cache: After `prepare`: whether all outputs were in the cache already.
 
     Raises:
@@ -74,20 +79,26 @@ class CachedTeacher(Teacher):
 
     caches_logits = True
 
-    def __init__(self, reader: Reader) -> None:
-        reader.require_weights()
-        self.reader = reader
-        self.config = reader.model.config
+    def __init__(self, reader: Reader | Callable[[], Reader]) -> None:
+        self.reader = reader if isinstance(reader, Reader) else None
+        self._source = reader
+        with self._loaded() as found:
+            found.require_weights()
+            self.config = found.model.config
+            self._tokenizer, self._window_settings = found.tokenizer, found.window_settings
+            self._takes_token_types = takes_token_types(found.model)
+            if self.reader is None:  # the reader itself is not at hand later
+                self._fingerprint = _fingerprint_of(found)
+                self._untrained = found.untrained
+
+    @contextlib.contextmanager
+    def _loaded(self) -> Iterator[Reader]:
+        yield self._source if isinstance(self._source, Reader) else self._source()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Hashes of the weights and of the tokenizer, the precision and the window settings."""
-        return {
-            "weights": model_fingerprint(self.reader.model),
-            "precision": self.reader.precision,
-            "windows": asdict(self.reader.window_settings),
-            "tokenizer": tokenizer_fingerprint(self.reader.tokenizer),
-        }
+        return self._fingerprint if self.reader is None else _fingerprint_of(self.reader)
 
     def check(self, student: Reader, request: OutputRequest) -> None:
         """Check that only logits are requested and that the head is trained; see `Teacher.check`.
@@ -98,7 +109,7 @@ class CachedTeacher(Teacher):
         """
         if request.beyond_logits:
             raise DistilError("only logits are cached; use a LiveTeacher for hidden states and attention scores")
-        self.reader.require_trained()
+        require_trained(self._untrained if self.reader is None else self.reader.untrained)
 
     def prepare(
         self,
@@ -114,18 +125,25 @@ class CachedTeacher(Teacher):
         Several processes share the work.
         """
         self.student_windows = windows
-        self.windows = self.reader.cut(examples, cache_dir=cache_dir)
-        self.key = hash_json(_FORMAT, model_fingerprint(self.reader.model), self.windows.key, self.reader.precision)
+        self.windows = Windows.cut(
+            examples,
+            self._tokenizer,
+            self._window_settings,
+            token_types=self._takes_token_types,
+            cache_dir=cache_dir,
+        )
+        identity = self.fingerprint
+        self.key = hash_json(_FORMAT, identity["weights"], self.windows.key, identity["precision"])
 
         def run(share: range) -> Iterator[dict[str, Any]]:
-            return _run(self.reader, self.windows, share, progress)
+            with self._loaded() as reader, evaluating(reader.model):
+                yield from _run(reader, self.windows, share, progress)
 
         everything = range(len(self.windows))
-        with evaluating(self.reader.model):
-            if processes is None or processes.num_processes == 1:
-                made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
-            else:
-                made = _run_together(self.key, run, len(everything), processes, cache_dir)
+        if processes is None or processes.num_processes == 1:
+            made = cached_table("teachers", self.key, _SCHEMA, lambda: run(everything), cache_dir)
+        else:
+            made = _run_together(self.key, run, len(everything), processes, cache_dir)
         self.table, _, self.from_cache = made
         self._arrow = self.table.with_format("arrow")
         self._scores_of = functools.lru_cache(maxsize=64)(self._character_scores)
@@ -195,6 +213,15 @@ class CachedTeacher(Teacher):
         return _CharacterScores(
             *(np.concatenate(kept[name]) for name in ("starts", "start_scores", "ends", "end_scores"))
         )
+
+
+def _fingerprint_of(reader: Reader) -> dict[str, Any]:
+    return {
+        "weights": model_fingerprint(reader.model),
+        "precision": reader.precision,
+        "windows": asdict(reader.window_settings),
+        "tokenizer": tokenizer_fingerprint(reader.tokenizer),
+    }
 
 
 class _CharacterScores:

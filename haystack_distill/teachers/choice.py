@@ -42,11 +42,11 @@ def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
 
 
 def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
-    """The models of a teacher; empty for a teacher class of the user's own."""
+    """The models of a teacher that are in memory; empty for a teacher class of the user's own."""
     if isinstance(source, LiveTeacher):
         return [source.model]
     if isinstance(source, CachedTeacher):
-        return [source.reader]
+        return [] if source.reader is None else [source.reader]
     if isinstance(source, EnsembleTeacher):
         return readers_of(source.teachers)
     if isinstance(source, Sequence) and not isinstance(source, str):

@@ -219,8 +219,9 @@ class ReaderTrainer:
         self._check_measuring(measured, None)
         objective, _ = self._fit(run, teacher)
         _require_labels(objective, teacher, data)
-        _require_unlabelled(objective, data)
-        if transfer is not None:
+        if transfer is None:
+            _require_unlabelled(objective, data)
+        else:
             _require_effect(objective)
         run.check_adaptation()
         return objective
@@ -339,9 +340,8 @@ class ReaderTrainer:
         teacher.check(self.student, request)
         if objective.reads_cached_logits and not teacher.caches_logits:
             raise DistilError(
-                "confidence_threshold needs the teacher's logits before the forward pass, but only those of a single "
-                "reader are cached, for a method that needs nothing but logits; leave confidence_threshold out, or "
-                "train on such a method in a stage of its own"
+                "confidence_threshold needs the teacher's logits before the forward pass, but only those of readers "
+                "are cached, for a method that needs nothing but logits; leave confidence_threshold out, or train on such a method in a stage of its own"
             )
         return teacher
 
