@@ -1,8 +1,10 @@
 """The commands `train` and `distil`: one run of a ReaderTrainer."""
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -23,7 +25,15 @@ from haystack_distill.cli.methods import (
     chosen_methods,
     method_from,
 )
-from haystack_distill.cli.options import CONFIG, REQUIRED, option, option_from, refuse_without_effect, with_options
+from haystack_distill.cli.options import (
+    CONFIG,
+    REQUIRED,
+    one_of,
+    option,
+    option_from,
+    refuse_without_effect,
+    with_options,
+)
 from haystack_distill.cli.output import logs_on_stderr, print_result, resume_hint
 from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, DATA, JSON, MODEL, READER_METAVAR, READING
 from haystack_distill.errors import DistilError
@@ -33,15 +43,28 @@ from haystack_distill.utils.options import options_of, read_dataclass
 
 if TYPE_CHECKING:
     from haystack_distill.data.transfer import TransferSet
+    from haystack_distill.models.reader import Reader
     from haystack_distill.objectives.method import Method
+    from haystack_distill.teachers.ensemble import EnsembleTeacher
+
+WeightedName: TypeAlias = tuple[float | None, str]
 
 _TEACHERS = option(
     "teacher",
     list[str],
     REQUIRED,
-    "The reader to learn from; give the option again for an ensemble, the average of several. A directory, a name on "
-    "the Hugging Face hub, or 'embedded', the small teacher of this package.",
-    metavar=READER_METAVAR,
+    "The reader to learn from; give the option again for an ensemble, the average of several, with weights if they "
+    "differ: --teacher 0.7*NAME --teacher 0.3*NAME. A directory, a name on the Hugging Face hub, or 'embedded', the "
+    "small teacher of this package.",
+    metavar=f"[WEIGHT*]{READER_METAVAR}",
+)
+_TEACHER_AVERAGE = option(
+    "teacher_average",
+    str,
+    "probabilities",
+    "What is averaged of several teachers: their probabilities, or their logits where all have the same tokenizer and "
+    "windows.",
+    **one_of("probabilities", "logits"),
 )
 _STUDENT = option("student", str, REQUIRED, "The reader that learns: a directory or a name.", metavar="NAME|DIRECTORY")
 _DEV_DATA = option(
@@ -103,7 +126,7 @@ def train(ctx: typer.Context, **given: Any) -> None:
 
 
 @with_options(
-    [_TEACHERS, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
+    [_TEACHERS, _TEACHER_AVERAGE, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
     _TRANSFER,
     METHOD_OPTIONS,
     ADAPTATION_OPTIONS,
@@ -133,10 +156,17 @@ def distil(ctx: typer.Context, **given: Any) -> None:
             "the method masked_language_model needs a corpus to train on; use a recipe with a stage that has a "
             "`corpus` (`haystack-distill recipe init`)"
         )
-    teachers: list[str] = given["teacher"]
-    for name in teachers:
-        if teachers.count(name) > 1:
+    teachers = [_weight_and_teacher(text) for text in given["teacher"]]
+    names = [name for _, name in teachers]
+    for name in names:
+        if names.count(name) > 1:
             raise DistilError(f"--teacher {name} is given twice; an ensemble needs different teachers")
+    if len(teachers) == 1:
+        refuse_without_effect(ctx, ["teacher_average"], "with a single teacher", "give several")
+        if teachers[0][0] is not None:
+            raise DistilError(
+                f"--teacher {given['teacher'][0]}: the weight of a single teacher has no effect; leave it out"
+            )
     _run(ctx, given, given["student"], teachers, lambda: method_from(ctx))
 
 
@@ -149,7 +179,11 @@ def distil_intermediate() -> None:
 
 
 def _run(
-    ctx: typer.Context, given: dict[str, Any], student: str, teachers: list[str], method: "Callable[[], Method | str]"
+    ctx: typer.Context,
+    given: dict[str, Any],
+    student: str,
+    teachers: list[WeightedName],
+    method: "Callable[[], Method | str]",
 ) -> None:
     """One run of a ReaderTrainer.
 
@@ -157,13 +191,13 @@ def _run(
         ctx: The command's context.
         given: The command's options.
         student: The student, as it was given.
-        teachers: The teachers, as they were given.
+        teachers: The weights of the teachers, None where none was given, and their names.
         method: Makes the method, which imports torch.
     """
     _require_effects(ctx)
     settings = TrainingSettings(**{name: given[name] for name in TrainingSettings.names()})
     output_dir: Path = given["output_dir"]
-    refuse_to_overwrite(output_dir, teachers, overwrite=True)
+    refuse_to_overwrite(output_dir, [name for _, name in teachers], overwrite=True)
     remedies = ("add --resume", "add --overwrite")
     check_directory(
         output_dir, resume=settings.resume, overwrite=settings.overwrite, remedies=remedies
@@ -177,7 +211,7 @@ def _run(
         transfer = _transfer_set(given, settings.seed)
         reading = reader_settings(given)
         learner = load_reader(student, **reading)
-        loaded = [load_teacher(name, reading) for name in teachers] or None
+        loaded = _loaded(teachers, reading, given.get("teacher_average"))
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with resume_hint(output_dir):
             result = trainer.distil(
@@ -198,6 +232,30 @@ def _run(
         "metrics": result.metrics,
     }
     print_result(given["json"], report, f"Reader in {output_dir}")
+
+
+def _weight_and_teacher(text: str) -> "WeightedName":
+    """`0.7*NAME` as a weight and a name; the weight is None where there is none."""
+    weight, star, name = text.partition("*")
+    if not star:
+        return None, text
+    try:
+        return float(weight), os.path.expanduser(name.strip())
+    except ValueError:
+        raise DistilError(f"--teacher {text}: write it as NAME or WEIGHT*NAME, like 0.7*{name.strip()}") from None
+
+
+def _loaded(teachers: list[WeightedName], reading: dict[str, Any], average: Any) -> "Reader | EnsembleTeacher | None":
+    """The teacher; of several an ensemble, whose readers are loaded one at a time."""
+    if not teachers:
+        return None
+    if len(teachers) == 1:
+        return load_teacher(teachers[0][1], reading)
+    from haystack_distill.teachers.cached import CachedTeacher
+    from haystack_distill.teachers.ensemble import EnsembleTeacher
+
+    members = [CachedTeacher(partial(load_teacher, name, reading)) for _, name in teachers]
+    return EnsembleTeacher(members, [1.0 if weight is None else weight for weight, _ in teachers], average=average)
 
 
 def _transfer_set(given: dict[str, Any], seed: int) -> "TransferSet | None":

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +31,8 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.recipes.schema import Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
+from haystack_distill.teachers.cached import CachedTeacher
+from haystack_distill.teachers.ensemble import EnsembleTeacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
@@ -45,7 +48,7 @@ SAMPLE = "sample"  # as the name of data: the one that comes with this package
 _PARTS: dict[str, Any] = {"train": "train", "validation": "dev"}  # of the sample, by the hub's names of splits
 _AUGMENTED_FORMAT = 1  # raise it when the same data would be augmented differently
 
-Teaching: TypeAlias = Reader | list[Reader] | LanguageModel | None
+Teaching: TypeAlias = Reader | EnsembleTeacher | LanguageModel | None
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,9 @@ class Inputs:
     def teachers(
         self, stage: Stage, student: Reader | LanguageModel, result: Callable[[str], Reader | LanguageModel]
     ) -> Teaching:
-        """What a stage learns from: a language model on a corpus, else a reader or several; None where nothing.
+        """What a stage learns from: a language model on a corpus, else a reader or an ensemble; None where nothing.
+
+        The readers of an ensemble are loaded one at a time.
 
         Args:
             stage: The stage.
@@ -241,14 +246,18 @@ class Inputs:
         if stage.teacher is None:
             objective = stage.method.objective(student.model.config, self.teacher.model.config)
             return self.teacher if objective.teacher_request else None
-        readers = []
-        for name in stage.teacher:
-            if isinstance(name, StageResult):
-                made = result(name.stage)
-                readers.append(made if isinstance(made, Reader) else students.from_language_model(made, self.teacher))
-            else:
-                readers.append(named_reader(name, **self.reading))
-        return readers[0] if len(readers) == 1 else readers
+        loads = [partial(self._named_teacher, name, result) for name in stage.teacher]
+        if len(loads) == 1:
+            return loads[0]()
+        members = [CachedTeacher(load) for load in loads]
+        return EnsembleTeacher(members, stage.teacher_weights, average=stage.teacher_average)
+
+    def _named_teacher(self, name: str | StageResult, result: Callable[[str], Reader | LanguageModel]) -> Reader:
+        """A teacher that a stage names, as a reader."""
+        if not isinstance(name, StageResult):
+            return named_reader(name, **self.reading)
+        made = result(name.stage)
+        return made if isinstance(made, Reader) else students.from_language_model(made, self.teacher)
 
     def language_model(self, name: str) -> LanguageModel:
         """A language model by name."""

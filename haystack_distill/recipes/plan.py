@@ -108,7 +108,7 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         transfer = replace(ready.transfer, data=unlabelled.select(_sample_of(unlabelled)))
     teacher_seconds, megabytes = 0.0, _megabytes(windows.table) + (_megabytes(examples) if factor > 1 else 0.0)
     if teacher is not None:
-        config = None if isinstance(teacher, list) else teacher.model.config
+        config = teacher.config if isinstance(teacher, EnsembleTeacher) else teacher.model.config
         request = stage.method.objective(student.model.config, config).teacher_request
         chosen, sampled = teacher_for(teacher, request), student.cut(sample, cache_dir=scratch)
         began = time.monotonic()

@@ -214,10 +214,16 @@ class _Runner:
         """The directory of a stage, after a check that nothing else was begun there."""
         settings = settings_record(stage.settings)
         own = {key: value for key, value in settings.items() if key not in ("seed", "precision")}  # the recipe's
+        averaging: dict[str, Any] = {}
+        if stage.teacher_weights is not None:
+            averaging["teacher_weights"] = stage.teacher_weights
+        if stage.teacher_average != "probabilities":
+            averaging["teacher_average"] = stage.teacher_average
         options = {
             **method_record(stage.method),
             "adaptation": adaptation_record(stage.adaptation),
             "teacher": self.inputs.fingerprints(stage),
+            **averaging,
             **own,
         }
         self.record = {**self.record, name: {**options, **made_from}}

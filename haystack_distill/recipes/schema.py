@@ -111,6 +111,9 @@ class Stage:
         transfer: Unlabelled examples that are mixed into every step; None for none.
         teacher: Names or earlier stages' results: readers (several are averaged) or, for a corpus, a language model.
             None for the recipe's teacher.
+        teacher_weights: A weight for each of several teachers; None for equal ones. In the file they stand beside the
+            names: {name: ..., weight: ...}.
+        teacher_average: What is averaged of several teachers, "probabilities" or "logits".
         adaptation: Which weights learn.
         settings: How the stage trains. Seed and precision are the recipe's. In the file its fields are keys beside the
             others, and a stage is only measured where it has `evaluate_every` or `keep_best`: the finished reader
@@ -124,6 +127,8 @@ class Stage:
     augment: AugmentSettings | None = None
     transfer: TransferSet | None = None
     teacher: list[str | StageResult] | None = None
+    teacher_weights: list[float] | None = None
+    teacher_average: Literal["probabilities", "logits"] = "probabilities"
     adaptation: Adaptation = field(default_factory=AllWeights)
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(evaluate_every=None))
 
@@ -134,6 +139,11 @@ class Stage:
             isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
             "letters, digits, dots, dashes and underscores, because a directory is named so",
         )
+        if self.teacher is None or len(self.teacher) == 1:
+            for name in ("weight",) * (self.teacher_weights is not None) + ("teacher_average",) * (
+                self.teacher_average != "probabilities"
+            ):
+                raise DistilError(f"{name} has no effect with a single teacher; give several, or leave it out")
         if self.corpus is None:
             return
         for name in ("data", "augment", "transfer"):
@@ -156,6 +166,8 @@ class Stage:
             "augment": None if self.augment is None else asdict(self.augment),
             "transfer": None if self.transfer is None else asdict(self.transfer),
             "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
+            "teacher_weights": self.teacher_weights,
+            "teacher_average": self.teacher_average,
             "adaptation": adaptation_record(self.adaptation),
             "settings": asdict(self.settings),
         }
@@ -348,11 +360,13 @@ def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None)
         "teacher": partial(_teachers, earlier),
         "adaptation": partial(_named, ADAPTATIONS, "adaptation"),
     }
-    hints = {"name": str, "data": list[str] | None} | settings
+    hints = {"name": str, "data": list[str] | None, "teacher_average": Literal["probabilities", "logits"]} | settings
     values = _read(content, hints, readers, partial(_misplaced_in_stage, content))
     for required in ("name", "method"):
         if required not in values:
             raise DistilError(f"{required} is missing")
+    if "teacher" in values:
+        values["teacher"], values["teacher_weights"] = values["teacher"]
     given = {name: values.pop(name) for name in settings if name in values}
     corpus = values.get("corpus") is not None
     unused = [name for name in ("n_epochs",) if name in given and (corpus or given.get("max_steps") is not None)]
@@ -450,20 +464,27 @@ def _transfer(content: Any) -> TransferSet | None:
     return TransferSet(**values)
 
 
-def _teachers(earlier: Sequence[str], content: Any) -> list[str | StageResult] | None:
-    """The teachers of a stage; the name of an earlier stage stands for its result."""
+def _teachers(earlier: Sequence[str], content: Any) -> tuple[list[str | StageResult], list[float] | None]:
+    """The teachers of a stage and their weights; the name of an earlier stage stands for its result."""
     entries = content if isinstance(content, list) else [content]
     if content is None or not entries:
         raise ValueError("a value is missing; give one, or leave the key out for the recipe's teacher")
     found: list[str | StageResult] = []
+    weights: list[float] = []
     for entry in entries:
         if isinstance(entry, Mapping):
-            found.append(StageResult(_read(entry, {"stage": str}).get("stage", "")))
-        elif isinstance(entry, str):
-            found.append(StageResult(entry) if entry in earlier else entry)
-        else:
+            values = _read(entry, {"name": str, "stage": str, "weight": float})
+            if ("name" in values) == ("stage" in values):
+                raise ValueError("give name (a reader) or stage (an earlier one) of each teacher")
+            if "weight" in values:
+                weights.append(values["weight"])
+            entry = values["name"] if "name" in values else StageResult(values["stage"])
+        if not isinstance(entry, (str, StageResult)):
             raise ValueError("must be a name, an earlier stage, or a list of them")
-    return found
+        found.append(StageResult(entry) if isinstance(entry, str) and entry in earlier else entry)
+    if weights and len(weights) < len(found):
+        raise ValueError("some of the teachers have a weight and others none; give each one")
+    return found, weights or None
 
 
 def _student(content: Any) -> StudentShape:

@@ -341,7 +341,8 @@ class ReaderTrainer:
         if objective.reads_cached_logits and not teacher.caches_logits:
             raise DistilError(
                 "confidence_threshold needs the teacher's logits before the forward pass, but only those of readers "
-                "are cached, for a method that needs nothing but logits; leave confidence_threshold out, or train on such a method in a stage of its own"
+                "are cached, for a method that needs nothing but logits; leave confidence_threshold out, or "
+                "train on such a method in a stage of its own"
             )
         return teacher
 

@@ -208,6 +208,15 @@ def test_an_ensemble(
     run_json(*base, "--teacher", other, *QUICK)
     record = json.loads((out / "haystack_distill.json").read_text())
     assert record["teacher"]["weights"] == [0.5, 0.5]
+    weighted = ["--teacher", f"3*{other}", "--teacher-average", "logits", "--overwrite"]
+    run_json(*base, *weighted, *QUICK)
+    record = json.loads((out / "haystack_distill.json").read_text())
+    assert record["teacher"]["weights"] == [0.25, 0.75]
+    assert record["teacher"]["average"] == "logits"
+    assert "write it as NAME or WEIGHT*NAME" in refusal(*base, "--teacher", f"much*{other}")
+    assert "has no effect with a single teacher" in refusal(*base, "--teacher-average", "logits")
+    alone = ["distil", "--teacher", f"3*{other}", *base[3:]]
+    assert "the weight of a single teacher has no effect" in refusal(*alone)
     assert "is given twice" in refusal(*base, "--teacher", teacher_dir)
     layers = refusal(*base, "--teacher", other, "--method", "intermediate_layers", "--overwrite", *QUICK)
     assert "only the predictions of several teachers can be averaged" in layers

@@ -255,7 +255,7 @@ def test_teachers_of_a_stage(
         {
             "name": "both",
             "method": "prediction_layer",
-            "teacher": [{"stage": "again"}, str(tmp_path / "other")],
+            "teacher": [{"stage": "again", "weight": 3}, {"name": str(tmp_path / "other"), "weight": 1}],
             **QUICK,
         },
     ]
@@ -273,8 +273,9 @@ def test_teachers_of_a_stage(
     labels = Reader.load(tmp_path / "out" / "1-labels", window_settings=WindowSettings(48, 16, 16), device="cpu")
     assert records[0]["teacher"] is None
     assert records[1]["teacher"]["weights"] == model_fingerprint(labels.model)
-    assert records[1]["adaptation"] == {"name": "last_layers", "n_layers": 1}
+    assert records[1]["adaptation"] == {"name": "last_layers", "n_layers": 1, "embeddings": False}
     assert list(records[2]["teacher"]["teachers"]) == ["1", "2"]
+    assert records[2]["teacher"]["weights"] == [0.75, 0.25]
     monkeypatch.setattr(ReaderTrainer, "distil", None)
     assert run(path) == result
     tiny_reader(seed=4, hidden_size=16).save(tmp_path / "other")

@@ -212,6 +212,13 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage(f"{LAYERS}, proportion: 0.5"), "'proportion' is an option of the transfer set; write transfer: {data"),
         # teachers
         (stage(f"{LAYERS}, teacher: {{stage: two}}"), "stage two: teacher: no stage before it is called 'two'; before"),
+        (stage(f"{LAYERS}, teacher: [a, {{name: b, weight: 1}}]"), "teacher: some of the teachers have a weight"),
+        (stage(f"{LAYERS}, teacher: {{name: b, weight: 1}}"), "weight has no effect with a single teacher"),
+        (
+            stage(f"{LAYERS}, teacher: a, teacher_average: logits"),
+            "teacher_average has no effect with a single teacher",
+        ),
+        (stage(f"{LAYERS}, teacher: {{weight: 1}}"), "teacher: give name .* or stage"),
         (stage(f"{LAYERS}, teacher:"), "stage two: teacher: a value is missing"),
         # what belongs elsewhere
         (stage(f"{LAYERS}, seed: 3"), "stage two: 'seed' is one for all stages; write it at the top of the file"),
@@ -259,6 +266,14 @@ def test_directories_are_numbered(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"absent.yaml: cannot be read"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_weighted_teachers(tmp_path: Path) -> None:
+    teachers = "[{name: a, weight: 0.7}, {stage: one, weight: 0.3}], teacher_average: logits"
+    made = load(tmp_path, stage(f"method: prediction_layer, teacher: {teachers}")).stages[-1]
+    assert made.teacher == ["a", StageResult("one")]
+    assert made.teacher_weights == [0.7, 0.3]
+    assert made.teacher_average == "logits"
 
 
 def test_a_transfer_set(tmp_path: Path) -> None:
