@@ -31,7 +31,8 @@ class MaskedLanguageModel(Method):
     total = soft_target_weight * T^2 * soft_targets + masked_word_weight * masked_words + cosine_weight * cosine
 
     The default weights and T are those of the training script of DistilBERT. A loss of weight 0 is neither
-    computed nor returned. Student and teacher need a masked-language-model head and the same vocabulary.
+    computed nor returned. Student and teacher need a masked-language-model head and the same vocabulary. With the
+    masked words alone, the method is BERT's training on text, without a teacher.
 
     Args:
         temperature: T, softens the distributions of teacher and student over the vocabulary.
@@ -77,6 +78,8 @@ class MaskedLanguageModel(Method):
         Raises:
             DistilError: There is no teacher, or the vocabularies or, with the cosine loss, the widths differ.
         """
+        if not (self.soft_target_weight or self.cosine_weight):
+            return MaskedLanguageModelObjective(self)  # the text alone teaches
         teacher = require_teacher(self, teacher)
         if student.vocab_size != teacher.vocab_size:
             raise DistilError(
@@ -107,7 +110,8 @@ class MaskedLanguageModelObjective(Objective):
         self.temperature = options.temperature
         self.soft_target_tokens = options.soft_target_tokens
         self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
-        self.teacher_request = self.student_request
+        compared = {"soft_targets", "cosine"} & self.weights.keys()
+        self.teacher_request = self.student_request if compared else OutputRequest()
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Windows with a masked word have the terms of masked words; see `Objective.masks`."""
@@ -123,14 +127,15 @@ class MaskedLanguageModelObjective(Objective):
         Raises:
             DistilError: The student or the teacher has no masked-language-model head.
         """
-        assert teacher is not None
-        if student.token_logits is None or teacher.token_logits is None:
+        if student.token_logits is None or (self.teacher_request and (teacher is None or teacher.token_logits is None)):
             raise DistilError(
                 "student and teacher both need a head for masked language modelling; use masked language models"
             )
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
         if "soft_targets" in self.weights:
+            assert teacher is not None
+            assert teacher.token_logits is not None
             logits = student.token_logits, teacher.token_logits
             tokens = mask if self.soft_target_tokens == "all" else batch["labels"] != NO_LABEL
             losses["soft_targets"] = soft_target_loss(*logits, tokens, self.temperature)
@@ -138,6 +143,7 @@ class MaskedLanguageModelObjective(Objective):
             losses["masked_words"] = masked_word_loss(student.token_logits, batch["labels"])
         if "cosine" in self.weights:
             assert student.hidden_states is not None
+            assert teacher is not None
             assert teacher.hidden_states is not None
             losses["cosine"] = cosine_loss(student.hidden_states[-1], teacher.hidden_states[-1], mask)
         masks = self.masks(batch)

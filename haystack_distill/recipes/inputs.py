@@ -29,7 +29,7 @@ from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
-from haystack_distill.recipes.schema import Recipe, Stage, StageResult, runs_needed
+from haystack_distill.recipes.schema import START, TEACHER, MadeFrom, Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.ensemble import EnsembleTeacher
@@ -242,6 +242,8 @@ class Inputs:
             if isinstance(name, StageResult):
                 made = result(name.stage)
                 return LanguageModel.of(made) if isinstance(made, Reader) else made
+            if name is None and self._learns_alone(stage):
+                return None
             return LanguageModel.of(self.teacher) if name is None else self.language_model(name)
         if stage.teacher is None:
             objective = stage.method.objective(student.model.config, self.teacher.model.config)
@@ -264,6 +266,24 @@ class Inputs:
         if name == EMBEDDED:
             return LanguageModel.of(named_reader(name, **self.reading))
         return LanguageModel.load(name, **self.running)
+
+    def language_model_of(self, stage: Stage, student: Student) -> LanguageModel:
+        """The student in the form that a stage on a corpus trains.
+
+        An encoder that learns masked words without a teacher gets a fresh head for it.
+        """
+        model = student.language_model()
+        if self._learns_alone(stage) and not model.has_head:
+            return students.with_language_model_head(model, seed=self.recipe.seed)
+        return model
+
+    def _learns_alone(self, stage: Stage) -> bool:
+        """Whether a method learns from the text alone, not from a teacher."""
+        config = self.teacher.model.config
+        try:
+            return not stage.method.objective(config, None).teacher_request
+        except DistilError:  # it needs a teacher
+            return False
 
     def fingerprints(self, stage: Stage) -> list[Any] | None:
         """Hashes of the teachers that a stage names: a name may come to stand for other weights."""
@@ -303,6 +323,31 @@ class Inputs:
         name = stage.teacher[0] if stage.teacher else None
         teacher = self.language_model(name) if isinstance(name, str) else LanguageModel.of(self.teacher)
         return Student(self._made_from(teacher), head)
+
+    def student_of(self, stage: Stage, before: Student, result: Callable[[str], Reader | LanguageModel]) -> Student:
+        """The student that a stage begins with.
+
+        Args:
+            stage: The stage.
+            before: The student after the stage before it, or the first student.
+            result: Gives the result of an earlier stage, by its name.
+        """
+        if stage.student is None:
+            return before
+        if stage.student == START:
+            if self.recipe.stages[0].student is None:
+                return self.first_student()
+            first = self.first_reader()
+            return Student(first, first)
+        if stage.student == TEACHER:
+            copy = self.teacher.copy()
+            return Student(copy, copy)
+        if isinstance(stage.student, MadeFrom):
+            made = self._made_from(result(stage.student.made_from))  # type: ignore[type-var]
+        else:
+            assert isinstance(stage.student, StageResult)
+            made = result(stage.student.stage)
+        return Student(made, made if isinstance(made, Reader) else self.teacher)
 
     def first_reader(self) -> Reader:
         """The student as it would begin a stage on questions, without any stage before it."""
@@ -371,7 +416,8 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
     made: dict[str, Reader | LanguageModel] = {}
     for number, stage in enumerate(recipe.stages):
         with in_section(f"stage {stage.name}"):
-            form = student.reader() if stage.corpus is None else student.language_model()
+            student = inputs.student_of(stage, student, lambda name: made[name].copy())
+            form = student.reader() if stage.corpus is None else inputs.language_model_of(stage, student)
             form = form.copy() if number == 0 else form
             teacher = inputs.teachers(stage, form, lambda name: made[name].copy())
             examples = None if stage.corpus else inputs.original(stage)
@@ -400,7 +446,7 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
     settings = run_settings(inputs.recipe, stage)
     if isinstance(ready.student, LanguageModel):
         assert stage.corpus is not None
-        assert isinstance(teacher, LanguageModel)
+        assert teacher is None or isinstance(teacher, LanguageModel)
         LanguageModelTrainer(ready.student, None, settings, stage.corpus.text).check(
             teacher, stage.method, adaptation=stage.adaptation
         )

@@ -80,7 +80,7 @@ def _on_corpus(inputs: Inputs, ready: ReadyStage, scratch: str) -> PlannedStage:
     text = replace(stage.corpus.text, buffer_windows=min(stage.corpus.text.buffer_windows, _LONG * per_step))
     student, teacher = ready.student, ready.teacher
     assert isinstance(student, LanguageModel)
-    assert isinstance(teacher, LanguageModel)
+    assert teacher is None or isinstance(teacher, LanguageModel)
 
     method = inputs.method(stage, Path(scratch))
 

@@ -137,6 +137,7 @@ class _Runner:
             for _ in ready_stages(inputs, student):
                 pass
         for stage in recipe.stages:
+            student = inputs.student_of(stage, student, self._result)
             student = student.after(self._on_corpus(stage, student) if stage.corpus else self._on_data(stage, student))
         readers = {"teacher": inputs.teacher, "student": student.reader()}
         if recipe.labels_only:
@@ -158,7 +159,7 @@ class _Runner:
             name, stage, {"corpus": corpus.identity, "corpus_content": corpus.fingerprint, "text": text}
         )
         if not self._is_finished(directory):
-            model = student.language_model()
+            model = self.inputs.language_model_of(stage, student)
             teacher = self.inputs.teachers(stage, model, self._result)
             trainer = LanguageModelTrainer(model, directory, self._settings(stage), stage.corpus.text)
             method = self.inputs.method(stage, self.output)
@@ -224,6 +225,7 @@ class _Runner:
             "adaptation": adaptation_record(stage.adaptation),
             "teacher": self.inputs.fingerprints(stage),
             **averaging,
+            **({} if stage.student is None else {"student": stage.student_record()}),
             **own,
         }
         self.record = {**self.record, name: {**options, **made_from}}

@@ -34,6 +34,7 @@ from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
 Made = TypeVar("Made")
 
+START, TEACHER = "start", "teacher"  # as the student of a stage: as the recipe makes it, or a copy of the teacher
 CONTEXTS = "contexts"  # as a corpus: the contexts of the recipe's data
 LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the stages
 _OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
@@ -83,6 +84,17 @@ class StageResult:
 
 
 @dataclass(frozen=True)
+class MadeFrom:
+    """A student that is made of the result of an earlier stage, as the recipe's is made of the teacher.
+
+    Args:
+        made_from: The stage's name.
+    """
+
+    made_from: str
+
+
+@dataclass(frozen=True)
 class CorpusText:
     """The text of a stage, and how it becomes windows.
 
@@ -114,6 +126,9 @@ class Stage:
         teacher_weights: A weight for each of several teachers; None for equal ones. In the file they stand beside the
             names: {name: ..., weight: ...}.
         teacher_average: What is averaged of several teachers, "probabilities" or "logits".
+        student: What the stage trains: None for the result of the stage before it; "start" for the student as the
+            recipe makes it, "teacher" for a copy of the recipe's teacher, or the result of an earlier stage. Stages
+            that train a teacher first begin with "teacher"; the first one that teaches the student then has "start".
         adaptation: Which weights learn.
         settings: How the stage trains. Seed and precision are the recipe's. In the file its fields are keys beside the
             others, and a stage is only measured where it has `evaluate_every` or `keep_best`: the finished reader
@@ -129,6 +144,7 @@ class Stage:
     teacher: list[str | StageResult] | None = None
     teacher_weights: list[float] | None = None
     teacher_average: Literal["probabilities", "logits"] = "probabilities"
+    student: str | StageResult | MadeFrom | None = None
     adaptation: Adaptation = field(default_factory=AllWeights)
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(evaluate_every=None))
 
@@ -144,6 +160,10 @@ class Stage:
                 self.teacher_average != "probabilities"
             ):
                 raise DistilError(f"{name} has no effect with a single teacher; give several, or leave it out")
+        if isinstance(self.student, str) and self.student not in (START, TEACHER):
+            raise DistilError(
+                f"student must be {START}, {TEACHER} or an earlier stage, not {self.student!r}; correct it"
+            )
         if self.corpus is None:
             return
         for name in ("data", "augment", "transfer"):
@@ -153,6 +173,10 @@ class Stage:
             raise DistilError("a corpus is a stream without an end; set max_steps to the length of the stage")
         if self.teacher is not None and len(self.teacher) > 1:
             raise DistilError("a stage on a corpus learns from one language model; give one teacher")
+
+    def student_record(self) -> str | dict[str, Any] | None:
+        """What the stage trains, as JSON can hold it."""
+        return asdict(self.student) if isinstance(self.student, (StageResult, MadeFrom)) else self.student
 
     def as_dict(self) -> dict[str, Any]:
         """The stage as nested dictionaries of what JSON can hold, every default included."""
@@ -168,6 +192,7 @@ class Stage:
             "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
             "teacher_weights": self.teacher_weights,
             "teacher_average": self.teacher_average,
+            "student": self.student_record(),
             "adaptation": adaptation_record(self.adaptation),
             "settings": asdict(self.settings),
         }
@@ -229,6 +254,11 @@ class Recipe:
                         f"stage {stage.name}: teacher: no stage before it is called {teacher.stage!r}; "
                         f"{_earlier(names[:number])}"
                     )
+            before = _stage_of(stage.student)
+            if before is not None and before not in names[:number]:
+                raise DistilError(
+                    f"stage {stage.name}: student: no stage before it is called {before!r}; {_earlier(names[:number])}"
+                )
             for option, needed, earlier in runs_needed(stage):
                 source = next((one for one in self.stages[:number] if one.name == earlier), None)
                 if source is not None and needed not in method_name(source.method).split(" + "):
@@ -264,6 +294,13 @@ class Recipe:
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         made = {"student": asdict(self.student), "windows": asdict(self.windows)}
         return content | made | {"stages": [stage.as_dict() for stage in self.stages]}
+
+
+def _stage_of(student: str | StageResult | MadeFrom | None) -> str | None:
+    """The earlier stage that the student of a stage is from, if it is from one."""
+    if isinstance(student, MadeFrom):
+        return student.made_from
+    return student.stage if isinstance(student, StageResult) else None
 
 
 def runs_needed(stage: Stage) -> list[tuple[str, str, str]]:
@@ -358,6 +395,7 @@ def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None)
         "augment": partial(_augment, seed),
         "transfer": _transfer,
         "teacher": partial(_teachers, earlier),
+        "student": _student_of_stage,
         "adaptation": partial(_named, ADAPTATIONS, "adaptation"),
     }
     hints = {"name": str, "data": list[str] | None, "teacher_average": Literal["probabilities", "logits"]} | settings
@@ -485,6 +523,18 @@ def _teachers(earlier: Sequence[str], content: Any) -> tuple[list[str | StageRes
     if weights and len(weights) < len(found):
         raise ValueError("some of the teachers have a weight and others none; give each one")
     return found, weights or None
+
+
+def _student_of_stage(content: Any) -> str | StageResult | MadeFrom:
+    """The student of a stage: start, teacher, an earlier stage, or made_from an earlier stage."""
+    if isinstance(content, Mapping):
+        values = _read(content, {"stage": str, "made_from": str})
+        if len(values) != 1:
+            raise ValueError("must have one of: stage (which is trained further), made_from (a stage)")
+        return StageResult(**values) if "stage" in values else MadeFrom(**values)
+    if not isinstance(content, str):
+        raise ValueError(f"must be {START}, {TEACHER} or an earlier stage")
+    return content if content in (START, TEACHER) else StageResult(content)
 
 
 def _student(content: Any) -> StudentShape:

@@ -11,10 +11,10 @@ from haystack_distill.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from haystack_distill.students.configured import fresh
     from haystack_distill.students.cut import from_teacher
-    from haystack_distill.students.encoder import from_language_model
+    from haystack_distill.students.encoder import from_language_model, with_language_model_head
     from haystack_distill.students.vocabulary import prune_vocabulary
 
-__all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary"]
+__all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary", "with_language_model_head"]
 
 __getattr__ = lazy_names(
     __name__,
@@ -23,5 +23,6 @@ __getattr__ = lazy_names(
         "from_language_model": "haystack_distill.students.encoder",
         "from_teacher": "haystack_distill.students.cut",
         "prune_vocabulary": "haystack_distill.students.vocabulary",
+        "with_language_model_head": "haystack_distill.students.encoder",
     },
 )

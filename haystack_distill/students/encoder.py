@@ -1,7 +1,9 @@
-"""Readers from a general student: its encoder, with the teacher's head where the shapes agree."""
+"""The same encoder under another head: a reader's, or one for masked language modelling."""
+
+import copy
 
 import torch
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
@@ -40,3 +42,32 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
     }
     model.load_state_dict(head, strict=False)
     return teacher.replace(model=model, tokenizer=student.tokenizer)
+
+
+def with_language_model_head(encoder: LanguageModel, *, seed: int = 42) -> LanguageModel:
+    """Create a masked language model from an encoder: a copy of its weights, and a fresh head.
+
+    The words of the head are those of the embeddings, as in BERT; the rest of it is initialised at random.
+
+    Args:
+        encoder: An encoder without a head, such as `LanguageModel.of(reader)`. It is not changed.
+        seed: The seed of the fresh weights.
+
+    Raises:
+        DistilError: There is no masked language model of its architecture.
+    """
+    config = copy.deepcopy(encoder.model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForMaskedLM.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            raise DistilError(
+                f"there is no masked language model of the type {config.model_type}; take a method for a corpus that "
+                "needs no head, such as intermediate_layers"
+            ) from error
+    missing, _ = model.base_model.load_state_dict(encoder.model.base_model.state_dict(), strict=False)
+    if missing:
+        raise DistilError(f"the encoder lacks {', '.join(missing)}; load it again from its files")
+    model.tie_weights()
+    return encoder.replace(model=model)

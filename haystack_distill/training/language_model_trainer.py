@@ -59,7 +59,7 @@ class LanguageModelTrainer:
 
     def distil(
         self,
-        teacher: LanguageModel,
+        teacher: LanguageModel | None,
         corpus: CorpusSource | Corpus,
         method: MethodSource,
         *,
@@ -72,7 +72,8 @@ class LanguageModelTrainer:
         `IntermediateLayers() + MaskedLanguageModel()`.
 
         Args:
-            teacher: A language model with the student's tokenizer. It is not changed.
+            teacher: A language model with the student's tokenizer. It is not changed. None for a method without a
+                teacher: `objectives.MaskedLanguageModel` with the masked words alone.
             corpus: Text; see `Corpus`.
             method: As for `ReaderTrainer.distil`; `objectives.IntermediateLayers` and `objectives.MaskedLanguageModel`
                 can be trained on a corpus.
@@ -91,14 +92,14 @@ class LanguageModelTrainer:
         steps = self._check(teacher)
         source = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
         objective = self._objective(run, teacher)
-        live = LiveTeacher(teacher)
+        live = None if teacher is None else LiveTeacher(teacher)
         windows = TextWindows(
             source,
             self.student.tokenizer,
             self.text,
             n_steps=steps,
             seed=self.settings.seed,
-            token_types=takes_token_types(self.student.model) or live.token_types,
+            token_types=takes_token_types(self.student.model) or (live is not None and live.token_types),
             processes=run.processes,
         )
         # Only the main process needs the content, to record it in the output directory.
@@ -114,7 +115,9 @@ class LanguageModelTrainer:
         with windows:
             return run.execute(objective, windows, record, teacher=live)
 
-    def check(self, teacher: LanguageModel, method: MethodSource, *, adaptation: Adaptation | None = None) -> Objective:
+    def check(
+        self, teacher: LanguageModel | None, method: MethodSource, *, adaptation: Adaptation | None = None
+    ) -> Objective:
         """Run the checks of `distil` without reading a corpus or training; nothing is changed.
 
         Args:
@@ -134,17 +137,21 @@ class LanguageModelTrainer:
         run.check_adaptation()
         return objective
 
-    def _objective(self, run: Run, teacher: LanguageModel) -> Objective:
-        objective = run.objective(teacher.model.config, CORPUS)
+    def _objective(self, run: Run, teacher: LanguageModel | None) -> Objective:
+        objective = run.objective(None if teacher is None else teacher.model.config, CORPUS)
+        if teacher is None and objective.teacher_request:
+            raise DistilError("this method needs a teacher; give one")
+        if teacher is not None and not objective.teacher_request:
+            raise DistilError("this method learns from the text alone, so a teacher has no effect; set teacher to None")
         self._check_heads(objective, teacher)
         return objective
 
-    def _check_heads(self, objective: Objective, teacher: LanguageModel) -> None:
+    def _check_heads(self, objective: Objective, teacher: LanguageModel | None) -> None:
         for role, model, request in (
             ("teacher", teacher, objective.teacher_request),
             ("student", self.student, objective.student_request),
         ):
-            if request.logits and not model.has_head:
+            if request.logits and model is not None and not model.has_head:
                 raise DistilError(
                     f"the {role} is an encoder without a head for masked language modelling; take a masked language "
                     "model, or the method intermediate_layers, which needs no head"
@@ -152,17 +159,18 @@ class LanguageModelTrainer:
         if objective.weights.get("masked_words") and not self.text.mask_probability:
             raise DistilError("mask_probability=0 leaves no masked words to predict; set masked_word_weight=0 too")
 
-    def _check(self, teacher: LanguageModel) -> int:
+    def _check(self, teacher: LanguageModel | None) -> int:
         """Check settings, student and teacher; return the number of steps."""
         settings = self.settings
         if settings.max_steps is None:
             raise DistilError("a corpus is an endless stream; set max_steps to the length of the run")
         settings.require_nothing_measured("on a corpus, where nothing is measured", "leave it out")
-        require_own_weights(self.student, teacher)
-        require_same_tokenizer(self.student, teacher)
-        require_one_device(self.student, teacher)
-        for role, model in (("teacher", teacher), ("student", self.student)):
-            require_positions(role, model, self.text.max_seq_len)
+        require_positions("student", self.student, self.text.max_seq_len)
+        if teacher is not None:
+            require_own_weights(self.student, teacher)
+            require_same_tokenizer(self.student, teacher)
+            require_one_device(self.student, teacher)
+            require_positions("teacher", teacher, self.text.max_seq_len)
         return settings.max_steps
 
 

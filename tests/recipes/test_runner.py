@@ -28,7 +28,7 @@ from haystack_distill.recipes.schema import load_recipe
 from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.utils.hashing import hash_file
-from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.model_fingerprint import model_fingerprint, student_record
 from haystack_distill.utils.transformers_compat import save_model
 
 TEXT = [
@@ -718,3 +718,62 @@ def test_a_stage_takes_filters_of_an_earlier_one(write: Callable[..., Path], squ
         run_recipe(load_recipe(write("missing", stages=stages(filters="filter"))), progress=False)
     with pytest.raises(DistilError, match="give the output directory of a finished run"):
         ReaderTrainer(cut).distil(teacher, squad_file, TaskAwareLayers(str(tmp_path)))
+
+
+# --- what a stage trains ---------------------------------------------------------------------------------------------
+
+
+def test_stages_train_the_teacher_first_and_generations_begin_anew(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The teacher reads the domain's text and learns its labels; a student of it; one of its shape, born again."""
+    alone = {"name": "masked_language_model", "soft_target_weight": 0, "cosine_weight": 0}
+    text = {"max_seq_len": 24, "buffer_windows": 16}
+    stages = [
+        {"name": "adapt", "student": "teacher", "corpus": text, "method": alone},
+        {"name": "tune", "method": "labels"},
+        {"name": "first", "student": {"made_from": "tune"}, "teacher": "tune", "method": "prediction_layer"},
+        {"name": "again", "student": "start", "teacher": "first", "method": "prediction_layer"},
+        {"name": "last", "student": "again", "teacher": "first", "method": "prediction_layer"},
+    ]
+    path = write(general=None, layers=None, answers=None, stages=[QUICK | stage for stage in stages])
+    recipe = load_recipe(path)
+    assert [stage["student"] for stage in recipe.as_dict()["stages"]] == [
+        "teacher",
+        None,
+        {"made_from": "tune"},
+        "start",
+        {"stage": "again"},
+    ]
+    plan = plan_recipe(recipe)
+    assert [stage.steps for stage in plan] == [1] * 5
+    result = run_recipe(recipe, progress=False)
+    layers = {
+        name: json.loads((tmp_path / "out" / name / "config.json").read_text())["num_hidden_layers"]
+        for name in result.steps
+    }
+    assert list(layers.values()) == [4, 4, 2, 2, 2]
+    adapted = BertForMaskedLM.from_pretrained(tmp_path / "out" / "1-adapt")
+    assert adapted.cls.predictions.decoder.weight is adapted.bert.embeddings.word_embeddings.weight
+
+    # What a stage begins with: that of the stage that it names, not that of the stage before it.
+    record = json.loads((tmp_path / "out" / "4-again" / "haystack_distill.json").read_text())
+    inputs = Inputs(recipe)
+    assert record["student"] == student_record(inputs.first_reader().model)
+    record = json.loads((tmp_path / "out" / "2-tune" / "haystack_distill.json").read_text())
+    begun = inputs.student_of(recipe.stages[0], inputs.first_student(), lambda name: inputs.teacher).after(
+        LanguageModel.load(tmp_path / "out" / "1-adapt", device="cpu")
+    )
+    assert record["student"] == student_record(begun.reader().model)
+    again = run_recipe(load_recipe(path), progress=False)  # nothing is repeated
+    assert again.seconds == result.seconds
+
+
+def test_what_a_stage_cannot_train(write: Callable[..., Path]) -> None:
+    stage = {"name": "one", "method": "labels", **QUICK}
+    for student, message in [
+        ("later", "student: no stage before it is called 'later'; it is the first"),
+        ({"stage": "a", "made_from": "b"}, "student: must have one of: stage"),
+        (["start"], "student: must be start, teacher or an earlier stage"),
+    ]:
+        path = write(general=None, layers=None, answers=None, stages=[stage | {"student": student}])
+        with pytest.raises(DistilError, match=message):
+            load_recipe(path)

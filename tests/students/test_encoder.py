@@ -1,9 +1,10 @@
 """Readers from general students: the encoder of the student, and the head of the teacher where it fits."""
 
+import pytest
 import torch
-from transformers import AutoModelForMaskedLM, BertConfig, BertTokenizerFast
+from transformers import AutoModelForMaskedLM, BertConfig, BertTokenizerFast, XLNetConfig
 
-from haystack_distill import Reader, students
+from haystack_distill import DistilError, Reader, students
 from haystack_distill.models.language_model import LanguageModel
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
@@ -43,3 +44,24 @@ def test_a_head_that_does_not_fit_starts_the_same_every_time(tiny_reader) -> Non
     one, other = (students.from_language_model(student, teacher) for _ in range(2))
     assert one.model.qa_outputs.weight.shape == (2, 16)
     assert same(one, other)
+
+
+def test_an_encoder_gets_a_language_model_head(tiny_reader) -> None:
+    encoder = LanguageModel.of(tiny_reader())
+    made, again = (students.with_language_model_head(encoder, seed=seed) for seed in (1, 1))
+    assert made.has_head
+    assert not encoder.has_head
+    assert same(made, again)
+    assert not same(made, students.with_language_model_head(encoder, seed=2))
+    weights = made.model.base_model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in encoder.model.state_dict().items())
+    embeddings = made.model.get_input_embeddings().weight
+    assert made.model.get_output_embeddings().weight is embeddings
+    assert embeddings is not encoder.model.get_input_embeddings().weight
+
+
+def test_an_architecture_without_a_language_model(tiny_reader) -> None:
+    encoder = LanguageModel.of(tiny_reader())
+    encoder.model.config = XLNetConfig()
+    with pytest.raises(DistilError, match="no masked language model of the type xlnet; take a method"):
+        students.with_language_model_head(encoder)

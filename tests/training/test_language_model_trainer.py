@@ -281,3 +281,23 @@ def test_nobody_reads_the_corpus_when_the_run_has_ended(
     assert any(reading)
     assert not corpus_threads() - before
     assert not student.model.training
+
+
+def test_masked_words_are_learnt_without_a_teacher(teacher: LanguageModel, corpus: Path, tmp_path: Path) -> None:
+    """BERT's training: the masked words alone; an encoder without a head gets one."""
+    alone = MaskedLanguageModel(soft_target_weight=0, masked_word_weight=1, cosine_weight=0)
+    student = teacher.copy()
+    before = model_fingerprint(student.model)
+    trainer = LanguageModelTrainer(student, tmp_path / "adapted", settings(), TEXT)
+    result = trainer.distil(None, corpus, alone)
+    losses = logged(result, "loss_masked_words")
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert model_fingerprint(student.model) != before
+    record = json.loads((tmp_path / "adapted" / "haystack_distill.json").read_text())
+    assert record["teacher"] is None
+    with pytest.raises(DistilError, match="learns from the text alone, so a teacher has no effect"):
+        run(alone, student, teacher, corpus)
+    for method in (MaskedLanguageModel(), IntermediateLayers()):
+        with pytest.raises(DistilError, match="needs a teacher"):
+            LanguageModelTrainer(student, None, settings(), TEXT).distil(None, corpus, method)
