@@ -21,7 +21,7 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives import Labels
 from haystack_distill.recipes.inputs import Inputs, Student, in_section, ready_stages, run_settings, unmeasured
-from haystack_distill.recipes.schema import LABELS_ONLY, READER, Recipe, Stage
+from haystack_distill.recipes.schema import LABELS_ONLY, READER, TEACHER, Recipe, Stage
 from haystack_distill.reporting.model_card import CARD_FILE, write_card
 from haystack_distill.reporting.report import REPORT_FILE, write_report
 from haystack_distill.training.checkpoints import FOLDER, Checkpoints, clear_finished, directory_lock
@@ -139,7 +139,7 @@ class _Runner:
         for stage in recipe.stages:
             student = inputs.student_of(stage, student, self._result)
             student = student.after(self._on_corpus(stage, student) if stage.corpus else self._on_data(stage, student))
-        readers = {"teacher": inputs.teacher, "student": student.reader()}
+        readers = {"teacher": self._last_teacher(), "student": student.reader()}
         if recipe.labels_only:
             steps = sum(record["steps"] for record in self.done.values())
             first = inputs.first_reader()
@@ -207,6 +207,19 @@ class _Runner:
         if stage.corpus is not None:
             return LanguageModel.load(directory, **self.inputs.running)
         return Reader.load(directory, **self.inputs.reading)
+
+    def _last_teacher(self) -> Reader:
+        """The recipe's teacher; where stages train a copy of it, what the last of them made."""
+        found, copies = self.inputs.teacher, set()
+        before = ""
+        for stage in self.recipe.stages:
+            follows = before if stage.student is None else getattr(stage.student, "stage", "")
+            if stage.student == TEACHER or follows in copies:
+                copies.add(stage.name)
+                made = self._result(stage.name)
+                found = made if isinstance(made, Reader) else found
+            before = stage.name
+        return found
 
     def _settings(self, stage: Stage) -> TrainingSettings:
         return run_settings(self.recipe, stage, progress=self.progress, resume=True)

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from haystack_distill import Reader
 from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples, write_squad
+from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.recipes.runner import run_recipe
 from haystack_distill.recipes.schema import load_recipe
 from haystack_distill.recipes.template import template
@@ -17,8 +20,16 @@ from haystack_distill.recipes.template import template
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 
 
-def small(content: dict[str, Any], teacher: Path, squad_file: Path, directory: Path) -> dict[str, Any]:
-    """A recipe with a tiny teacher and student, little data and text, and two optimiser steps a stage."""
+def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, directory: Path) -> dict[str, Any]:
+    """A recipe with a tiny teacher and student, little data and text, and two optimiser steps a stage.
+
+    Args:
+        content: The recipe.
+        models: A tiny "reader" and "language model".
+        squad_file: The data.
+        directory: Where its output and cache go.
+    """
+    teacher = models["reader"]
     names = [stage["name"] for stage in content["stages"]]
     stages = []
     for stage in content["stages"]:
@@ -27,15 +38,24 @@ def small(content: dict[str, Any], teacher: Path, squad_file: Path, directory: P
         if "corpus" in stage:
             stage["corpus"] = {"max_seq_len": 24, "buffer_windows": 8}
         if "augment" in stage:
-            stage["augment"] = stage["augment"] | {"tagger": "textblob"}
+            stage["augment"] = {
+                "multiplication_factor": stage["augment"]["multiplication_factor"],
+                "tagger": "textblob",
+            }
         teachers = stage.get("teacher", [])
+        if "corpus" in stage and teachers:
+            teachers = []
+            stage["teacher"] = str(models["language model"])
         if isinstance(teachers, list) and teachers:
             stage["teacher"] = [str(teacher)] * len(teachers)
         elif isinstance(teachers, str) and teachers not in names:
             stage["teacher"] = str(teacher)
         stages.append(stage)
     student = content["student"]
-    student = {"layers": 2} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
+    if isinstance(student, str):
+        student = str(models["language model"])
+    else:
+        student = {"layers": 2} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
     return content | {
         "teacher": str(teacher),
         "data": str(squad_file),
@@ -56,18 +76,28 @@ def test_an_example_loads(path: Path) -> None:
     assert load_recipe(path).output_dir == path.stem
 
 
+@pytest.fixture
+def models(tiny_reader: Callable[..., Reader], tokenizer: BertTokenizerFast, tmp_path: Path) -> dict[str, Path]:
+    """A tiny reader, and a language model of its shape."""
+    reader = tiny_reader()
+    torch.manual_seed(0)
+    language_model = LanguageModel(BertForMaskedLM(BertConfig(**reader.model.config.to_diff_dict())), tokenizer)
+    return {
+        "reader": reader.save(tmp_path / "teacher"),
+        "language model": language_model.save(tmp_path / "language-model"),
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [*EXAMPLES, None], ids=lambda path: path.stem if path else "template")
-def test_an_example_runs(
-    path: Path | None, tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
-) -> None:
-    teacher = tiny_reader().save(tmp_path / "teacher")
+def test_an_example_runs(path: Path | None, models: dict[str, Path], squad_file: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(template() if path is None else path.read_text())
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(small(content, teacher, squad_file, tmp_path)))
-    result = run_recipe(load_recipe(file), progress=False)
+    file.write_text(yaml.safe_dump(small(content, models, squad_file, tmp_path)))
+    result = run_recipe(load_recipe(file), progress=False, measure=path is None)  # figures take longer than the steps
     stages = [f"{number}-{stage['name']}" for number, stage in enumerate(content["stages"], start=1)]
     assert [name for name in result.steps if name != "labels-only"] == stages
+    assert min(result.steps.values()) == 2
     assert (result.directory / "model.safetensors").exists()
 
 

@@ -767,6 +767,29 @@ def test_stages_train_the_teacher_first_and_generations_begin_anew(write: Callab
     assert again.seconds == result.seconds
 
 
+def test_the_teacher_that_is_measured_is_the_trained_one(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stages = [
+        {"name": "teacher", "student": "teacher", "method": "labels"},
+        {"name": "more", "method": "labels"},
+        {"name": "student", "student": "start", "teacher": "more", "method": "prediction_layer"},
+    ]
+    measured: dict[str, str] = {}
+
+    def note(reader: Reader, dev: Any, name: str, **_: Any) -> Any:
+        measured[name] = model_fingerprint(reader.model)
+        if name == "student":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("haystack_distill.recipes.runner.measure_reader", note)
+    path = write(general=None, layers=None, answers=None, stages=[QUICK | stage for stage in stages])
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(load_recipe(path), progress=False)
+    trained = Reader.load(tmp_path / "out" / "2-more", window_settings=WindowSettings(48, 16, 16), device="cpu")
+    assert measured["teacher"] == model_fingerprint(trained.model)
+
+
 def test_what_a_stage_cannot_train(write: Callable[..., Path]) -> None:
     stage = {"name": "one", "method": "labels", **QUICK}
     for student, message in [
