@@ -32,7 +32,7 @@ _LENGTH = ("n_epochs", "max_steps")
 _OF_ALL = ("seed", "precision")
 _NOT_SHARED = (
     *("resume", "overwrite", "progress", "tensorboard"),
-    *("keep_best", "early_stopping_patience", "evaluate_every"),
+    *("keep_best", "best_by", "early_stopping_patience", "evaluate_every"),
 )
 _SETTINGS = {source.name: source for source in options_of(TrainingSettings)}
 _SHARED = [name for name in _SETTINGS if name not in (*_LENGTH, *_OF_ALL, *_NOT_SHARED)]

@@ -112,8 +112,8 @@ def arm_from_text(text: str) -> Arm:
     """An arm in short: a method, a weighted sum of methods, or the path of a recipe file.
 
     Args:
-        text: `labels`, `prediction_layer(temperature=2)`, `0.8*prediction_layer+0.2*intermediate_layers` or a path that
-            ends in .yaml.
+        text: `labels`, `prediction_layer(temperature=2)`, `0.8*prediction_layer+0.2*intermediate_layers`,
+            `1:0*intermediate_layers+0:1*prediction_layer` (weights that change linearly) or a path that ends in .yaml.
 
     Raises:
         DistilError: It is none of these, or an unknown method.
@@ -198,7 +198,8 @@ def _method(text: str, part: str) -> dict[str, Any]:
             "the methods of a sum"
         )
     METHODS.options(found["name"])  # an unknown name is refused
-    method = {"name": found["name"]} | ({"weight": found["weight"].strip()} if found["weight"] else {})
+    first, colon, last = (found["weight"] or "").strip().partition(":")
+    method = {"name": found["name"]} | ({"weight": first} if first else {}) | ({"final_weight": last} if colon else {})
     for option in filter(None, (found["options"] or "").split(",")):
         name, equals, value = option.partition("=")
         if not equals:

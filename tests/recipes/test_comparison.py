@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from haystack_distill import DistilError
+from haystack_distill.objectives import IntermediateLayers, Linear, PredictionLayer
 from haystack_distill.objectives.method import MethodSum
 from haystack_distill.recipes.comparison import Arm, Comparison, arm_from_text, arms_from_text, load_arms, students_of
 
@@ -34,6 +35,12 @@ def test_arms_in_short(tmp_path: Path) -> None:
     assert (recipe.seed, recipe.data, recipe.dev_data) == (1, ["a.json"], ["b.json"])
     assert recipe.stages[0].settings.max_steps == 7
     assert content["stages"][0]["max_steps"] == "7"
+
+
+def test_weights_that_change(tmp_path: Path) -> None:
+    changing = arm_from_text("1:0*intermediate_layers+0:1*prediction_layer")
+    recipe = comparison([changing]).recipe(changing, 1, [2], tmp_path, ["a"], ["b"])[1]
+    assert recipe.stages[0].method == Linear(1, 0) * IntermediateLayers() + Linear(0, 1) * PredictionLayer()
 
 
 @pytest.mark.parametrize(
