@@ -38,7 +38,8 @@ from haystack_distill.utils.processor import processor_record
 JOB_FILE = "job.json"
 ARM_FILE = "arm.json"
 RECIPE_FILE = "recipe.yaml"
-ARM, TEACHER, TEACHER_INT8 = "arm", "teacher", "teacher-int8"  # what can be measured
+ARM, TIMED_ARM = "arm", "timed-arm"  # kinds of jobs: a student, and some of its steps, which are only timed
+TEACHER, TEACHER_INT8 = "teacher", "teacher-int8"
 
 _OF_THE_CALL = ("progress", "keep_reader")  # of a job: not for its record
 _TRAINED_SECONDS = "train_runtime"  # in the last line of a run's log: seconds of its steps, evaluations included
@@ -56,7 +57,7 @@ def run_job(directory: Path) -> None:
     """
     job = json.loads((directory / JOB_FILE).read_text(encoding="utf-8"))
     keep_reader = job["keep_reader"]
-    record = _student(directory, job) if job["kind"] == ARM else _teacher(job)
+    record = _student(directory, job) if job["kind"] in (ARM, TIMED_ARM) else _teacher(job)
     job = {name: value for name, value in job.items() if name not in _OF_THE_CALL}
     write_json(directory / ARM_FILE, {**job, **record, "versions": versions()})
     for place in record.get("stages", ()):  # only now: until then, a resumed run needs them
@@ -78,6 +79,8 @@ def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
         "precision": recipe.precision,
     }
     stages = [_stage_record(directory, recipe, name) for name in result.steps]
+    if job["kind"] == TIMED_ARM:
+        return {"stages": stages}
     reader = Reader.load(directory / READER, **reading)  # type: ignore[arg-type]
     train = load_questions(recipe.data, "train", recipe.cache_dir)
     measured, dev_hash = _measured(reader, recipe.dev_data or [], job, recipe.cache_dir, "distilled")

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ import yaml
 from haystack_distill.data.squad.load import content_hash, load_examples, write_squad
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.recipes.arm import ARM, ARM_FILE, JOB_FILE, RECIPE_FILE, TEACHER, TEACHER_INT8
+from haystack_distill.recipes.arm import ARM, ARM_FILE, JOB_FILE, RECIPE_FILE, TEACHER, TEACHER_INT8, TIMED_ARM
 from haystack_distill.recipes.comparison import Arm, Comparison, students_of
 from haystack_distill.recipes.inputs import Inputs, load_questions, ready_stages
 from haystack_distill.recipes.schema import Recipe, load_recipe
@@ -38,7 +39,7 @@ from haystack_distill.utils.model_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
-_ARMS, _GRID, _DATA = "arms", "grid", "data"  # directories of a comparison
+_ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
 _FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
 _OF_A_TEACHER = ("teacher", "dev_data", "windows", "precision")  # in its job, what decides its figures
 _HELD_OUT_QUESTIONS = 1000  # at most, of the held-out articles
@@ -216,10 +217,12 @@ class _Runner:
         records = [record for record in map(_read, paths) if record is not None]
         if not records:
             raise DistilError("no arm could be trained; the messages of each are above")
+        timing = self._timing({name: choice[0] for name, choice in chosen.items() if choice is not None})
         content = write_comparison(
             self.output,
             records,
             teachers,
+            timing=timing,
             order=[arm.name for arm in comparison.arms],
             baseline=comparison.compared_with,
             notes=self.notes,
@@ -261,8 +264,7 @@ class _Runner:
             hashes = self.prepared.trial_hashes if trial else self.prepared.hashes
             _require_same_arm(arm.name, directory, done, recipe, hashes)
             return done
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-        write_atomically(directory / RECIPE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
+        _write_recipe(directory, content)
         return self._run(directory, {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more})
 
     def _run(self, directory: Path, job: dict[str, Any]) -> dict[str, Any] | None:
@@ -277,6 +279,41 @@ class _Runner:
             self.failed.append(what)
             return None
         return record
+
+    # --- seconds ---------------------------------------------------------------------------------------------------
+
+    def _timing(self, arms: dict[str, Arm]) -> dict[str, float] | None:
+        """The seconds of each arm's steps, from a run of some of them, all arms one after the other; None without it.
+
+        What an earlier call has timed counts only if it timed all of these arms.
+        """
+        total = self.comparison.time_steps
+        if total is None:
+            return None
+        folders = {name: self.output / _TIMING / arm.directory for name, arm in arms.items()}
+        records = {name: _read(folder / ARM_FILE) for name, folder in folders.items()}
+        known = {record["session"] if record else None for record in records.values()}
+        if (
+            None in known
+            or len(known) > 1
+            or any(sum(_steps_in(one)) != max(total, len(_steps_in(one))) for one in records.values())
+        ):
+            for name, arm in arms.items():
+                shutil.rmtree(folders[name], ignore_errors=True)
+                shares = [steps / sum(self.prepared.steps[name]) for steps in self.prepared.steps[name]]
+                steps = arm.steps(max(total, len(shares)), shares)
+                content, _ = self.prepared.recipe(arm, self.comparison.seed, steps, folders[name])
+                _write_recipe(folders[name], content)
+                job = {"kind": TIMED_ARM, "name": f"{name}, timed", "keep_reader": False}
+                records[name] = self._run(folders[name], job)
+        return {
+            name: sum(
+                stage["seconds"] * steps / stage["steps"]
+                for stage, steps in zip(record["stages"], self.prepared.steps[name], strict=True)
+            )
+            for name, record in records.items()
+            if record is not None
+        }
 
     # --- the teacher ---------------------------------------------------------------------------------------------
 
@@ -322,6 +359,16 @@ class _Runner:
             return done
         (directory / ARM_FILE).unlink(missing_ok=True)
         return self._run(directory, job)
+
+
+def _write_recipe(directory: Path, content: dict[str, Any]) -> None:
+    """Write the recipe of a student as a recipe file."""
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(directory / RECIPE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def _steps_in(record: dict[str, Any] | None) -> list[int]:
+    return [stage["steps"] for stage in record["stages"]] if record else []
 
 
 def run_in_own_process(directory: Path) -> int:

@@ -263,6 +263,8 @@ class Comparison:
         held_out: Share of the training questions, by article, that choices are made on.
         baseline: The arm that the others are compared with; None for `labels` where there is such an arm, else for the
             first one.
+        time_steps: Optimiser steps that each arm is timed for at the end, all arms one after the other; None for none,
+            which is enough where one call trains all students without a stop.
         int8: Whether the teacher is also measured as exported to ONNX in int8, the cheapest alternative.
         keep_readers: Whether each arm's reader is kept; else figures alone are.
         windows: How questions and contexts become windows.
@@ -291,6 +293,7 @@ class Comparison:
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
     held_out: float = 0.1
     baseline: str | None = None
+    time_steps: int | None = None
     int8: bool = True
     keep_readers: bool = True
     windows: WindowSettings = field(default_factory=WindowSettings)
@@ -310,7 +313,7 @@ class Comparison:
         for name in ("n_seeds", "n_epochs"):
             value = getattr(self, name)
             check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
-        for name in ("max_steps", "questions", "dev_questions", "layers"):
+        for name in ("max_steps", "questions", "dev_questions", "layers", "time_steps"):
             value = getattr(self, name)
             check_argument(name, value, value is None or is_integer(value, 1), "a whole number of at least 1, or None")
         check_argument("held_out", self.held_out, 0 < self.held_out < 1, "a number between 0 and 1")

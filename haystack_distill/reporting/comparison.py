@@ -40,6 +40,7 @@ def write_comparison(
     *,
     order: Sequence[str],
     baseline: str,
+    timing: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `comparison.html`, `comparison.png` and `comparison.json`.
@@ -50,6 +51,7 @@ def write_comparison(
         teachers: The records of the teacher and of its export.
         order: The names of the arms in the order of the table; those of other arms come after them.
         baseline: The arm that the others are compared with.
+        timing: The seconds of a student's steps by arm, from one timing run; None where there was none.
         notes: Further notes below the table.
 
     Returns:
@@ -64,9 +66,15 @@ def write_comparison(
         arms.setdefault(record["name"], []).append(record)
     arms = {name: records for name, records in arms.items() if records}
     timed = _timed_together([*students, *teachers])
+    seconds = timing
+    if seconds is None and timed:
+        seconds = {name: statistics.mean(one["seconds"] for one in records) for name, records in arms.items()}
     teacher = next((_f1(one) for one in teachers if one["name"] == "teacher"), None)
     rows = [_teacher_row(one, teacher, timed) for one in teachers]
-    rows += [_arm_row(name, records, arms.get(baseline), teacher, timed) for name, records in arms.items()]
+    rows += [
+        _arm_row(name, records, arms.get(baseline), teacher, timed) | {"seconds": (seconds or {}).get(name)}
+        for name, records in arms.items()
+    ]
     first = students[0]
     content = {
         "format": _FORMAT,
@@ -77,7 +85,7 @@ def write_comparison(
         "processors": _distinct([one["processor"] for one in students]),
         "versions": _distinct([one["versions"] for one in students]),
         "rows": rows,
-        "notes": [*_notes(arms, baseline, timed), *notes],
+        "notes": [*_notes(arms, baseline, timed, timing is not None), *notes],
     }
     image = png_of(plots.arms_figure({row["name"]: row["f1_by_seed"] for row in rows}))
     body = [f"<h1>{escape(_title(content))}</h1>", _table(content), *(_note(note) for note in content["notes"])]
@@ -146,7 +154,6 @@ def _arm_row(
         "kind": "arm",
         **_scores(records, teacher, timed),
         "difference": difference,
-        "seconds": statistics.mean(one["seconds"] for one in records) if timed else None,
         "memory_megabytes": max(resident) if None not in resident else None,
         "gpu_megabytes": max(gpu) if None not in gpu else None,
         "trained": max(one["trained"] for one in records),
@@ -182,7 +189,7 @@ def _f1_by_question(record: Record) -> list[float]:
     return [100 * example["f1"] for example in record["measurements"]["examples"]]
 
 
-def _notes(arms: Mapping[str, Sequence[Record]], baseline: str, timed: bool) -> list[str]:
+def _notes(arms: Mapping[str, Sequence[Record]], baseline: str, timed: bool, timing_run: bool) -> list[str]:
     notes = ["EM and F1 in per cent, the mean over the seeds, in brackets the lowest and the highest."]
     if baseline in arms and len(arms) > 1:
         notes.append(
@@ -190,13 +197,17 @@ def _notes(arms: Mapping[str, Sequence[Record]], baseline: str, timed: bool) -> 
             "and seeds."
             + (" With one seed it is about these students, not about the methods." if _one_seed(arms) else "")
         )
-    if timed:
+    if timed or timing_run:
+        source = ", from a timing run of some of them, all methods one after the other" if timing_run else ""
         notes.append(
-            "Seconds: of the optimiser steps, without reading data and without the pass over the data of a teacher "
-            "whose logits are kept on disk. Milliseconds: one question at a time, the median."
+            f"Seconds: of a student's optimiser steps{source}, without reading data and without the pass over the data "
+            "of a teacher whose logits are kept on disk."
         )
+    if timed:
+        notes.append("Milliseconds: one question at a time, the median.")
     else:
-        notes.append("No seconds and milliseconds: the students were not all trained by one call without a stop.")
+        missing = "milliseconds" if timing_run else "seconds and milliseconds"
+        notes.append(f"No {missing}: the students were not all trained by one call without a stop.")
     notes.append(
         "Memory: the largest resident memory of a process that trains a student of the arm, libraries included."
     )

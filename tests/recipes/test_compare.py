@@ -134,6 +134,25 @@ def test_each_student_is_trained_once(given: Callable[..., Comparison], ran: lis
         run_comparison(given(arms=arms_from_text("prediction_layer"), max_steps=4), progress=False)
 
 
+def test_a_timing_run(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
+    run_comparison(given(arms=arms_from_text("labels")), progress=False)
+    ran.clear()
+    result = run_comparison(given(time_steps=2), progress=False)  # not all by one call, but timed together
+    assert ran == ["both/seed-42", "timing/labels", "timing/both"]
+    assert all(row["seconds"] > 0 for row in result.content["rows"][1:])
+    assert any("from a timing run" in note for note in result.content["notes"])
+    assert any("No milliseconds" in note for note in result.content["notes"])
+    record = json.loads((tmp_path / "out/timing/both/arm.json").read_text())
+    assert [stage["steps"] for stage in record["stages"]] == [1, 1]
+    expected = sum(stage["seconds"] * steps for stage, steps in zip(record["stages"], (2, 1), strict=True))
+    assert result.content["rows"][2]["seconds"] == pytest.approx(expected)
+    ran.clear()
+    assert run_comparison(given(time_steps=2), progress=False).content["rows"] == result.content["rows"]
+    assert ran == []
+    run_comparison(given(arms=[*arms_from_text("labels,prediction_layer")], time_steps=2), progress=False)
+    assert ran == ["prediction_layer/seed-42", "timing/labels", "timing/prediction_layer"]
+
+
 def test_a_failing_arm_leaves_the_others(
     given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
