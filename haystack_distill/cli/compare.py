@@ -154,7 +154,10 @@ def compare(ctx: typer.Context, **given: Any) -> None:
         else:
             from haystack_distill.recipes.compare import run_comparison
 
-            result = run_comparison(comparison, progress=given["progress"])
+            try:
+                result = run_comparison(comparison, progress=given["progress"])
+            except KeyboardInterrupt as interrupt:
+                raise KeyboardInterrupt("The same command resumes the comparison.") from interrupt
     if given["dry_run"]:
         _print_plan(given["json"], given["output_dir"], comparison.n_seeds, plan)
         return

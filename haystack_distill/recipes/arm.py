@@ -60,10 +60,12 @@ def run_job(directory: Path) -> None:
     record = _student(directory, job) if job["kind"] in (ARM, TIMED_ARM) else _teacher(job)
     job = {name: value for name, value in job.items() if name not in _OF_THE_CALL}
     write_json(directory / ARM_FILE, {**job, **record, "versions": versions()})
-    for place in record.get("stages", ()):  # only now: until then, a resumed run needs them
-        shutil.rmtree(directory / place["directory"], ignore_errors=True)
     if not keep_reader:
         shutil.rmtree(directory / READER, ignore_errors=True)
+    elif not (directory / READER / "model.safetensors").exists():
+        return  # adapters alone: their base may be what an earlier stage made
+    for stage in record.get("stages", ()):  # only now: until then, a resumed run needs them
+        shutil.rmtree(directory / stage["directory"], ignore_errors=True)
 
 
 def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:

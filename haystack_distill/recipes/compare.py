@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
 _FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
+_STDERR = 2  # its descriptor: stdout is for the table
 _OF_A_TEACHER = ("teacher", "dev_data", "windows", "precision")  # in its job, what decides its figures
 _HELD_OUT_QUESTIONS = 1000  # at most, of the held-out articles
 
@@ -373,7 +374,8 @@ def _steps_in(record: dict[str, Any] | None) -> list[int]:
 
 def run_in_own_process(directory: Path) -> int:
     """Do the job in a directory in a process of its own; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "haystack_distill.recipes.arm", str(directory)]).returncode
+    command = [sys.executable, "-m", "haystack_distill.recipes.arm", str(directory)]
+    return subprocess.run(command, stdout=_STDERR).returncode
 
 
 def split_by_article(examples: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -67,3 +67,13 @@ def test_a_failed_arm_is_an_error_after_the_table(options: list[object], monkeyp
     assert result.exit_code == 2
     assert "labels" in result.stdout
     assert "prediction_layer, seed 42 failed" in " ".join(result.stderr.split())
+
+
+def test_an_interruption_ends_in_how_to_resume(options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(directory: Path) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "run_in_own_process", interrupt)
+    result = run(*options, "--methods", "labels")
+    assert result.exit_code == 130
+    assert "The same command resumes the comparison." in " ".join(result.stderr.split())

@@ -15,11 +15,18 @@ from haystack_distill.recipes.compare import plan_comparison, run_comparison, sp
 from haystack_distill.recipes.compare import run_in_own_process as own
 from haystack_distill.recipes.comparison import Arm, Comparison, arms_from_text
 from haystack_distill.recipes.schema import load_recipe
+from haystack_distill.reporting import comparison
 from tests.conftest import squad_content
 
 TWO_STAGES = Arm(
     "both", ({"name": "layers", "method": "intermediate_layers", "share": "0.5"}, {"name": "end", "method": "labels"})
 )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are made but not drawn."""
+    monkeypatch.setattr(comparison, "png_of", lambda figure: b"\x89PNG" + bytes(20))
 
 
 @pytest.fixture
