@@ -156,8 +156,6 @@ def test_a_timing_run(given: Callable[..., Comparison], ran: list[str], tmp_path
     ran.clear()
     assert run_comparison(given(time_steps=2), progress=False).content["rows"] == result.content["rows"]
     assert ran == []
-    run_comparison(given(arms=[*arms_from_text("labels,prediction_layer")], time_steps=2), progress=False)
-    assert ran == ["prediction_layer/seed-42", "timing/labels", "timing/prediction_layer"]
 
 
 def test_a_failing_arm_leaves_the_others(
