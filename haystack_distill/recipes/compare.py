@@ -171,19 +171,21 @@ class _Prepared:
         total = comparison.max_steps
         steps = {}
         for arm in comparison.arms:
-            for values in arm.candidates(comparison.grid) or [{}]:
-                even = arm.steps(max(len(arm.stages), total or 0))
-                recipe = self.recipe(arm.chosen(values), comparison.seed, even, self.directory)[1]
-                try:
-                    inputs = Inputs(recipe)
-                    student = inputs.first_student()
-                    if total is None:
-                        windows = student.reader().cut(inputs.examples, cache_dir=comparison.cache_dir)
-                        total = _steps_of_epochs(comparison, len(windows))
-                    for _ in ready_stages(inputs, student):
-                        pass
-                except DistilError as error:
-                    raise type(error)(f"arm {arm.name}: {error}") from error
+            even = arm.steps(max(len(arm.stages), total or 0))
+            first, *_ = [  # each is read, and so checked; that its stages can begin, the first one shows
+                self.recipe(arm.chosen(values), comparison.seed, even, self.directory)[1]
+                for values in arm.candidates(comparison.grid) or [{}]
+            ]
+            try:
+                inputs = Inputs(first)
+                student = inputs.first_student()
+                if total is None:
+                    windows = student.reader().cut(inputs.examples, cache_dir=comparison.cache_dir)
+                    total = _steps_of_epochs(comparison, len(windows))
+                for _ in ready_stages(inputs, student):
+                    pass
+            except DistilError as error:
+                raise type(error)(f"arm {arm.name}: {error}") from error
             assert total is not None
             steps[arm.name] = arm.steps(total, None if arm.recipe is None else _shares_of(arm, inputs))
         return steps

@@ -37,6 +37,7 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
         stage |= {"max_steps": 2, "batch_size": 2}
         if "corpus" in stage:
             stage["corpus"] = {"max_seq_len": 24, "buffer_windows": 8}
+        stage |= {key: str(squad_file) for key in ("data", "transfer") if key in stage}
         if "augment" in stage:
             stage["augment"] = {
                 "multiplication_factor": stage["augment"]["multiplication_factor"],
