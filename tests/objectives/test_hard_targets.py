@@ -137,6 +137,7 @@ def test_a_run(tiny_reader: Callable[..., Reader], squad_file: Path, transfer_se
         run(squad_file, HardTargets(), teacher)
     run(squad_file, HardTargets(use_labels=False), teacher)
     unsure = HardTargets(confidence_threshold=0.02)
-    assert run(transfer_set, unsure, [teacher, tiny_reader(seed=2, num_hidden_layers=1)]) != confident
+    both = [teacher, tiny_reader(seed=2, num_hidden_layers=1)]
+    assert run(transfer_set, HardTargets(), both) != run(transfer_set, unsure, both)
     with pytest.raises(DistilError, match="confidence_threshold needs the teacher's logits before"):
         run(transfer_set, unsure + IntermediateLayers(), teacher)
