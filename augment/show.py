@@ -62,6 +62,14 @@ def _coloured(original: str, edited: Edited | None) -> RichText:
     return coloured.append(original[done:stop])
 
 
+_NAMES = {
+    MASK: "masking",
+    REPLACE: "POS-guided replacement",
+    CONTEXTUAL: "contextual replacement",
+    NGRAM: "n-gram sampling",
+}
+
+
 def summary(report: AugmentReport, factor: int) -> Table:
     """A table of what was done."""
     tally = report.tally
@@ -72,9 +80,11 @@ def summary(report: AugmentReport, factor: int) -> Table:
         table.add_row("rows a second", f"{tally.rows_out / max(report.seconds, 1e-9):,.0f}")
     variants = max(tally.rows_out - tally.rows_in, 1)
     for operation in OPERATIONS:
-        unit = "share of variants" if operation == NGRAM else "edits a variant"
-        if tally.edits[operation]:
-            table.add_row(f"{operation}: {unit}", f"{tally.edits[operation] / variants:.2f}")
+        made = tally.edits[operation]
+        unit = "of the variants" if operation == NGRAM else "a variant"
+        share = f"{made / variants:.1%}" if operation == NGRAM else f"{made / variants:.2f}"
+        if made or operation != CONTEXTUAL:  # which only runs where a language model is given
+            table.add_row(_NAMES[operation], f"{made:,}: {share} {unit}" if made else "not used")
     for name in ("question", "context"):
         table.add_row(f"variants with an edited {name}", f"{tally.edited_rows[name] / variants:.1%}")
     table.add_row("distinct share of what was asked for", f"{tally.rows_out / max(tally.rows_in * factor, 1):.1%}")

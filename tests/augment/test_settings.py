@@ -41,8 +41,12 @@ NOTHING = "these settings edit nothing"
             }.items()
         ),
         ("context_ngrams", {"augment": "question", "context_ngrams": True}, "where only questions are edited"),
-        ("p_ng", {"p_ng": 0.3}, "where only contexts are edited, which are not cut"),
-        ("longest_ngram", {"longest_ngram": 3}, "where only contexts are edited, which are not cut"),
+        ("p_ng", {"augment": "context", "p_ng": 0.3}, "where only contexts are edited, which are not cut"),
+        (
+            "longest_ngram",
+            {"augment": "context", "longest_ngram": 3},
+            "where only contexts are edited, which are not cut",
+        ),
         ("context_ngrams", {"context_ngrams": True, "p_ng": 0}, "where p_ng is 0"),
         ("longest_ngram", {"augment": "both", "longest_ngram": 3, "p_ng": 0}, "where p_ng is 0"),
         ("p_pos", {"tagger": "none", "p_pos": 0.2}, "without a tagger"),
