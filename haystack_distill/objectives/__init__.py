@@ -7,6 +7,7 @@ from haystack_distill.utils.lazy import lazy_names
 if TYPE_CHECKING:
     from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
     from haystack_distill.objectives.hard_targets import HardTargets
+    from haystack_distill.objectives.feature_maps import FeatureMaps
     from haystack_distill.objectives.intermediate_layers import IntermediateLayers, resolve_layer_mapping
     from haystack_distill.objectives.labels import Labels
     from haystack_distill.objectives.logit_regression import LogitRegression
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionRelations",
     "HardTargets",
+    "FeatureMaps",
     "IntermediateLayers",
     "Labels",
     "Linear",
@@ -54,6 +56,7 @@ __getattr__ = lazy_names(
     {
         "AttentionRelations": "haystack_distill.objectives.relations",
         "HardTargets": "haystack_distill.objectives.hard_targets",
+        "FeatureMaps": "haystack_distill.objectives.feature_maps",
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",
         "Labels": "haystack_distill.objectives.labels",
         "Linear": "haystack_distill.objectives.schedule",

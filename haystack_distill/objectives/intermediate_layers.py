@@ -11,10 +11,24 @@ from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_attention_scores
-from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
+from haystack_distill.objectives.losses import (
+    attention_kl_div_loss,
+    attention_score_loss,
+    cosine_loss,
+    hidden_state_loss,
+    mean_attention_loss,
+)
 from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
+from haystack_distill.utils.checks import check_argument
 from haystack_distill.utils.layer_mapping import uniform_layers
+
+_ATTENTION_LOSSES = {
+    "mse_scores": attention_score_loss,
+    "kl_div": attention_kl_div_loss,
+    "mse_mean": mean_attention_loss,
+}
+_HIDDEN_LOSSES = {"mse": hidden_state_loss, "cosine": cosine_loss}
 
 
 def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n_teacher: int) -> list[int | None]:
@@ -90,10 +104,11 @@ class IntermediateLayers(Method):
     "hidden" (equation 8): the hidden states of each mapped layer.
     "embedding" (equation 9): the input of the first layer.
 
-    Each is a mean squared difference, summed over the mapped layers. A loss of weight 0 is neither computed nor
-    returned. If the widths differ, trainable linear projections map the student's states to the teacher's width: one
-    for the embedding and, unlike in TinyBERT's code, a separate one for each mapped layer. Student and teacher must
-    have the same tokenizer. Labels are not used, and the question answering head is not trained.
+    Each is a mean squared difference, unless `hidden_loss` or `attention_loss` is another, summed over the mapped
+    layers. A loss of weight 0 is neither computed nor returned. If the widths differ, trainable linear projections map
+    the student's states to the teacher's width: one for the embedding and, unlike in TinyBERT's code, a separate one
+    for each mapped layer. Student and teacher must have the same tokenizer. Labels are not used, and the question
+    answering head is not trained.
 
     Args:
         layer_mapping: The teacher layer of each student layer: "uniform" (evenly spread), "last" (the last ones),
@@ -103,9 +118,13 @@ class IntermediateLayers(Method):
         hidden_loss_weight: Weight of the hidden-state loss; 0 leaves it out.
         attention_loss_weight: Weight of the attention-score loss; 0 leaves it out. The default makes it about as large
             as the hidden-state loss: scores before the softmax differ by squares some thirty times as large.
+        hidden_loss: How hidden states are compared: "mse", or "cosine" (their directions alone, as in DistilBERT).
+        attention_loss: How attention is compared: "mse_scores" (the scores of each head), "kl_div" (the distributions
+            of each head, as in MobileBERT; a weight about 1 suits it), or "mse_mean" (the mean of the scores over the
+            heads, whose numbers may then differ).
 
     Raises:
-        DistilError: A weight is wrong, or all of them are 0.
+        DistilError: A weight is wrong, all of them are 0, or a loss is chosen whose weight is 0.
 
     Example:
         >>> from transformers import BertConfig
@@ -118,9 +137,17 @@ class IntermediateLayers(Method):
     embedding_loss_weight: float = 1.0
     hidden_loss_weight: float = 1.0
     attention_loss_weight: float = 0.03
+    hidden_loss: Literal["mse", "cosine"] = "mse"
+    attention_loss: Literal["mse_scores", "kl_div", "mse_mean"] = "mse_scores"
 
     def __post_init__(self) -> None:
         check_weights(self, "embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight")
+        for name, known in (("hidden_loss", _HIDDEN_LOSSES), ("attention_loss", _ATTENTION_LOSSES)):
+            value = getattr(self, name)
+            words = ", ".join(f'"{word}"' for word in known)
+            check_argument(name, value, isinstance(value, str) and value in known, f"one of {words}")
+            if getattr(self, f"{name}_weight") == 0 and value != next(iter(known)):
+                raise DistilError(f"{name}={value!r} has no effect with {name}_weight=0; leave it out")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -174,10 +201,12 @@ class IntermediateLayersObjective(Objective):
         states = "embedding" in self.weights or "hidden" in self.weights
         own, theirs = OutputRequest(hidden_states=states), OutputRequest(hidden_states=states)
         if "attention" in self.weights:
-            _require_comparable_attention(student_config, teacher_config)
+            require_comparable_attention(student_config, teacher_config, by_head=options.attention_loss != "mse_mean")
             own |= OutputRequest(attention_scores=tuple(number for number, _ in self._pairs))
             theirs |= OutputRequest(attention_scores=tuple(sorted({layer for _, layer in self._pairs})))
         self.student_request, self.teacher_request = own, theirs
+        self._hidden_loss = _HIDDEN_LOSSES[options.hidden_loss]
+        self._attention_loss = _ATTENTION_LOSSES[options.attention_loss]
 
         widths = (student_config.hidden_size, teacher_config.hidden_size)
         # A projection without its loss would be a parameter without a gradient, which fails in distributed training.
@@ -200,19 +229,20 @@ class IntermediateLayersObjective(Objective):
         if self.student_request.hidden_states:
             student_states, teacher_states = hidden_states_of(student, "student"), hidden_states_of(teacher, "teacher")
         if "embedding" in self.weights:
-            projected = _project(student_states[0], self.embedding_projection)
+            projected = projected_states(student_states[0], self.embedding_projection)
             losses["embedding"] = hidden_state_loss(projected, teacher_states[0], mask)
         if "hidden" in self.weights:
             per_layer = []
             for number, layer in self._pairs:
                 projection = self.hidden_projections[str(number)] if self.hidden_projections else None
-                projected = _project(student_states[number], projection)
-                per_layer.append(hidden_state_loss(projected, teacher_states[layer], mask))
+                projected = projected_states(student_states[number], projection)
+                per_layer.append(self._hidden_loss(projected, teacher_states[layer], mask))
             losses["hidden"] = sum(per_layer[1:], per_layer[0])
         if "attention" in self.weights:
-            student_scores, teacher_scores = _attention(student, "student"), _attention(teacher, "teacher")
+            student_scores = attention_scores_of(student, "student")
+            teacher_scores = attention_scores_of(teacher, "teacher")
             per_layer = [
-                attention_score_loss(student_scores[number], teacher_scores[layer], mask)
+                self._attention_loss(student_scores[number], teacher_scores[layer], mask)
                 for number, layer in self._pairs
             ]
             losses["attention"] = sum(per_layer[1:], per_layer[0])
@@ -220,10 +250,20 @@ class IntermediateLayersObjective(Objective):
         return {name: LossTerm(values, masks[name]) for name, values in losses.items()}
 
 
-def _require_comparable_attention(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+def require_comparable_attention(student: PretrainedConfig, teacher: PretrainedConfig, *, by_head: bool = True) -> None:
+    """Check that the attention scores of student and teacher can be compared.
+
+    Args:
+        student: The student's configuration.
+        teacher: The teacher's configuration.
+        by_head: Whether head is compared with head.
+
+    Raises:
+        DistilError: An architecture does not provide scores, or the numbers of heads differ.
+    """
     require_attention_scores(student)
     require_attention_scores(teacher)
-    if student.num_attention_heads != teacher.num_attention_heads:
+    if by_head and student.num_attention_heads != teacher.num_attention_heads:
         raise DistilError(
             f"the student has {student.num_attention_heads} attention heads and the teacher "
             f"{teacher.num_attention_heads}, so their attention scores cannot be compared; "
@@ -232,7 +272,8 @@ def _require_comparable_attention(student: PretrainedConfig, teacher: Pretrained
         )
 
 
-def _project(states: Tensor, projection: nn.Module | None) -> Tensor:
+def projected_states(states: Tensor, projection: nn.Module | None) -> Tensor:
+    """Hidden states (B, L, H) through a projection to another width, or as they are without one."""
     # Without autocast, half-precision states may meet float32 projections.
     return states if projection is None else projection(states.to(next(projection.parameters()).dtype))
 
@@ -252,9 +293,12 @@ def hidden_states_of(outputs: ModelOutputs | None, who: str) -> tuple[Tensor, ..
     return outputs.hidden_states
 
 
-def _attention(outputs: ModelOutputs | None, who: str) -> dict[int, Tensor]:
+def attention_scores_of(outputs: ModelOutputs | None, who: str) -> dict[int, Tensor]:
+    """The attention scores that an objective requested, each (B, heads, L, L); see `hidden_states_of`.
+
+    Raises:
+        DistilError: They are missing.
+    """
     if outputs is None or outputs.attention_scores is None:
-        raise DistilError(
-            f"intermediate-layer distillation needs the {who}'s attention scores; run it with the objective's request"
-        )
+        raise DistilError(f"the objective needs the {who}'s attention scores; run it with the objective's request")
     return outputs.attention_scores

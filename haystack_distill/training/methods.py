@@ -15,6 +15,7 @@ METHODS: Registry[Method] = Registry(
         "labels": "haystack_distill.objectives.labels:Labels",
         "prediction_layer": "haystack_distill.objectives.prediction_layer:PredictionLayer",
         "intermediate_layers": "haystack_distill.objectives.intermediate_layers:IntermediateLayers",
+        "feature_maps": "haystack_distill.objectives.feature_maps:FeatureMaps",
         "attention_relations": "haystack_distill.objectives.relations:AttentionRelations",
         "task_filters": "haystack_distill.objectives.task_aware_layers:TaskFilters",
         "task_aware_layers": "haystack_distill.objectives.task_aware_layers:TaskAwareLayers",

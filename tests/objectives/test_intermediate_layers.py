@@ -6,7 +6,13 @@ from transformers import AutoConfig, BertConfig, BertForQuestionAnswering, Disti
 
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import IntermediateLayers, ModelOutputs, resolve_layer_mapping, run_model
-from haystack_distill.objectives.losses import attention_score_loss, hidden_state_loss
+from haystack_distill.objectives.losses import (
+    attention_kl_div_loss,
+    attention_score_loss,
+    cosine_loss,
+    hidden_state_loss,
+    mean_attention_loss,
+)
 
 
 @pytest.mark.parametrize(
@@ -302,3 +308,39 @@ def test_what_it_needs():
     assert objective.student_request.attention_scores == (1, 2)
     assert objective.teacher_request.attention_scores == (2, 4)
     assert objective.weights == {"embedding": 1.0, "hidden": 0.5, "attention": 2.0}
+
+
+def test_other_losses_of_hidden_states_and_attention():
+    student, teacher, inputs = model(config(2)), model(config(2), seed=1), batch()
+    mask = inputs["attention_mask"]
+    for attention_loss, loss in (("kl_div", attention_kl_div_loss), ("mse_mean", mean_attention_loss)):
+        objective = IntermediateLayers(hidden_loss="cosine", attention_loss=attention_loss).objective(
+            student.config, teacher.config
+        )
+        losses, own, target = run(objective, student, teacher, inputs)
+        attention = [loss(own.attention_scores[number], target.attention_scores[number], mask) for number in (1, 2)]
+        hidden = [cosine_loss(own.hidden_states[number], target.hidden_states[number], mask) for number in (1, 2)]
+        torch.testing.assert_close(losses["attention"], sum(attention))
+        torch.testing.assert_close(losses["hidden"], sum(hidden))
+        torch.testing.assert_close(
+            losses["embedding"], hidden_state_loss(own.hidden_states[0], target.hidden_states[0], mask)
+        )
+
+
+def test_the_mean_over_heads_by_hand_and_with_other_numbers_of_heads():
+    own, target = torch.tensor([[[[1.0]], [[3.0]]]]), torch.tensor([[[[5.0]]]])  # 2 heads, 1 head
+    assert mean_attention_loss(own, target, torch.ones(1, 1)).tolist() == [9.0]
+    student, teacher = model(config(2, heads=2)), model(config(2, heads=4), seed=1)
+    objective = IntermediateLayers(attention_loss="mse_mean").objective(student.config, teacher.config)
+    losses, _, _ = run(objective, student, teacher, batch())
+    assert (losses["attention"] > 0).all()
+
+
+def test_a_loss_without_effect():
+    for options in ({"hidden_loss": "mae"}, {"attention_loss": None}):
+        with pytest.raises(DistilError, match=f'{next(iter(options))} must be one of "mse'):
+            IntermediateLayers(**options)
+    with pytest.raises(DistilError, match="hidden_loss='cosine' has no effect with hidden_loss_weight=0"):
+        IntermediateLayers(hidden_loss_weight=0, hidden_loss="cosine")
+    with pytest.raises(DistilError, match="attention_loss='kl_div' has no effect with attention_loss_weight=0"):
+        IntermediateLayers(attention_loss_weight=0, attention_loss="kl_div")
