@@ -6,8 +6,8 @@ from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
-    from haystack_distill.objectives.hard_targets import HardTargets
     from haystack_distill.objectives.feature_maps import FeatureMaps
+    from haystack_distill.objectives.hard_targets import HardTargets
     from haystack_distill.objectives.intermediate_layers import IntermediateLayers, resolve_layer_mapping
     from haystack_distill.objectives.labels import Labels
     from haystack_distill.objectives.logit_regression import LogitRegression
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionRelations",
-    "HardTargets",
     "FeatureMaps",
+    "HardTargets",
     "IntermediateLayers",
     "Labels",
     "Linear",

@@ -19,7 +19,7 @@ from haystack_distill.objectives.intermediate_layers import (
     resolve_layer_mapping,
 )
 from haystack_distill.objectives.losses import attention_kl_div_loss, hidden_state_loss, mean_loss, variance_loss
-from haystack_distill.objectives.method import Method, check_weights
+from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_integer
 
@@ -91,11 +91,7 @@ class FeatureMaps(Method):
             DistilError: There is no teacher, a layer does not exist or has no teacher layer, or attention cannot be
                 compared, because the numbers of heads differ or an architecture does not provide it.
         """
-        if teacher is None:
-            raise DistilError(
-                "feature_maps needs a teacher with a configuration; give a reader, or set `config` of your own Teacher"
-            )
-        return FeatureMapsObjective(self, student, teacher)
+        return FeatureMapsObjective(self, student, require_teacher(self, teacher))
 
 
 class FeatureMapsObjective(Objective):

@@ -17,7 +17,7 @@ from haystack_distill.models.outputs import (
     require_query_key_value,
 )
 from haystack_distill.objectives.losses import relation_loss
-from haystack_distill.objectives.method import Method, check_weights
+from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_integer
 
@@ -92,12 +92,7 @@ class AttentionRelations(Method):
             DistilError: There is no teacher, an architecture does not provide queries, keys and values, a layer does
                 not exist, or `relation_heads` does not divide both widths.
         """
-        if teacher is None:
-            raise DistilError(
-                "attention_relations needs a teacher with a configuration; give a reader, or set `config` of your own "
-                "Teacher"
-            )
-        return AttentionRelationsObjective(self, student, teacher)
+        return AttentionRelationsObjective(self, student, require_teacher(self, teacher))
 
 
 class AttentionRelationsObjective(Objective):
