@@ -158,6 +158,8 @@ def test_distil_intermediate(teacher_dir: Path, student_dir: Path, squad_file: P
         "embedding_loss_weight": 0.0,
         "hidden_loss_weight": 2.0,
         "attention_loss_weight": 0.5,
+        "attention_loss": "mse_scores",
+        "hidden_loss": "mse",
     }
     assert "is the teacher" in refusal(*base, "--output-dir", teacher_dir)
 
