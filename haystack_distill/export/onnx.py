@@ -18,6 +18,7 @@ from torch import nn
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.adapters import copy_adapters
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel, import_onnx
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.training.run_record import versions
@@ -142,7 +143,7 @@ class _Logits(nn.Module):
 def _write_onnx(reader: Reader, path: Path) -> None:
     """Export the model in fp32, for any batch size and length, with fused attention, normalisation and activation."""
     batch = _inputs(reader, _PROBES[:2])
-    model = _Logits(with_plain_attention(reader.model)).cpu().eval()
+    model = _Logits(with_plain_attention(reader.model, partial(copy_adapters, reader.model))).cpu().eval()
     raw = path.with_name("raw.onnx")
     names = [*batch, "start_logits", "end_logits"]
     with _quiet():

@@ -45,6 +45,7 @@ from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.integrations.farm_reader import ReadsText
+from haystack_distill.models.adapters import require_plain
 from haystack_distill.models.reader import Reader
 from haystack_distill.training.checkpoints import finished_run, unfinished_run
 from haystack_distill.training.reader_trainer import ReaderTrainer
@@ -133,6 +134,7 @@ def farm_reader_from(reader: Reader | str | Path, **arguments: Any) -> "DistilFA
         "no_ans_boost": -reader.no_answer_threshold,
         "batch_size": reader.batch_size,
     }
+    require_plain(reader.model, "FARM cannot load it")
     with TemporaryDirectory(prefix="haystack-distill-") as directory:
         return DistilFARMReader(str(reader.save(directory)), **(own | arguments))
 

@@ -19,15 +19,17 @@ from haystack_distill.data.squad.metrics import require_measurable, squad_metric
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.models.span_decoding import SpanDecoder
+from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
 from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.progress import progress_bar
-from haystack_distill.utils.transformers_compat import load_with_tokenizer, load_without_weights, save_model
+from haystack_distill.utils.transformers_compat import load_without_weights, save_model
 
 ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
 # What is called with each batch, and its start and end logits (B, L).
@@ -201,7 +203,7 @@ class Reader:
             return cls(model, tokenizer, exported=exported, **settings)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        model, tokenizer, fresh = load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
+        model, tokenizer, fresh = load_reader_model(name, **hub)
         if fresh:
             logger.warning("%s holds no weights for %s: they start random and must be trained", name, ", ".join(fresh))
         reader = cls(model, tokenizer, **settings)
@@ -372,18 +374,30 @@ class Reader:
         scores = None if answerable_only else gaps
         return squad_metrics(examples, texts, scores, no_answer_threshold=threshold)
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: str | Path, *, only_trained: bool = False) -> Path:
         """Write a plain Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
 
         Everything is written aside first; files of the same names that are there already are replaced, others stay,
         but for what was exported from the weights that are replaced.
 
+        A reader with adapters is no plain model: only the weights that its base lacks or has other values of are
+        written, with a reference to the base, where that can be loaded from the place that the reader came from.
+        `load` puts the two together.
+
+        Args:
+            directory: Where to write.
+            only_trained: Save a plain model in that way too.
+
         Raises:
-            DistilError: The reader is an exported one.
+            DistilError: The reader is an exported one, or `only_trained` is set and the base cannot be loaded.
         """
         self.require_weights()
         remove_exported(expand_user(directory))
-        return save_model(directory, self.model, self.tokenizer)
+        if only_trained or adapters_of(self.model):
+            return save_trained(directory, self.model, self.tokenizer, base_required=only_trained)
+        saved = save_model(directory, self.model, self.tokenizer)
+        remove_trained(saved)
+        return saved
 
     def require_weights(self) -> None:
         """Raise a DistilError if this is an exported reader."""

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements, measure_reader
+from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives import Labels
@@ -34,7 +35,7 @@ from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory
 from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import expand_user
-from haystack_distill.utils.model_files import RUN_FILE, read_json_object
+from haystack_distill.utils.model_files import RUN_FILE, TRAINED_WEIGHTS, read_json_object
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.processes import run_on_main_process
 
@@ -298,7 +299,8 @@ class _Runner:
         described = {"dev_data": None if dev is None else content_hash(dev), "card": [recipe.license, recipe.language]}
         record = json.loads(json.dumps(self.record | described))
         known = self._known()
-        wanted = ["config.json", "model.safetensors", CARD_FILE, *([REPORT_FILE] if dev is not None else [])]
+        weights = TRAINED_WEIGHTS if adapters_of(readers["student"].model) else "model.safetensors"
+        wanted = ["config.json", weights, CARD_FILE, *([REPORT_FILE] if dev is not None else [])]
         made = all((target / name).is_file() for name in wanted)
         self.processes.wait_for_everyone()  # until all have looked, and before the first one writes
         if known.get("record") != record or not made:

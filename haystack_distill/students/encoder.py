@@ -23,6 +23,7 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
         DistilError: The student lacks weights of the encoder.
     """
     require_weights(teacher)
+    require_weights(student)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a head that is not copied is initialised the same every time
         model = AutoModelForQuestionAnswering.from_config(

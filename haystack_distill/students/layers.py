@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.adapters import require_plain
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 
@@ -18,11 +19,12 @@ AnyModel = TypeVar("AnyModel", Reader, LanguageModel)
 
 
 def require_weights(model: AnyModel) -> None:
-    """Check that a teacher has weights, and not only an exported model.
+    """Check that a teacher has the weights of a plain model: it is not an exported one, and has no adapters.
 
     Raises:
-        DistilError: It has none.
+        DistilError: It has none, or adapters, which a student would lack.
     """
+    require_plain(model.model, "no student can be made of it")
     if isinstance(model, Reader):
         model.require_weights()
 
@@ -62,3 +64,16 @@ def layer_index(model: PreTrainedModel, name: str) -> int | None:
     layers = layer_list_name(model)
     found = re.match(rf"{re.escape(layers)}\.(\d+)\.", name) if layers else None
     return int(found.group(1)) if found else None
+
+
+def dense_layers(model: PreTrainedModel) -> list[str]:
+    """The names of the dense layers inside a model's layers: not those of embeddings, pooler and head.
+
+    Raises:
+        DistilError: The layers cannot be found.
+    """
+    layers = layer_list_name(model)
+    if layers is None:  # ALBERT
+        layers = next(name for name, _ in model.named_modules() if name.endswith("albert_layer_groups"))
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in found if name.startswith(f"{layers}.")]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DistilError
 from haystack_distill.models.reader import Reader
+from haystack_distill.students.layers import require_weights
 from haystack_distill.utils.checks import is_number
 from haystack_distill.utils.files import temporary_directory, writing
 from haystack_distill.utils.transformers_compat import load_tokenizer
@@ -39,7 +40,7 @@ def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0
     Raises:
         DistilError: The corpus is empty, `keep` is invalid, or the tokenizer or model is of another type.
     """
-    reader.require_weights()
+    require_weights(reader)
     content = json.loads(reader.tokenizer.backend_tokenizer.to_str())
     vocabulary = _Vocabulary.of(content)
     kept = _choose(vocabulary, _count(reader.tokenizer, corpus), keep, _fixed(reader.model, vocabulary))

@@ -21,7 +21,20 @@ class Adaptation(ABC):
     """Which weights of a model are trained, and how. Base class of frozen dataclasses; their fields are the options.
 
     As with `Method`, the first line of the docstring is the title, and its "Args:" section is the help of the options.
+
+    Attributes:
+        save_only_trained: Whether a run saves only the weights that differ from those of the student's base; see
+            `Reader.save`. An adaptation that offers it has an option of this name.
+        freezes_later: Whether weights that the optimiser holds are frozen for a part of the run.
     """
+
+    save_only_trained = False
+    freezes_later = False
+
+    @property
+    def needs_evaluations(self) -> str | None:
+        """The option that has an effect only where the student is evaluated during the run, if it is set; else None."""
+        return None
 
     @abstractmethod
     def prepare(self, model: PreTrainedModel) -> None:
@@ -34,12 +47,16 @@ class Adaptation(ABC):
             DistilError: The adaptation does not suit the model.
         """
 
-    def callbacks(self) -> list[TrainerCallback]:
-        """Callbacks for transformers' Trainer, for adaptations that change during training."""
+    def callbacks(self, model: PreTrainedModel) -> list[TrainerCallback]:
+        """Callbacks for transformers' Trainer, for adaptations that change during training.
+
+        Args:
+            model: The student's model, prepared.
+        """
         return []
 
     def finish(self, model: PreTrainedModel) -> None:  # noqa: B027  (nothing to undo by default)
-        """Turn the trained model into a plain model, after the last step.
+        """Turn the model into a plain model where that is possible, after the last step or an interruption.
 
         Args:
             model: The student's model.
@@ -61,14 +78,18 @@ class LastLayers(Adaptation):
     Args:
         n_layers: Number of layers that are trained.
         embeddings: Train the embeddings too, with whatever else belongs to no layer.
+        save_only_trained: Save only the weights that differ from those of the reader or encoder that the student was
+            loaded from, with a reference to it; see `Reader.save`.
     """
 
     n_layers: int = 1
     embeddings: bool = False
+    save_only_trained: bool = False
 
     def __post_init__(self) -> None:
         check_argument("n_layers", self.n_layers, is_integer(self.n_layers, 1), "a whole number of at least 1")
-        check_argument("embeddings", self.embeddings, isinstance(self.embeddings, bool), "True or False")
+        for name in ("embeddings", "save_only_trained"):
+            check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze the other layers and the embeddings; see `Adaptation.prepare`.
@@ -95,7 +116,14 @@ class LastLayers(Adaptation):
 
 @dataclass(frozen=True)
 class Head(Adaptation):
-    """The head alone is trained; the encoder is frozen."""
+    """The head alone is trained; the encoder is frozen.
+
+    Args:
+        save_only_trained: Save only the weights that differ from those of the reader or encoder that the student was
+            loaded from, with a reference to it; see `Reader.save`.
+    """
+
+    save_only_trained: bool = False
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze the encoder; see `Adaptation.prepare`."""
@@ -106,7 +134,14 @@ class Head(Adaptation):
 
 @dataclass(frozen=True)
 class Biases(Adaptation):
-    """Biases and the head are trained (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
+    """Biases and the head are trained (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199).
+
+    Args:
+        save_only_trained: Save only the weights that differ from those of the reader or encoder that the student was
+            loaded from, with a reference to it; see `Reader.save`.
+    """
+
+    save_only_trained: bool = False
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Freeze everything except biases and head; see `Adaptation.prepare`."""
@@ -123,6 +158,9 @@ ADAPTATIONS: Registry[Adaptation] = Registry(
         "last_layers": "haystack_distill.training.adaptation:LastLayers",
         "head": "haystack_distill.training.adaptation:Head",
         "biases": "haystack_distill.training.adaptation:Biases",
+        "adapters": "haystack_distill.training.adapters:Adapters",
+        "lora": "haystack_distill.training.lora:Lora",
+        "gradual_unfreezing": "haystack_distill.training.gradual_unfreezing:GradualUnfreezing",
     },
 )
 
@@ -141,8 +179,8 @@ def adapted(model: PreTrainedModel, adaptation: Adaptation) -> Iterator[None]:
             name = ADAPTATIONS.name_of(adaptation)
             raise DistilError(f"the adaptation {name!r} freezes every weight of the student; choose another")
         yield
-        adaptation.finish(model)
     finally:
+        adaptation.finish(model)
         for parameter, trainable in before:
             parameter.requires_grad_(trainable)
 

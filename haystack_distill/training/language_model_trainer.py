@@ -134,7 +134,7 @@ class LanguageModelTrainer:
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
         self._check(teacher)
         objective = self._objective(run, teacher)
-        run.check_adaptation()
+        run.check_adaptation(False)
         return objective
 
     def _objective(self, run: Run, teacher: LanguageModel | None) -> Objective:

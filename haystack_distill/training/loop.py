@@ -111,6 +111,7 @@ def run_loop(
         DistilError: The loss is not finite, the objective does not return the terms that it declares, or no checkpoint
             can be resumed from.
     """
+    adaptation = adaptation or AllWeights()
     set_seed(settings.seed)
     student.model.to(student.device)
     resumed_from = run_on_main_process(checkpoints.newest, PartialState()) if settings.resume else None
@@ -118,11 +119,15 @@ def run_loop(
         with (
             _dropout(student.model, settings.dropout),
             contextlib.nullcontext() if teacher is None else teacher.active(),
-            adapted(student.model, adaptation or AllWeights()),
+            adapted(student.model, adaptation),
             writing(checkpoints.folder),
         ):
-            more = [*callbacks, *(adaptation.callbacks() if adaptation else [])]
-            trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more)
+            more = [*callbacks, *adaptation.callbacks(student.model)]
+            # Weights without a gradient in some steps: without a loss on the logits, those of the head and of layers
+            # that are not mapped; where a part of the objective has no weight, those of its projections.
+            projections = any(True for _ in objective.parameters())
+            unused = objective.student_request.beyond_logits or projections or adaptation.freezes_later
+            trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more, unused)
             speed = trainer.batches.windows_per_step
             with training_progress(speed, visible=settings.progress, name=name) as progress:
                 trainer.add_callback(progress)
@@ -164,6 +169,7 @@ class _LoopTrainer(Trainer):
         settings: TrainingSettings,
         checkpoints: Checkpoints,
         more_callbacks: Sequence[TrainerCallback],
+        unused: bool,
     ) -> None:
         self.data = data
         self.checkpoints = checkpoints
@@ -173,9 +179,6 @@ class _LoopTrainer(Trainer):
         self.settings = settings
         self.precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
         has_dev = evaluate is not None
-        # Without a loss on the logits, the head and the layers that are not mapped get no gradient; in a step in which
-        # a part of the objective has no weight, its projections get none either.
-        unused = objective.student_request.beyond_logits or any(True for _ in objective.parameters())
         arguments = _arguments(settings, checkpoints.folder, student.device, self.precision, has_dev, unused)
         self.batches = data.batches(
             settings.batch_size,

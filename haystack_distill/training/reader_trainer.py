@@ -223,7 +223,7 @@ class ReaderTrainer:
             _require_unlabelled(objective, data)
         else:
             _require_effect(objective)
-        run.check_adaptation()
+        run.check_adaptation(measured)
         return objective
 
     def train(

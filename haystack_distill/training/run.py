@@ -14,14 +14,16 @@ from transformers import PretrainedConfig, TrainerCallback
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
+from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
+from haystack_distill.models.trained_weights import require_base
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective, WeightedSum
 from haystack_distill.objectives.schedule import Weight, weight_at
 from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
-from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
+from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, adapted
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.optimisation import learning_rates
@@ -112,14 +114,34 @@ class Run:
             )
         return objective
 
-    def check_adaptation(self) -> None:
-        """Check that the adaptation suits the student.
+    def check_adaptation(self, measured: bool) -> None:
+        """Check that the adaptation suits the student, without changing it.
+
+        Args:
+            measured: Whether there are dev data.
 
         Raises:
-            DistilError: It does not.
+            DistilError: It does not, or an option of it would have no effect.
         """
-        with adapted(self.student.copy().model, self.adaptation):
+        option = self.adaptation.needs_evaluations
+        if option is not None and not (measured and self.settings.evaluate_every):
+            raise DistilError(
+                f"{option} has no effect where the student is not evaluated during the run; set dev_data and "
+                "evaluate_every, or leave it out"
+            )
+        if isinstance(self.adaptation, AllWeights):
+            return
+        copied = self.student.copy()
+        with adapted(copied.model, self.adaptation):
             pass
+        only_trained = self.adaptation.save_only_trained
+        if isinstance(self.student, LanguageModel) and (only_trained or adapters_of(copied.model)):
+            raise DistilError(
+                f"{ADAPTATIONS.name_of(self.adaptation)}: a language model is saved whole and without adapters; set "
+                "save_only_trained=False, or choose another adaptation, such as lora"
+            )
+        if only_trained and self.output_dir is not None:
+            require_base(self.student.model)
 
     def record(self, teacher: Teacher | None, data: dict[str, Any]) -> dict[str, Any]:
         """Everything that decides the result, as JSON holds it.
@@ -179,6 +201,7 @@ class Run:
                 if on_trained is not None:
                     on_trained()
                 return result
+            self.check_adaptation(evaluate is not None)  # before the teacher runs over the data
             if prepare is not None:
                 prepare()
             objective.prepare()
@@ -202,7 +225,10 @@ class Run:
 
     def _save(self, directory: Path, objective: Objective) -> None:
         """Save the student, and what the objective leaves for a later run."""
-        self.student.save(directory)
+        if isinstance(self.student, Reader):
+            self.student.save(directory, only_trained=self.adaptation.save_only_trained)
+        else:
+            self.student.save(directory)
         for name, tensors in objective.results().items():
             content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             write_atomically(directory / f"{name}.safetensors", partial(save_file, content))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.trained_weights import restore_trained
 from haystack_distill.training.checkpoints import (
     FOLDER,
     UNFINISHED_RUN_FILE,
@@ -31,7 +32,7 @@ from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.files import temporary_directory_errors
 from haystack_distill.utils.hashing import hash_file, hash_json
-from haystack_distill.utils.model_files import RUN_FILE
+from haystack_distill.utils.model_files import RUN_FILE, TRAINED_RECORD, TRAINED_WEIGHTS
 from haystack_distill.utils.model_fingerprint import student_record
 from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import load_model
@@ -186,8 +187,11 @@ class RunDirectory:
             raise DistilError(f"{problem}; {remedy}")
         logger.info("the run in %s has finished already; its result is returned", self.path)
         try:
-            weights = load_model(type(model), str(self.path))[0].state_dict()
-            model.load_state_dict({name: weights[name] for name in model.state_dict()})
+            if (self.path / TRAINED_RECORD).exists():
+                restore_trained(model, self.path)
+            else:
+                weights = load_model(type(model), str(self.path))[0].state_dict()
+                model.load_state_dict({name: weights[name] for name in model.state_dict()})
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DistilError(f"{problem} ({error}); {remedy}") from error
         model.eval()
@@ -226,7 +230,8 @@ class RunDirectory:
 
 def _weight_hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of each weight file of a saved model, by file name."""
-    return {path.name: hash_file(path) for path in sorted(directory.glob("model*.safetensors"))}
+    files = [*directory.glob("model*.safetensors"), *directory.glob(TRAINED_WEIGHTS)]
+    return {path.name: hash_file(path) for path in sorted(files)}
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ from haystack_distill.errors import DistilError
 RUN_FILE = "haystack_distill.json"  # the record of a run, beside its model: how it was made and with what result
 EXPORT_FOLDER = "onnx"  # in a model directory: exported models (the folder that the Hugging Face hub uses for them)
 EXPORT_RECORD = "export.json"  # in that folder: how they were made, how close they are to the model, their metrics
+# In a model directory in place of model.safetensors; see `models.trained_weights`.
+TRAINED_WEIGHTS = "trained_weights.safetensors"
+TRAINED_RECORD = "trained_weights.json"
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -115,7 +118,10 @@ def _without_config(directory: Path) -> str:
 
 def _check_weights(directory: Path) -> None:
     whole, index = directory / "model.safetensors", directory / _INDEX
-    if whole.exists():
+    if (directory / TRAINED_RECORD).exists():
+        files = [directory / TRAINED_WEIGHTS]
+        read_json_object(directory, TRAINED_RECORD, _FETCH)
+    elif whole.exists():
         files = [whole]
     elif index.exists():
         files = sorted(

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.atomic import save_pretrained
-from haystack_distill.utils.model_files import check_model_directory, check_tokenizer_file
+from haystack_distill.utils.model_files import TRAINED_RECORD, check_model_directory, check_tokenizer_file
 from haystack_distill.utils.model_inputs import takes_token_types
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ def load_with_tokenizer(
         DistilError: There is nothing of that name, or it is not a model with a fast tokenizer.
     """
     check_model_directory(name)
+    if (Path(name) / TRAINED_RECORD).exists():
+        raise DistilError(
+            f"{name} holds only the weights of a reader that were trained, which cannot be loaded as a {what} here: "
+            "load it with Reader.load, or train again without save_only_trained and adapters"
+        )
     with _loading_errors(name, what):
         config = _config_for(auto_class, name, **hub)
         tokenizer = load_tokenizer(name, **hub)
@@ -181,7 +186,7 @@ def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_model(directory: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+def save_model(directory: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write a model directory that transformers 4 and 5 load to the same model and tokens; see `save_pretrained`."""
     with _without_bars():
         return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
@@ -332,11 +337,19 @@ def _without_bars() -> Iterator[None]:
         library._tqdm_active = active
 
 
-def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model, in fp32 and eval mode, with eager attention, which exporters can trace."""
+def with_plain_attention(
+    model: PreTrainedModel, complete: Callable[[PreTrainedModel], object] = lambda _: None
+) -> PreTrainedModel:
+    """A copy of a model, in fp32 and eval mode, with eager attention, which exporters can trace.
+
+    Args:
+        model: The model.
+        complete: Adds to a new model what the architecture alone does not have, such as adapters.
+    """
     config = copy.deepcopy(model.config)
     with torch.random.fork_rng(devices=[]):  # the random weights are replaced
         plain = type(model)._from_config(config, attn_implementation="eager")
+        complete(plain)
     plain.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     return plain.float().eval()
 

@@ -1,0 +1,70 @@
+"""gradual_unfreezing: which weights are trained in which step, and phases that end early."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AlbertConfig, AlbertForQuestionAnswering
+
+from haystack_distill import DistilError, Reader, ReaderTrainer
+from haystack_distill.training.adaptation import adapted
+from haystack_distill.training.gradual_unfreezing import GradualUnfreezing, phase_at
+from tests.training.helpers import settings
+from tests.training.test_every_adaptation import Watch
+
+MakeReader = Callable[..., Reader]
+
+
+def test_phases_by_their_shares() -> None:
+    assert [phase_at(step, 10, [0.5, 0.3, 0.2]) for step in range(12)] == [0] * 5 + [1] * 3 + [2] * 4
+    assert [phase_at(step, 10, [0.1] * 10) for step in range(10)] == list(range(10))
+    assert [phase_at(step, 2, [0.25] * 4) for step in range(2)] == [0, 2]  # more phases than steps
+
+
+def test_a_phase_ends_when_the_score_stands_still() -> None:
+    shares, scores = [0.5, 0.3, 0.2], [(2, 40.0), (4, 40.0), (6, 30.0), (8, 50.0)]
+    seen = [phase_at(step, 20, shares, [one for one in scores if one[0] <= step], 1) for step in range(20)]
+    # The second evaluation is no better: phase 1 has its own 6 steps from there, and its scores are compared anew.
+    assert seen == [0] * 4 + [1] * 6 + [2] * 10
+    assert [phase_at(step, 20, shares, scores, 2) for step in (5, 6, 11, 12)] == [0, 1, 1, 2]
+
+
+def test_the_weights_of_each_step(tiny_reader: MakeReader, data: Path) -> None:
+    student, watch = tiny_reader(), Watch()
+    names = {name for name, _ in student.model.named_parameters()}
+    head = {name for name in names if name.startswith("qa_outputs")}
+    last = {name for name in names if ".layer.2." in name or ".layer.3." in name}
+    layers = {name for name in names if ".layer." in name}
+    adaptation = GradualUnfreezing(layers_per_phase=2, phase_shares=[0.4, 0.2, 0.2, 0.2])
+    trainer = ReaderTrainer(student, None, settings(max_steps=5))
+    trainer.distil(None, data, "labels", adaptation=adaptation, callbacks=[watch])
+    assert watch.trained == [head, head, head | last, head | layers, names]
+
+
+def test_a_phase_ends_early_in_a_run(tiny_reader: MakeReader, data: Path) -> None:
+    watch, adaptation = Watch(), GradualUnfreezing(layers_per_phase=4, phase_shares=[0.8, 0.1, 0.1], phase_patience=1)
+    chosen = settings(max_steps=10, evaluate_every=2, learning_rate=1e-9)  # no evaluation is better than the first
+    trainer = ReaderTrainer(tiny_reader(), None, chosen)
+    trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[watch])
+    sizes = [len(names) for names in watch.trained]
+    assert sizes.count(sizes[0]) == 4
+    assert sizes[4] < sizes[5] == sizes[9]
+
+
+def test_what_does_not_fit(tiny_reader: MakeReader, data: Path) -> None:
+    for wrong in ([0.5, 0.2], [1.5, -0.5], "half", []):
+        with pytest.raises(DistilError, match="phase_shares must be"):
+            GradualUnfreezing(phase_shares=wrong)
+    with pytest.raises(DistilError, match="layers_per_phase must be"):
+        GradualUnfreezing(0)
+    with pytest.raises(DistilError, match="phase_patience must be"):
+        GradualUnfreezing(phase_patience=0)
+    student = tiny_reader()
+    with pytest.raises(DistilError, match="phase_shares has 2 entries, but there are 6 phases"):
+        ReaderTrainer(student).distil(None, data, "labels", adaptation=GradualUnfreezing(phase_shares=[0.5, 0.5]))
+    with pytest.raises(DistilError, match="phase_patience has no effect where the student is not evaluated"):
+        ReaderTrainer(student).distil(None, data, "labels", adaptation=GradualUnfreezing(phase_patience=2))
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    albert = AlbertForQuestionAnswering(AlbertConfig(vocab_size=30, embedding_size=8, **shape))
+    with pytest.raises(DistilError, match="albert model share their weights"), adapted(albert, GradualUnfreezing()):
+        pass
