@@ -159,7 +159,7 @@ def load_reader_model(name: str, **hub: Any) -> tuple[PreTrainedModel, PreTraine
         DistilError: As `load_with_tokenizer`; or the base of trained weights is missing, or has other weights.
     """
     directory = Path(name)
-    record = read_json_object(directory, TRAINED_RECORD)
+    record = read_json_object(directory, TRAINED_RECORD) if directory.is_dir() else None
     if record is None:
         return load_with_tokenizer(AutoModelForQuestionAnswering, name, "reader", **hub)
     check_model_directory(name)

@@ -52,8 +52,6 @@ def test_only_those_weights_change_in_a_run(
 ) -> None:
     student = tiny_reader()
     before = {key: value.clone() for key, value in student.model.state_dict().items()}
-    if name == "lora":
-        pytest.importorskip("peft")
     adaptation = ADAPTATIONS[name]()
     expected = {re.sub(r"\.lora_[AB]\.default", "", key) for key in learning(student.copy().model, adaptation)}
     settings = TrainingSettings(max_steps=2, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)

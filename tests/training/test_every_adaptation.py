@@ -22,8 +22,6 @@ METHOD = PredictionLayer(temperature=2.0) + 0.1 * IntermediateLayers()
 @pytest.fixture(params=ADAPTATIONS)
 def adaptation(request: pytest.FixtureRequest) -> Adaptation:
     """Each adaptation with its default options."""
-    if request.param == "lora":
-        pytest.importorskip("peft")
     made: Adaptation = ADAPTATIONS[request.param]()
     return made
 

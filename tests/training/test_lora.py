@@ -35,7 +35,6 @@ def updated(reader: Reader, adaptation: Lora) -> set[str]:
 
 @pytest.mark.parametrize(("kind", "all_of_them"), [("bert", 12), ("distilbert", 12), ("electra", 12), ("albert", 6)])
 def test_targets(kind: str, all_of_them: int, tokenizer) -> None:
-    pytest.importorskip("peft")
     reader = other_family(kind, tokenizer)
     before = {name: weight.clone() for name, weight in reader.model.state_dict().items()}
     found = {target: updated(reader, Lora(rank=2, target=target)) for target in ("query_value", "attention", "all")}
@@ -46,7 +45,6 @@ def test_targets(kind: str, all_of_them: int, tokenizer) -> None:
 
 
 def test_hooks_see_the_adapted_queries(tiny_reader: MakeReader) -> None:
-    pytest.importorskip("peft")
     model = tiny_reader().model
     request = OutputRequest(attention_scores=(1,), hidden_states=True)
     plain = run_model(model, BATCH, request)
@@ -63,7 +61,6 @@ def test_hooks_see_the_adapted_queries(tiny_reader: MakeReader) -> None:
 
 
 def test_the_saved_reader_is_plain(tiny_reader: MakeReader, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
     student = tiny_reader()
     trainer = ReaderTrainer(student, tmp_path / "run", settings(max_steps=3, learning_rate=1e-2))
     trainer.distil(None, data, "labels", adaptation=Lora(rank=2))
@@ -78,7 +75,6 @@ def test_what_does_not_fit(tiny_reader: MakeReader, data: Path) -> None:
     for wrong, match in (({"rank": 0}, "rank"), ({"alpha": 0}, "alpha"), ({"target": "key"}, "target")):
         with pytest.raises(DistilError, match=f"{match} must be"):
             Lora(**wrong)
-    pytest.importorskip("peft")
     student = tiny_reader()
     with adapted(student.model, Adapters(adapter_size=2)):
         pass
