@@ -62,7 +62,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         shape = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24}
-        students.fresh(Reader.load(teacher, device="cpu"), **shape).save(work / "tiny")
+        students.from_config(Reader.load(teacher, device="cpu"), **shape).save(work / "tiny")
         for number in questions.split(","):
             write_squad(load_examples(train).select(range(int(number))), work / f"{number}.json", version="1.1")
             call = [sys.executable, __file__, "--teacher", str(teacher), "--train", str(train)]

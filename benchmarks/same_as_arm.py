@@ -531,8 +531,10 @@ def made_students(place: Path) -> dict[str, Any]:
 def fresh_students(place: Path) -> dict[str, Any]:
     """Random weights."""
     teacher = reader()
-    narrower = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
-    on_top = students.from_language_model(students.fresh(language_model(), hidden_size=16), teacher)
+    # Earlier versions, which this script also runs, call it `fresh`.
+    make = students.from_config if hasattr(students, "from_config") else students.fresh
+    narrower = make(teacher, hidden_size=16, num_hidden_layers=2)
+    on_top = students.from_language_model(make(language_model(), hidden_size=16), teacher)
     return {"fresh": weights(narrower), "on a language model": weights(on_top)}
 
 

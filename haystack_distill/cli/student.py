@@ -11,8 +11,9 @@ from haystack_distill.errors import DistilError
 from haystack_distill.utils.model_files import RUN_FILE
 
 _CUT = "Cut from the teacher"
-_FRESH = "Fresh, of the teacher's family"
+_FRESH = "From a configuration, with fresh weights"
 _SIZES = [
+    option("model_type", str | None, None, "Another architecture, such as mobilebert. Default: the teacher's.", _FRESH),
     option("num_hidden_layers", int | None, None, "Layers of the fresh student.", _FRESH),
     option("hidden_size", int | None, None, "Width of its hidden states.", _FRESH),
     option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
@@ -45,7 +46,7 @@ _OPTIONS = [
 
 @with_options([TEACHER], _OPTIONS, [CONFIG, JSON])
 def student(teacher: str, output_dir: Path, **given: Any) -> None:
-    """Make a student: some layers of a teacher, or a narrower model of its family with fresh weights.
+    """Make a student: some layers of a teacher, or a narrower model with fresh weights.
 
     A cut student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
     `distil --method intermediate_layers` and much data.
@@ -83,7 +84,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         arguments: dict[str, Any]
         if changed:
             arguments = changed | {"seed": 42 if seed is None else seed}
-            made = students.fresh(source, **arguments)
+            made = students.from_config(source, **arguments)
         else:
             kept = "uniform" if which is None else which
             number = layers if layers is not None else len(kept) if isinstance(kept, list) else 3

@@ -148,4 +148,4 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
                 "hidden_size": fewer * head_width,
                 "intermediate_size": round(config.intermediate_size * fewer / heads),
             }
-            yield shape, students.fresh(teacher, **shape)
+            yield shape, students.from_config(teacher, **shape)

@@ -362,7 +362,7 @@ class Inputs:
         shape = self.recipe.student
         with in_section("student"):
             if shape.configured:
-                return students.fresh(teacher, seed=self.recipe.seed, **shape.configured)
+                return students.from_config(teacher, seed=self.recipe.seed, **shape.configured)
             return students.from_teacher(teacher, shape.layers or 3, shape.which)
 
 

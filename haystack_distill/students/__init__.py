@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from haystack_distill.students.configured import fresh
+    from haystack_distill.students.configured import from_config
     from haystack_distill.students.cut import from_teacher
     from haystack_distill.students.encoder import from_language_model, with_language_model_head
     from haystack_distill.students.vocabulary import prune_vocabulary
 
-__all__ = ["fresh", "from_language_model", "from_teacher", "prune_vocabulary", "with_language_model_head"]
+__all__ = ["from_config", "from_language_model", "from_teacher", "prune_vocabulary", "with_language_model_head"]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "fresh": "haystack_distill.students.configured",
+        "from_config": "haystack_distill.students.configured",
         "from_language_model": "haystack_distill.students.encoder",
         "from_teacher": "haystack_distill.students.cut",
         "prune_vocabulary": "haystack_distill.students.vocabulary",

@@ -1,34 +1,51 @@
-"""Students from a configuration: the teacher's architecture in another shape, newly initialised."""
+"""Students from a configuration: the teacher's architecture in another shape, or another one, newly initialised."""
 
 import copy
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import attention_width
+from haystack_distill.models.reader import ROBERTA_LIKE, Reader, position_limit
 from haystack_distill.students.layers import AnyModel, layer_index, new_model, require_weights, set_per_layer
 from haystack_distill.utils.checks import check_argument, is_integer, is_number, require_seed
 
 
-def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
-    """Create a student of the teacher's architecture with another shape.
+def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
+    """Create a student with random layers: of the teacher's architecture in another shape, or of another architecture.
 
-    Its layers are initialised at random. Embeddings and head are taken from the teacher where the shapes agree.
+    Embeddings and head are taken from the teacher where the names of the weights and their shapes agree. The tokenizer
+    is the teacher's.
 
     Args:
         teacher: The reader or language model whose configuration and tokenizer are used. It is not changed.
         seed: The seed of the random weights.
         shape: Changed values, named as in the model's configuration: `num_hidden_layers`, `hidden_size`,
-            `num_attention_heads`, `intermediate_size`, ...
+            `num_attention_heads`, `intermediate_size`, ... With `model_type` another architecture, such as
+            "mobilebert", whose other values are the defaults of that architecture.
 
     Raises:
         DistilError: The configuration lacks a name, a value has another type, the hidden size is not a multiple of the
             number of heads, or the architecture does not support the shape.
+
+    Example:
+        >>> from haystack_distill.models.embedded_teacher import embedded_teacher
+        >>> from_config(embedded_teacher(), model_type="mobilebert", num_hidden_layers=6).model.config.hidden_size
+        512
     """
     require_weights(teacher)
     require_seed(seed)
-    config = copy.deepcopy(teacher.model.config)
+    config = _config_of(teacher, shape.pop("model_type", None))
     for name, value in shape.items():
         if name not in config.to_dict() and name not in config.attribute_map:
             raise DistilError(f"the configuration of {config.model_type} has no {name!r}: give one of its own names")
@@ -37,32 +54,63 @@ def fresh(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
             setattr(config, name, value)
         except Exception as error:  # transformers 5 validates fields with its own classes
             raise DistilError(f"{name} cannot be {value!r} ({error}): choose another value") from error
-    n_layers, n_teacher = config.num_hidden_layers, teacher.model.config.num_hidden_layers
-    set_per_layer(config, teacher.model.config, [layer % n_teacher for layer in range(n_layers)], exclude=shape)
-    if config.hidden_size % config.num_attention_heads:
-        raise DistilError(
-            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}: "
-            "change one of them"
-        )
+    own = teacher.model.config
+    same_type = config.model_type == own.model_type
+    if config.model_type == "mobilebert":  # the width inside its layers, which its constructor computes
+        config.true_hidden_size = config.intra_bottleneck_size if config.use_bottleneck else config.hidden_size
+    if same_type:
+        layers = [layer % own.num_hidden_layers for layer in range(config.num_hidden_layers)]
+        set_per_layer(config, own, layers, exclude=shape)
+    width, heads = attention_width(config), config.num_attention_heads
+    if width % heads:
+        name = "hidden_size" if width == config.hidden_size else "intra_bottleneck_size"
+        raise DistilError(f"{name} {width} is not a multiple of num_attention_heads {heads}: change one of them")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            student = new_model(teacher.model, config)
+            student = new_model(teacher.model, config) if same_type else _new_architecture(teacher, config)
         except Exception as error:  # each architecture has its own errors
             values = ", ".join(f"{name}={value!r}" for name, value in shape.items())
             reason = str(error).splitlines()[0]
             raise DistilError(
                 f"no {config.model_type} model can be made with {values} ({reason}): choose another shape"
             ) from error
-    own = student.state_dict()
+    weights = student.state_dict()
     copied = {
         name: weight
         for name, weight in teacher.model.state_dict().items()
-        if name in own and own[name].shape == weight.shape and not _is_in_layer(teacher.model, name)
+        if name in weights and weights[name].shape == weight.shape and not _is_in_layer(teacher.model, name)
     }
     # Layers are not copied even if their shapes agree: a layer depends on those below it.
     student.load_state_dict(copied, strict=False)
     return teacher.replace(model=student)
+
+
+def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
+    """The teacher's configuration, or that of another architecture for the teacher's tokenizer and positions."""
+    own = teacher.model.config
+    if model_type is None or model_type == own.model_type:
+        return copy.deepcopy(own)
+    known = sorted({kind.model_type for kind in MODEL_FOR_QUESTION_ANSWERING_MAPPING if kind.model_type})
+    check_argument("model_type", model_type, model_type in known, f"one of {', '.join(known)}")
+    config = CONFIG_MAPPING[model_type]()
+    pad = teacher.tokenizer.pad_token_id
+    config.vocab_size = teacher.model.get_input_embeddings().num_embeddings
+    config.pad_token_id = own.pad_token_id if pad is None else pad
+    positions = position_limit(teacher.model)
+    if positions is not None and getattr(config, "max_position_embeddings", None) is not None:
+        # RoBERTa and similar models start counting after the padding id.
+        config.max_position_embeddings = positions + (config.pad_token_id + 1 if model_type in ROBERTA_LIKE else 0)
+    return config
+
+
+def _new_architecture(teacher: AnyModel, config: PretrainedConfig) -> PreTrainedModel:
+    """A newly initialised model of another architecture that does what the teacher does."""
+    if isinstance(teacher, Reader):
+        kind: Any = AutoModelForQuestionAnswering
+    else:
+        kind = AutoModelForMaskedLM if teacher.has_head else AutoModel
+    return kind.from_config(config, trust_remote_code=False)
 
 
 def _check_shape(name: str, value: Any, present: Any) -> None:

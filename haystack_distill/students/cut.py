@@ -40,12 +40,12 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
     if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
         raise DistilError(
             "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
-            "layers cannot be kept: use students.fresh, or Reader.load with another model"
+            "layers cannot be kept: use students.from_config, or Reader.load with another model"
         )
     if teacher.model.config.model_type == "funnel":
         raise DistilError(
             "the teacher's layers form blocks that shorten the sequence (Funnel), so single layers cannot be kept: "
-            "use students.fresh with block_sizes, or Reader.load with another model"
+            "use students.from_config with block_sizes, or Reader.load with another model"
         )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)

@@ -55,7 +55,7 @@ def layer_list_name(model: PreTrainedModel) -> str | None:
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name
     raise DistilError(
-        f"cannot find the layers of {type(model).__name__}: use students.fresh, or Reader.load with another model"
+        f"cannot find the layers of {type(model).__name__}: use students.from_config, or Reader.load with another model"
     )
 
 

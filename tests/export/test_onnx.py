@@ -124,7 +124,7 @@ def test_exported_readers_cannot_learn(
         lambda: served.save(tmp_path / "x"),
         served.copy,
         lambda: students.from_teacher(served, layers=1),
-        lambda: students.fresh(served, hidden_size=8),
+        lambda: students.from_config(served, hidden_size=8),
         lambda: students.prune_vocabulary(served, CONTEXTS),
         lambda: ReaderTrainer(served).train(squad_file),
         lambda: ReaderTrainer(tiny_reader()).distil_prediction_layer_from(served, squad_file),

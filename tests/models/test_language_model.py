@@ -77,5 +77,5 @@ def test_cutting_an_encoder_without_a_pooling_layer(tiny_reader) -> None:
     student = students.from_teacher(teacher, layers=2)
     assert student.model.pooler is None
     assert student.model.config.num_hidden_layers == 2
-    narrow = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
+    narrow = students.from_config(teacher, hidden_size=16, num_hidden_layers=2)
     assert narrow.model.pooler is None

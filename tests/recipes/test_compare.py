@@ -95,7 +95,7 @@ def narrow_student(tmp_path: Path) -> str:
     """A student with another number of heads than the teacher, so that scores cannot be compared."""
     windows = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
     teacher = Reader.load(tmp_path / "teacher", window_settings=windows, device="cpu")
-    return str(students.fresh(teacher, num_hidden_layers=1, num_attention_heads=1).save(tmp_path / "narrow"))
+    return str(students.from_config(teacher, num_hidden_layers=1, num_attention_heads=1).save(tmp_path / "narrow"))
 
 
 def test_each_student_is_trained_once(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:

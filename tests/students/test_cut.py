@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, WindowSettings
-from haystack_distill.students.configured import fresh
+from haystack_distill.students.configured import from_config
 from haystack_distill.students.cut import from_teacher
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import TRANSFORMERS_5
@@ -99,7 +99,7 @@ def test_a_modernbert_student(make_teacher: Callable[..., Reader], tmp_path: Pat
         student.save(tmp_path / "student"), window_settings=student.window_settings, device="cpu", precision="fp32"
     )
     assert loaded.answer(QUESTION, CONTEXT, 5) == student.replace(model=student.model).answer(QUESTION, CONTEXT, 5)
-    small = fresh(teacher, num_hidden_layers=2)
+    small = from_config(teacher, num_hidden_layers=2)
     assert small.model.config.layer_types == types[:2]
     assert small.answer(QUESTION, CONTEXT)
     assert from_teacher(teacher, 6).answer(QUESTION, CONTEXT, 9) == teacher.answer(QUESTION, CONTEXT, 9)

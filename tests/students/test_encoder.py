@@ -40,7 +40,7 @@ def test_a_reader_on_top_of_a_general_student(tiny_reader, tokenizer: BertTokeni
 
 def test_a_head_that_does_not_fit_starts_the_same_every_time(tiny_reader) -> None:
     teacher = tiny_reader()
-    student = students.fresh(LanguageModel.of(teacher), hidden_size=16)
+    student = students.from_config(LanguageModel.of(teacher), hidden_size=16)
     one, other = (students.from_language_model(student, teacher) for _ in range(2))
     assert one.model.qa_outputs.weight.shape == (2, 16)
     assert same(one, other)

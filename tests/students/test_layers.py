@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from haystack_distill import Reader
-from haystack_distill.students.configured import fresh
+from haystack_distill.students.configured import from_config
 from haystack_distill.students.cut import from_teacher
 from haystack_distill.students.layers import layer_index, layer_list_name
 from tests.students.conftest import LAYERS
@@ -15,15 +15,15 @@ def test_what_a_configuration_says_per_layer_goes_with_the_layers(make_teacher: 
     teacher = make_teacher("longformer")
     student = from_teacher(teacher, 3, [1, 3, 6])
     assert student.model.config.attention_window == [2, 6, 12]
-    small = fresh(teacher, num_hidden_layers=2)
+    small = from_config(teacher, num_hidden_layers=2)
     assert small.model.config.attention_window == [2, 4]
-    assert fresh(teacher, num_hidden_layers=2, attention_window=[8, 8]).model.config.attention_window == [8, 8]
+    assert from_config(teacher, num_hidden_layers=2, attention_window=[8, 8]).model.config.attention_window == [8, 8]
     assert teacher.model.config.attention_window == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_student_takes_over_the_teachers_settings(make_teacher: Callable[..., Reader]) -> None:
     teacher = make_teacher()
-    for student in (from_teacher(teacher, 2), fresh(teacher, num_hidden_layers=2)):
+    for student in (from_teacher(teacher, 2), from_config(teacher, num_hidden_layers=2)):
         for name in (
             "window_settings",
             "max_answer_length",

@@ -81,7 +81,7 @@ def test_the_student_learns_and_the_teacher_does_not(method: Method, teacher: La
 def test_narrower_students_have_projections_in_the_checkpoint(
     teacher: LanguageModel, corpus: Path, tmp_path: Path
 ) -> None:
-    student = students.fresh(teacher, hidden_size=16, num_hidden_layers=2)
+    student = students.from_config(teacher, hidden_size=16, num_hidden_layers=2)
     result = run(IntermediateLayers(), student, teacher, corpus, tmp_path / "out", max_steps=40)
     losses = logged(result, "loss_hidden")
     assert losses[-1] < losses[0]

@@ -24,7 +24,7 @@ from haystack_distill.objectives import (
     Objective,
     PredictionLayer,
 )
-from haystack_distill.students.configured import fresh
+from haystack_distill.students.configured import from_config
 from haystack_distill.teachers import LiveTeacher, Teacher
 from haystack_distill.training.adaptation import Adaptation
 from haystack_distill.training.reader_trainer import warn_of_shared_contexts
@@ -262,7 +262,7 @@ def test_each_family_can_be_taught(tokenizer: BertTokenizerFast, data: Path, kin
     ) in teacher.model.parameters():  # else its layers are next to the identity, and nothing is to be learnt
         torch.nn.init.normal_(parameter, std=0.2)
     chosen = settings(n_epochs=4, batch_size=8, learning_rate=1e-2)
-    student = fresh(teacher, hidden_size=8, num_hidden_layers=1)
+    student = from_config(teacher, hidden_size=8, num_hidden_layers=1)
     result = ReaderTrainer(student, settings=chosen).distil_intermediate_layers_from(
         teacher, data, embedding_loss_weight=0.5, hidden_loss_weight=2.0, attention_loss_weight=4.0
     )
