@@ -31,7 +31,7 @@ class HardTargets(Method):
     Args:
         use_labels: Whether labelled windows learn their label; otherwise they learn the teacher's span, too.
         confidence_threshold: A window learns the teacher's span only where the teacher's probability of it is at least
-            this, from 0 to 1; None uses all windows. Needs cached teacher logits.
+            this, above 0 and below 1; None uses all windows. Needs cached teacher logits.
         max_span_length: Longest span of the teacher, in the student's tokens.
 
     Raises:

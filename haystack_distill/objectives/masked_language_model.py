@@ -37,8 +37,8 @@ class MaskedLanguageModel(Method):
     Args:
         temperature: T, softens the distributions of teacher and student over the vocabulary.
         soft_target_weight: Weight of the teacher's distribution; 0 leaves it out.
-        soft_target_tokens: The tokens whose distributions are compared: "all", or "masked" for the masked words alone,
-            as DistilBERT's were.
+        soft_target_tokens: The tokens whose distributions are compared: "all", or "masked" for the masked words alone
+            (`restrict_ce_to_mask` in the training script of DistilBERT).
         masked_word_weight: Weight of the masked words; 0 leaves it out.
         cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
 

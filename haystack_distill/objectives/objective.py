@@ -49,6 +49,7 @@ class Objective(nn.Module, ABC):
             only if the teacher caches its logits.
         needs_unlabelled: If at least one example must be unlabelled for the objective to have an effect of its own, the
             option that makes it use labelled ones, for the error message.
+        trains_student: Whether the student's weights change; False for one that trains parameters of its own alone.
 
     Example:
         >>> class LastHiddenState(Objective):
@@ -70,6 +71,7 @@ class Objective(nn.Module, ABC):
     data: ClassVar[frozenset[str]] = frozenset({QUESTIONS})
     reads_cached_logits: bool = False
     needs_unlabelled: str | None = None
+    trains_student: bool = True
 
     def begin_step(self, progress: float) -> None:
         """Get ready for an optimiser step; called before each one, the first after a resume included.
@@ -80,6 +82,10 @@ class Objective(nn.Module, ABC):
         Args:
             progress: The optimiser steps done, divided by all steps of the run but one: 0 in the first, 1 in the last.
         """
+
+    def largest_weights(self) -> dict[str, float]:
+        """The largest weight that each term has in a run, whatever the present step."""
+        return dict(self.weights)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which windows of a batch have each term.
@@ -169,6 +175,7 @@ class WeightedSum(Objective):
         self._left_out: frozenset[int] = frozenset()  # the numbers of the parts that have no weight in this step
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
+        self.trains_student = any(part.trains_student for _, part in parts)
         self.reads_cached_logits = any(part.reads_cached_logits for _, part in parts)
         self.needs_unlabelled = next((part.needs_unlabelled for _, part in parts if part.needs_unlabelled), None)
         for weight, part in parts:
@@ -207,6 +214,14 @@ class WeightedSum(Objective):
             names[name]: present[number] * own
             for number, part, names in self._present_parts()
             for name, own in part.weights.items()
+        }
+
+    def largest_weights(self) -> dict[str, float]:
+        """The largest weight that each term has in a run; see `Objective.largest_weights`."""
+        return {
+            names[name]: largest(weight) * own
+            for weight, part, names in zip(self.part_weights, self._objectives(), self._names, strict=True)
+            for name, own in part.largest_weights().items()
         }
 
     def _objectives(self) -> Iterator[Objective]:

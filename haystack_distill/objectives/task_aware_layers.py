@@ -132,6 +132,8 @@ class TaskFiltersObjective(_Filtered):
         student_heads: Those of the student's.
     """
 
+    trains_student = False
+
     def __init__(self, options: TaskFilters, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
         super().__init__(options.layer_mapping, student, teacher)
         self.weights = {"labels_teacher": 1.0, "labels_student": 1.0}

@@ -145,7 +145,10 @@ class Inputs:
         """The questions of a stage before augmentation."""
         if stage.data is None:
             return self.examples
-        examples = self.load(stage.data, "train")
+        return self._to_train_on(self.load(stage.data, "train"))
+
+    def _to_train_on(self, examples: datasets.Dataset) -> datasets.Dataset:
+        """Examples without the articles that `dev_split` holds out."""
         if self.recipe.dev_split is None:
             return examples
         assert self.dev_examples is not None
@@ -159,7 +162,7 @@ class Inputs:
         source: Any = [sample_path(_PARTS["train"])] if data == [SAMPLE] else data
         with in_section("transfer"):
             given = replace(stage.transfer, data=source[0] if len(source) == 1 else source)
-            examples = given.load(self.recipe.seed, cache_dir=self.recipe.cache_dir)
+            examples = self._to_train_on(given.load(self.recipe.seed, cache_dir=self.recipe.cache_dir))
         return TransferSet(examples, stage.transfer.proportion)
 
     def questions(self, stage: Stage, student: Reader) -> datasets.Dataset:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from haystack_distill.data.mixture import transfer_mixture
-from haystack_distill.data.squad.held_out import check_share, hold_out
+from haystack_distill.data.squad.held_out import check_share, hold_out, without_articles
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.transfer import TransferSet
@@ -31,6 +31,7 @@ from haystack_distill.training.dev_loss import DevLoss
 from haystack_distill.training.loop import require_own_weights
 from haystack_distill.training.run import MethodSource, Run
 from haystack_distill.training.run_directory import RunResult
+from haystack_distill.training.run_record import method_name
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.files import expand_user
@@ -129,6 +130,9 @@ class ReaderTrainer:
             examples = labelled
             if transfer is not None:
                 more = transfer.load(self.settings.seed, cache_dir=self.cache_dir)
+                if dev_split is not None:
+                    assert dev_examples is not None
+                    more = without_articles(more, dev_examples, cache_dir=self.cache_dir)
                 examples = datasets.concatenate_datasets([labelled, more])
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
@@ -325,6 +329,10 @@ class ReaderTrainer:
             require_own_weights(self.student, reader)
         config = readers[0].model.config if readers else getattr(teacher, "config", None)
         objective = run.objective(config, QUESTIONS)
+        if not objective.trains_student:
+            self.settings.require_nothing_measured(
+                f"with {method_name(run.method)}, which does not change the student", "leave it out"
+            )
         return objective, self._teacher(teacher, objective)
 
     def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
@@ -363,7 +371,7 @@ class ReaderTrainer:
 
 def _labels_only(objective: Objective) -> bool:
     """Whether the objective uses nothing but labels."""
-    used = {name for name, weight in objective.weights.items() if weight}
+    used = {name for name, weight in objective.largest_weights().items() if weight}
     return all(name.partition("_")[0] == "labels" for name in used)
 
 

@@ -262,13 +262,13 @@ def _require_weights(objective: Objective, name: str) -> None:
     Raises:
         DistilError: All weights are 0, throughout or in one of these steps.
     """
-    if not any(objective.weights.values()):
+    if not any(objective.largest_weights().values()):
         raise DistilError(f"all weights of {name} are 0, so there is nothing to learn; set one above 0")
     if not isinstance(objective, WeightedSum):
         return
     parts: list[tuple[Weight, Objective]] = list(zip(objective.part_weights, objective.parts, strict=True))  # type: ignore[arg-type]
     for progress, step in ((0.0, "first"), (1.0, "last")):
-        if not any(weight_at(weight, progress) and any(part.weights.values()) for weight, part in parts):
+        if not any(weight_at(weight, progress) and any(part.largest_weights().values()) for weight, part in parts):
             raise DistilError(
                 f"all weights of {name} are 0 in the {step} step, so nothing is learnt in it; give one of its methods "
                 "a weight above 0 there"

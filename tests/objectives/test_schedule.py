@@ -85,3 +85,13 @@ def test_bad_weights():
         Linear(1.0, 0.0) * (Linear(1.0, 0.0) * Labels())
     with pytest.raises(TypeError):
         Linear(1.0, 0.0) * "2"
+
+
+def test_what_a_run_learns_from_does_not_depend_on_the_step_that_an_earlier_run_left() -> None:
+    method = Linear(1, 0) * PredictionLayer(distillation_loss_weight=1.0) + Linear(0, 1) * Labels()
+    objective = method.objective(None, None)
+    largest = objective.largest_weights()
+    assert largest == {"distillation": 1.0, "labels": 0.0, "labels_2": 1.0}
+    for progress in (0.0, 1.0):
+        objective.begin_step(progress)
+        assert objective.largest_weights() == largest

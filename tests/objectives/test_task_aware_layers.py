@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, mse_loss
 
-from haystack_distill import DistilError
+from haystack_distill import DistilError, ReaderTrainer, TrainingSettings
 from haystack_distill.objectives import ModelOutputs, TaskAwareLayers, TaskFilters
 from tests.objectives.test_intermediate_layers import config
 
@@ -104,7 +104,13 @@ def test_equal_states_behind_equal_filters_cost_nothing_and_padding_does_not_cou
     torch.testing.assert_close(objective(student, states, batch(length=9))["filtered"].values, loss)
 
 
-def test_refused(tmp_path) -> None:
+def test_refused(tmp_path, tiny_reader, squad_file) -> None:
+    settings = TrainingSettings(max_steps=2, keep_best=True, evaluate_every=1, progress=False)
+    trainer = ReaderTrainer(tiny_reader(num_hidden_layers=1), settings=settings)
+    with pytest.raises(
+        DistilError, match="keep_best has no effect with task_filters, which does not change the student"
+    ):
+        trainer.distil(tiny_reader(seed=1), squad_file, TaskFilters(), squad_file)
     with pytest.raises(DistilError, match="first run the method task_filters"):
         TaskAwareLayers().objective(STUDENT, TEACHER)
     objective = filtered(tmp_path, layer_mapping="last").objective(STUDENT, TEACHER)

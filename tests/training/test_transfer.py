@@ -74,3 +74,18 @@ def test_a_transfer_set_needs_something_to_learn_from(pair: Callable, data: Path
         trainer.distil(None, data, Labels(), transfer=transfer)
     with pytest.raises(DistilError, match="transfer"):
         trainer.distil(teacher, data, PredictionLayer(), transfer="data.json")  # type: ignore[arg-type]
+
+
+def test_a_transfer_set_has_nothing_of_the_articles_that_are_held_out(
+    pair: Callable, squad_file: Path, tmp_path: Path
+) -> None:
+    content = json.loads(squad_file.read_text())
+    paragraphs = enumerate(content["data"][0]["paragraphs"])
+    articles = [{"title": f"{number}", "paragraphs": [paragraph]} for number, paragraph in paragraphs]
+    squad_file.write_text(json.dumps({"version": "v2.0", "data": articles}))
+    student, teacher = pair()
+    trainer = ReaderTrainer(student, tmp_path / "run", settings(max_steps=1))
+    transfer = TransferSet(squad_file)  # the training data once more
+    trainer.distil(teacher, squad_file, PredictionLayer(), dev_split=0.25, transfer=transfer)
+    record = json.loads((tmp_path / "run" / "haystack_distill.json").read_text())
+    assert record["data"]["examples"] == 2 * record["transfer"]["examples"]
