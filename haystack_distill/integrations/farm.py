@@ -56,6 +56,7 @@ from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.hashing import hash_file, hash_json
 from haystack_distill.utils.model_files import RUN_FILE, lacks_weights, read_json_object
 from haystack_distill.utils.transformers_compat import (
+    ignore_adapters,
     question_answering_config,
     refuse_remote_code,
     require_known_model_type,
@@ -206,7 +207,7 @@ class DistilFARMReader(ReadsText, FARMReader):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         # Of its own, or Haystack would not note the parameters for YAML.
         _check_model(str(arguments[0] if arguments else keywords.get("model_name_or_path", "")))
-        with refuse_remote_code():
+        with refuse_remote_code(), ignore_adapters():
             super().__init__(*arguments, **keywords)
 
     __init__.__signature__ = inspect.signature(FARMReader.__init__)  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     TrainingArguments,
     dynamic_module_utils,
+    modeling_utils,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
@@ -145,6 +146,21 @@ def require_known_model_type(name: str, what: str, **hub: Any) -> None:
     check_model_directory(name, weights=False)
     with _loading_errors(name, what):
         _config_for(AutoConfig, name, **hub)
+
+
+@contextlib.contextmanager
+def ignore_adapters() -> Iterator[None]:
+    """Load models within the context as if peft were not installed.
+
+    With peft, transformers 4 looks for adapters beside each model, and fails where a model is a single file, which is
+    how farm-haystack saves it.
+    """
+    present = modeling_utils.is_peft_available
+    modeling_utils.is_peft_available = lambda: False
+    try:
+        yield
+    finally:
+        modeling_utils.is_peft_available = present
 
 
 @contextlib.contextmanager

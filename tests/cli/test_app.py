@@ -116,7 +116,7 @@ def test_data_to_measure_on_is_checked_before_anything_is_loaded(
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("haystack_distill.models.reader.load_with_tokenizer", load)
+    monkeypatch.setattr("haystack_distill.models.reader.load_reader_model", load)
     content = json.loads(squad_file.read_text())
     content["data"][0]["paragraphs"][0]["qas"][0] |= {"labelled": False, "answers": []}
     unlabelled = tmp_path / "unlabelled.json"

@@ -34,7 +34,7 @@ QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--
 FILES = {"evaluate", "recipe init", "augment", "augment --statistics_only", "augment --merge"}  # what they write
 FOLDERS = {
     *("train", "distil", "distil layers", "student", "student fresh", "prune", "export"),
-    *("recipe", "report", "demo"),
+    *("recipe", "report", "demo", "compare"),
 }
 
 VARIANTS = {"student fresh", "distil layers", "augment --statistics_only", "augment --merge"}
@@ -79,6 +79,9 @@ def commands(
     run(*augment, *shards, "--output_path", place / "shard.json")
     sizes = ["--hidden-size", "16", "--num-attention-heads", "2", "--intermediate-size", "24"]
 
+    comparison = ["compare", "--teacher", teacher, "--layers", "2", *data, "--dev-data", squad_file]
+    comparison += ["--methods", "labels", "--max-steps", "1", "--no-int8", *WINDOWS]
+
     def recipe(output: object) -> Path:
         quick = {"max_steps": 1, "batch_size": 4}
         content = {
@@ -112,6 +115,7 @@ def commands(
             "export": lambda: ["export", "--model", student, "--output-dir", output, *WINDOWS],
             "evaluate": lambda: ["evaluate", "--model", student, *data, "--predictions", output, *WINDOWS],
             "recipe": lambda: ["recipe", "--no-progress", "--config", recipe(output)],
+            "compare": lambda: [*comparison, "--output-dir", output],
             "recipe init": lambda: ["recipe", "init", "--output", output],
             "report": lambda: ["report", place / "one", place / "other", "--output", output],
             "demo": lambda: ["demo", "--output-dir", output],
@@ -182,7 +186,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the work began")
 
     for name in (
-        "haystack_distill.models.reader.load_with_tokenizer",
+        "haystack_distill.models.reader.load_reader_model",
         "augment.job.Job.begin",
         "haystack_distill.reporting.report._write",
     ):
@@ -237,7 +241,7 @@ def test_a_disk_that_is_full_from_the_start(
 # --- known in the work -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - {"demo"}))
+@pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - {"demo", "compare"}))
 def test_a_disk_that_fills_up(name: str, commands: Callable[[str, object], list[object]], tmp_path: Path) -> None:
     ran = run(*commands(name, tmp_path / "whole"))
     assert ran.exit_code == 0, ran.stderr

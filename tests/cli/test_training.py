@@ -177,7 +177,12 @@ def test_a_weighted_sum_of_methods_and_an_adaptation(
     assert (first["weight"], first["arguments"]["temperature"]) == (0.8, 2.0)
     assert (second["weight"], second["final_weight"]) == (0.2, 0.0)
     assert second["arguments"]["layer_mapping"] == "skip"
-    assert record["adaptation"] == {"name": "last_layers", "n_layers": 2, "embeddings": False}
+    assert record["adaptation"] == {
+        "name": "last_layers",
+        "n_layers": 2,
+        "embeddings": False,
+        "save_only_trained": False,
+    }
     again = tmp_path / "again"
     config = tmp_path / "run.yaml"
     config.write_text(

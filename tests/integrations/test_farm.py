@@ -572,6 +572,9 @@ def test_arguments_reach_the_trainer(student: DistilFARMReader, teacher: FARMRea
         "temperature": 2.0,
         "distillation_loss_weight": 0.75,
         "distillation_loss": "kl_div",
+        "final_temperature": None,
+        "flsw_beta": 0.0,
+        "flsw_gamma": 1.0,
     }
     assert record["windows"] == {"max_seq_len": 40, "doc_stride": 16, "max_query_length": 16}
     expected = {

@@ -273,7 +273,8 @@ def test_teachers_of_a_stage(
     labels = Reader.load(tmp_path / "out" / "1-labels", window_settings=WindowSettings(48, 16, 16), device="cpu")
     assert records[0]["teacher"] is None
     assert records[1]["teacher"]["weights"] == model_fingerprint(labels.model)
-    assert records[1]["adaptation"] == {"name": "last_layers", "n_layers": 1, "embeddings": False}
+    defaults = {"embeddings": False, "save_only_trained": False}
+    assert records[1]["adaptation"] == {"name": "last_layers", "n_layers": 1} | defaults
     assert list(records[2]["teacher"]["teachers"]) == ["1", "2"]
     assert records[2]["teacher"]["weights"] == [0.75, 0.25]
     monkeypatch.setattr(ReaderTrainer, "distil", None)
