@@ -231,6 +231,7 @@ class Windows(AnyWindows):
         answers: What cutting did to the labelled answers.
 
     Attributes:
+        tokenizer: As given.
         mixture: How parts of the data are mixed in training; None for windows that are all alike.
     """
 
@@ -248,6 +249,7 @@ class Windows(AnyWindows):
         answers: "CutAnswers",
     ) -> None:
         super().__init__(tokenizer, settings, token_types=token_types)
+        self.tokenizer = tokenizer
         self.examples = examples
         self.table = table
         self.key = key

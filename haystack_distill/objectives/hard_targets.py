@@ -16,7 +16,7 @@ from haystack_distill.models.span_decoding import best_spans, log_partition
 from haystack_distill.objectives.answer_losses import answer_logits_of
 from haystack_distill.objectives.labels import span_loss
 from haystack_distill.objectives.method import Method
-from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.objectives.objective import LossTerm, Objective, has_teacher
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 
@@ -125,17 +125,16 @@ class HardTargetsObjective(Objective):
         Raises:
             DistilError: There is a confidence threshold, and the batch has no cached teacher logits.
         """
-        masks = super().masks(batch)
         threshold = self.options.confidence_threshold
         if threshold is None:
-            return masks
+            return {"hard_targets": self._uses_label(batch) | has_teacher(batch)}
         if "teacher_start_logits" not in batch:
             raise DistilError(
                 "confidence_threshold needs cached teacher logits in the batch; use a CachedTeacher, or leave "
                 "confidence_threshold out"
             )
         spans = self._spans(batch["teacher_start_logits"], batch["teacher_end_logits"], batch)
-        return {"hard_targets": self._uses_label(batch) | (spans.probability >= threshold)}
+        return {"hard_targets": self._uses_label(batch) | has_teacher(batch) & (spans.probability >= threshold)}
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -29,6 +29,17 @@ class LossTerm(NamedTuple):
     mask: Tensor
 
 
+def has_teacher(batch: Mapping[str, Tensor]) -> Tensor:
+    """The windows of a batch whose source of data has a teacher, (B,) bool; see `teachers.TeachersByData`.
+
+    Args:
+        batch: `weight` (B,) and, where sources differ in it, `has_teacher` (B,) bool.
+    """
+    if "has_teacher" in batch:
+        return batch["has_teacher"].bool()
+    return torch.ones_like(batch["weight"], dtype=torch.bool)
+
+
 class Objective(nn.Module, ABC):
     """The loss of a student: a module that computes named loss terms from the outputs of student and teacher.
 
@@ -91,7 +102,7 @@ class Objective(nn.Module, ABC):
         """Which windows of a batch have each term.
 
         The number of windows of the whole step must be known before its first backward pass, so this is computed
-        without student outputs. By default all windows have all terms.
+        without student outputs. By default all windows have all terms; with a teacher those that have one.
 
         Args:
             batch: As for `forward`, including cached teacher outputs.
@@ -99,7 +110,8 @@ class Objective(nn.Module, ABC):
         Returns:
             For each term the mask that `forward` returns, (B,) bool.
         """
-        return dict.fromkeys(self.weights, torch.ones_like(batch["weight"], dtype=torch.bool))
+        everywhere = torch.ones_like(batch["weight"], dtype=torch.bool)
+        return dict.fromkeys(self.weights, has_teacher(batch) if self.teacher_request else everywhere)
 
     def prepare(self) -> None:
         """Load what the objective takes from an earlier run; called once, before the first step or a checkpoint."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
+from haystack_distill.objectives.objective import has_teacher
 
 
 def chosen_tokens(attention_mask: Tensor, tokens: str) -> Tensor:
@@ -25,15 +25,15 @@ def chosen_tokens(attention_mask: Tensor, tokens: str) -> Tensor:
 
 
 def chosen_windows(batch: Mapping[str, Tensor], windows: str) -> Tensor:
-    """The windows that have a loss, (B,) bool.
+    """The windows that have a loss, (B,) bool: those with a teacher.
 
     Args:
         batch: `weight` (B,); with questions also `labelled` (B,).
         windows: "all", or "unlabelled" for those without a label.
     """
     if windows == "all":
-        return torch.ones_like(batch["weight"], dtype=torch.bool)
-    return ~batch["labelled"].bool()
+        return has_teacher(batch)
+    return has_teacher(batch) & ~batch["labelled"].bool()
 
 
 def require_same_width(student: PretrainedConfig, teacher: PretrainedConfig, remedy: str) -> None:

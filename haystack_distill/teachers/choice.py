@@ -9,6 +9,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.outputs import OutputRequest
 from haystack_distill.models.reader import Reader
+from haystack_distill.teachers.by_data import Sources, TeachersByData
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.ensemble import EnsembleTeacher
 from haystack_distill.teachers.live import LiveTeacher
@@ -17,14 +18,15 @@ from haystack_distill.teachers.teacher import Teacher
 TeacherSource: TypeAlias = Reader | Teacher | Sequence[Reader | Teacher]
 
 
-def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
+def teacher_for(source: TeacherSource | Sources, request: OutputRequest) -> Teacher:
     """The teacher that provides the requested outputs at the lowest cost.
 
     For logits only, a reader becomes a `CachedTeacher`, which runs once over the data; otherwise a `LiveTeacher`,
-    which runs once per batch. Several readers become an `EnsembleTeacher`.
+    which runs once per batch. Several readers become an `EnsembleTeacher`, and the teachers of several sources of
+    data a `TeachersByData`.
 
     Args:
-        source: A reader, several readers, or a teacher, which is returned as it is.
+        source: A reader, several readers, a teacher, which is returned as it is, or `Sources` with teachers.
         request: The outputs that the objective needs.
 
     Raises:
@@ -35,13 +37,16 @@ def teacher_for(source: TeacherSource, request: OutputRequest) -> Teacher:
     if isinstance(source, Reader):
         source.require_weights()
         return LiveTeacher(source) if request.beyond_logits else CachedTeacher(source)
+    if isinstance(source, Sources):
+        given = [one.teacher for one in source.sources]
+        return TeachersByData([None if teacher is None else teacher_for(teacher, request) for teacher in given])
     if isinstance(source, Sequence) and not isinstance(source, str):
         members = [teacher_for(one, request) for one in source]
         return members[0] if len(members) == 1 else EnsembleTeacher(members)
     raise _wrong_kind(source)
 
 
-def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
+def readers_of(source: TeacherSource | Sources) -> list[Reader | LanguageModel]:
     """The models of a teacher that are in memory; empty for a teacher class of the user's own."""
     if isinstance(source, LiveTeacher):
         return [source.model]
@@ -49,6 +54,10 @@ def readers_of(source: TeacherSource) -> list[Reader | LanguageModel]:
         return [] if source.reader is None else [source.reader]
     if isinstance(source, EnsembleTeacher):
         return readers_of(source.teachers)
+    if isinstance(source, Sources):
+        return [reader for one in source.sources if one.teacher is not None for reader in readers_of(one.teacher)]
+    if isinstance(source, TeachersByData):
+        return readers_of(source.members())
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [reader for one in source for reader in readers_of(one)]
     if isinstance(source, Teacher):

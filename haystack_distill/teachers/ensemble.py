@@ -82,6 +82,10 @@ class EnsembleTeacher(Teacher):
         other = {} if self.average == "probabilities" else {"average": self.average}
         return {"teachers": members, "weights": self.weights, **other}
 
+    def members(self) -> list[Teacher]:
+        """The teachers, ensembles within it resolved; see `Teacher.members`."""
+        return [member for teacher in self.teachers for member in teacher.members()]
+
     def check(self, student: Reader, request: OutputRequest) -> None:
         """Check that only logits are requested, and check each teacher; see `Teacher.check`.
 
@@ -191,7 +195,5 @@ class EnsembleTeacher(Teacher):
 
 
 def members_of(teacher: Teacher | None) -> list[Teacher]:
-    """The teachers of an ensemble, ensembles within it resolved; a single teacher alone; none for None."""
-    if isinstance(teacher, EnsembleTeacher):
-        return [member for one in teacher.teachers for member in members_of(one)]
-    return [] if teacher is None else [teacher]
+    """The members of a teacher, see `Teacher.members`; none for None."""
+    return [] if teacher is None else teacher.members()

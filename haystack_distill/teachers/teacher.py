@@ -43,6 +43,10 @@ class Teacher(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the outputs, as JSON can hold it; a run is only resumed with an equal one."""
 
+    def members(self) -> list[Teacher]:
+        """The teachers that this one consists of, in order; by default it is a single one."""
+        return [self]
+
     def check(self, student: Reader, request: OutputRequest) -> None:  # noqa: B027  (nothing to check by default)
         """Check that this teacher can provide the requested outputs for a student.
 

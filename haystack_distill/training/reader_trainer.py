@@ -9,9 +9,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import TrainerCallback
 
-from haystack_distill.data.mixture import transfer_mixture
+from haystack_distill.data.mixture import tempered_mixture, transfer_mixture
 from haystack_distill.data.squad.held_out import check_share, hold_out, without_articles
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
@@ -24,6 +25,7 @@ from haystack_distill.objectives.intermediate_layers import IntermediateLayers
 from haystack_distill.objectives.labels import Labels
 from haystack_distill.objectives.objective import QUESTIONS, Objective
 from haystack_distill.objectives.prediction_layer import PredictionLayer
+from haystack_distill.teachers.by_data import Sources
 from haystack_distill.teachers.choice import TeacherSource, readers_of, teacher_for
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation
@@ -77,7 +79,7 @@ class ReaderTrainer:
     def distil(
         self,
         teacher: TeacherSource | None,
-        data: ExampleSource,
+        data: ExampleSource | Sources,
         method: MethodSource,
         dev_data: ExampleSource | None = None,
         *,
@@ -96,7 +98,8 @@ class ReaderTrainer:
             teacher: A reader, several readers (their predictions are averaged), or a `teachers.Teacher`. It is not
                 changed. None for a method without a teacher.
             data: Examples, as `data.squad.load.load_examples` accepts them; whether they need labels depends on the
-                method.
+                method. `teachers.Sources` for several parts of the data, each with a teacher of its own or none; then
+                `teacher` is None.
             method: A method such as `objectives.PredictionLayer()`, a weighted sum of methods
                 (`0.8 * PredictionLayer() + 0.2 * IntermediateLayers()`), a method's name in `training.methods.METHODS`
                 for its default options, or an `objectives.Objective` of your own. A run with code of your own can only
@@ -119,9 +122,15 @@ class ReaderTrainer:
         check_type("transfer", transfer, TransferSet)
         run = Run(self.student, method, self.settings, self.output_dir, adaptation=adaptation, callbacks=callbacks)
         self._check_measuring(dev_data is not None, dev_split)
-        objective, chosen = self._fit(run, teacher)
+        source = _source_of_teaching(teacher, data, transfer=transfer, dev_split=dev_split)
+        objective, chosen = self._fit(run, source)
+        parts: list[datasets.Dataset] = []
         with run.processes.main_process_first():  # the other processes load its windows from the cache
-            labelled = load_examples(data, cache_dir=self.cache_dir)
+            if isinstance(data, Sources):
+                parts = [load_examples(source.data, cache_dir=self.cache_dir) for source in data.sources]
+                labelled = datasets.concatenate_datasets(parts)
+            else:
+                labelled = load_examples(data, cache_dir=self.cache_dir)
             dev_examples = None if dev_data is None else load_examples(dev_data, cache_dir=self.cache_dir)
             if dev_split is not None:
                 labelled, dev_examples = hold_out(
@@ -142,11 +151,16 @@ class ReaderTrainer:
         _require_labels(objective, teacher, examples)
         _require_unlabelled(objective, examples)
         described: dict[str, Any] = {}
+        if isinstance(data, Sources):
+            _require_use(objective, data, parts)
+            sizes = [len(part) for part in parts]
+            windows.mixture = tempered_mixture(windows.example_of, sizes, data.sampling_exponent)
+            described = {"sources": {"examples": sizes, "sampling_exponent": data.sampling_exponent}}
         if transfer is not None:
             _require_effect(objective)
-            sizes = len(labelled), len(examples) - len(labelled)
-            windows.mixture = transfer_mixture(windows.example_of, sizes, transfer.proportion)
-            described = {"transfer": {"examples": sizes[1], "proportion": transfer.proportion}}
+            n_others = len(examples) - len(labelled)
+            windows.mixture = transfer_mixture(windows.example_of, (len(labelled), n_others), transfer.proportion)
+            described = {"transfer": {"examples": n_others, "proportion": transfer.proportion}}
         if dev_split is not None:
             described["dev_split"] = dev_split
         if run.processes.is_main_process:
@@ -196,7 +210,7 @@ class ReaderTrainer:
     def check(
         self,
         teacher: TeacherSource | None,
-        data: datasets.Dataset,
+        data: datasets.Dataset | Sources,
         method: MethodSource,
         *,
         measured: bool = False,
@@ -207,7 +221,7 @@ class ReaderTrainer:
 
         Args:
             teacher: As for `distil`.
-            data: Examples, as `data.squad.load.load_examples` returns them.
+            data: Examples, as `data.squad.load.load_examples` returns them, or `Sources` of such.
             method: As for `distil`.
             measured: Whether there will be dev data.
             transfer: As for `distil`; it is not read.
@@ -221,7 +235,11 @@ class ReaderTrainer:
         """
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
         self._check_measuring(measured, None)
-        objective, _ = self._fit(run, teacher)
+        objective, _ = self._fit(run, _source_of_teaching(teacher, data, transfer=transfer, dev_split=None))
+        if isinstance(data, Sources):
+            parts = [load_examples(source.data, cache_dir=self.cache_dir) for source in data.sources]
+            _require_use(objective, data, parts)
+            data = datasets.concatenate_datasets(parts)
         _require_labels(objective, teacher, data)
         if transfer is None:
             _require_unlabelled(objective, data)
@@ -321,7 +339,7 @@ class ReaderTrainer:
         elif not measured:
             self.settings.require_nothing_measured()
 
-    def _fit(self, run: Run, teacher: TeacherSource | None) -> tuple[Objective, Teacher | None]:
+    def _fit(self, run: Run, teacher: TeacherSource | Sources | None) -> tuple[Objective, Teacher | None]:
         """The objective and the teacher that it needs, checked."""
         self.student.require_weights()
         readers = [] if teacher is None else readers_of(teacher)
@@ -335,7 +353,7 @@ class ReaderTrainer:
             )
         return objective, self._teacher(teacher, objective)
 
-    def _teacher(self, source: TeacherSource | None, objective: Objective) -> Teacher | None:
+    def _teacher(self, source: TeacherSource | Sources | None, objective: Objective) -> Teacher | None:
         """The teacher that the objective needs, checked; None for an objective without a teacher."""
         request = objective.teacher_request
         if source is None:
@@ -367,6 +385,60 @@ class ReaderTrainer:
         """The attributes of the student that decide its scores, and so which weights are the best."""
         names = ("max_answer_length", "no_answer_threshold", "precision")
         return {name: getattr(self.student, name) for name in names}
+
+
+def _source_of_teaching(
+    teacher: TeacherSource | None,
+    data: ExampleSource | Sources,
+    *,
+    transfer: TransferSet | None,
+    dev_split: float | None,
+) -> TeacherSource | Sources | None:
+    """What a student learns from: the teacher, or the teachers of the sources of its data where any has one.
+
+    Raises:
+        DistilError: There are sources, and something that does not go with them.
+    """
+    if isinstance(teacher, Sources):
+        raise DistilError("sources are data with teachers; give them as the data and None as the teacher")
+    if not isinstance(data, Sources):
+        return teacher
+    if teacher is not None:
+        raise DistilError("each source has a teacher of its own, so another one has no effect; set teacher to None")
+    if transfer is not None:
+        raise DistilError("transfer has no effect with sources; give the transfer set as a source with a teacher")
+    if dev_split is not None:
+        raise DistilError("dev_split holds out of a single data set; give dev_data with sources")
+    return data if any(source.teacher is not None for source in data.sources) else None
+
+
+def _require_use(objective: Objective, given: Sources, parts: Sequence[datasets.Dataset]) -> None:
+    """Check that a source without a teacher has labels from which the objective learns.
+
+    Raises:
+        DistilError: The student would learn nothing from a source.
+    """
+    for number, (source, examples) in enumerate(zip(given.sources, parts, strict=True), start=1):
+        if source.teacher is not None:
+            continue
+        if not any(examples["labelled"]):
+            raise DistilError(f"source {number} has neither a teacher nor labels; give it a teacher, or leave it out")
+        if not _learns_labels_alone(objective):
+            raise DistilError(
+                f"source {number} has no teacher, and the method does not learn from labels; give it a teacher, or "
+                "take a method that learns from labels too"
+            )
+
+
+def _learns_labels_alone(objective: Objective) -> bool:
+    """Whether a labelled window without a teacher has a loss: asked of the masks of such a window."""
+    one, tokens = torch.ones(1, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
+    batch = {"labelled": one, "has_teacher": ~one, "weight": one.float()}
+    batch |= {"input_ids": tokens.long(), "attention_mask": tokens.long(), "context_mask": tokens}
+    batch |= {name: torch.zeros(1, dtype=torch.long) for name in ("window", "start_positions", "end_positions")}
+    batch |= {name: torch.zeros(1, 2) for name in ("teacher_start_logits", "teacher_end_logits")}
+    masks = objective.masks(batch)
+    return any(bool(masks[name].any()) for name, weight in objective.weights.items() if weight)
 
 
 def _labels_only(objective: Objective) -> bool:
