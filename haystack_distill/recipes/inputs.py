@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -31,6 +31,7 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.recipes.schema import START, TEACHER, MadeFrom, Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
+from haystack_distill.teachers.by_data import Source, Sources
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.ensemble import EnsembleTeacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
@@ -143,9 +144,13 @@ class Inputs:
 
     def original(self, stage: Stage) -> datasets.Dataset:
         """The questions of a stage before augmentation."""
-        if stage.data is None:
-            return self.examples
-        return self._to_train_on(self.load(stage.data, "train"))
+        if stage.sources is not None:
+            return datasets.concatenate_datasets([self._own(source.data) for source in stage.sources])
+        return self.examples if stage.data is None else self._own(stage.data)
+
+    def _own(self, data: list[str]) -> datasets.Dataset:
+        """Questions that a stage names, without what is held out of the recipe's data."""
+        return self._to_train_on(self.load(data, "train"))
 
     def _to_train_on(self, examples: datasets.Dataset) -> datasets.Dataset:
         """Examples without the articles that `dev_split` holds out."""
@@ -153,6 +158,32 @@ class Inputs:
             return examples
         assert self.dev_examples is not None
         return without_articles(examples, self.dev_examples, cache_dir=self.recipe.cache_dir)
+
+    def sources(self, stage: Stage, result: Callable[[str], Reader | LanguageModel]) -> Sources | None:
+        """The sources of a stage, their examples loaded and each teacher when it has to run; None where it has none.
+
+        Args:
+            stage: The stage.
+            result: Gives the result of an earlier stage, by its name.
+        """
+        if stage.sources is None:
+            return None
+        found = []
+        for source in stage.sources:
+            teacher = None if source.teacher is None else self._cached(source.teacher, source.teacher_weights, result)
+            found.append(Source(self._own(source.data), teacher))
+        return Sources(found, stage.sampling_exponent)
+
+    def source_records(self, stage: Stage) -> list[dict[str, Any]]:
+        """What the sources of a stage are, as JSON can hold it: hashes of their examples and of their teachers."""
+        return [
+            {
+                "data": content_hash(self._own(source.data)),
+                "teacher": self._fingerprints_of(source.teacher),
+                "teacher_weights": source.teacher_weights,
+            }
+            for source in stage.sources or ()
+        ]
 
     def transfer(self, stage: Stage) -> TransferSet | None:
         """The transfer set of a stage, its examples loaded; None where it has none."""
@@ -248,14 +279,27 @@ class Inputs:
             if name is None and self._learns_alone(stage):
                 return None
             return LanguageModel.of(self.teacher) if name is None else self.language_model(name)
+        if stage.sources is not None:
+            return None  # they have their own
         if stage.teacher is None:
             objective = stage.method.objective(student.model.config, self.teacher.model.config)
             return self.teacher if objective.teacher_request else None
-        loads = [partial(self._named_teacher, name, result) for name in stage.teacher]
-        if len(loads) == 1:
-            return loads[0]()
-        members = [CachedTeacher(load) for load in loads]
-        return EnsembleTeacher(members, stage.teacher_weights, average=stage.teacher_average)
+        if len(stage.teacher) == 1:
+            return self._named_teacher(stage.teacher[0], result)
+        ensemble = self._cached(stage.teacher, stage.teacher_weights, result, stage.teacher_average)
+        assert isinstance(ensemble, EnsembleTeacher)
+        return ensemble
+
+    def _cached(
+        self,
+        names: Sequence[str | StageResult],
+        weights: list[float] | None,
+        result: Callable[[str], Reader | LanguageModel],
+        average: Literal["probabilities", "logits"] = "probabilities",
+    ) -> CachedTeacher | EnsembleTeacher:
+        """Readers by name as a teacher, loaded one at a time."""
+        members = [CachedTeacher(partial(self._named_teacher, name, result)) for name in names]
+        return members[0] if len(members) == 1 else EnsembleTeacher(members, weights, average=average)
 
     def _named_teacher(self, name: str | StageResult, result: Callable[[str], Reader | LanguageModel]) -> Reader:
         """A teacher that a stage names, as a reader."""
@@ -290,13 +334,18 @@ class Inputs:
 
     def fingerprints(self, stage: Stage) -> list[Any] | None:
         """Hashes of the teachers that a stage names: a name may come to stand for other weights."""
-        if stage.teacher is None:
+        return self._fingerprints_of(stage.teacher, on_corpus=stage.corpus is not None)
+
+    def _fingerprints_of(
+        self, names: Sequence[str | StageResult] | None, *, on_corpus: bool = False
+    ) -> list[Any] | None:
+        if names is None:
             return None
         found: list[Any] = []
-        for name in stage.teacher:
+        for name in names:
             if isinstance(name, StageResult):
                 found.append(asdict(name))
-            elif stage.corpus is not None:
+            elif on_corpus:
                 found.append(model_fingerprint(self.language_model(name).model))
             else:
                 found.append(model_fingerprint(named_reader(name, **self.reading).model))
@@ -379,6 +428,7 @@ class ReadyStage:
         teacher: What it learns from; models of the shapes of earlier stages' results.
         examples: Its questions before augmentation; None on a corpus.
         transfer: Its transfer set, or None.
+        sources: The parts of its questions with teachers of their own, or None.
     """
 
     stage: Stage
@@ -386,6 +436,7 @@ class ReadyStage:
     teacher: Teaching
     examples: datasets.Dataset | None
     transfer: TransferSet | None = None
+    sources: Sources | None = None
 
 
 def load_questions(data: list[str], split: str, cache_dir: str | None) -> datasets.Dataset:
@@ -424,7 +475,8 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
             form = form.copy() if number == 0 else form
             teacher = inputs.teachers(stage, form, lambda name: made[name].copy())
             examples = None if stage.corpus else inputs.original(stage)
-            ready = ReadyStage(stage, form, teacher, examples, inputs.transfer(stage))
+            sources = inputs.sources(stage, lambda name: made[name].copy())
+            ready = ReadyStage(stage, form, teacher, examples, inputs.transfer(stage), sources)
             _check(inputs, ready)
         yield ready
         made[stage.name] = form
@@ -460,7 +512,7 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
         inputs.augmentation(stage, ready.student)
     objective = ReaderTrainer(ready.student, None, settings).check(
         teacher,
-        ready.examples,
+        ready.examples if ready.sources is None else ready.sources,
         stage.method,
         measured=inputs.dev_examples is not None,
         transfer=ready.transfer,

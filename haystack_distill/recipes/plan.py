@@ -8,16 +8,17 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from haystack_distill.data.mixture import tempered_mixture
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.recipes.inputs import Inputs, ReadyStage, ready_stages, run_settings, unmeasured
 from haystack_distill.recipes.runner import labels_stage
 from haystack_distill.recipes.schema import LABELS_ONLY, Recipe, Stage, runs_needed
+from haystack_distill.teachers.by_data import Sources
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.choice import teacher_for
 from haystack_distill.teachers.ensemble import EnsembleTeacher
-from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
@@ -94,13 +95,22 @@ def _on_corpus(inputs: Inputs, ready: ReadyStage, scratch: str) -> PlannedStage:
 
 
 def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weigh: bool = True) -> PlannedStage:
-    stage, student, teacher, examples = ready.stage, ready.student, ready.teacher, ready.examples
+    stage, student, examples = ready.stage, ready.student, ready.examples
     assert isinstance(student, Reader)
-    assert not isinstance(teacher, LanguageModel)
+    assert not isinstance(ready.teacher, LanguageModel)
     assert examples is not None
+    single = ready.teacher
+    teacher: Reader | EnsembleTeacher | Sources | None = single
+    if ready.sources is not None and ready.sources.any_teacher:
+        teacher = ready.sources
     factor = 1 if stage.augment is None else stage.augment.multiplication_factor
     windows = student.cut(examples, cache_dir=inputs.recipe.cache_dir)
-    sample = load_examples(examples.select(_sample_of(examples)), cache_dir=scratch)
+    whole = [examples] if ready.sources is None else [load_examples(one.data) for one in ready.sources.sources]
+    parts = [load_examples(one.select(_sample_of(one)), cache_dir=scratch) for one in whole]
+    sample, sources = datasets.concatenate_datasets(parts), None
+    if ready.sources is not None:
+        pairs = zip(ready.sources.sources, parts, strict=True)
+        sources = replace(ready.sources, sources=[replace(source, data=part) for source, part in pairs])
     transfer, others = None, 0  # a transfer set of the same form, and how many windows it has
     if ready.transfer is not None:
         unlabelled = ready.transfer.load(cache_dir=inputs.recipe.cache_dir)
@@ -108,13 +118,16 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         transfer = replace(ready.transfer, data=unlabelled.select(_sample_of(unlabelled)))
     teacher_seconds, megabytes = 0.0, _megabytes(windows.table) + (_megabytes(examples) if factor > 1 else 0.0)
     if teacher is not None:
-        config = teacher.config if isinstance(teacher, EnsembleTeacher) else teacher.model.config
+        config = teacher.model.config if isinstance(teacher, Reader) else teacher.config
         request = stage.method.objective(student.model.config, config).teacher_request
         chosen, sampled = teacher_for(teacher, request), student.cut(sample, cache_dir=scratch)
+        if sources is not None:
+            sampled.mixture = tempered_mixture(sampled.example_of, [len(part) for part in parts])
         began = time.monotonic()
         chosen.prepare(sample, sampled, cache_dir=scratch, progress=False)
         teacher_seconds = (time.monotonic() - began) / len(sampled)
-        megabytes += sum(_megabytes(cached.table) for cached in _cached(chosen)) / len(sampled) * len(windows)
+        cached = [member for member in chosen.members() if isinstance(member, CachedTeacher)]
+        megabytes += sum(_megabytes(member.table) for member in cached) / len(sampled) * len(windows)
 
     method = inputs.method(stage, Path(scratch))
     # A stage that a later one takes something of leaves it here, after one optimiser step.
@@ -123,7 +136,7 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
 
     def run(settings: TrainingSettings) -> object:
         trainer = ReaderTrainer(student.copy(), directory, replace(settings, overwrite=True), cache_dir=scratch)
-        return trainer.distil(teacher, sample, method, transfer=transfer, adaptation=stage.adaptation)
+        return trainer.distil(single, sources or sample, method, transfer=transfer, adaptation=stage.adaptation)
 
     n_windows, settings = len(windows) * factor, stage.settings
     if transfer is not None:
@@ -133,13 +146,6 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
     of_teacher = len(windows) * factor + others
     seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * of_teacher
     return PlannedStage(name, len(examples) * factor, n_windows, steps, seconds, megabytes * factor if weigh else 0)
-
-
-def _cached(teacher: Teacher) -> list[CachedTeacher]:
-    """The teachers among these whose outputs go to disk."""
-    if isinstance(teacher, EnsembleTeacher):
-        return [cached for member in teacher.teachers for cached in _cached(member)]
-    return [teacher] if isinstance(teacher, CachedTeacher) else []
 
 
 def _seconds_per_step(recipe: Recipe, stage: Stage, run: Callable[[TrainingSettings], object]) -> float:

@@ -180,10 +180,13 @@ class _Runner:
             augmentation = self.inputs.augmentation(stage, reader)[1]
         dev = self.inputs.dev_examples if stage.settings.evaluate_every else None
         measured = {} if dev is None else {"dev_data": content_hash(dev)}
-        added = {}
+        added: dict[str, Any] = {}
         if transfer is not None:
             unlabelled = transfer.load(cache_dir=self.recipe.cache_dir)
             added["transfer"] = {"data": content_hash(unlabelled), "proportion": transfer.proportion}
+        if stage.sources is not None:
+            added["sources"] = self.inputs.source_records(stage)
+            added["sampling_exponent"] = stage.sampling_exponent
         made_from = {"data": content_hash(data), "augment": augmentation, **added, **measured}
         directory = self._begin(name, stage, made_from)
         if not self._is_finished(directory):
@@ -192,7 +195,7 @@ class _Runner:
             method = self.inputs.method(stage, self.output)
             trainer.distil(
                 teacher,  # type: ignore[arg-type]
-                data,
+                self.inputs.sources(stage, self._result) or data,
                 method,
                 dev,
                 transfer=transfer,
@@ -355,7 +358,10 @@ class _Runner:
 
     def _trained_on(self) -> list[str]:
         """The questions that the stages train on, files or data sets by name."""
-        names = [
-            name for stage in self.recipe.stages if stage.corpus is None for name in stage.data or self.recipe.data
-        ]
+        names: list[str] = []
+        for stage in self.recipe.stages:
+            if stage.sources is not None:
+                names += [name for source in stage.sources for name in source.data]
+            elif stage.corpus is None:
+                names += stage.data or self.recipe.data
         return list(dict.fromkeys(names or self.recipe.data))

@@ -24,11 +24,12 @@ from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.schedule import Linear, Weight
 from haystack_distill.reporting.licences import require_language, require_licence
+from haystack_distill.teachers.by_data import Sources
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run import adaptation_record, method_name, method_record
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, require_seed
+from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_number, require_seed
 from haystack_distill.utils.options import options_of
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
@@ -111,6 +112,21 @@ class CorpusText:
 
 
 @dataclass(frozen=True)
+class StageSource:
+    """A part of the questions of a stage, with teachers of its own.
+
+    Args:
+        data: Questions, as for the recipe.
+        teacher: As for a stage; None for labels alone.
+        teacher_weights: As for a stage.
+    """
+
+    data: list[str]
+    teacher: list[str | StageResult] | None
+    teacher_weights: list[float] | None = None
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage: the student learns from a teacher by a method, on questions or on a corpus.
 
@@ -126,6 +142,8 @@ class Stage:
         teacher_weights: A weight for each of several teachers; None for equal ones. In the file they stand beside the
             names: {name: ..., weight: ...}.
         teacher_average: What is averaged of several teachers, "probabilities" or "logits".
+        sources: Parts of the questions with teachers of their own, instead of `data` and `teacher`; None for none.
+        sampling_exponent: The power of the sizes of the sources in proportion to which they are drawn.
         student: What the stage trains: None for the result of the stage before it; "start" for the student as the
             recipe makes it, "teacher" for a copy of the recipe's teacher, or the result of an earlier stage. Stages
             that train a teacher first begin with "teacher"; the first one that teaches the student then has "start".
@@ -144,6 +162,8 @@ class Stage:
     teacher: list[str | StageResult] | None = None
     teacher_weights: list[float] | None = None
     teacher_average: Literal["probabilities", "logits"] = "probabilities"
+    sources: list[StageSource] | None = None
+    sampling_exponent: float = Sources.sampling_exponent
     student: str | StageResult | MadeFrom | None = None
     adaptation: Adaptation = field(default_factory=AllWeights)
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(evaluate_every=None))
@@ -155,7 +175,8 @@ class Stage:
             isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
             "letters, digits, dots, dashes and underscores, because a directory is named so",
         )
-        if self.teacher is None or len(self.teacher) == 1:
+        self._check_sources()
+        if self.sources is None and (self.teacher is None or len(self.teacher) == 1):
             for name in ("weight",) * (self.teacher_weights is not None) + ("teacher_average",) * (
                 self.teacher_average != "probabilities"
             ):
@@ -173,6 +194,28 @@ class Stage:
             raise DistilError("a corpus is a stream without an end; set max_steps to the length of the stage")
         if self.teacher is not None and len(self.teacher) > 1:
             raise DistilError("a stage on a corpus learns from one language model; give one teacher")
+
+    def _check_sources(self) -> None:
+        exponent = self.sampling_exponent
+        check_argument(
+            "sampling_exponent", exponent, is_number(exponent) and 0 <= exponent <= 1, "a number from 0 (equal) to 1"
+        )
+        if self.sources is None:
+            if exponent != Sources.sampling_exponent:
+                raise DistilError("sampling_exponent has no effect without sources; give them, or leave it out")
+            return
+        if len(self.sources) < 2:
+            raise DistilError("sources must be two or more; with a single one give its data and teacher to the stage")
+        for name in ("data", "corpus", "augment", "transfer", "teacher", "teacher_weights"):
+            if getattr(self, name) is not None:
+                raise DistilError(f"{name} has no effect in a stage with sources; leave out {name} or sources")
+        if self.teacher_average != "probabilities":
+            raise DistilError("teacher_average has no effect in a stage with sources; leave it out")
+
+    @property
+    def named_teachers(self) -> list[str | StageResult]:
+        """The teachers that the stage names, those of its sources included."""
+        return [*(self.teacher or ()), *(one for source in self.sources or () for one in source.teacher or ())]
 
     def student_record(self) -> str | dict[str, Any] | None:
         """What the stage trains, as JSON can hold it."""
@@ -192,6 +235,8 @@ class Stage:
             "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
             "teacher_weights": self.teacher_weights,
             "teacher_average": self.teacher_average,
+            "sources": self.sources and [asdict(source) for source in self.sources],
+            "sampling_exponent": self.sampling_exponent,
             "student": self.student_record(),
             "adaptation": adaptation_record(self.adaptation),
             "settings": asdict(self.settings),
@@ -248,7 +293,7 @@ class Recipe:
         for number, stage in enumerate(self.stages):
             if stage.name in names[:number]:
                 raise DistilError(f"two stages are called {stage.name!r}; give each a name of its own")
-            for teacher in stage.teacher or ():
+            for teacher in stage.named_teachers:
                 if isinstance(teacher, StageResult) and teacher.stage not in names[:number]:
                     raise DistilError(
                         f"stage {stage.name}: teacher: no stage before it is called {teacher.stage!r}; "
@@ -395,10 +440,12 @@ def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None)
         "augment": partial(_augment, seed),
         "transfer": _transfer,
         "teacher": partial(_teachers, earlier),
+        "sources": partial(_sources, earlier),
         "student": _student_of_stage,
         "adaptation": partial(_named, ADAPTATIONS, "adaptation"),
     }
-    hints = {"name": str, "data": list[str] | None, "teacher_average": Literal["probabilities", "logits"]} | settings
+    hints = {"name": str, "data": list[str] | None, "teacher_average": Literal["probabilities", "logits"]}
+    hints |= {"sampling_exponent": float} | settings
     values = _read(content, hints, readers, partial(_misplaced_in_stage, content))
     for required in ("name", "method"):
         if required not in values:
@@ -523,6 +570,34 @@ def _teachers(earlier: Sequence[str], content: Any) -> tuple[list[str | StageRes
     if weights and len(weights) < len(found):
         raise ValueError("some of the teachers have a weight and others none; give each one")
     return found, weights or None
+
+
+def _sources(earlier: Sequence[str], content: Any) -> list[StageSource]:
+    """The sources of a stage: a list of mappings with data and teacher, which may be none."""
+    if not isinstance(content, list):
+        raise ValueError("must be a list, each source with data and teacher")
+    found = []
+    for number, entry in enumerate(content, start=1):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"source {number} must have keys of its own: data and teacher")
+        values = _read(entry, {"data": list[str]}, {"teacher": partial(_teachers_or_none, earlier)})
+        for required in ("data", "teacher"):
+            if required not in values:
+                remedy = "; name one, or none for labels alone" if required == "teacher" else ""
+                raise ValueError(f"source {number}: {required} is missing{remedy}")
+        found.append(StageSource(values["data"], *values["teacher"]))
+    return found
+
+
+def _teachers_or_none(
+    earlier: Sequence[str], content: Any
+) -> tuple[list[str | StageResult] | None, list[float] | None]:
+    if content == "none":
+        return None, None
+    teachers, weights = _teachers(earlier, content)
+    if weights and len(teachers) == 1:
+        raise ValueError("weight has no effect with a single teacher; give several, or leave it out")
+    return teachers, weights
 
 
 def _student_of_stage(content: Any) -> str | StageResult | MadeFrom:

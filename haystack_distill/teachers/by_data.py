@@ -22,6 +22,8 @@ from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.checks import check_argument, is_number
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from haystack_distill.teachers.choice import TeacherSource
 
 
@@ -75,6 +77,16 @@ class Sources:
         check_argument(
             "sampling_exponent", exponent, is_number(exponent) and 0 <= exponent <= 1, "a number from 0 (equal) to 1"
         )
+
+    @property
+    def any_teacher(self) -> bool:
+        """Whether any of the sources has a teacher."""
+        return any(source.teacher is not None for source in self.sources)
+
+    @property
+    def config(self) -> PretrainedConfig | None:
+        """The configuration of the first teacher that is a `Teacher`; None without one."""
+        return next((one.teacher.config for one in self.sources if isinstance(one.teacher, Teacher)), None)
 
 
 class TeachersByData(Teacher):

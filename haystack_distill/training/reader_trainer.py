@@ -409,7 +409,7 @@ def _source_of_teaching(
         raise DistilError("transfer has no effect with sources; give the transfer set as a source with a teacher")
     if dev_split is not None:
         raise DistilError("dev_split holds out of a single data set; give dev_data with sources")
-    return data if any(source.teacher is not None for source in data.sources) else None
+    return data if data.any_teacher else None
 
 
 def _require_use(objective: Objective, given: Sources, parts: Sequence[datasets.Dataset]) -> None:

@@ -38,6 +38,11 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
         if "corpus" in stage:
             stage["corpus"] = {"max_seq_len": 24, "buffer_windows": 8}
         stage |= {key: str(squad_file) for key in ("data", "transfer") if key in stage}
+        if "sources" in stage:
+            stage["sources"] = [
+                {"data": str(squad_file), "teacher": "none" if source["teacher"] == "none" else str(teacher)}
+                for source in stage["sources"]
+            ]
         if "augment" in stage:
             stage["augment"] = {
                 "multiplication_factor": stage["augment"]["multiplication_factor"],

@@ -200,6 +200,29 @@ def test_a_stage_with_a_transfer_set(write: Callable[..., Path], squad_file: Pat
         run(path)
 
 
+def test_a_stage_with_sources(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    tiny_reader(seed=3, hidden_size=16).save(tmp_path / "other")
+    sources = [
+        {"data": str(squad_file), "teacher": [str(tmp_path / "other"), str(tmp_path / "teacher")]},
+        {"data": str(squad_file), "teacher": "none"},
+        {"data": str(squad_file), "teacher": "first"},
+    ]
+    stages = [
+        {"name": "first", "method": "labels", **QUICK},
+        {"name": "two", "method": "prediction_layer", "sources": sources, "n_epochs": 1, "checkpoint_every": "none"},
+    ]
+    path = write(stages=stages, dev_data=None)
+    planned = plan_recipe(load_recipe(path))[1]
+    assert run(path).steps["2-two"] == planned.steps
+    record = json.loads((tmp_path / "out" / "2-two" / "stage.json").read_text())["2-two"]
+    assert [one["teacher"] is None for one in record["sources"]] == [False, True, False]
+    stages[1]["sampling_exponent"] = 0.5
+    with pytest.raises(DistilError, match="sampling_exponent"):
+        run(write(stages=stages, dev_data=None))
+
+
 FROZEN = {"max_steps": 1, "learning_rate": 1e-30, "warmup_proportion": 0, "weight_decay": 0}
 
 

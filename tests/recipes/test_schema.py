@@ -9,10 +9,19 @@ from haystack_distill import DistilError, TrainingSettings
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.data.transfer import TransferSet
 from haystack_distill.objectives import IntermediateLayers, Labels, Linear, PredictionLayer
-from haystack_distill.recipes.schema import CorpusText, Recipe, Stage, StageResult, StudentShape, load_recipe
+from haystack_distill.recipes.schema import (
+    CorpusText,
+    Recipe,
+    Stage,
+    StageResult,
+    StageSource,
+    StudentShape,
+    load_recipe,
+)
 from haystack_distill.training.adaptation import LastLayers
 
 TOP = "teacher: t\ndata: d\noutput_dir: o\n"
+SOURCES = "[{data: d, teacher: [{name: a, weight: 0.7}, {stage: one, weight: 0.3}]}, {data: [e, f], teacher: none}]"
 LEAST = TOP + "stages: [{name: one, method: prediction_layer}]\n"
 
 
@@ -210,6 +219,13 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage(f"{LAYERS}, transfer: {{proportion: 0.2}}"), "stage two: transfer: data is missing"),
         (stage(f"{LAYERS}, transfer: {{data: d, questions_per_context: 2}}"), "transfer: questions_per_context=2"),
         (stage(f"{LAYERS}, proportion: 0.5"), "'proportion' is an option of the transfer set; write transfer: {data"),
+        # sources
+        (stage(f"{LAYERS}, sampling_exponent: 0.5"), "stage two: sampling_exponent has no effect without sources"),
+        (stage(f"{LAYERS}, sources: [{{data: d, teacher: t}}]"), "stage two: sources must be two or more"),
+        (stage(f"{LAYERS}, sources: [{{data: d}}]"), "stage two: sources: source 1: teacher is missing; name one, or"),
+        (stage(f"{LAYERS}, sources: {SOURCES}, data: d"), "stage two: data has no effect in a stage with sources"),
+        (stage(f"{LAYERS}, sources: {SOURCES}, teacher: t"), "stage two: teacher has no effect in a stage with"),
+        (stage(f"{LAYERS}, sources: {SOURCES}, sampling_exponent: 2"), "stage two: sampling_exponent must be a number"),
         # teachers
         (stage(f"{LAYERS}, teacher: {{stage: two}}"), "stage two: teacher: no stage before it is called 'two'; before"),
         (stage(f"{LAYERS}, teacher: [a, {{name: b, weight: 1}}]"), "teacher: some of the teachers have a weight"),
@@ -274,6 +290,16 @@ def test_weighted_teachers(tmp_path: Path) -> None:
     assert made.teacher == ["a", StageResult("one")]
     assert made.teacher_weights == [0.7, 0.3]
     assert made.teacher_average == "logits"
+
+
+def test_sources(tmp_path: Path) -> None:
+    made = load(tmp_path, stage(f"method: prediction_layer, sources: {SOURCES}, sampling_exponent: 0")).stages[-1]
+    assert made.sources == [
+        StageSource(["d"], ["a", StageResult("one")], [0.7, 0.3]),
+        StageSource(["e", "f"], None),
+    ]
+    assert made.sampling_exponent == 0
+    assert made.as_dict()["sources"][0]["teacher"] == ["a", {"stage": "one"}]
 
 
 def test_a_transfer_set(tmp_path: Path) -> None:
