@@ -135,7 +135,8 @@ class Objective(nn.Module, ABC):
             teacher: The teacher outputs of `teacher_request`; None without a teacher.
             batch: `input_ids`, `attention_mask` (B, L); `weight` (B,), 0 for a window that only fills the batch. With
                 questions also `start_positions`, `end_positions` (B,), `labelled` (B,) bool and `context_mask` (B, L)
-                bool: the context tokens and the no-answer position. With a corpus `labels` (B, L): the original token
+                bool: the context tokens and the no-answer position; where some sources of the data have no teacher,
+                `has_teacher` (B,) bool. With a corpus `labels` (B, L): the original token
                 of a masked position, -100 elsewhere.
 
         Returns:

@@ -164,8 +164,12 @@ class TeachersByData(Teacher):
             cache_dir: See `utils.cache.cache_directory`.
             progress: Whether to display a progress bar while a model runs.
             processes: The processes of the run, or None for one.
+
+        Raises:
+            DistilError: The windows are not those of as many sources as there are teachers.
         """
-        assert windows.mixture is not None
+        if windows.mixture is None or len(windows.mixture.counts) != len(self.teachers):
+            raise DistilError("teachers by data need the sources of the data; give `Sources` as the data of the run")
         self._source_of = windows.mixture.part_of
         self._has_teacher = np.array([teacher is not None for teacher in self.teachers])
         numbers = np.arange(len(self.teachers))

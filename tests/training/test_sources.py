@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig
 
 from haystack_distill import DistilError, ReaderTrainer
+from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives import (
     HardTargets,
     IntermediateLayers,
@@ -19,7 +20,7 @@ from haystack_distill.objectives import (
 )
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import has_teacher
-from haystack_distill.teachers import CachedTeacher, Source, Sources
+from haystack_distill.teachers import CachedTeacher, Source, Sources, TeachersByData
 from haystack_distill.training.loop import _LoopTrainer
 from tests.training.helpers import Killed, kill_at_step, same, settings, weights_of
 
@@ -95,6 +96,31 @@ def test_no_term_compares_a_window_without_a_teacher(method: Method, expected: d
     assert {name: mask.tolist() for name, mask in masks.items()} == expected
 
 
+@pytest.mark.parametrize("loss", ["kl_div", "mse"])
+def test_the_gradient_of_a_window_without_a_teacher(loss: str) -> None:
+    """Two windows with the same logits and labels; the second has no teacher, so the gradient of its label alone."""
+    objective = PredictionLayer(distillation_loss=loss).objective()  # type: ignore[arg-type]
+    logits = torch.tensor([[1.0, -1.0, 0.5]] * 2, requires_grad=True)
+    everywhere = torch.ones(2, 3, dtype=torch.bool)
+    batch = {
+        **{name: torch.zeros(2, dtype=torch.long) for name in ("start_positions", "end_positions")},
+        **dict.fromkeys(("attention_mask", "context_mask"), everywhere),
+        "weight": torch.ones(2),
+        "labelled": torch.ones(2, dtype=torch.bool),
+        "has_teacher": torch.tensor([True, False]),
+    }
+    targets = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    terms = objective(ModelOutputs(logits, logits), ModelOutputs(targets, targets), batch)
+    [of_distillation] = torch.autograd.grad(
+        terms["distillation"].values.masked_fill(~terms["distillation"].mask, 0.0).sum(), logits, retain_graph=True
+    )
+    assert of_distillation[0].abs().max() > 0
+    assert (of_distillation[1] == 0).all()
+    [of_labels] = torch.autograd.grad(terms["labels"].values.sum(), logits)
+    expected = torch.softmax(logits.detach(), dim=1) - torch.tensor([1.0, 0.0, 0.0])
+    torch.testing.assert_close(of_labels, expected)
+
+
 def test_windows_without_a_teacher_learn_as_from_labels(pair: Callable, squad_file: Path) -> None:
     """Where the only taught source is unlabelled and the soft loss has weight 0, the rest are labels alone."""
     trained = []
@@ -150,6 +176,8 @@ def test_what_does_not_go_with_sources(pair: Callable, squad_file: Path, unlabel
         distil(None, both, PredictionLayer(distillation_loss_weight=1))
     with pytest.raises(DistilError, match="source 2 has neither"):
         distil(None, Sources([Source(squad_file, teacher), Source(unlabelled)]), PredictionLayer())
+    with pytest.raises(DistilError, match="give `Sources` as the data"):
+        distil(TeachersByData([CachedTeacher(teacher), None]), squad_file, PredictionLayer())
     cached = CachedTeacher(teacher)
     with pytest.raises(DistilError, match="one Teacher object"):
         distil(None, Sources([Source(squad_file, cached), Source(unlabelled, cached)]), PredictionLayer())
