@@ -89,7 +89,7 @@ def run_loop(
     callbacks: Sequence[TrainerCallback] = (),
     evaluate: Callable[[], dict[str, float]] | None = None,
     name: str = "training",
-) -> tuple[int, list[dict[str, float]]]:
+) -> tuple[int, list[dict[str, float]], int]:
     """Train the student's model in place.
 
     Args:
@@ -105,7 +105,7 @@ def run_loop(
         name: The name of the run in progress lines.
 
     Returns:
-        The number of optimiser steps, and the log.
+        The number of optimiser steps, the log, and the number of weights that the optimiser has changed.
 
     Raises:
         DistilError: The loss is not finite, the objective does not return the terms that it declares, or no checkpoint
@@ -132,11 +132,12 @@ def run_loop(
             with training_progress(speed, visible=settings.progress, name=name) as progress:
                 trainer.add_callback(progress)
                 trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
+            trained = sum(parameter.numel() for parameter, state in trainer.optimizer.state.items() if state)
             trainer.take_best()
     finally:
         student.model.eval()  # also after an interruption: the student must not answer with dropout
     student.model.to(student.device)
-    return trainer.state.global_step, trainer.state.log_history
+    return trainer.state.global_step, trainer.state.log_history, trained
 
 
 class StudentAndObjective(nn.Module):

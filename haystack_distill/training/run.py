@@ -205,7 +205,7 @@ class Run:
             if prepare is not None:
                 prepare()
             objective.prepare()
-            steps, history = run_loop(
+            steps, history, trained = run_loop(
                 self.student,
                 objective,
                 data,
@@ -220,7 +220,7 @@ class Run:
             if on_trained is not None:
                 on_trained()
             metrics = evaluate() if evaluate is not None else {}
-            result = RunResult(steps, time.monotonic() - self.started, metrics, history)
+            result = RunResult(steps, time.monotonic() - self.started, metrics, history, trained=trained)
             return directory.finish(result, lambda path: self._save(path, objective))
 
     def _save(self, directory: Path, objective: Objective) -> None:

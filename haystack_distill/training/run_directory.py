@@ -54,6 +54,8 @@ class RunResult:
         metrics: SQuAD metrics of the finished student on the dev data; empty without dev data.
         history: The log, one dictionary per entry: loss components, learning rate, evaluation metrics.
         directory: Where the student was saved, or None.
+        trained: The number of weights that the optimiser has changed, those of projections and filters included; None
+            for a finished run of a version that did not count them.
     """
 
     steps: int
@@ -61,6 +63,7 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     directory: Path | None = None
+    trained: int | None = None
 
 
 class RunDirectory:
@@ -196,7 +199,8 @@ class RunDirectory:
             raise DistilError(f"{problem} ({error}); {remedy}") from error
         model.eval()
         names = ("steps", "seconds", "metrics", "history")
-        return RunResult(**{name: self.finished[name] for name in names}, directory=self.path)
+        values = {name: self.finished[name] for name in names}
+        return RunResult(**values, directory=self.path, trained=self.finished.get("trained"))
 
     def finish(self, result: RunResult, save: Callable[[Path], object]) -> RunResult:
         """Save the model and the record of the run, then remove its checkpoints.
@@ -221,6 +225,7 @@ class RunDirectory:
                 "metrics": result.metrics,
                 "steps": result.steps,
                 "seconds": result.seconds,
+                "trained": result.trained,
             }
             write_json(self.path / RUN_FILE, self.record | finished | {"history": result.history})
             self.checkpoints.clear()

@@ -23,10 +23,11 @@ from haystack_distill.objectives import (
     Method,
     Objective,
     PredictionLayer,
+    TaskFilters,
 )
 from haystack_distill.students.configured import from_config
 from haystack_distill.teachers import LiveTeacher, Teacher
-from haystack_distill.training.adaptation import Adaptation
+from haystack_distill.training.adaptation import Adaptation, Head
 from haystack_distill.training.reader_trainer import warn_of_shared_contexts
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.transformers_compat import save_model
@@ -47,6 +48,18 @@ from tests.training.helpers import (
 QUICK = TrainingSettings(
     max_steps=6, batch_size=4, learning_rate=1e-3, precision="fp32", progress=False, log_every=1, checkpoint_every=None
 )
+
+
+def test_the_weights_that_the_optimiser_changes_are_counted(tiny_reader: MakeReader, data: Path) -> None:
+    teacher, student = tiny_reader(seed=1), tiny_reader()
+    quick = ReaderTrainer(student, settings=replace(QUICK, max_steps=1))
+    config = student.model.config
+    filters = TaskFilters().objective(config, teacher.model.config)
+    assert quick.distil(teacher, data, TaskFilters()).trained == sum(one.numel() for one in filters.parameters())
+    head = 2 * config.hidden_size + 2
+    assert quick.distil(None, data, Labels(), adaptation=Head()).trained == head
+    layers = quick.distil(teacher, data, IntermediateLayers()).trained
+    assert layers == sum(one.numel() for one in student.model.parameters()) - head
 
 
 def test_answers_that_lie_in_no_window_whole_are_counted_in_a_warning(

@@ -47,6 +47,19 @@ def test_every_step_has_labelled_and_unlabelled_windows(
     assert all(torch.isfinite(batch["teacher_start_logits"]).any(dim=1).all() for batch in batches)
 
 
+def test_a_transfer_set_has_no_held_out_articles(pair: Callable, squad_file: Path, tmp_path: Path) -> None:
+    content = json.loads(squad_file.read_text())
+    content["data"] = [
+        {"title": f"{number}", "paragraphs": [one]} for number, one in enumerate(content["data"][0]["paragraphs"])
+    ]
+    squad_file.write_text(json.dumps(content))
+    student, teacher = pair()
+    trainer = ReaderTrainer(student, tmp_path / "run", settings(max_steps=1))
+    trainer.distil(teacher, squad_file, PredictionLayer(), dev_split=0.25, transfer=TransferSet(squad_file))
+    record = json.loads((tmp_path / "run/haystack_distill.json").read_text())
+    assert record["transfer"]["examples"] * 2 == record["data"]["examples"] < 2 * 8
+
+
 def test_a_run_with_a_transfer_set_resumes_bit_for_bit(
     pair: Callable, data: Path, transfer: TransferSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
