@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,16 @@ from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
 from haystack_distill.models.embedded_teacher import named_reader
-from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.recipes.inputs import load_questions
+from haystack_distill.recipes.inputs import load_questions, unmeasured
 from haystack_distill.recipes.runner import RESULT_FILE, run_recipe
 from haystack_distill.recipes.schema import READER, Recipe, load_recipe
-from haystack_distill.training.adaptation import adapted
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.console import LogHandler, errors_as_messages
 from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import temporary_directory
+from haystack_distill.utils.memory import peak_memory
 from haystack_distill.utils.model_files import RUN_FILE
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.processor import processor_record
@@ -71,33 +70,33 @@ def run_job(directory: Path) -> None:
 def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Train and measure a student."""
     recipe = load_recipe(directory / RECIPE_FILE)
+    if job["kind"] == TIMED_ARM:
+        recipe = steps_alone(recipe)
     fresh = not any((directory / recipe.directory_of(stage)).exists() for stage in recipe.stages)
     result = run_recipe(recipe, progress=job["progress"], measure=False)
-    memory = _peak_megabytes(resolve_device(recipe.device))
+    device = resolve_device(recipe.device)
+    memory = _peak_megabytes(device)
     record = json.loads((directory / RESULT_FILE).read_text(encoding="utf-8"))["record"]
-    reading = {
-        "window_settings": recipe.windows,
-        "device": resolve_device(recipe.device),
-        "precision": recipe.precision,
-    }
-    stages = [_stage_record(directory, recipe, name) for name in result.steps]
-    if job["kind"] == TIMED_ARM:
-        return {"stages": stages}
-    reader = Reader.load(directory / READER, **reading)  # type: ignore[arg-type]
+    reading = {"window_settings": recipe.windows, "device": device, "precision": recipe.precision}
+    stages = [_stage_record(directory, name) for name in result.steps]
     train = load_questions(recipe.data, "train", recipe.cache_dir)
+    comparable = {
+        "teacher": record["teacher"],
+        "student": record["student"],
+        "data": content_hash(train),
+        "windows": record["windows"],
+        "precision": record["precision"],
+        "device": device.type,
+    }
+    if job["kind"] == TIMED_ARM:
+        made = {"comparable": comparable, "recipe": recipe.as_dict(), "processor": processor_record(device)}
+        return {**made, "stages": stages}
+    reader = Reader.load(directory / READER, **reading)  # type: ignore[arg-type]
     measured, dev_hash = _measured(reader, recipe.dev_data or [], job, recipe.cache_dir, "distilled")
     steps = sum(result.steps.values())
+    trained = [stage["trained"] for stage in stages]
     return {
-        "comparable": {
-            "teacher": record["teacher"],
-            "student": record["student"],
-            "data": content_hash(train),
-            "dev_data": dev_hash,
-            "windows": record["windows"],
-            "precision": record["precision"],
-            "device": reader.device.type,
-            "steps": steps,
-        },
+        "comparable": {**comparable, "dev_data": dev_hash, "steps": steps},
         "questions": len(train),
         "recipe": recipe.as_dict(),
         "stages": stages,
@@ -105,22 +104,27 @@ def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
         "seconds": sum(stage["seconds"] for stage in stages),
         "timed": fresh,  # a resumed run has lost the seconds before it was stopped
         "memory_megabytes": memory,
-        "trained": max(stage["trained"] for stage in stages),
+        "trained": max(trained) if None not in trained else None,
         **measured,
     }
 
 
-def _stage_record(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:
-    """What a finished stage did, and how many of the student's weights it trained."""
+def steps_alone(recipe: Recipe) -> Recipe:
+    """A recipe without evaluations and checkpoints, so that the seconds of its steps can be scaled to more steps.
+
+    Only an adaptation that depends on evaluations keeps those.
+    """
+    stages = []
+    for stage in recipe.stages:
+        every = stage.settings.evaluate_every if stage.adaptation.needs_evaluations else None
+        settings = replace(unmeasured(stage.settings), evaluate_every=every, checkpoint_every=None)
+        stages.append(replace(stage, settings=settings))
+    return replace(recipe, stages=stages)
+
+
+def _stage_record(directory: Path, name: str) -> dict[str, Any]:
+    """What a finished stage did, and how many weights it trained."""
     run = json.loads((directory / name / RUN_FILE).read_text(encoding="utf-8"))
-    stage = next(stage for stage in recipe.stages if recipe.directory_of(stage) == name)
-    placing: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
-    if stage.corpus is None:
-        model = Reader.load(directory / name, window_settings=recipe.windows, **placing).model
-    else:
-        model = LanguageModel.load(directory / name, **placing).model
-    with adapted(model, stage.adaptation):
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     seconds = [line[_TRAINED_SECONDS] for line in run["history"] if _TRAINED_SECONDS in line]
     return {
         "directory": name,
@@ -130,7 +134,7 @@ def _stage_record(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:
         "settings": run["settings"],
         "steps": run["steps"],
         "seconds": sum(seconds) if seconds else run["seconds"],
-        "trained": trained,
+        "trained": run.get("trained"),  # a stage that an earlier version trained has no number
         "history": run["history"],
     }
 
@@ -171,14 +175,9 @@ def _measured(
 
 def _peak_megabytes(device: torch.device) -> dict[str, float | None]:
     """The peak of memory of this process in 10^6 bytes: resident, and on the GPU where it computed on one."""
-    resident = None
-    with contextlib.suppress(ImportError):  # Windows
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    resident = peak_memory()
     gpu = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
-    return {"resident": resident, "gpu": gpu}
+    return {"resident": None if resident is None else resident / 1e6, "gpu": gpu}
 
 
 def main() -> None:

@@ -22,27 +22,42 @@ import datasets
 import numpy as np
 import yaml
 
+from haystack_distill.data.squad.held_out import without_articles
 from haystack_distill.data.squad.load import content_hash, load_examples, write_squad
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.recipes.arm import ARM, ARM_FILE, JOB_FILE, RECIPE_FILE, TEACHER, TEACHER_INT8, TIMED_ARM
+from haystack_distill.recipes.arm import (
+    ARM,
+    ARM_FILE,
+    JOB_FILE,
+    RECIPE_FILE,
+    TEACHER,
+    TEACHER_INT8,
+    TIMED_ARM,
+    steps_alone,
+)
 from haystack_distill.recipes.comparison import Arm, Comparison, students_of
-from haystack_distill.recipes.inputs import Inputs, load_questions, ready_stages
-from haystack_distill.recipes.schema import Recipe, load_recipe
-from haystack_distill.reporting.comparison import write_comparison
+from haystack_distill.recipes.inputs import Inputs, load_questions, load_transfer, ready_stages, steps_of
+from haystack_distill.recipes.schema import Recipe, Stage, load_recipe, recipe_from
+from haystack_distill.reporting.comparison import require_comparable, write_comparison
 from haystack_distill.training.checkpoints import directory_lock
 from haystack_distill.training.run_record import FREE_SETTINGS, NOT_RECORDED, differences
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import expand_user, require_writable, temporary_directory
 from haystack_distill.utils.model_files import read_json_object
+from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.processor import processor_record
 
 logger = logging.getLogger(__name__)
 
 _ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
 _FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
 _STDERR = 2  # its descriptor: stdout is for the table
-_OF_A_TEACHER = ("teacher", "dev_data", "windows", "precision")  # in its job, what decides its figures
+_OF_A_TEACHER = ("teacher", "dev_data", "windows")  # what decides its figures, of what students have in common
+_ON_A_DEVICE = ("precision", "device")  # besides; not of its export
+_OF_STEPS = ("teacher", "student", "data", "windows", "precision", "device")  # what decides their seconds, likewise
 _HELD_OUT_QUESTIONS = 1000  # at most, of the held-out articles
 
 
@@ -122,6 +137,7 @@ class _Prepared:
         directory: Where a selection of its questions is written.
 
     Attributes:
+        comparable: By arm what its records must have under this name.
         data: The training questions as a recipe names them.
         dev_data: Likewise the dev questions.
         fitting: The questions that candidates of a grid are trained on.
@@ -146,6 +162,7 @@ class _Prepared:
             dev = dev.select(range(comparison.dev_questions))
             self.dev_data = [self._written(dev, "dev")]
         self.hashes = {"data": content_hash(train), "dev_data": content_hash(dev)}
+        held_out: datasets.Dataset | None = None
         self.fitting: list[str] = []
         self.held_out: list[str] = []
         self.trial_hashes: dict[str, str] = {}
@@ -156,6 +173,8 @@ class _Prepared:
             self.fitting = [self._written(fitting, "grid-train")]
             self.held_out = [self._written(held_out, "grid-held-out")]
             self.trial_hashes = {"data": content_hash(fitting), "dev_data": content_hash(held_out)}
+        self._held_out_examples = held_out
+        self.comparable: dict[str, dict[str, Any]] = {}
         self.steps = self._steps()
 
     def _written(self, examples: datasets.Dataset, name: str) -> str:
@@ -170,12 +189,16 @@ class _Prepared:
         comparison = self.comparison
         total = comparison.max_steps
         steps = {}
+        teacher = ""
         for arm in comparison.arms:
             even = arm.steps(max(len(arm.stages), total or 0))
+            candidates = arm.candidates(comparison.grid)
             first, *_ = [  # each is read, and so checked; that its stages can begin, the first one shows
                 self.recipe(arm.chosen(values), comparison.seed, even, self.directory)[1]
-                for values in arm.candidates(comparison.grid) or [{}]
+                for values in candidates or [{}]
             ]
+            if candidates:  # a stage may have nothing left to train on
+                self.recipe(arm.chosen(candidates[0]), comparison.seed, even, self.directory, trial=True)
             try:
                 inputs = Inputs(first)
                 student = inputs.first_student()
@@ -187,6 +210,16 @@ class _Prepared:
             except DistilError as error:
                 raise type(error)(f"arm {arm.name}: {error}") from error
             assert total is not None
+            teacher = teacher or model_fingerprint(inputs.teacher.model)
+            self.comparable[arm.name] = {
+                "teacher": teacher,
+                "student": json.loads(json.dumps(inputs.student_record())),
+                **self.hashes,
+                "windows": asdict(inputs.teacher.window_settings),
+                "precision": inputs.teacher.precision,
+                "device": inputs.teacher.device.type,
+                "steps": total,
+            }
             steps[arm.name] = arm.steps(total, None if arm.recipe is None else _shares_of(arm, inputs))
         return steps
 
@@ -195,7 +228,49 @@ class _Prepared:
     ) -> tuple[dict[str, Any], Recipe]:
         """The recipe of one student; with `trial`, one that is trained and measured for a choice."""
         data, dev_data = (self.fitting, self.held_out) if trial else (self.data, self.dev_data)
-        return self.comparison.recipe(arm, seed, steps, directory, data, dev_data)
+        content, recipe = self.comparison.recipe(arm, seed, steps, directory, data, dev_data)
+        if trial and any(stage.data or stage.sources or stage.transfer for stage in recipe.stages):
+            content["stages"] = [
+                self._without_held_out(arm.name, given, stage, seed)
+                for given, stage in zip(content["stages"], recipe.stages, strict=True)
+            ]
+            recipe = recipe_from(content, f"arm {arm.name}")
+        return content, recipe
+
+    def _without_held_out(self, arm: str, given: dict[str, Any], stage: Stage, seed: int) -> dict[str, Any]:
+        """A stage of a recipe file whose own questions are without the held-out articles.
+
+        Questions that are drawn from a pool are in the file of a transfer set.
+        """
+        place, cache = f"arm {arm}: stage {stage.name}", self.comparison.cache_dir
+        given = dict(given)
+        if stage.data is not None:
+            given["data"] = self._kept(load_questions(stage.data, "train", cache), f"{place}: data") or given["data"]
+        if stage.sources is not None:
+            given["sources"] = [
+                {
+                    **source,
+                    "data": self._kept(load_questions(one.data, "train", cache), f"{place}: sources") or one.data,
+                }
+                for source, one in zip(given["sources"], stage.sources, strict=True)
+            ]
+        if stage.transfer is not None:
+            kept = self._kept(load_transfer(stage.transfer, seed, cache), f"{place}: transfer")
+            if kept is not None:
+                given["transfer"] = {"data": kept, "proportion": str(stage.transfer.proportion)}
+        return given
+
+    def _kept(self, examples: datasets.Dataset, place: str) -> list[str] | None:
+        """The file of examples without the held-out articles; None where they are about others alone."""
+        assert self._held_out_examples is not None
+        try:
+            kept = without_articles(examples, self._held_out_examples, cache_dir=self.comparison.cache_dir)
+        except DistilError as error:
+            raise DistilError(
+                f"{place}: all of it is about the articles that values of the grid are chosen on; give other data, or "
+                "leave the grid out"
+            ) from error
+        return None if kept is examples else [self._written(kept, "grid-own")]
 
 
 class _Runner:
@@ -204,20 +279,21 @@ class _Runner:
         self.output = output
         self.progress = progress
         self.session = secrets.token_hex(8)
+        self.checked: set[Path] = set()  # directories of finished students that are those asked for
         self.failed: list[str] = []
         self.notes: list[str] = []
 
     def run(self) -> ComparisonResult:
         comparison = self.comparison
         self.prepared = _Prepared(comparison, self.output / _DATA)
+        self._check_finished()
         teachers = self._teachers()
         chosen = {arm.name: self._choose(arm) for arm in comparison.arms}
         for arm, seed in students_of(comparison):
             choice = chosen[arm.name]
             if choice is not None:
                 self._student(*choice, seed)
-        paths = sorted(self.output.glob(f"{_ARMS}/*/seed-*/{ARM_FILE}"))
-        records = [record for record in map(_read, paths) if record is not None]
+        records = self._finished()
         if not records:
             raise DistilError("no arm could be trained; the messages of each are above")
         timing = self._timing({name: choice[0] for name, choice in chosen.items() if choice is not None})
@@ -232,11 +308,38 @@ class _Runner:
         )
         return ComparisonResult(self.output, content, self.failed)
 
+    def _finished(self) -> list[dict[str, Any]]:
+        """The records of all finished students of the directory."""
+        paths = sorted(self.output.glob(f"{_ARMS}/*/seed-*/{ARM_FILE}"))
+        return [record for record in map(_read, paths) if record is not None]
+
+    def _check_finished(self) -> None:
+        """Check that finished students are those that are asked for, and fit the others, before any is trained."""
+        comparison = self.comparison
+        for arm in comparison.arms:
+            candidates = arm.candidates(comparison.grid)
+            for number, values in enumerate(candidates, start=1):
+                self._known(arm.chosen(values), comparison.seed, self._trial(arm, number, values), trial=True)
+            for seed in [] if candidates else comparison.seeds:
+                self._known(arm, seed, self._directory(arm, seed))
+        planned = [
+            {"name": f"arm {name} of this call", "comparable": comparable}
+            for name, comparable in self.prepared.comparable.items()
+        ]
+        require_comparable([*planned, *self._finished()], [])
+
     # --- one student ---------------------------------------------------------------------------------------------
 
     def _student(self, arm: Arm, choice: dict[str, Any], seed: int) -> dict[str, Any] | None:
-        directory = self.output / _ARMS / arm.directory / f"seed-{seed}"
+        directory = self._directory(arm, seed)
         return self._trained(arm, seed, directory, {"choice": choice}, keep=self.comparison.keep_readers)
+
+    def _directory(self, arm: Arm, seed: int) -> Path:
+        return self.output / _ARMS / arm.directory / f"seed-{seed}"
+
+    def _trial(self, arm: Arm, number: int, values: Mapping[str, str]) -> Path:
+        """The directory of a candidate."""
+        return self.output / _GRID / arm.directory / f"{number}-{_slug(values)}"
 
     def _choose(self, arm: Arm) -> tuple[Arm, dict[str, Any]] | None:
         """The arm with the values of the grid that were best on held-out questions, and what was tried."""
@@ -245,7 +348,7 @@ class _Runner:
             return arm, {}
         tried = []
         for number, values in enumerate(candidates, start=1):
-            directory = self.output / _GRID / arm.directory / f"{number}-{_slug(values)}"
+            directory = self._trial(arm, number, values)
             record = self._trained(arm.chosen(values), self.comparison.seed, directory, {}, trial=True)
             if record is not None:
                 metrics = record["measurements"]["metrics"]
@@ -260,15 +363,22 @@ class _Runner:
         self, arm: Arm, seed: int, directory: Path, more: dict[str, Any], *, trial: bool = False, keep: bool = False
     ) -> dict[str, Any] | None:
         """The record of a student, trained unless it was before; None where that failed."""
-        steps = self.prepared.steps[arm.name]
-        content, recipe = self.prepared.recipe(arm, seed, steps, directory, trial=trial)
-        done = _read(directory / ARM_FILE)
+        done = self._known(arm, seed, directory, trial=trial)
         if done is not None:
-            hashes = self.prepared.trial_hashes if trial else self.prepared.hashes
-            _require_same_arm(arm.name, directory, done, recipe, hashes)
             return done
+        content, _ = self.prepared.recipe(arm, seed, self.prepared.steps[arm.name], directory, trial=trial)
         _write_recipe(directory, content)
         return self._run(directory, {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more})
+
+    def _known(self, arm: Arm, seed: int, directory: Path, *, trial: bool = False) -> dict[str, Any] | None:
+        """The record of a finished student, checked; None where it is not finished."""
+        done = _read(directory / ARM_FILE)
+        if done is not None and directory not in self.checked:
+            self.checked.add(directory)
+            _, recipe = self.prepared.recipe(arm, seed, self.prepared.steps[arm.name], directory, trial=trial)
+            expected = self.prepared.comparable[arm.name] | (self.prepared.trial_hashes if trial else {})
+            _require_same_arm(arm.name, directory, done, recipe, expected)
+        return done
 
     def _run(self, directory: Path, job: dict[str, Any]) -> dict[str, Any] | None:
         """The record of a job that is done in a process of its own; None where it failed."""
@@ -288,25 +398,26 @@ class _Runner:
     def _timing(self, arms: dict[str, Arm]) -> dict[str, float] | None:
         """The seconds of each arm's steps, from a run of some of them, all arms one after the other; None without it.
 
-        What an earlier call has timed counts only if it timed all of these arms.
+        What an earlier call has timed counts only if it timed all of these arms as they are now, on such a machine.
         """
         total = self.comparison.time_steps
         if total is None:
             return None
         folders = {name: self.output / _TIMING / arm.directory for name, arm in arms.items()}
+        recipes = {}
+        for name, arm in arms.items():
+            shares = [steps / sum(self.prepared.steps[name]) for steps in self.prepared.steps[name]]
+            steps = arm.steps(max(total, len(shares)), shares)
+            recipes[name] = self.prepared.recipe(arm, self.comparison.seed, steps, folders[name])
         records = {name: _read(folder / ARM_FILE) for name, folder in folders.items()}
-        known = {record["session"] if record else None for record in records.values()}
-        if (
-            None in known
-            or len(known) > 1
-            or any(sum(_steps_in(one)) != max(total, len(_steps_in(one))) for one in records.values())
+        sessions = {record["session"] if record else None for record in records.values()}
+        if len(sessions) > 1 or not all(
+            record is not None and self._is_timing_of(record, recipes[name][1], self.prepared.comparable[name])
+            for name, record in records.items()
         ):
-            for name, arm in arms.items():
+            for name in arms:
                 shutil.rmtree(folders[name], ignore_errors=True)
-                shares = [steps / sum(self.prepared.steps[name]) for steps in self.prepared.steps[name]]
-                steps = arm.steps(max(total, len(shares)), shares)
-                content, _ = self.prepared.recipe(arm, self.comparison.seed, steps, folders[name])
-                _write_recipe(folders[name], content)
+                _write_recipe(folders[name], recipes[name][0])
                 job = {"kind": TIMED_ARM, "name": f"{name}, timed", "keep_reader": False}
                 records[name] = self._run(folders[name], job)
         return {
@@ -317,6 +428,17 @@ class _Runner:
             for name, record in records.items()
             if record is not None
         }
+
+    def _is_timing_of(self, record: dict[str, Any], recipe: Recipe, comparable: dict[str, Any]) -> bool:
+        """Whether a timing run is of these stages with so many steps, on a machine like this one."""
+        if not {"recipe", "comparable", "processor"} <= record.keys():  # of an earlier version
+            return False
+        now = json.loads(json.dumps(steps_alone(recipe).as_dict()))
+        return (
+            _decisive(record["recipe"]) == _decisive(now)
+            and all(record["comparable"][name] == comparable[name] for name in _OF_STEPS)
+            and record["processor"] == processor_record(resolve_device(self.comparison.device))
+        )
 
     # --- the teacher ---------------------------------------------------------------------------------------------
 
@@ -358,7 +480,9 @@ class _Runner:
             "keep_reader": False,
         }
         done = _read(directory / ARM_FILE)
-        if done is not None and all(done.get(name) == job[name] for name in _OF_A_TEACHER):
+        expected = next(iter(self.prepared.comparable.values()))
+        decisive = _OF_A_TEACHER if kind == TEACHER_INT8 else (*_OF_A_TEACHER, *_ON_A_DEVICE)
+        if done is not None and all(done["comparable"].get(name) == expected[name] for name in decisive):
             return done
         (directory / ARM_FILE).unlink(missing_ok=True)
         return self._run(directory, job)
@@ -368,10 +492,6 @@ def _write_recipe(directory: Path, content: dict[str, Any]) -> None:
     """Write the recipe of a student as a recipe file."""
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(directory / RECIPE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
-def _steps_in(record: dict[str, Any] | None) -> list[int]:
-    return [stage["steps"] for stage in record["stages"]] if record else []
 
 
 def run_in_own_process(directory: Path) -> int:
@@ -420,13 +540,11 @@ def _shares_of(arm: Arm, inputs: Inputs) -> list[float]:
     assert arm.recipe is not None
     steps = []
     for stage, own in zip(load_recipe(arm.recipe).stages, inputs.recipe.stages, strict=True):
-        settings = stage.settings
-        if settings.max_steps is not None:
-            steps.append(settings.max_steps)
-            continue
-        factor = 1 if stage.augment is None else stage.augment.multiplication_factor
-        windows = len(inputs.first_reader().cut(inputs.original(own), cache_dir=inputs.recipe.cache_dir)) * factor
-        steps.append(settings.n_epochs * -(-windows // (settings.batch_size * settings.gradient_accumulation_steps)))
+        if stage.settings.max_steps is not None:
+            steps.append(stage.settings.max_steps)
+        else:
+            windows = inputs.first_reader().cut(inputs.original(own), cache_dir=inputs.recipe.cache_dir)
+            steps.append(steps_of(stage, len(windows)))
     return [one / sum(steps) for one in steps]
 
 
@@ -445,18 +563,32 @@ def _at_least(examples: datasets.Dataset, wanted: int, name: str) -> int:
 
 
 def _require_same_arm(
-    name: str, directory: Path, done: dict[str, Any], recipe: Recipe, hashes: Mapping[str, str]
+    name: str, directory: Path, done: dict[str, Any], recipe: Recipe, expected: Mapping[str, Any]
 ) -> None:
-    """Check that a finished arm is the one that is asked for."""
-    changed = []
-    for place, before, now in differences(
-        _decisive(done["recipe"]), _decisive(json.loads(json.dumps(recipe.as_dict())))
-    ):
-        if before == NOT_RECORDED:
-            logger.warning("%s was finished by an earlier version, which did not record %s", directory, place)
-        elif before != now:
-            changed.append(f"{place}: then {before!r}, now {now!r}")
-    changed += [f"other {what}" for what, value in hashes.items() if done["comparable"][what] != value]
+    """Check that a finished arm is the one that is asked for.
+
+    Args:
+        name: The arm.
+        directory: Where it is.
+        done: Its record.
+        recipe: What is asked for.
+        expected: What its record must have under "comparable"; the recipe has its steps and windows.
+    """
+    changed, unknown = [], []
+    for place, then, now in differences(_decisive(done["recipe"]), _decisive(json.loads(json.dumps(recipe.as_dict())))):
+        if then == NOT_RECORDED:
+            unknown.append(place)
+        elif then != now:
+            changed.append(f"{place}: then {then!r}, now {now!r}")
+    if unknown:
+        logger.warning("%s was finished by an earlier version, which did not record %s", directory, ", ".join(unknown))
+    before = done["comparable"]
+    changed += [
+        f"other {what}" for what in ("teacher", "student", "data", "dev_data") if before[what] != expected[what]
+    ]
+    changed += [
+        f"{what}: then {before[what]}, now {expected[what]}" for what in _ON_A_DEVICE if before[what] != expected[what]
+    ]
     if changed:
         raise DistilError(
             f"arm {name}: {directory} was finished otherwise ({'; '.join(changed)}); remove it to train it again, or "
@@ -465,11 +597,14 @@ def _require_same_arm(
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What decides the student of a recipe, as `Recipe.as_dict` has it; the stages by their names."""
-    stages = {
-        stage["name"]: {**stage, "settings": {k: v for k, v in stage["settings"].items() if k not in FREE_SETTINGS}}
-        for stage in recipe["stages"]
-    }
+    """What decides the student of a recipe, as `Recipe.as_dict` has it; stages by name, parts of a sum by number."""
+    stages = {}
+    for stage in recipe["stages"]:
+        arguments = dict(stage["arguments"])
+        if "parts" in arguments:
+            arguments["parts"] = {str(number): part for number, part in enumerate(arguments["parts"], start=1)}
+        settings = {name: value for name, value in stage["settings"].items() if name not in FREE_SETTINGS}
+        stages[stage["name"]] = {**stage, "arguments": arguments, "settings": settings}
     return {name: value for name, value in recipe.items() if name not in _FREE} | {"stages": stages}
 
 

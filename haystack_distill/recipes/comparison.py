@@ -40,12 +40,18 @@ class Arm:
             stage may have `share`, its share of the steps.
         grid: Values to choose from by name of an option, besides those of the comparison.
         recipe: The recipe file that the stages are from, whose lengths decide the shares.
+
+    Raises:
+        DistilError: An option of the grid has no values.
     """
 
     name: str
     stages: tuple[Mapping[str, Any], ...]
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
     recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_values(self.grid, f"arm {self.name}: ")
 
     @property
     def directory(self) -> str:
@@ -186,6 +192,9 @@ def _arm_from_recipe(name: str, path: str) -> Arm:
     stages = content.get("stages")
     if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
         raise DistilError(f"{path}: is not a recipe, because it has no list of stages; give a recipe file")
+    for number, stage in enumerate(stages, start=1):
+        if "method" not in stage:
+            raise DistilError(f"{path}: stage {stage.get('name', number)}: method is missing; add it")
     return Arm(name, tuple(stages), recipe=path)
 
 
@@ -206,6 +215,12 @@ def _method(text: str, part: str) -> dict[str, Any]:
             raise DistilError(f"--methods {text}: {option.strip()!r} has another form; write OPTION=VALUE")
         method[name.strip()] = value.strip()
     return method
+
+
+def _require_values(grid: Mapping[str, Sequence[str]], place: str = "") -> None:
+    for name, values in grid.items():
+        if not values:
+            raise DistilError(f"{place}grid: {name} has no values; give at least one, or leave it out")
 
 
 def _share(arm: str, value: Any) -> float:
@@ -321,7 +336,13 @@ class Comparison:
         require_seed(self.seed)
         for name in self.settings:
             check_argument("settings", name, name in _SETTINGS, f"one of {', '.join(sorted(_SETTINGS))}")
+        _require_values(self.grid)
         for name in self.grid:
+            if name in self.settings:
+                raise DistilError(
+                    f"{name} is set to {self.settings[name]} for all arms, and the grid has values of it too; leave "
+                    "one of them out"
+                )
             if not any(name in candidate for arm in self.arms for candidate in arm.candidates({name: ["?"]})):
                 raise DistilError(f"grid: no arm takes {name}, or all set it themselves; correct it, or leave it out")
         if self.baseline is not None and self.baseline not in names:

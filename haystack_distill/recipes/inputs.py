@@ -189,11 +189,9 @@ class Inputs:
         """The transfer set of a stage, its examples loaded; None where it has none."""
         if stage.transfer is None:
             return None
-        data = stage.transfer.data
-        source: Any = [sample_path(_PARTS["train"])] if data == [SAMPLE] else data
         with in_section("transfer"):
-            given = replace(stage.transfer, data=source[0] if len(source) == 1 else source)
-            examples = self._to_train_on(given.load(self.recipe.seed, cache_dir=self.recipe.cache_dir))
+            examples = load_transfer(stage.transfer, self.recipe.seed, self.recipe.cache_dir)
+            examples = self._to_train_on(examples)
         return TransferSet(examples, stage.transfer.proportion)
 
     def questions(self, stage: Stage, student: Reader) -> datasets.Dataset:
@@ -455,6 +453,22 @@ def load_questions(data: list[str], split: str, cache_dir: str | None) -> datase
     return load_examples(data[0] if len(data) == 1 else data, split=split, cache_dir=cache_dir)
 
 
+def load_transfer(transfer: TransferSet, seed: int, cache_dir: str | None) -> datasets.Dataset:
+    """The unlabelled examples of a transfer set whose data is named as that of a recipe.
+
+    Args:
+        transfer: As a stage has it.
+        seed: The seed of the questions that are drawn from a pool.
+        cache_dir: The cache directory, see `utils.cache.cache_directory`.
+
+    Raises:
+        DataError: The data or the pool cannot be read.
+    """
+    source: Any = [sample_path(_PARTS["train"])] if transfer.data == [SAMPLE] else transfer.data
+    given = replace(transfer, data=source[0] if len(source) == 1 else source)
+    return given.load(seed, cache_dir=cache_dir)
+
+
 def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
     """Find out stage by stage whether it can begin, so that the last does not fail after the first ones took hours.
 
@@ -520,6 +534,27 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
     )
     if objective.student_request.logits:
         ready.student.untrained = ()  # as training leaves it
+
+
+def windows_of(stage: Stage, windows: int) -> int:
+    """The windows of an epoch of a stage on questions, those of its transfer set included.
+
+    Args:
+        stage: The stage.
+        windows: Those of its questions before augmentation.
+    """
+    total = windows * (1 if stage.augment is None else stage.augment.multiplication_factor)
+    if stage.transfer is not None:
+        share = stage.transfer.proportion
+        total += max(1, round(total * share / (1 - share)))
+    return total
+
+
+def steps_of(stage: Stage, windows: int) -> int:
+    """The optimiser steps of a stage on questions; see `windows_of`."""
+    settings = stage.settings
+    per_step = settings.batch_size * settings.gradient_accumulation_steps
+    return settings.max_steps or settings.n_epochs * -(-windows_of(stage, windows) // per_step)
 
 
 def unmeasured(settings: TrainingSettings) -> TrainingSettings:

@@ -12,7 +12,15 @@ from haystack_distill.data.mixture import tempered_mixture
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.recipes.inputs import Inputs, ReadyStage, ready_stages, run_settings, unmeasured
+from haystack_distill.recipes.inputs import (
+    Inputs,
+    ReadyStage,
+    ready_stages,
+    run_settings,
+    steps_of,
+    unmeasured,
+    windows_of,
+)
 from haystack_distill.recipes.runner import labels_stage
 from haystack_distill.recipes.schema import LABELS_ONLY, Recipe, Stage, runs_needed
 from haystack_distill.teachers.by_data import Sources
@@ -138,11 +146,7 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         trainer = ReaderTrainer(student.copy(), directory, replace(settings, overwrite=True), cache_dir=scratch)
         return trainer.distil(single, sources or sample, method, transfer=transfer, adaptation=stage.adaptation)
 
-    n_windows, settings = len(windows) * factor, stage.settings
-    if transfer is not None:
-        n_windows += max(1, round(n_windows * transfer.proportion / (1 - transfer.proportion)))
-    per_step = settings.batch_size * settings.gradient_accumulation_steps
-    steps = settings.max_steps or settings.n_epochs * -(-n_windows // per_step)
+    n_windows, steps = windows_of(stage, len(windows)), steps_of(stage, len(windows))
     of_teacher = len(windows) * factor + others
     seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * of_teacher
     return PlannedStage(name, len(examples) * factor, n_windows, steps, seconds, megabytes * factor if weigh else 0)

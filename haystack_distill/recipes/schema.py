@@ -254,7 +254,7 @@ class Recipe:
         stages: What is done, in this order.
         dev_data: What teacher and student are measured on at the end; never trained on.
         dev_split: Without `dev_data`, the share of the articles of `data` that is measured on and not trained on, such
-            as 0.1; the seed chooses them. They are left out of a stage's own `data` too.
+            as 0.1; the seed chooses them. They are left out of a stage's own `data` and `transfer` too.
         student: How the student is made. Where the first stage is on a corpus and has a teacher of its own, it is
             made from that teacher, else from the recipe's.
         labels_only: Also train the same student on labels alone for as many steps, to compare with.

@@ -149,6 +149,7 @@ def _arm_row(
         difference = asdict(paired_bootstrap(*([_f1_by_question(one) for one in side] for side in (records, baseline))))
     resident = [one["memory_megabytes"]["resident"] for one in records]
     gpu = [one["memory_megabytes"]["gpu"] for one in records]
+    trained = [one["trained"] for one in records]
     return {
         "name": name,
         "kind": "arm",
@@ -156,7 +157,7 @@ def _arm_row(
         "difference": difference,
         "memory_megabytes": max(resident) if None not in resident else None,
         "gpu_megabytes": max(gpu) if None not in gpu else None,
-        "trained": max(one["trained"] for one in records),
+        "trained": max(trained) if None not in trained else None,
         "chosen": records[0]["choice"].get("chosen", {}),
         "tried": records[0]["choice"].get("tried", []),
     }

@@ -1,6 +1,7 @@
 """A comparison trains each student once, in equal steps, and puts only what can be compared into one table."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def given(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) 
     return made
 
 
-def test_the_plan(given: Callable[..., Comparison], tmp_path: Path) -> None:
+def test_the_plan(given: Callable[..., Comparison], squad_file: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "teacher: t\ndata: d\noutput_dir: o\nstages:\n"
@@ -80,11 +81,17 @@ def test_the_plan(given: Callable[..., Comparison], tmp_path: Path) -> None:
         "- {name: b, method: labels, max_steps: 2}\n"
     )
     arms = [*arms_from_text(f"labels,{recipe}"), TWO_STAGES]
-    plan = plan_comparison(given(arms=arms, max_steps=None, n_epochs=5, grid={"learning_rate": ["1e-3", "3e-3"]}))
+    settings, grid = {"batch_size": "4"}, {"learning_rate": ["1e-3", "3e-3"]}
+    plan = plan_comparison(given(arms=arms, max_steps=None, n_epochs=5, settings=settings, grid=grid))
     # 8 questions are 8 windows: 5 epochs of 2 batches; the recipe has 4 epochs of 2 batches and then 2 steps.
     assert [arm.stages for arm in plan] == [{"train": 10}, {"a": 8, "b": 2}, {"layers": 5, "end": 5}]
     assert plan[0].candidates == [{"learning_rate": "1e-3"}, {"learning_rate": "3e-3"}]
     assert not (tmp_path / "out").exists()
+    recipe.write_text(  # with a transfer set the first stage has 4 epochs of 4 batches
+        recipe.read_text().replace("method: intermediate_layers", f"method: prediction_layer, transfer: {squad_file}")
+    )
+    plan = plan_comparison(given(arms=arms_from_text(str(recipe)), max_steps=9))
+    assert plan[0].stages == {"a": 8, "b": 1}
     with pytest.raises(DistilError, match="questions is 9, but there are only 8"):
         plan_comparison(given(questions=9))
     with pytest.raises(DistilError, match="arm both: stage layers: "):
@@ -114,6 +121,8 @@ def test_each_student_is_trained_once(given: Callable[..., Comparison], ran: lis
         ("labels", 1),
     ]
     assert record["stages"][0]["settings"]["learning_rate"] == 1e-3
+    head = 2 * 32 + 2  # which no layer's loss reaches
+    assert [stage["trained"] for stage in record["stages"]] == [labels["parameters"] - head, labels["parameters"]]
     assert record["processor"]["cpu"]
     assert record["comparable"]["precision"] == "fp32"
     assert len(record["measurements"]["examples"]) == 8
@@ -137,11 +146,42 @@ def test_each_student_is_trained_once(given: Callable[..., Comparison], ran: lis
         run_comparison(given(max_steps=4), progress=False)
     with pytest.raises(DistilError, match=r"was finished otherwise .*other data"):
         run_comparison(given(questions=6), progress=False)
-    with pytest.raises(DistilError, match=r"seed 42 cannot be put .* optimiser steps differ \(4 and 3\)"):
+    ran.clear()  # before anything is trained
+    with pytest.raises(DistilError, match=r"seed 42 cannot be put .* optimiser steps differ \(3 and 4\)"):
         run_comparison(given(arms=arms_from_text("prediction_layer"), max_steps=4), progress=False)
+    assert ran == []
 
 
-def test_a_timing_run(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
+def test_other_models_and_data_by_the_same_name(
+    given: Callable[..., Comparison],
+    ran: list[str],
+    tiny_reader: Callable[..., Reader],
+    squad_file: Path,
+    tmp_path: Path,
+) -> None:
+    arms = arms_from_text("labels")
+    run_comparison(given(arms=arms), progress=False)
+    ran.clear()
+    content = squad_file.read_text()
+    squad_file.write_text(content.replace("q0-0", "other"))
+    with pytest.raises(DistilError, match=r"was finished otherwise \(other data; other dev_data\)"):
+        run_comparison(given(arms=arms), progress=False)
+    squad_file.write_text(content)
+    shutil.rmtree(tmp_path / "teacher")
+    tiny_reader(seed=2).save(tmp_path / "teacher")
+    with pytest.raises(DistilError, match=r"was finished otherwise \(other teacher\)"):
+        run_comparison(given(arms=arms), progress=False)
+    with pytest.raises(DistilError, match=r"arm labels, seed 42 cannot be put .* their teacher differ"):
+        run_comparison(given(arms=arms_from_text("prediction_layer")), progress=False)
+    assert ran == []
+    shutil.rmtree(tmp_path / "out/arms")
+    run_comparison(given(arms=arms), progress=False)
+    assert ran == ["out/teacher", "labels/seed-42"]
+
+
+def test_a_timing_run(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run_comparison(given(arms=arms_from_text("labels")), progress=False)
     ran.clear()
     result = run_comparison(given(time_steps=2), progress=False)  # not all by one call, but timed together
@@ -156,6 +196,41 @@ def test_a_timing_run(given: Callable[..., Comparison], ran: list[str], tmp_path
     ran.clear()
     assert run_comparison(given(time_steps=2), progress=False).content["rows"] == result.content["rows"]
     assert ran == []
+    monkeypatch.setattr(compare, "processor_record", lambda device: {"cpu": "another"})
+    run_comparison(given(time_steps=2), progress=False)
+    assert ran == ["timing/labels", "timing/both"]
+
+
+def test_steps_alone_are_timed(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
+    stage = {"name": "end", "method": "labels", "keep_best": "true", "evaluate_every": "3", "checkpoint_every": "3"}
+    result = run_comparison(given(arms=[Arm("best", (stage,))], time_steps=2), progress=False)
+    assert result.failed == []
+    record = json.loads((tmp_path / "out/timing/best/arm.json").read_text())
+    assert not any("eval_f1" in line for line in record["stages"][0]["history"])
+    ran.clear()
+    other = stage | {"batch_size": "2"}
+    shutil.rmtree(tmp_path / "out/arms")
+    run_comparison(given(arms=[Arm("best", (other,))], time_steps=2), progress=False)
+    assert ran == ["best/seed-42", "timing/best"]
+
+
+def test_what_an_earlier_version_did_not_record(
+    given: Callable[..., Comparison], ran: list[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    arms = arms_from_text("labels+prediction_layer")
+    run_comparison(given(arms=arms), progress=False)
+    path = next((tmp_path / "out/arms").glob("*/seed-42/arm.json"))
+    record = json.loads(path.read_text())
+    del record["recipe"]["stages"][0]["arguments"]["parts"][1]["arguments"]["flsw_beta"]
+    record["trained"] = None
+    path.write_text(json.dumps(record))
+    ran.clear()
+    run_comparison(given(arms=arms), progress=False)
+    assert ran == []
+    assert "did not record stages.train.arguments.parts.2.arguments.flsw_beta" in caplog.text
+    other = Arm(arms[0].name, ({**arms[0].stages[0], "method": ["prediction_layer", "labels"]},))
+    with pytest.raises(DistilError, match="was finished otherwise"):
+        run_comparison(given(arms=[other]), progress=False)
 
 
 def test_a_failing_arm_leaves_the_others(
@@ -197,6 +272,40 @@ def test_values_are_chosen_on_held_out_training_questions(
     ran.clear()
     run_comparison(given(data=[str(data)], arms=arms, grid=grid, settings=settings, questions=30), progress=False)
     assert ran == []
+
+
+def test_data_of_a_stage_has_no_held_out_articles(given: Callable[..., Comparison], tmp_path: Path) -> None:
+    content = squad_content(repeat=4)
+    for number, article in enumerate(content["data"]):
+        for paragraph in article["paragraphs"]:
+            paragraph["context"] += f" Edition {number}."
+    data = tmp_path / "several.json"
+    data.write_text(json.dumps(content))
+    stage = {"name": "a", "method": "prediction_layer", "data": str(data)}
+    transfer = {"data": str(data), "proportion": "0.25"}
+    other = {"name": "a", "method": "prediction_layer", "transfer": transfer}
+    changed = {"data": [str(data)], "grid": {"learning_rate": ["1e-3"]}, "settings": {}}
+    sources = [{"data": str(data), "teacher": teacher} for teacher in ("none", str(tmp_path / "teacher"))]
+    parts = {"name": "a", "method": "prediction_layer", "sources": sources}
+    arms = [Arm("own", (stage,)), Arm("more", (other,)), Arm("parts", (parts,))]
+    comparison = given(arms=arms, **changed)
+    prepared = compare._Prepared(comparison, tmp_path / "scratch")
+    held_out = set(load_examples(prepared.held_out)["title"])
+    assert len(held_out) == 1
+    own, more, third = (prepared.recipe(arm, 42, [3], tmp_path, trial=True)[1].stages[0] for arm in comparison.arms)
+    assert own.data is not None
+    assert more.transfer is not None
+    assert more.transfer.proportion == 0.25
+    assert third.sources is not None
+    for files in (own.data, more.transfer.data, third.sources[0].data):
+        assert set(load_examples(files)["title"]) == {f"Article {number}" for number in range(4)} - held_out
+    final = prepared.recipe(comparison.arms[0], 42, [3], tmp_path)[1].stages[0]
+    assert final.data == [str(data)]
+    document = {"version": "v2.0", "data": [one for one in content["data"] if one["title"] in held_out]}
+    data.with_name("one.json").write_text(json.dumps(document))
+    leaking = Arm("leaking", (stage | {"data": str(data.with_name("one.json"))},))
+    with pytest.raises(DistilError, match="arm leaking: stage a: data: all of it is about the articles"):
+        plan_comparison(given(arms=[leaking], **changed))
 
 
 def test_articles_are_held_out_whole(tmp_path: Path, squad_file: Path) -> None:

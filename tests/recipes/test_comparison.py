@@ -79,10 +79,14 @@ def test_a_file_of_arms(tmp_path: Path) -> None:
         ("a: [labels]", "arm a: must be a method"),
         ("a: {method: labels, n_epochs: 2}", "arm a: n_epochs is not for an arm"),
         ("a: {method: labels, grid: [1]}", "arm a: grid must map options"),
+        ("a: {method: labels, grid: {learning_rate: []}}", "arm a: grid: learning_rate has no values"),
     ]:
         path.write_text(content)
         with pytest.raises(DistilError, match=message):
             load_arms(path)
+    (tmp_path / "recipe.yaml").write_text("teacher: t\nstages: [{name: a, method: labels}, {name: b}]\n")
+    with pytest.raises(DistilError, match=r"recipe\.yaml: stage b: method is missing; add it"):
+        arm_from_text(str(tmp_path / "recipe.yaml"))
 
 
 def arm(*shares: float | None) -> Arm:
@@ -142,6 +146,8 @@ def test_what_a_comparison_refuses() -> None:
         ({"questions": 0}, "questions must be"),
         ({"held_out": 1}, "held_out must be"),
         ({"settings": {"n_epochs": "3"}}, "settings must be"),
+        ({"grid": {"learning_rate": []}}, "grid: learning_rate has no values"),
+        ({"settings": {"learning_rate": "1e-4"}, "grid": {"learning_rate": ["1e-3"]}}, "learning_rate is set to 1e-4"),
         ({"baseline": "other"}, "there is no arm 'other'; there are labels"),
     ]:
         with pytest.raises(DistilError, match=message):

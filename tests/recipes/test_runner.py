@@ -106,11 +106,19 @@ def test_a_recipe_holds_out_articles(write: Callable[..., Path], squad_file: Pat
     ]
     squad_file.write_text(json.dumps({"version": "v2.0", "data": articles}))
     quick = {"max_steps": 1, "batch_size": 4, "evaluate_every": 1, "checkpoint_every": "none"}
-    path = write(dev_data="none", dev_split=0.5, general=None, layers=None, answers={"data": str(squad_file), **quick})
+    path = write(
+        dev_data="none",
+        dev_split=0.5,
+        general=None,
+        layers=None,
+        answers={"data": str(squad_file), "transfer": str(squad_file), **quick},
+    )
     recipe = load_recipe(path)
     inputs = Inputs(recipe)
     assert (len(set(inputs.examples["title"])), len(set(inputs.dev_examples["title"]))) == (2, 2)
     assert set(inputs.original(recipe.stages[0])["title"]) == set(inputs.examples["title"])
+    transfer = inputs.transfer(recipe.stages[0])
+    assert set(transfer.data["title"]) == set(inputs.examples["title"])
     result = run(path)
     assert result.metrics["student"]["total"] == len(inputs.dev_examples)
     assert "split held-out articles" in (result.directory / "README.md").read_text()
