@@ -12,7 +12,7 @@ MEASURED := --cov --cov-report= --durations=10
 # run models in bf16 too.
 FP32 := HAYSTACK_DISTILL_AUTO_PRECISION=fp32
 BF16 := HAYSTACK_DISTILL_AUTO_PRECISION=bf16
-COMPUTES := $(addprefix tests/,models teachers objectives training evaluation export recipes integrations cli)
+COMPUTES := $(addprefix tests/,models teachers objectives training evaluation export integrations)
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
