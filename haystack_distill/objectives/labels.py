@@ -57,6 +57,15 @@ def span_loss(student: ModelOutputs, start: Tensor, end: Tensor, attention_mask:
     return (hard_label_loss(student.start_logits, start, mask) + hard_label_loss(student.end_logits, end, mask)) / 2
 
 
+class ObjectiveWithLabels(Objective):
+    """An objective one term of which may be "labels", the label loss. Base class of several methods' objectives."""
+
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Labelled windows have the term "labels", where there is one; the others are as in `Objective.masks`."""
+        masks = super().masks(batch)
+        return masks | {"labels": batch["labelled"].bool()} if "labels" in masks else masks
+
+
 class LabelsObjective(Objective):
     """The objective of `Labels`. Its one term, "labels", is the mean of the cross entropies of start and end."""
 

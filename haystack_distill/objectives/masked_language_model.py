@@ -13,9 +13,15 @@ from haystack_distill.data.text_windows import NO_LABEL
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
-from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
+from haystack_distill.objectives.method import (
+    Method,
+    check_temperature,
+    check_weights,
+    refuse_without_effect,
+    require_teacher,
+)
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
-from haystack_distill.utils.checks import check_argument, is_number
+from haystack_distill.utils.checks import check_argument
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,7 @@ class MaskedLanguageModel(Method):
     soft_target_tokens: Literal["all", "masked"] = "all"
 
     def __post_init__(self) -> None:
-        check_argument(
-            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
-        )
+        check_temperature(self.temperature)
         check_weights(self, "soft_target_weight", "masked_word_weight", "cosine_weight")
         tokens = self.soft_target_tokens
         check_argument("soft_target_tokens", tokens, tokens in ("all", "masked"), '"all" or "masked"')

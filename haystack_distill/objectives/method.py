@@ -132,6 +132,15 @@ def refuse_without_effect(method: Method, option: str, because: str) -> None:
         raise DistilError(f"{because}, so {option}={value!r} would have no effect; leave it at {default!r}")
 
 
+def check_temperature(value: object) -> None:
+    """Check the option `temperature` of a method.
+
+    Raises:
+        DistilError: It is not a number above 0.
+    """
+    check_argument("temperature", value, is_number(value) and value > 0, "a number above 0")
+
+
 def check_weights(method: Method, *names: str) -> None:
     """Check the options of a method that weight its losses.
 

@@ -13,10 +13,10 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.answer_losses import soft_answer_loss
 from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
-from haystack_distill.objectives.labels import label_loss
+from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import normalised_state_loss
-from haystack_distill.objectives.method import Method, refuse_without_effect, require_teacher
-from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.objectives.method import Method, check_temperature, refuse_without_effect, require_teacher
+from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.states import chosen_tokens, require_same_width
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -56,9 +56,7 @@ class Patient(Method):
 
     def __post_init__(self) -> None:
         check_argument("tokens", self.tokens, self.tokens in ("all", "first"), '"all" or "first"')
-        check_argument(
-            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
-        )
+        check_temperature(self.temperature)
         weight = self.distillation_loss_weight
         check_argument(
             "distillation_loss_weight",
@@ -92,7 +90,7 @@ class Patient(Method):
         return PatientObjective(self, student, teacher)
 
 
-class PatientObjective(Objective):
+class PatientObjective(ObjectiveWithLabels):
     """The objective of `Patient`. Its terms are those of "labels", "distillation" and "patient" with a weight above 0.
 
     Args:
@@ -122,11 +120,6 @@ class PatientObjective(Objective):
         logits = {"labels", "distillation"} & self.weights.keys()
         self.student_request = OutputRequest(logits=bool(logits), hidden_states=True)
         self.teacher_request = OutputRequest(logits="distillation" in self.weights, hidden_states=True)
-
-    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Labelled windows have the term "labels", all windows the others; see `Objective.masks`."""
-        masks = super().masks(batch)
-        return masks | {"labels": batch["labelled"].bool()} if "labels" in masks else masks
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

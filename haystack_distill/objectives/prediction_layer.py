@@ -12,10 +12,10 @@ from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
-from haystack_distill.objectives.labels import label_loss
+from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
-from haystack_distill.objectives.method import Method
-from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.objectives.method import Method, check_temperature
+from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.schedule import linear
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -68,9 +68,7 @@ class PredictionLayer(Method):
     flsw_gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_argument(
-            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
-        )
+        check_temperature(self.temperature)
         weight = self.distillation_loss_weight
         check_argument(
             "distillation_loss_weight",
@@ -130,7 +128,7 @@ class PredictionLayer(Method):
         return PredictionLayerObjective(self)
 
 
-class PredictionLayerObjective(Objective):
+class PredictionLayerObjective(ObjectiveWithLabels):
     """The objective of `PredictionLayer`. Its terms are "distillation" and "labels".
 
     Args:
@@ -156,10 +154,6 @@ class PredictionLayerObjective(Objective):
             "distillation": options.distillation_loss_weight * (self.temperature**2 if squared else 1.0),
             "labels": 1.0 - options.distillation_loss_weight,
         }
-
-    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All windows have the term "distillation", labelled ones also "labels"; see `Objective.masks`."""
-        return super().masks(batch) | {"labels": batch["labelled"].bool()}
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

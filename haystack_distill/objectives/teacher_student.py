@@ -11,10 +11,10 @@ from transformers import PretrainedConfig
 
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.answer_losses import answer_logit_loss, soft_answer_loss
-from haystack_distill.objectives.labels import label_loss
-from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect
-from haystack_distill.objectives.objective import LossTerm, Objective
-from haystack_distill.utils.checks import check_argument, is_number
+from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
+from haystack_distill.objectives.method import Method, check_temperature, check_weights, refuse_without_effect
+from haystack_distill.objectives.objective import LossTerm
+from haystack_distill.utils.checks import check_argument
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ class TeacherStudent(Method):
     def __post_init__(self) -> None:
         check_weights(self, "loss_w", "dist_w")
         check_argument("loss_function", self.loss_function, self.loss_function in ("kl", "mse"), '"kl" or "mse"')
-        check_argument(
-            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
-        )
+        check_temperature(self.temperature)
         squared = self.temperature_squared
         check_argument("temperature_squared", squared, isinstance(squared, bool), "True or False")
         if self.dist_w == 0:
@@ -85,7 +83,7 @@ class TeacherStudent(Method):
         return TeacherStudentObjective(self)
 
 
-class TeacherStudentObjective(Objective):
+class TeacherStudentObjective(ObjectiveWithLabels):
     """The objective of `TeacherStudent`. Its terms are those of "labels" and "distillation" with a weight above 0.
 
     Args:
@@ -97,11 +95,6 @@ class TeacherStudentObjective(Objective):
         self.weights = options.loss_weights
         self.loss_function, self.temperature = options.loss_function, options.temperature
         self.teacher_request = OutputRequest(logits="distillation" in self.weights)
-
-    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Labelled windows have the term "labels", all windows "distillation"; see `Objective.masks`."""
-        masks = super().masks(batch)
-        return masks | {"labels": batch["labelled"].bool()} if "labels" in masks else masks
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

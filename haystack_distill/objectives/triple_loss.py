@@ -11,12 +11,17 @@ from transformers import PretrainedConfig
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.answer_losses import soft_answer_loss
 from haystack_distill.objectives.intermediate_layers import hidden_states_of
-from haystack_distill.objectives.labels import label_loss
+from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import cosine_loss
-from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
-from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.objectives.method import (
+    Method,
+    check_temperature,
+    check_weights,
+    refuse_without_effect,
+    require_teacher,
+)
+from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.states import require_same_width
-from haystack_distill.utils.checks import check_argument, is_number
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,7 @@ class TripleLoss(Method):
     cosine_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_argument(
-            "temperature", self.temperature, is_number(self.temperature) and self.temperature > 0, "a number above 0"
-        )
+        check_temperature(self.temperature)
         check_weights(self, "soft_target_weight", "label_weight", "cosine_weight")
         if self.soft_target_weight == 0:
             refuse_without_effect(self, "temperature", "soft_target_weight=0 leaves out the soft targets")
@@ -81,7 +84,7 @@ class TripleLoss(Method):
         return TripleLossObjective(self)
 
 
-class TripleLossObjective(Objective):
+class TripleLossObjective(ObjectiveWithLabels):
     """The objective of `TripleLoss`. Its terms are "soft_targets", "labels" and "cosine", those with a weight above 0.
 
     Args:
@@ -96,11 +99,6 @@ class TripleLossObjective(Objective):
         soft = "soft_targets" in self.weights
         self.student_request = OutputRequest(logits=soft or "labels" in self.weights, hidden_states=states)
         self.teacher_request = OutputRequest(logits=soft, hidden_states=states)
-
-    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Labelled windows have the term "labels", all windows the others; see `Objective.masks`."""
-        masks = super().masks(batch)
-        return masks | {"labels": batch["labelled"].bool()} if "labels" in masks else masks
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

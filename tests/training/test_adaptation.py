@@ -72,8 +72,8 @@ def test_options_are_read_without_torch() -> None:
         "import sys; from haystack_distill.training.adaptation import ADAPTATIONS; "
         "print(*[option.name for name in ADAPTATIONS for option in ADAPTATIONS.options(name)], 'torch' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert shown == [
+    present = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert present == [
         "n_layers",
         "embeddings",
         *["save_only_trained"] * 3,
