@@ -17,10 +17,16 @@ class Mixture:
     Attributes:
         part_of: The part that each window belongs to, counted from 0, (windows,).
         counts: Windows per epoch of each part.
+        heads: The head of the student that each part trains, counted from 0; None where there is only one.
     """
 
     part_of: np.ndarray
     counts: tuple[int, ...]
+    heads: tuple[int, ...] | None = None
+
+    def heads_of(self, windows: np.ndarray) -> np.ndarray:
+        """The head that each of the given windows trains, (B,) int64."""
+        return np.array(self.heads, dtype=np.int64)[self.part_of[windows]]
 
 
 def parts_of_windows(example_of: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

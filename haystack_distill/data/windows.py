@@ -301,6 +301,13 @@ class Windows(AnyWindows):
     def contexts(self, first: int, stop: int) -> list[str]:
         return self.examples[first:stop]["context"]
 
+    def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
+        """As `AnyWindows.collate`; where parts of the data have heads of their own, also `head` (B,) int64."""
+        batch = super().collate(rows)
+        if self.mixture is not None and self.mixture.heads is not None:
+            batch["head"] = torch.from_numpy(self.mixture.heads_of(rows.indices))
+        return batch
+
     def batches(self, batch_size: int, *, seed: int, **sharing: int) -> StepBatches:
         """The order in which the windows are trained on; `sharing` is that of `StepBatches`."""
         if self.mixture is not None:

@@ -171,7 +171,7 @@ class Inputs:
         found = []
         for source in stage.sources:
             teacher = None if source.teacher is None else self._cached(source.teacher, source.teacher_weights, result)
-            found.append(Source(self._own(source.data), teacher))
+            found.append(Source(self._own(source.data), teacher, source.head))
         return Sources(found, stage.sampling_exponent)
 
     def source_records(self, stage: Stage) -> list[dict[str, Any]]:
@@ -181,6 +181,7 @@ class Inputs:
                 "data": content_hash(self._own(source.data)),
                 "teacher": self._fingerprints_of(source.teacher),
                 "teacher_weights": source.teacher_weights,
+                **({} if source.head is None else {"head": source.head}),
             }
             for source in stage.sources or ()
         ]

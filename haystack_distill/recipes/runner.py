@@ -7,6 +7,7 @@ finished is not repeated; an interrupted one resumes from its last checkpoint.
 import contextlib
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ from haystack_distill.training.checkpoints import FOLDER, Checkpoints, clear_fin
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer, warn_of_shared_contexts
 from haystack_distill.training.run import adaptation_record, method_record
-from haystack_distill.training.run_record import NOT_RECORDED, differences, settings_record, versions
+from haystack_distill.training.run_record import NOT_RECORDED, differences, head_names, settings_record, versions
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory
 from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import expand_user
-from haystack_distill.utils.model_files import RUN_FILE, TRAINED_WEIGHTS, read_json_object
+from haystack_distill.utils.model_files import HEADS_FOLDER, RUN_FILE, TRAINED_WEIGHTS, read_json_object
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.processes import run_on_main_process
 
@@ -304,6 +305,9 @@ class _Runner:
         known = self._known()
         weights = TRAINED_WEIGHTS if adapters_of(readers["student"].model) else "model.safetensors"
         wanted = ["config.json", weights, CARD_FILE, *([REPORT_FILE] if dev is not None else [])]
+        last = recipe.directory_of(recipe.stages[-1])
+        heads = head_names(self.done[last])
+        wanted += [f"{HEADS_FOLDER}/{name}/{file}" for name in heads for file in ("config.json", weights, CARD_FILE)]
         made = all((target / name).is_file() for name in wanted)
         self.processes.wait_for_everyone()  # until all have looked, and before the first one writes
         if known.get("record") != record or not made:
@@ -313,6 +317,7 @@ class _Runner:
                     common = {"processes": self.processes, "cache_dir": recipe.cache_dir, "progress": self.progress}
                     measured.append(measure_reader(reader, dev, name, role=role, **common))  # type: ignore[arg-type]
             if self.processes.is_main_process:
+                self._save_heads(self.output / last / HEADS_FOLDER, target / HEADS_FOLDER, heads)
                 readers["student"].save(target)
                 self._describe(target, dev, measured)
                 known = {
@@ -327,6 +332,15 @@ class _Runner:
             self.processes.wait_for_everyone()
             known = self._known()
         return RecipeResult(target, known["steps"], known["seconds"], known["metrics"])
+
+    def _save_heads(self, made: Path, target: Path, names: list[str]) -> None:
+        """Write a reader for each head that the last stage made, with its card, and remove those of an earlier run."""
+        for there in target.glob("*"):
+            if there.is_dir() and there.name not in names:
+                shutil.rmtree(there)
+        for name in names:
+            Reader.load(made / name, **self.inputs.reading).save(target / name)
+            self._card(target / name, [])
 
     def _known(self) -> dict[str, Any]:
         """The recipe's result where it was finished before, else empty."""
@@ -343,6 +357,11 @@ class _Runner:
             facts = {"teacher": Path(recipe.teacher).name, "seed": recipe.seed} | versions()
             histories = {name: run["history"] for name, run in self.done.items()}
             write_report(target, measured, dev, histories, title=f"Distilled from {facts['teacher']}", facts=facts)
+        self._card(target, measured)
+
+    def _card(self, target: Path, measured: list[Measurements]) -> None:
+        """The card of a finished reader."""
+        recipe = self.recipe
         write_card(
             target,
             metrics=next((one.metrics for one in measured if one.role == "distilled"), {}),

@@ -24,7 +24,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.schedule import Linear, Weight
 from haystack_distill.reporting.licences import require_language, require_licence
-from haystack_distill.teachers.by_data import Sources
+from haystack_distill.teachers.by_data import Sources, check_heads
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run import adaptation_record, method_name, method_record
@@ -119,11 +119,17 @@ class StageSource:
         data: Questions, as for the recipe.
         teacher: As for a stage; None for labels alone.
         teacher_weights: As for a stage.
+        head: The name of the student's head that it trains; None for the one that all sources without a name share.
     """
 
     data: list[str]
     teacher: list[str | StageResult] | None
     teacher_weights: list[float] | None = None
+    head: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The source as JSON can hold it."""
+        return {name: value for name, value in asdict(self).items() if name != "head" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,7 @@ class Stage:
                 raise DistilError(f"{name} has no effect in a stage with sources; leave out {name} or sources")
         if self.teacher_average != "probabilities":
             raise DistilError("teacher_average has no effect in a stage with sources; leave it out")
+        check_heads([source.head for source in self.sources])
 
     @property
     def named_teachers(self) -> list[str | StageResult]:
@@ -235,7 +242,7 @@ class Stage:
             "teacher": self.teacher and [one if isinstance(one, str) else asdict(one) for one in self.teacher],
             "teacher_weights": self.teacher_weights,
             "teacher_average": self.teacher_average,
-            "sources": self.sources and [asdict(source) for source in self.sources],
+            "sources": self.sources and [source.as_dict() for source in self.sources],
             "sampling_exponent": self.sampling_exponent,
             "student": self.student_record(),
             "adaptation": adaptation_record(self.adaptation),
@@ -573,19 +580,20 @@ def _teachers(earlier: Sequence[str], content: Any) -> tuple[list[str | StageRes
 
 
 def _sources(earlier: Sequence[str], content: Any) -> list[StageSource]:
-    """The sources of a stage: a list of mappings with data and teacher, which may be none."""
+    """The sources of a stage: a list of mappings with data, teacher, which may be none, and head."""
     if not isinstance(content, list):
         raise ValueError("must be a list, each source with data and teacher")
     found = []
     for number, entry in enumerate(content, start=1):
         if not isinstance(entry, Mapping):
             raise ValueError(f"source {number} must have keys of its own: data and teacher")
-        values = _read(entry, {"data": list[str]}, {"teacher": partial(_teachers_or_none, earlier)})
+        values = _read(entry, {"data": list[str], "head": str | None}, {"teacher": partial(_teachers_or_none, earlier)})
         for required in ("data", "teacher"):
             if required not in values:
                 remedy = "; name one, or none for labels alone" if required == "teacher" else ""
                 raise ValueError(f"source {number}: {required} is missing{remedy}")
-        found.append(StageSource(values["data"], *values["teacher"]))
+        teachers, weights = values["teacher"]
+        found.append(StageSource(values["data"], teachers, weights, values.get("head")))
     return found
 
 

@@ -13,8 +13,10 @@ from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
 from haystack_distill.reporting.licences import require_language, require_licence
 from haystack_distill.training.methods import METHODS
+from haystack_distill.training.run_record import head_names
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.model_files import HEADS_FOLDER
 
 CARD_FILE = "README.md"
 
@@ -216,8 +218,14 @@ def _body(
         f"# {_escaped(name)}",
         f"An extractive question answering reader{origin}; made with haystack-distill.",
         _USE,
-        "## How it was made",
     ]
+    heads = [head for head in (head_names(runs[-1]) if runs else []) if (directory / HEADS_FOLDER / head).is_dir()]
+    if heads:
+        listed = ", ".join(f"`{HEADS_FOLDER}/{head}`" for head in heads)
+        parts.append(
+            f"Sources of its data have heads of their own on its encoder. Each is a complete reader: {listed}."
+        )
+    parts.append("## How it was made")
     if train_data:
         parts.append(f"Learnt from {', '.join(_linked(data, 'datasets/') for data in train_data)}.")
     parts += [_run(run) for run in runs]
@@ -241,6 +249,8 @@ def _run(run: Mapping[str, Any]) -> str:
     data = run.get("data", {})
     rows: list[tuple[str, Any]] = []
     rows += [(name, data[name]) for name in ("examples", "windows") if name in data]
+    if head_names(run):
+        rows.append(("heads of the sources", ", ".join(name or "(shared)" for name in run["sources"]["heads"])))
     rows += _method_rows(run)
     adaptation = dict(run.get("adaptation", {}))
     if adaptation:

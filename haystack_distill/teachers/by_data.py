@@ -16,6 +16,7 @@ from torch import Tensor
 
 from haystack_distill.data.windows import Windows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.heads import check_head
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.teachers.teacher import Teacher
@@ -35,10 +36,13 @@ class Source:
         data: Examples, as `data.squad.load.load_examples` accepts them.
         teacher: The teacher of these examples: a reader, several readers (their predictions are averaged), or a
             `Teacher` that caches its logits. None for labels alone.
+        head: The name of the student's head that these examples train; sources may share one. None for the head that
+            all sources without a name share.
     """
 
     data: ExampleSource
     teacher: TeacherSource | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Sources:
 
     Multi-task learning with distillation (MT-DNN, Liu et al. 2019, arXiv 1904.09482): windows of all sources are mixed
     in every step, each with the soft targets of the teacher of its source; those of a source without a teacher have
-    their labels alone. The loss of the paper is the mean of both, `PredictionLayer()`. The student has one head.
+    their labels alone. The loss of the paper is the mean of both, `PredictionLayer()`.
+
+    The student has one encoder and one head, or heads of their own for sources that name one: each starts as a copy of
+    the student's head and learns from the windows of its sources alone. See `models.heads.Heads`.
 
     Args:
         sources: Two or more.
@@ -56,7 +63,8 @@ class Sources:
             `data.mixture.tempered_mixture`.
 
     Raises:
-        DistilError: There are fewer than two sources, or the exponent is out of range.
+        DistilError: There are fewer than two sources, the exponent is out of range, or the name of a head cannot be
+            that of a directory or has no effect.
 
     Example:
         >>> sources = Sources([Source("wiki.json", first), Source("law.json", second), Source("labelled.json")])
@@ -77,6 +85,13 @@ class Sources:
         check_argument(
             "sampling_exponent", exponent, is_number(exponent) and 0 <= exponent <= 1, "a number from 0 (equal) to 1"
         )
+        check_heads([source.head for source in self.sources])
+
+    @property
+    def heads(self) -> tuple[str | None, ...]:
+        """The names of the student's heads, that without a name (None) first; empty if no source names one."""
+        names = list(dict.fromkeys(source.head for source in self.sources))
+        return tuple(sorted(names, key=lambda name: name is not None)) if any(names) else ()
 
     @property
     def any_teacher(self) -> bool:
@@ -87,6 +102,28 @@ class Sources:
     def config(self) -> PretrainedConfig | None:
         """The configuration of the first teacher that is a `Teacher`; None without one."""
         return next((one.teacher.config for one in self.sources if isinstance(one.teacher, Teacher)), None)
+
+
+def check_heads(names: Sequence[str | None]) -> None:
+    """Check the heads that sources name.
+
+    Args:
+        names: The name of each source's head, or None.
+
+    Raises:
+        DistilError: A name cannot be that of a directory, or all sources have the same.
+    """
+    for number, name in enumerate(names, start=1):
+        if name is not None:
+            try:
+                check_head(name)
+            except DistilError as error:
+                raise DistilError(f"source {number}: {error}") from error
+    if names[0] is not None and len(set(names)) == 1:
+        raise DistilError(
+            f"all sources have the head {names[0]!r}, which has no effect because it would be the only one; give one "
+            "of them another, or leave head out"
+        )
 
 
 class TeachersByData(Teacher):

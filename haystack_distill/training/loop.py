@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from haystack_distill.data.samplers import StepBatches
 from haystack_distill.errors import DistilError
+from haystack_distill.models.heads import Heads, choosing
 from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.teachers.teacher import Teacher
@@ -86,6 +87,7 @@ def run_loop(
     *,
     teacher: Teacher | None = None,
     adaptation: Adaptation | None = None,
+    heads: Heads | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     evaluate: Callable[[], dict[str, float]] | None = None,
     name: str = "training",
@@ -100,6 +102,7 @@ def run_loop(
         checkpoints: The checkpoints to resume from and to write.
         teacher: A prepared teacher, for an objective that needs one.
         adaptation: Which weights are trained; None for all.
+        heads: The heads of the student, where parts of the data have their own; `data` then has `head` in its batches.
         callbacks: Additional callbacks for transformers' Trainer.
         evaluate: Returns the metrics of the student with its current weights; None without dev data.
         name: The name of the run in progress lines.
@@ -119,6 +122,7 @@ def run_loop(
         with (
             _dropout(student.model, settings.dropout),
             contextlib.nullcontext() if teacher is None else teacher.active(),
+            contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
             writing(checkpoints.folder),
         ):
@@ -154,7 +158,8 @@ class StudentAndObjective(nn.Module):
     def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, LossTerm]:
         """The objective's unweighted terms by name."""
         inputs = model_inputs(batch, token_types=self.token_types)
-        outputs = run_model(self.student, inputs, self.objective.student_request)
+        with choosing(self.student, batch.get("head")):
+            outputs = run_model(self.student, inputs, self.objective.student_request)
         terms: dict[str, LossTerm] = self.objective(outputs, teacher, batch)
         return terms
 

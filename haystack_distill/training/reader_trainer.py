@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.windows import Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_distributed
+from haystack_distill.models.heads import Heads
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.objectives.intermediate_layers import IntermediateLayers
 from haystack_distill.objectives.labels import Labels
@@ -104,7 +105,9 @@ class ReaderTrainer:
                 (`0.8 * PredictionLayer() + 0.2 * IntermediateLayers()`), a method's name in `training.methods.METHODS`
                 for its default options, or an `objectives.Objective` of your own. A run with code of your own can only
                 be resumed with the same code.
-            dev_data: Examples to evaluate on; never trained on.
+            dev_data: Examples to evaluate on; never trained on. Where sources have heads of their own, the student is
+                evaluated, and kept as the best, by the head that is saved in the output directory itself: the one that
+                sources without a head of their own share, else that of the first source.
             dev_split: Without `dev_data`, the share of the articles of `data` to evaluate on and not to train on, such
                 as 0.1; the seed of the settings chooses them, see `data.squad.held_out.hold_out`.
             transfer: Unlabelled examples to mix into every step beside `data`, see `data.transfer.TransferSet`.
@@ -124,6 +127,7 @@ class ReaderTrainer:
         self._check_measuring(dev_data is not None, dev_split)
         source = _source_of_teaching(teacher, data, transfer=transfer, dev_split=dev_split)
         objective, chosen = self._fit(run, source)
+        heads = self._heads(data, objective)
         parts: list[datasets.Dataset] = []
         with run.processes.main_process_first():  # the other processes load its windows from the cache
             if isinstance(data, Sources):
@@ -155,7 +159,12 @@ class ReaderTrainer:
             _require_use(objective, data, parts)
             sizes = [len(part) for part in parts]
             windows.mixture = tempered_mixture(windows.example_of, sizes, data.sampling_exponent)
-            described = {"sources": {"examples": sizes, "sampling_exponent": data.sampling_exponent}}
+            named = [source.head for source in data.sources]
+            if heads is not None:
+                numbers = tuple(heads.names.index(name) for name in named)
+                windows.mixture = replace(windows.mixture, heads=numbers)
+            entries = {"examples": sizes, "sampling_exponent": data.sampling_exponent, "heads": named}
+            described = {"sources": entries}
         if transfer is not None:
             _require_effect(objective)
             n_others = len(examples) - len(labelled)
@@ -202,6 +211,7 @@ class ReaderTrainer:
             windows,
             record,
             teacher=chosen,
+            heads=heads,
             prepare=prepare,
             evaluate=evaluate,
             on_trained=on_trained,
@@ -237,6 +247,7 @@ class ReaderTrainer:
         self._check_measuring(measured, None)
         objective, _ = self._fit(run, _source_of_teaching(teacher, data, transfer=transfer, dev_split=None))
         if isinstance(data, Sources):
+            self._heads(data, objective)
             parts = [load_examples(source.data, cache_dir=self.cache_dir) for source in data.sources]
             _require_use(objective, data, parts)
             data = datasets.concatenate_datasets(parts)
@@ -371,6 +382,17 @@ class ReaderTrainer:
                 "train on such a method in a stage of its own"
             )
         return teacher
+
+    def _heads(self, data: ExampleSource | Sources, objective: Objective) -> Heads | None:
+        """The heads of the student, where sources of the data have their own."""
+        if not isinstance(data, Sources) or not data.heads:
+            return None
+        if not objective.student_request.logits:
+            raise DistilError(
+                "the method does not train the student's head, so heads of their own for sources have no effect; leave "
+                "head out, or take a method that learns from answers or labels"
+            )
+        return Heads(self.student.model, data.heads)
 
     def _evaluate(self, windows: Windows, run: Run) -> dict[str, float]:
         """SQuAD metrics of the student on dev windows, and their loss where it is asked for."""

@@ -1,7 +1,7 @@
 """One run of a trainer: its objective, its record, its directory, the training loop and its result."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, TrainerCallback
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
+from haystack_distill.models.heads import Heads
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.models.trained_weights import require_base
@@ -40,6 +41,7 @@ from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.hashing import hash_file
+from haystack_distill.utils.model_files import HEADS_FOLDER
 from haystack_distill.utils.model_fingerprint import student_record
 
 MethodSource: TypeAlias = Method | Objective | str
@@ -174,6 +176,7 @@ class Run:
         record: dict[str, Any],
         *,
         teacher: Teacher | None = None,
+        heads: Heads | None = None,
         prepare: Callable[[], None] | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         on_trained: Callable[[], None] | None = None,
@@ -185,6 +188,7 @@ class Run:
             data: The training data.
             record: The record of the run, as `record` creates it.
             teacher: The teacher, if there is one.
+            heads: The heads of the student, where sources of the data have their own.
             prepare: Called before training starts; not called if the run has finished already.
             evaluate: Returns the metrics of the student with its current weights.
             on_trained: Called once the student has the trained weights, before they are evaluated and saved.
@@ -197,10 +201,10 @@ class Run:
             remember_initial_student(self.student.model, directory),
         ):
             if directory.finished is not None:
-                result = directory.restore(self.student.model)
+                result = directory.restore(self.student.model, heads)
                 if on_trained is not None:
                     on_trained()
-                return result
+                return replace(result, heads=self._readers(heads))
             self.check_adaptation(evaluate is not None)  # before the teacher runs over the data
             if prepare is not None:
                 prepare()
@@ -213,6 +217,7 @@ class Run:
                 directory.checkpoints,
                 teacher=teacher,
                 adaptation=self.adaptation,
+                heads=heads,
                 callbacks=self.callbacks,
                 evaluate=evaluate,
                 name=method_name(self.method) if self.output_dir is None else self.output_dir.name,
@@ -220,11 +225,18 @@ class Run:
             if on_trained is not None:
                 on_trained()
             metrics = evaluate() if evaluate is not None else {}
-            result = RunResult(steps, time.monotonic() - self.started, metrics, history, trained=trained)
-            return directory.finish(result, lambda path: self._save(path, objective))
+            seconds, readers = time.monotonic() - self.started, self._readers(heads)
+            result = RunResult(steps, seconds, metrics, history, trained=trained, heads=readers)
+            return directory.finish(result, lambda path: self._save(path, objective, readers))
 
-    def _save(self, directory: Path, objective: Objective) -> None:
-        """Save the student, and what the objective leaves for a later run."""
+    def _readers(self, heads: Heads | None) -> dict[str, Reader]:
+        """The trained student with each of the heads that have a name."""
+        return heads.readers(self.student) if heads is not None and isinstance(self.student, Reader) else {}
+
+    def _save(self, directory: Path, objective: Objective, heads: Mapping[str, Reader]) -> None:
+        """Save the student, a reader for each of its heads, and what the objective leaves for a later run."""
+        for name, reader in heads.items():
+            reader.save(directory / HEADS_FOLDER / name, only_trained=self.adaptation.save_only_trained)
         if isinstance(self.student, Reader):
             self.student.save(directory, only_trained=self.adaptation.save_only_trained)
         else:

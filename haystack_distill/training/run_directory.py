@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.heads import Heads
+from haystack_distill.models.reader import Reader
 from haystack_distill.models.trained_weights import restore_trained
 from haystack_distill.training.checkpoints import (
     FOLDER,
@@ -27,12 +29,12 @@ from haystack_distill.training.checkpoints import (
     finished_run,
     unfinished_run,
 )
-from haystack_distill.training.run_record import not_comparable, require_same_run, versions
+from haystack_distill.training.run_record import head_names, not_comparable, require_same_run, versions
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.files import temporary_directory_errors
 from haystack_distill.utils.hashing import hash_file, hash_json
-from haystack_distill.utils.model_files import RUN_FILE, TRAINED_RECORD, TRAINED_WEIGHTS
+from haystack_distill.utils.model_files import HEADS_FOLDER, RUN_FILE, TRAINED_RECORD, TRAINED_WEIGHTS
 from haystack_distill.utils.model_fingerprint import student_record
 from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.transformers_compat import load_model
@@ -56,6 +58,8 @@ class RunResult:
         directory: Where the student was saved, or None.
         trained: The number of weights that the optimiser has changed, those of projections and filters included; None
             for a finished run of a version that did not count them.
+        heads: A reader for each head that sources of the data have of their own, by its name; they share the encoder of
+            the student. Each is saved in `heads/<name>` of the directory.
     """
 
     steps: int
@@ -64,6 +68,7 @@ class RunResult:
     history: list[dict[str, float]] = field(default_factory=list)
     directory: Path | None = None
     trained: int | None = None
+    heads: dict[str, Reader] = field(default_factory=dict)
 
 
 class RunDirectory:
@@ -140,6 +145,9 @@ class RunDirectory:
                 if not settings.overwrite:
                     raise
                 self.record = own  # a new run, which starts from the student as it is now
+        rewrite = settings.resume and unfinished is not None  # those of a run that was killed while it saved its result
+        for name in head_names(self.record):
+            check_directory(self.path / HEADS_FOLDER / name, resume=False, overwrite=rewrite or settings.overwrite)
         if unfinished is not None:
             self._checkpoints_of(unfinished["run_id"]).clear()
         run_id = secrets.token_hex(8)
@@ -171,11 +179,12 @@ class RunDirectory:
             shutil.rmtree(self.path)
         self._lock.close()
 
-    def restore(self, model: PreTrainedModel) -> RunResult:
+    def restore(self, model: PreTrainedModel, heads: Heads | None = None) -> RunResult:
         """Load the weights of the finished run into a model.
 
         Args:
             model: The student's model.
+            heads: Its heads, where sources of the data have their own.
 
         Returns:
             The result of the run.
@@ -186,7 +195,7 @@ class RunDirectory:
         assert self.finished is not None
         problem = f"the weights in {self.path} are not those that the finished run saved there"
         remedy = "restore them, or train again with overwrite and without resume"
-        if self.finished["weights"] != _weight_hashes(self.path):
+        if self.finished["weights"] != _weight_hashes(self.path, head_names(self.finished)):
             raise DistilError(f"{problem}; {remedy}")
         logger.info("the run in %s has finished already; its result is returned", self.path)
         try:
@@ -195,6 +204,8 @@ class RunDirectory:
             else:
                 weights = load_model(type(model), str(self.path))[0].state_dict()
                 model.load_state_dict({name: weights[name] for name in model.state_dict()})
+            if heads is not None:
+                heads.restore(self.path)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DistilError(f"{problem} ({error}); {remedy}") from error
         model.eval()
@@ -217,11 +228,15 @@ class RunDirectory:
         self.processes.wait_for_everyone()  # until no process needs a checkpoint any more
         if self.processes.is_main_process:
             save(self.path)
+            names = head_names(self.record)
+            for name in head_names(finished_run(self.path) or {}):
+                if name not in names:  # a head of the run that this one replaces
+                    shutil.rmtree(self.path / HEADS_FOLDER / name, ignore_errors=True)
             finished = {
                 "run_id": self.run_id,
                 "status": "finished",
                 "versions": versions(),
-                "weights": _weight_hashes(self.path),
+                "weights": _weight_hashes(self.path, names),
                 "metrics": result.metrics,
                 "steps": result.steps,
                 "seconds": result.seconds,
@@ -233,10 +248,12 @@ class RunDirectory:
         return replace(result, directory=self.path)
 
 
-def _weight_hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of each weight file of a saved model, by file name."""
-    files = [*directory.glob("model*.safetensors"), *directory.glob(TRAINED_WEIGHTS)]
-    return {path.name: hash_file(path) for path in sorted(files)}
+def _weight_hashes(directory: Path, heads: Sequence[str] = ()) -> dict[str, str]:
+    """SHA-256 of each weight file of a saved model, by file name, and of the readers of its heads."""
+    files: list[Path] = []
+    for folder in (directory, *(directory / HEADS_FOLDER / name for name in heads)):
+        files += [*folder.glob("model*.safetensors"), *folder.glob(TRAINED_WEIGHTS)]
+    return {path.relative_to(directory).as_posix(): hash_file(path) for path in sorted(files)}
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -97,6 +97,12 @@ def own_code(**parts: object) -> dict[str, str]:
 
 def _is_of_this_package(part: object) -> bool:
     return type(part).__module__.startswith("haystack_distill.")
+
+
+def head_names(record: Mapping[str, Any]) -> list[str]:
+    """The names of the heads that sources of a run's data have of their own, in the record of the run."""
+    names = record.get("sources", {}).get("heads", [])
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def settings_record(settings: TrainingSettings) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
         stage |= {key: str(squad_file) for key in ("data", "transfer") if key in stage}
         if "sources" in stage:
             stage["sources"] = [
-                {"data": str(squad_file), "teacher": "none" if source["teacher"] == "none" else str(teacher)}
+                source | {"data": str(squad_file), "teacher": "none" if source["teacher"] == "none" else str(teacher)}
                 for source in stage["sources"]
             ]
         if "augment" in stage:
@@ -105,6 +105,8 @@ def test_an_example_runs(path: Path | None, models: dict[str, Path], squad_file:
     assert [name for name in result.steps if name != "labels-only"] == stages
     assert min(result.steps.values()) == 2
     assert (result.directory / "model.safetensors").exists()
+    heads = [source["head"] for source in content["stages"][-1].get("sources", ()) if "head" in source]
+    assert all((result.directory / "heads" / head / "model.safetensors").exists() for head in heads)
 
 
 def test_the_three_stages_of_haystack() -> None:

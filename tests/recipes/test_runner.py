@@ -214,7 +214,7 @@ def test_a_stage_with_sources(
     tiny_reader(seed=3, hidden_size=16).save(tmp_path / "other")
     sources = [
         {"data": str(squad_file), "teacher": [str(tmp_path / "other"), str(tmp_path / "teacher")]},
-        {"data": str(squad_file), "teacher": "none"},
+        {"data": str(squad_file), "teacher": "none", "head": "law"},
         {"data": str(squad_file), "teacher": "first"},
     ]
     stages = [
@@ -226,6 +226,16 @@ def test_a_stage_with_sources(
     assert run(path).steps["2-two"] == planned.steps
     record = json.loads((tmp_path / "out" / "2-two" / "stage.json").read_text())["2-two"]
     assert [one["teacher"] is None for one in record["sources"]] == [False, True, False]
+    assert [one.get("head") for one in record["sources"]] == [None, "law", None]
+    made, reader = tmp_path / "out" / "2-two", tmp_path / "out" / "reader"
+    assert same(weights(reader / "heads" / "law"), weights(made / "heads" / "law"))
+    assert not torch.equal(weights(reader)["qa_outputs.weight"], weights(made / "heads" / "law")["qa_outputs.weight"])
+    assert "Each is a complete reader: `heads/law`." in (reader / "README.md").read_text()
+    assert "# law\n" in (reader / "heads" / "law" / "README.md").read_text()
+    shutil.rmtree(reader / "heads" / "law")
+    (reader / "heads" / "old").mkdir()
+    run(path)
+    assert [there.name for there in (reader / "heads").iterdir()] == ["law"]
     stages[1]["sampling_exponent"] = 0.5
     with pytest.raises(DistilError, match="sampling_exponent"):
         run(write(stages=stages, dev_data=None))

@@ -21,6 +21,7 @@ from haystack_distill.recipes.schema import (
 from haystack_distill.training.adaptation import LastLayers
 
 TOP = "teacher: t\ndata: d\noutput_dir: o\n"
+HEADS = "[{{data: d, teacher: none, head: {}}}, {{data: e, teacher: t, head: {}}}]"
 SOURCES = "[{data: d, teacher: [{name: a, weight: 0.7}, {stage: one, weight: 0.3}]}, {data: [e, f], teacher: none}]"
 LEAST = TOP + "stages: [{name: one, method: prediction_layer}]\n"
 
@@ -226,6 +227,11 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage(f"{LAYERS}, sources: {SOURCES}, data: d"), "stage two: data has no effect in a stage with sources"),
         (stage(f"{LAYERS}, sources: {SOURCES}, teacher: t"), "stage two: teacher has no effect in a stage with"),
         (stage(f"{LAYERS}, sources: {SOURCES}, sampling_exponent: 2"), "stage two: sampling_exponent must be a number"),
+        (stage(f"{LAYERS}, sources: {HEADS.format('../a', 'b')}"), "stage two: source 1: head must be letters, digits"),
+        (
+            stage(f"{LAYERS}, sources: {HEADS.format('a', 'a')}"),
+            "stage two: all sources have the head 'a', which has no",
+        ),
         # teachers
         (stage(f"{LAYERS}, teacher: {{stage: two}}"), "stage two: teacher: no stage before it is called 'two'; before"),
         (stage(f"{LAYERS}, teacher: [a, {{name: b, weight: 1}}]"), "teacher: some of the teachers have a weight"),
@@ -300,6 +306,10 @@ def test_sources(tmp_path: Path) -> None:
     ]
     assert made.sampling_exponent == 0
     assert made.as_dict()["sources"][0]["teacher"] == ["a", {"stage": "one"}]
+    assert "head" not in made.as_dict()["sources"][0]
+    made = load(tmp_path, stage(f"method: prediction_layer, sources: {HEADS.format('a', 'none')}")).stages[-1]
+    assert [source.head for source in made.sources] == ["a", None]
+    assert made.as_dict()["sources"][0]["head"] == "a"
 
 
 def test_a_transfer_set(tmp_path: Path) -> None:
