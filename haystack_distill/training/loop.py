@@ -25,6 +25,7 @@ from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_sch
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import inherit_permissions, write_json
+from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
 from haystack_distill.utils.devices import autocast, resolve_precision
 from haystack_distill.utils.files import writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
@@ -124,6 +125,7 @@ def run_loop(
             contextlib.nullcontext() if teacher is None else teacher.active(),
             contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
+            FastBFloat16Gradients(),
             writing(checkpoints.folder),
         ):
             more = [*callbacks, *adaptation.callbacks(student.model)]
