@@ -1,10 +1,7 @@
 """The training loop: the same result however a run is divided or interrupted."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,50 +103,6 @@ def test_the_last_partial_step_weighs_each_window_alike(pair: Callable, data: Pa
     history = ReaderTrainer(student, settings=chosen).train(data).history
     assert history[0]["loss"] == pytest.approx(total.item(), abs=1e-4)
     assert history[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
-
-
-PROCESS = """
-import sys
-from haystack_distill import Reader, ReaderTrainer, TrainingSettings, WindowSettings
-student, teacher = (
-    Reader.load(sys.argv[1] + name, window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
-    for name in ("/student", "/teacher")
-)
-settings = TrainingSettings(
-    batch_size=4, learning_rate=5e-5, precision="fp32", progress=False, log_every=1, checkpoint_every=2, n_epochs=1
-)
-ReaderTrainer(student, sys.argv[1] + "/two", settings).distil_prediction_layer_from(teacher, sys.argv[1] + "/data.json")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
-def test_two_processes_do_what_one_does(pair: Callable, data: Path, tmp_path: Path) -> None:
-    student, teacher = pair()
-    student.save(tmp_path / "student")
-    teacher.save(tmp_path / "teacher")
-    (tmp_path / "process.py").write_text(PROCESS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "process.py"), str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "two" / "haystack_distill.json").read_text())
-    assert not (tmp_path / "two" / "checkpoints").exists()
-    alone = ReaderTrainer(student, settings=settings(batch_size=8, learning_rate=5e-5, n_epochs=1))
-    result = alone.distil_prediction_layer_from(teacher, data)
-    assert record["steps"] == result.steps == 3
-    for name in ("loss", "loss_distillation", "loss_labels"):
-        theirs, ours = ([line[name] for line in lines if name in line] for lines in (record["history"], result.history))
-        assert theirs == pytest.approx(ours, abs=2e-4), name
-    assert (
-        furthest(with_gradients(load_file(tmp_path / "two" / "model.safetensors")), with_gradients(weights_of(student)))
-        < 1e-5
-    )
 
 
 # --- terms ------------------------------------------------------------------------------------------------------
