@@ -2,15 +2,18 @@
 
 A directory of such a reader holds the configuration and the tokenizer of any other, and in place of model.safetensors:
 
-    trained_weights.safetensors    the weights that the base lacks or has other values of
+    trained_weights.safetensors    the weights that the base lacks or has other values of; where a weight is that of the
+                                   base with low-rank updates, only these
     trained_weights.json           where the base is, a hash of the weights that are its own, and the model's adapters
+                                   and low-rank updates
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,13 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrai
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapter_weights, adapters_of, insert_adapters
+from haystack_distill.models.low_rank import (
+    LowRankUpdate,
+    merge_update,
+    remember_updates,
+    updates_between,
+    updates_of,
+)
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import TRAINED_RECORD, TRAINED_WEIGHTS, check_model_directory, read_json_object
 from haystack_distill.utils.model_fingerprint import weights_fingerprint
@@ -50,17 +60,31 @@ def save_trained(
         raise DistilError(f"{target} holds the base of the reader, which would be replaced; choose another directory")
     own = model.state_dict()
     same = {name for name, weight in theirs.items() if torch.equal(own[name].cpu(), weight)}
-    changed = {name: own[name] for name in sorted(own.keys() - same)}
+    updates = {
+        name: found
+        for name, remembered in updates_of(model).items()
+        if name in theirs.keys() - same and (found := updates_between(theirs[name], own[name].cpu(), remembered))
+    }
+    changed = {name: own[name] for name in sorted(own.keys() - same - updates.keys())}
+    for name, found in updates.items():
+        for part, update in zip(_parts(name, len(found)), found, strict=True):
+            changed |= {f"{part}.down": update.down, f"{part}.up": update.up}
     record = {
         "base": place,
         "revision": revision,
-        "base_weights": weights_fingerprint({name: theirs[name] for name in same}),
+        "base_weights": weights_fingerprint({name: theirs[name] for name in same | updates.keys()}),
         "adapters": {name: module.down.out_features for name, module in adapters_of(model).items()},
+        "updates": {name: [update.scale for update in found] for name, found in updates.items()},
     }
     written = save_model(target, _TrainedPart(model, changed, record), tokenizer)
     for file in (*target.glob("model*.safetensors"), target / "model.safetensors.index.json"):
         file.unlink(missing_ok=True)
     return written
+
+
+def _parts(weight: str, count: int) -> list[str]:
+    """The names of the updates of a weight in the file of trained weights."""
+    return [f"{weight}.update_{number}" for number in range(1, count + 1)]
 
 
 class _TrainedPart:
@@ -168,29 +192,59 @@ def load_reader_model(name: str, **hub: Any) -> tuple[PreTrainedModel, PreTraine
         model = type(shape)._from_config(shape.config).float()
     _insert(model, record)
     trained = load_file(directory / TRAINED_WEIGHTS)
+    with _fitting(directory):
+        updates = _take_updates(trained, record)
     missing = [weight for weight in model.state_dict() if weight not in trained]
     if missing:
         trained |= _base_weights(directory, record, missing, hub.get("token"))
-    try:
+    with _fitting(directory):
         model.load_state_dict(trained)
-    except RuntimeError as error:
-        raise DistilError(
-            f"{directory / TRAINED_WEIGHTS} does not belong to the config.json beside it ({error}): take both from one "
-            "run"
-        ) from error
+        for weight, found in updates.items():
+            for update in found:
+                merge_update(model.get_submodule(weight.rpartition(".")[0]), update)  # type: ignore[arg-type]
     model.config.name_or_path = model.name_or_path = name
     return model, tokenizer, []
+
+
+@contextlib.contextmanager
+def _fitting(directory: Path) -> Iterator[None]:
+    """Report trained weights that do not fit as such."""
+    try:
+        yield
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise DistilError(
+            f"{directory / TRAINED_WEIGHTS} does not belong to the {TRAINED_RECORD} and config.json beside it "
+            f"({error}): take all three from one run"
+        ) from error
 
 
 def restore_trained(model: PreTrainedModel, directory: Path) -> None:
     """Give a model that has the weights of the base the trained ones of a directory, in place.
 
     Raises:
+        DistilError: There are updates, and the base to which they are added is missing or has other weights.
         RuntimeError: They do not fit.
     """
-    _insert(model, read_json_object(directory, TRAINED_RECORD) or {})
+    record = read_json_object(directory, TRAINED_RECORD) or {}
+    _insert(model, record)
+    if record.get("updates"):  # added to the base's own weights: those of the model may have them already
+        saved, _, _ = load_reader_model(str(directory))
+        model.load_state_dict(saved.state_dict())
+        remember_updates(model, updates_of(saved))
+        return
     trained = load_file(directory / TRAINED_WEIGHTS)
     model.load_state_dict(model.state_dict() | trained)
+
+
+def _take_updates(trained: dict[str, Tensor], record: Mapping[str, Any]) -> dict[str, list[LowRankUpdate]]:
+    """Take the updates of a record from the trained weights, by the names of the updated weights."""
+    updates = {}
+    for name, scales in record.get("updates", {}).items():
+        updates[name] = [
+            LowRankUpdate(trained.pop(f"{part}.down"), trained.pop(f"{part}.up"), scale)
+            for part, scale in zip(_parts(name, len(scales)), scales, strict=True)
+        ]
+    return updates
 
 
 def _insert(model: PreTrainedModel, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
+from haystack_distill.models.low_rank import LowRankUpdate, merge_update
 from haystack_distill.students.layers import dense_layers
 from haystack_distill.training.adaptation import Adaptation, head_of
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
@@ -31,16 +32,21 @@ class Lora(Adaptation):
         rank: Rank of the updates, r in the paper.
         alpha: The updates are scaled by `alpha / rank`.
         target: The dense layers with updates: "query_value" (the paper's choice), "attention", or "all" of each layer.
+        save_only_trained: Save only the updates and the other weights that differ from those of the reader or encoder
+            that the student was loaded from, with a reference to it; `Reader.load` adds the updates to its weights.
     """
 
     rank: int = 16
     alpha: float = 32.0
     target: Literal["query_value", "attention", "all"] = "all"
+    save_only_trained: bool = False
 
     def __post_init__(self) -> None:
         check_argument("rank", self.rank, is_integer(self.rank, 1), "a whole number of at least 1")
         check_argument("alpha", self.alpha, is_number(self.alpha) and self.alpha > 0, "a number above 0")
         check_argument("target", self.target, self.target in _TARGETS, f"one of {', '.join(_TARGETS)}")
+        only = self.save_only_trained
+        check_argument("save_only_trained", only, isinstance(only, bool), "True or False")
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Insert the updates and freeze the rest but the head; see `Adaptation.prepare`.
@@ -69,11 +75,19 @@ class Lora(Adaptation):
             return
         from peft.tuners.lora import LoraLayer
 
-        updated = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+        updated: list[tuple[str, Any]] = [
+            (name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        ]
         for name, module in updated:
-            module.merge()
+            dense = module.get_base_layer()
+            if self.save_only_trained:
+                for key, scale in module.scaling.items():
+                    down, up = module.lora_A[key].weight, module.lora_B[key].weight
+                    merge_update(dense, LowRankUpdate(down, up, scale))
+            else:
+                module.merge()
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+            setattr(model.get_submodule(parent), child, dense)
         del model.peft_config
 
     def _is_target(self, name: str) -> bool:

@@ -138,10 +138,9 @@ class Run:
             pass
         only_trained = self.adaptation.save_only_trained
         if isinstance(self.student, LanguageModel) and (only_trained or adapters_of(copied.model)):
-            raise DistilError(
-                f"{ADAPTATIONS.name_of(self.adaptation)}: a language model is saved whole and without adapters; set "
-                "save_only_trained=False, or choose another adaptation, such as lora"
-            )
+            remedy = "set save_only_trained=False" if only_trained else "choose another adaptation, such as lora"
+            name = ADAPTATIONS.name_of(self.adaptation)
+            raise DistilError(f"{name}: a language model is saved whole and without adapters; {remedy}")
         if only_trained and self.output_dir is not None:
             require_base(self.student.model)
 

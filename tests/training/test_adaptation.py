@@ -21,7 +21,7 @@ from haystack_distill.training.adaptation import (
     adapted,
 )
 
-LORA = ["rank", "alpha", "target"]
+LORA = ["rank", "alpha", "target", "save_only_trained"]
 GRADUAL_UNFREEZING = ["layers_per_phase", "phase_shares", "phase_patience"]
 MakeReader = Callable[..., Reader]
 

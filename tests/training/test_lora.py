@@ -72,7 +72,12 @@ def test_the_saved_reader_is_plain(tiny_reader: MakeReader, data: Path, tmp_path
 
 
 def test_what_does_not_fit(tiny_reader: MakeReader, data: Path) -> None:
-    for wrong, match in (({"rank": 0}, "rank"), ({"alpha": 0}, "alpha"), ({"target": "key"}, "target")):
+    for wrong, match in (
+        ({"rank": 0}, "rank"),
+        ({"alpha": 0}, "alpha"),
+        ({"target": "key"}, "target"),
+        ({"save_only_trained": 1}, "save_only_trained"),
+    ):
         with pytest.raises(DistilError, match=f"{match} must be"):
             Lora(**wrong)
     student = tiny_reader()
