@@ -116,8 +116,10 @@ def steps_alone(recipe: Recipe) -> Recipe:
     """
     stages = []
     for stage in recipe.stages:
-        every = stage.settings.evaluate_every if stage.adaptation.needs_evaluations else None
-        settings = replace(unmeasured(stage.settings), evaluate_every=every, checkpoint_every=None)
+        settings = replace(unmeasured(stage.settings), checkpoint_every=None)
+        if stage.adaptation.needs_evaluations:
+            own = stage.settings
+            settings = replace(settings, evaluate_every=own.evaluate_every, best_by=own.best_by)
         stages.append(replace(stage, settings=settings))
     return replace(recipe, stages=stages)
 

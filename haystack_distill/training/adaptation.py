@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the registry is read for help on the command line, which mu
     from torch import nn
     from transformers import PreTrainedModel, TrainerCallback
 
+    from haystack_distill.training.settings import TrainingSettings
+
 
 class Adaptation(ABC):
     """Which weights of a model are trained, and how. Base class of frozen dataclasses; their fields are the options.
@@ -47,11 +49,12 @@ class Adaptation(ABC):
             DistilError: The adaptation does not suit the model.
         """
 
-    def callbacks(self, model: PreTrainedModel) -> list[TrainerCallback]:
+    def callbacks(self, model: PreTrainedModel, settings: TrainingSettings) -> list[TrainerCallback]:
         """Callbacks for transformers' Trainer, for adaptations that change during training.
 
         Args:
             model: The student's model, prepared.
+            settings: The settings of the run.
         """
         return []
 

@@ -12,11 +12,14 @@ from transformers import TrainerCallback
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import layer_index, layer_list_name
 from haystack_distill.training.adaptation import Adaptation, head_of
+from haystack_distill.training.evaluations import scores_of
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
+
+    from haystack_distill.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class GradualUnfreezing(Adaptation):
         layers_per_phase: Number of layers that a phase adds.
         phase_shares: Share of the steps for each phase, in their order (head, layers from the last one, embeddings);
             they add up to 1. None gives each phase the same share.
-        phase_patience: A phase ends early after so many evaluations without a better F1 in it, and the next one begins;
-            the last phase takes the steps that are left. None: it does not. Needs dev data.
+        phase_patience: A phase ends early after so many evaluations without a better one in it (by F1 or loss, see the
+            setting `best_by`), and the next one begins; the last phase takes the steps that are left. None: it does
+            not. Needs dev data.
     """
 
     layers_per_phase: int = 1
@@ -70,10 +74,10 @@ class GradualUnfreezing(Adaptation):
         """
         self._shares(len(self._phases(model)))
 
-    def callbacks(self, model: PreTrainedModel) -> list[TrainerCallback]:
+    def callbacks(self, model: PreTrainedModel, settings: TrainingSettings) -> list[TrainerCallback]:
         """The callback that begins the phases; see `Adaptation.callbacks`."""
         phases = self._phases(model)
-        return [_Unfreezing(phases, self._shares(len(phases)), self.phase_patience)]
+        return [_Unfreezing(phases, self._shares(len(phases)), self.phase_patience, settings.best_by)]
 
     def _phases(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """The weights that each phase adds."""
@@ -115,10 +119,13 @@ class _Unfreezing(TrainerCallback):
     The phase is a function of the step and of the log, which checkpoints hold, so a resumed run is in the same phase.
     """
 
-    def __init__(self, phases: Sequence[Sequence[nn.Parameter]], shares: Sequence[float], patience: int | None) -> None:
+    def __init__(
+        self, phases: Sequence[Sequence[nn.Parameter]], shares: Sequence[float], patience: int | None, best_by: str
+    ) -> None:
         self.phases = phases
         self.shares = shares
         self.patience = patience
+        self.best_by = best_by
         self.phase: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -129,7 +136,7 @@ class _Unfreezing(TrainerCallback):
         self._begin(state)
 
     def _begin(self, state: Any) -> None:
-        scores = [(line["step"], line["eval_f1"]) for line in state.log_history if "eval_f1" in line]
+        scores = list(scores_of(state.log_history, self.best_by).items())
         phase = phase_at(state.global_step, state.max_steps, self.shares, scores, self.patience)
         if phase == self.phase:
             return
@@ -152,7 +159,7 @@ def phase_at(
         step: The step, counted from 0.
         steps: Steps of the whole run.
         shares: Share of the steps of each phase.
-        scores: Step and score of each evaluation up to this step, in order.
+        scores: Step and score of each evaluation up to this step, in order; the highest score is the best.
         patience: A phase ends after so many evaluations without a better score in it; None: only after its share.
     """
     start = 0.0

@@ -21,6 +21,7 @@ from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
@@ -128,7 +129,7 @@ def run_loop(
             FastBFloat16Gradients(),
             writing(checkpoints.folder),
         ):
-            more = [*callbacks, *adaptation.callbacks(student.model)]
+            more = [*callbacks, *adaptation.callbacks(student.model, settings)]
             # Weights without a gradient in some steps: without a loss on the logits, those of the head and of layers
             # that are not mapped; where a part of the objective has no weight, those of its projections.
             projections = any(True for _ in objective.parameters())
@@ -387,7 +388,7 @@ class _LoopTrainer(Trainer):
 
     def _best_step(self) -> int | None:
         """The step of the best evaluation so far, the earliest of equals; None without `keep_best`."""
-        scores = _scores(self.state.log_history, self.settings.best_by)
+        scores = scores_of(self.state.log_history, self.settings.best_by)
         if not (self.checkpoints.keep_best and scores):
             return None
         return max(scores, key=lambda step: scores[step])
@@ -441,15 +442,9 @@ class _EarlyStopping(TrainerCallback):
         self.best_by = best_by
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        scores = list(_scores(state.log_history, self.best_by).values())
+        scores = list(scores_of(state.log_history, self.best_by).values())
         if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             control.should_training_stop = True
-
-
-def _scores(history: Sequence[Mapping[str, float]], best_by: str) -> dict[int, float]:
-    """The evaluations in a log by their steps, as numbers of which the highest is the best."""
-    name, sign = ("eval_f1", 1) if best_by == "f1" else ("eval_loss", -1)
-    return {int(line["step"]): sign * line[name] for line in history if name in line}
 
 
 def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:

@@ -45,7 +45,8 @@ class TrainingSettings:
             the end. "auto" is "epoch" with dev data; without dev data, any other value but None is refused.
         keep_best: End with the weights of the best evaluation, not with the last ones; needs dev data.
         best_by: Which evaluation is the best: that of the highest "f1", or of the lowest "loss", the mean cross entropy
-            of the labels over the labelled dev windows, which is then measured too; needs dev data.
+            of the labels over the labelled dev windows, which is then measured too; needs dev data. Gradual unfreezing
+            with `phase_patience` goes by it, too.
         early_stopping_patience: Stop after so many evaluations without a better one; needs `keep_best` and dev data.
         checkpoint_every: "epoch", a number of steps, or None for no checkpoints. "auto" is each evaluation with
             `keep_best`, which allows no other value than that of `evaluate_every`, and otherwise "epoch" where there is

@@ -51,6 +51,25 @@ def test_a_phase_ends_early_in_a_run(tiny_reader: MakeReader, data: Path) -> Non
     assert sizes[4] < sizes[5] == sizes[9]
 
 
+def test_phases_follow_the_figure_that_decides_the_best(
+    tiny_reader: MakeReader, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F1 rises and the loss stands still: phases end early only in a run that goes by the loss."""
+    begun = {}
+    for best_by in ("f1", "loss"):
+        f1 = iter(range(100))
+        monkeypatch.setattr(
+            ReaderTrainer, "_evaluate", lambda *_, f1=f1: {"exact": 0.0, "f1": float(next(f1)), "loss": 2.0}
+        )
+        watch = Watch()
+        adaptation = GradualUnfreezing(layers_per_phase=4, phase_shares=[0.5, 0.3, 0.2], phase_patience=1)
+        trainer = ReaderTrainer(tiny_reader(), None, settings(max_steps=10, evaluate_every=1, best_by=best_by))
+        trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[watch])
+        sizes = [len(names) for names in watch.trained]
+        begun[best_by] = [sizes.index(size) for size in sorted(set(sizes))]
+    assert begun == {"f1": [0, 5, 8], "loss": [0, 2, 4]}
+
+
 def test_what_does_not_fit(tiny_reader: MakeReader, data: Path) -> None:
     for wrong in ([0.5, 0.2], [1.5, -0.5], "half", []):
         with pytest.raises(DistilError, match="phase_shares must be"):
