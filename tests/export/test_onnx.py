@@ -15,10 +15,12 @@ from transformers import (
     PretrainedConfig,
 )
 
-from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.export.onnx import ExportSettings, export_reader
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel
 from haystack_distill.models.embedded_teacher import embedded_teacher
+from haystack_distill.objectives import FeatureMaps, PredictionLayer
+from haystack_distill.training.adapters import Adapters
 from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from tests.conftest import CONTEXTS, QUESTIONS, SHARED
@@ -37,15 +39,19 @@ def exported(tokenizer: object, tmp_path_factory: pytest.TempPathFactory) -> tup
     return reader, directory, export_reader(reader, directory)
 
 
+def require_same_answers(served: Reader, reader: Reader, pairs: list[tuple[str, str]]) -> None:
+    for found, expected in zip(served.answer_batch(pairs, 3), reader.answer_batch(pairs, 3), strict=True):
+        assert [(one.start, one.end, one.no_answer) for one in found] == [
+            (one.start, one.end, one.no_answer) for one in expected
+        ]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+
+
 def test_onnx_says_what_the_model_says(exported: tuple[Reader, Path, dict]) -> None:
     reader, directory, record = exported
     served = Reader.load(directory, backend="onnx", window_settings=WINDOWS)
     for pairs in (PAIRS, PAIRS[:1], PAIRS[-1:]):  # other batches and lengths than it was exported with
-        for found, expected in zip(served.answer_batch(pairs, 3), reader.answer_batch(pairs, 3), strict=True):
-            assert [(one.start, one.end, one.no_answer) for one in found] == [
-                (one.start, one.end, one.no_answer) for one in expected
-            ]
-            assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+        require_same_answers(served, reader, pairs)
     assert record["backends"]["onnx"]["largest_difference"] < 1e-3
     assert served.n_parameters == reader.n_parameters
     assert json.loads((directory / EXPORT_FOLDER / EXPORT_RECORD).read_text()) == json.loads(json.dumps(record))
@@ -177,6 +183,40 @@ def test_deberta_is_exported(tokenizer: BertTokenizerFast, tmp_path: Path, kind:
     found, expected = served.answer_batch(PAIRS, 3), reader.answer_batch(PAIRS, 3)
     for mine, theirs in zip(found, expected, strict=True):
         assert [(one.start, one.end) for one in mine] == [(one.start, one.end) for one in theirs]
+
+
+QUICK = TrainingSettings(max_steps=2, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)
+
+
+def loaded(directory: Path, **backend: str) -> Reader:
+    return Reader.load(directory, device="cpu", precision="fp32", window_settings=WINDOWS, **backend)
+
+
+def test_a_distilled_mobilebert_is_loaded_and_exported(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
+) -> None:
+    teacher = tiny_reader(seed=5, initializer_range=0.3)
+    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    bottleneck = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
+    student = students.from_config(teacher, model_type="mobilebert", **shape, **bottleneck, initializer_range=0.15)
+    method = FeatureMaps() + PredictionLayer()
+    assert ReaderTrainer(student, tmp_path / "run", QUICK).distil(teacher, squad_file, method).steps == 2
+    again = loaded(tmp_path / "run")
+    assert again.untrained == ()
+    assert all(again.model.state_dict()[name].equal(weight) for name, weight in student.model.state_dict().items())
+    record = export_reader(again, tmp_path / "reader", ExportSettings(int8="none"))
+    assert record["backends"]["onnx"]["largest_difference"] < 1e-3
+    require_same_answers(loaded(tmp_path / "reader", backend="onnx"), student, PAIRS)
+
+
+def test_adapters_are_exported(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> None:
+    student = loaded(tiny_reader(seed=5, initializer_range=0.3).save(tmp_path / "base"))
+    adaptation = Adapters(adapter_size=4)
+    ReaderTrainer(student, tmp_path / "run", QUICK).distil(None, squad_file, "labels", adaptation=adaptation)
+    assert student.answer(*PAIRS[0])[0].score != loaded(tmp_path / "base").answer(*PAIRS[0])[0].score
+    export_reader(loaded(tmp_path / "run"), tmp_path / "reader", ExportSettings(int8="none"))
+    require_same_answers(loaded(tmp_path / "reader", backend="onnx"), student, PAIRS)
+    require_same_answers(loaded(tmp_path / "reader"), student, PAIRS)
 
 
 def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import BertForMaskedLM
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, WindowSettings, students
+from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import TaskAwareLayers
 from haystack_distill.recipes.inputs import Inputs
@@ -323,6 +324,27 @@ def test_teachers_of_a_stage(
     tiny_reader(seed=4, hidden_size=16).save(tmp_path / "other")
     with pytest.raises(DistilError, match=r"3-both was begun otherwise \(3-both\.teacher: then "):
         run(path)
+
+
+def test_the_last_stage_trains_adapters(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it trains of an earlier stage's reader is all that the finished reader's directory holds."""
+    adapters = {"name": "adapters", "adapter_size": 4}
+    stages = [{"name": "labels", "method": "labels"}, {"name": "adapters", "method": "labels", "adaptation": adapters}]
+    path = write(stages=[QUICK | stage for stage in stages])
+    result = run(path)
+    loaded = [
+        Reader.load(place, window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32").model
+        for place in (result.directory, tmp_path / "out" / "2-adapters", tmp_path / "out" / "1-labels")
+    ]
+    assert [len(adapters_of(model)) for model in loaded] == [4, 4, 0]
+    assert model_fingerprint(loaded[0]) == model_fingerprint(loaded[1])
+    assert not (result.directory / "model.safetensors").exists()
+    record = json.loads((result.directory / "trained_weights.json").read_text())
+    assert record["base"] == str(tmp_path / "out" / "1-labels")
+    monkeypatch.setattr(ReaderTrainer, "distil", None)
+    assert run(path) == result
 
 
 def test_what_a_stage_measures(write: Callable[..., Path], tmp_path: Path) -> None:
