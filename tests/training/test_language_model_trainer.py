@@ -17,8 +17,10 @@ from haystack_distill.data.corpus import Corpus
 from haystack_distill.data.text_windows import TextSettings
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import IntermediateLayers, MaskedLanguageModel, Method, PredictionLayer
+from haystack_distill.training.adapters import Adapters
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.loop import _LoopTrainer
+from haystack_distill.training.lora import Lora
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from tests.training.helpers import Killed, kill_at_loss, logged, watch_steps
 
@@ -301,3 +303,22 @@ def test_masked_words_are_learnt_without_a_teacher(teacher: LanguageModel, corpu
     for method in (MaskedLanguageModel(), IntermediateLayers()):
         with pytest.raises(DistilError, match="needs a teacher"):
             LanguageModelTrainer(student, None, settings(), TEXT).distil(None, corpus, method)
+
+
+def test_which_weights_learn(teacher: LanguageModel, corpus: Path) -> None:
+    """Low-rank updates are merged; what would not leave a whole, plain language model is refused."""
+    student = students.from_teacher(teacher, layers=2)
+    trainer = LanguageModelTrainer(student, None, settings(max_steps=2), TEXT)
+    before = {name: weight.clone() for name, weight in student.model.state_dict().items()}
+    trainer.distil(teacher, corpus, IntermediateLayers(), adaptation=Lora(rank=2, target="query_value"))
+    after = student.model.state_dict()
+    changed = {name for name, weight in before.items() if not weight.equal(after[name])}
+    updated = {name for name in before if name.endswith(("query.weight", "value.weight"))}
+    assert changed & updated
+    assert not any(".layer." in name for name in changed - updated)
+    for adaptation, remedy in (
+        (Lora(save_only_trained=True), "set save_only_trained=False"),
+        (Adapters(), "choose another adaptation, such as lora"),
+    ):
+        with pytest.raises(DistilError, match=f"a language model is saved whole and without adapters; {remedy}"):
+            trainer.distil(teacher, corpus, IntermediateLayers(), adaptation=adaptation)
