@@ -14,9 +14,8 @@ EXPORT_RECORD = "export.json"  # in that folder: how they were made, how close t
 # In a model directory in place of model.safetensors; see `models.trained_weights`.
 TRAINED_WEIGHTS = "trained_weights.safetensors"
 TRAINED_RECORD = "trained_weights.json"
-HEADS_FOLDER = (
-    "heads"  # in the output directory of a run: a reader for each head that has a name, in a directory of that name
-)
+# In the output directory of a run: a reader for each head that has a name, in a directory of that name.
+HEADS_FOLDER = "heads"
 
 _LFS_POINTER = b"version https://git-lfs"
 
