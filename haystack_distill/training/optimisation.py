@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.objective import Objective
 from haystack_distill.students.layers import layer_index, layer_list_name
+from haystack_distill.training.muon import MuonAndAdamW, hidden_matrices
 from haystack_distill.training.settings import TrainingSettings
 
 # The names that transformers' Trainer has for the shapes that it knows; a cyclic one is made here.
@@ -41,7 +42,7 @@ def make_optimizer(
         adamw: Makes AdamW of groups of weights.
 
     Raises:
-        DistilError: See `learning_rates`.
+        DistilError: See `learning_rates` and, for "muon", `MuonAndAdamW`.
     """
     rates = learning_rates(settings, student, objective, trained=True)
     decaying = {id(parameter) for parameter in decayed}
@@ -53,11 +54,24 @@ def make_optimizer(
         {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0}
         for (rate, decays), parameters in groups.items()
     ]
+    if settings.optimizer == "muon":
+        chosen = {id(parameter) for parameter in hidden_matrices(student)}
+        return MuonAndAdamW(
+            _only(found, lambda parameter: id(parameter) in chosen),
+            _only(found, lambda parameter: id(parameter) not in chosen),
+            adamw,
+        )
     if settings.optimizer == "adam":
         return torch.optim.Adam(found, lr=settings.learning_rate)
     if settings.optimizer == "adadelta":
         return torch.optim.Adadelta(found, lr=settings.learning_rate)
     return adamw(found)
+
+
+def _only(groups: list[dict[str, Any]], wanted: Callable[[nn.Parameter], bool]) -> list[dict[str, Any]]:
+    """Groups with some of their weights alone, without those that are then empty."""
+    chosen = [group | {"params": [parameter for parameter in group["params"] if wanted(parameter)]} for group in groups]
+    return [group for group in chosen if group["params"]]
 
 
 def learning_rates(

@@ -23,7 +23,8 @@ class TrainingSettings:
             to 0 along half a cosine), "constant", or "cyclic" (falls to 0 linearly `n_cycles` times, each time from its
             peak).
         n_cycles: How often a cyclic learning rate falls, 2 or more; with "cyclic" only.
-        optimizer: "adamw", "adam" or "adadelta" (PyTorch's; Adadelta wants a learning rate near 1).
+        optimizer: "adamw", "adam" or "adadelta" (PyTorch's; Adadelta wants a learning rate near 1), or "muon": Muon for
+            the matrices of the encoder's layers, which stand a higher rate than with AdamW, and AdamW for the rest.
         layer_decay: What the learning rate of a layer is multiplied with for each layer above it; that of the
             embeddings as if they were the layer below the first. 1 for the same rate everywhere.
         embedding_learning_rate: Peak for the embeddings; None for that of the rest.
@@ -35,8 +36,8 @@ class TrainingSettings:
             batches of 16 give.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them as they are.
         warmup_proportion: Share of the steps over which the learning rate rises.
-        weight_decay: AdamW's weight decay, on weights but not on biases and layer norms. Adam and Adadelta add it to
-            the gradient (an L2 penalty).
+        weight_decay: AdamW's and Muon's weight decay, on weights but not on biases and layer norms. Adam and Adadelta
+            add it to the gradient (an L2 penalty).
         seed: Seed of the order of windows, of dropout and of fresh projections.
         dropout: Dropout of the student while it trains; None keeps that of its configuration. A student is small
             and sees few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of the time.
@@ -69,7 +70,7 @@ class TrainingSettings:
     learning_rate: float = 5e-5
     learning_rate_schedule: Literal["linear", "cosine", "constant", "cyclic"] = "linear"
     n_cycles: int | None = None
-    optimizer: Literal["adamw", "adam", "adadelta"] = "adamw"
+    optimizer: Literal["adamw", "adam", "adadelta", "muon"] = "adamw"
     layer_decay: float = 1.0
     embedding_learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -148,7 +149,7 @@ class TrainingSettings:
             )
 
     def _check_optimisation(self) -> None:
-        schedules, optimizers = ("linear", "cosine", "constant", "cyclic"), ("adamw", "adam", "adadelta")
+        schedules, optimizers = ("linear", "cosine", "constant", "cyclic"), ("adamw", "adam", "adadelta", "muon")
         schedule, cycles = self.learning_rate_schedule, self.n_cycles
         check_argument("learning_rate_schedule", schedule, schedule in schedules, f"one of {', '.join(schedules)}")
         check_argument("optimizer", self.optimizer, self.optimizer in optimizers, f"one of {', '.join(optimizers)}")
