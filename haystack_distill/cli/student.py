@@ -26,9 +26,10 @@ _OPTIONS = [
         "which",
         Any,
         None,
-        "Which layers to keep: evenly spread (the default), or these, counted from 1.",
+        "Which layers to keep, counted from 1: evenly spread with the last (uniform, the default) or with the first "
+        "(block_starts), the first, the last, or a list.",
         _CUT,
-        **list_of(int, "uniform", "first", "last"),
+        **list_of(int, "uniform", "block_starts", "first", "last"),
     ),
     *_SIZES,
     option(

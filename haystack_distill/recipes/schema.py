@@ -52,7 +52,7 @@ class StudentShape:
         start_from: A reader or language model, directory or hub name, such as what a corpus stage of another recipe
             made.
         layers: Layers to keep of the teacher.
-        which: Which of them: "uniform", "first", "last" or a list, counted from 1.
+        which: Which of them: "uniform", "block_starts", "first", "last" or a list, counted from 1.
         configured: Changed values of the teacher's configuration, for a student with random layers:
             `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
             keys beside the others.

@@ -14,3 +14,12 @@ def uniform_layers(n_student: int, n_teacher: int) -> list[int]:
 def last_layers(n_student: int, n_teacher: int) -> list[int]:
     """The last `n_student` layers of a teacher, counted from 1."""
     return list(range(n_teacher - n_student + 1, n_teacher + 1))
+
+
+def block_starts(n_student: int, n_teacher: int) -> list[int]:
+    """The first layer of each block of teacher layers, counted from 1; `uniform_layers` has the last ones.
+
+    The hidden states that layer m of a student reads, once its layers have learnt those of `uniform_layers`, are what
+    this layer of the teacher reads.
+    """
+    return [1, *(layer + 1 for layer in uniform_layers(n_student, n_teacher)[:-1])]

@@ -98,6 +98,7 @@ def test_a_step_in_which_nothing_is_learnt_is_refused(pair: Callable, data: Path
         {"learning_rate_schedule": "cosine", "optimizer": "adam"},
         {"learning_rate_schedule": "cyclic", "n_cycles": 2, "warmup_proportion": 0.0, "layer_decay": 0.5},
         {"learning_rate_schedule": "constant", "optimizer": "adadelta", "learning_rate": 1.0},
+        {"optimizer": "muon", "embedding_learning_rate": 1e-4},
         {"embedding_learning_rate": 1e-5, "head_learning_rate": 1e-2, "projection_learning_rate": 1e-1},
     ],
 )
