@@ -1,10 +1,11 @@
 """Muon for the matrices of the encoder's layers, with AdamW for everything else, as one optimiser."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -67,9 +68,9 @@ class MuonAndAdamW(Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     @property
-    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
         """What both keep of each weight."""
-        return {weight: kept for part in self._parts for weight, kept in part.state.items()}
+        return defaultdict(dict, {weight: kept for part in self._parts for weight, kept in part.state.items()})
 
     @state.setter
     def state(self, _: Any) -> None:

@@ -20,7 +20,13 @@ from haystack_distill.training.muon import MuonAndAdamW, hidden_matrices
 from haystack_distill.training.optimisation import is_plain, make_optimizer
 from tests.training.helpers import MakeReader
 
-SHAPE = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+}
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -28,7 +34,8 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def made(model: Any, **changed: Any) -> MuonAndAdamW:
-    settings = TrainingSettings(**({"optimizer": "muon", "learning_rate": 0.1, "weight_decay": 0.0} | changed))
+    chosen: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.1, "weight_decay": 0.0} | changed
+    settings = TrainingSettings(**chosen)
     assert not is_plain(settings)
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     optimizer = make_optimizer(settings, model, Labels().objective(model.config), decayed, adamw)
