@@ -8,6 +8,7 @@ from haystack_distill.cli.options import CONFIG, REQUIRED, list_of, option, with
 from haystack_distill.cli.output import logs_on_stderr, print_result
 from haystack_distill.cli.shared import JSON, OVERWRITE, TEACHER
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS
 from haystack_distill.utils.model_files import RUN_FILE
 
 _CUT = "Cut from the teacher"
@@ -26,10 +27,10 @@ _OPTIONS = [
         "which",
         Any,
         None,
-        "Which layers to keep, counted from 1: evenly spread with the last (uniform, the default) or with the first "
-        "(block_starts), the first, the last, or a list.",
+        "Which layers to keep, counted from 1: evenly spread with the first (block_starts, the default) or the last "
+        "(uniform), the first, the last, or a list.",
         _CUT,
-        **list_of(int, "uniform", "block_starts", "first", "last"),
+        **list_of(int, "block_starts", "uniform", "first", "last"),
     ),
     *_SIZES,
     option(
@@ -87,7 +88,7 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
             arguments = changed | {"seed": 42 if seed is None else seed}
             made = students.from_config(source, **arguments)
         else:
-            kept = "uniform" if which is None else which
+            kept = BLOCK_STARTS if which is None else which
             number = layers if layers is not None else len(kept) if isinstance(kept, list) else 3
             arguments = {"layers": number, "which": kept}
             made = students.from_teacher(source, **arguments)

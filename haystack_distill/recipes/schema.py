@@ -30,6 +30,7 @@ from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run import adaptation_record, method_name, method_record
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_number, require_seed
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS
 from haystack_distill.utils.options import options_of
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
@@ -52,7 +53,7 @@ class StudentShape:
         start_from: A reader or language model, directory or hub name, such as what a corpus stage of another recipe
             made.
         layers: Layers to keep of the teacher.
-        which: Which of them: "uniform", "block_starts", "first", "last" or a list, counted from 1.
+        which: Which of them: "block_starts", "uniform", "first", "last" or a list, counted from 1.
         configured: Changed values of the teacher's configuration, for a student with random layers:
             `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
             keys beside the others.
@@ -60,7 +61,7 @@ class StudentShape:
 
     start_from: str | None = None
     layers: int | None = None
-    which: list[int] | str = "uniform"
+    which: list[int] | str = BLOCK_STARTS
     configured: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class StudentShape:
                 "give one of: start_from (a student that exists), layers (cut from the teacher), or values of a "
                 "configuration such as hidden_size (its depth is num_hidden_layers)"
             )
-        if self.which != "uniform" and self.layers is None:
+        if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
 
 

@@ -37,7 +37,7 @@ class Draft:
     dev_data: str = "dev_data: dev.json  # likewise: what teacher and student are measured on; never trained on"
     max_seq_len: str = "384  # tokens of a window"
     precision: str = "auto  # bf16 where the hardware is fast at it"
-    layers: str = "3  # cut from the teacher, evenly spread ..."
+    layers: str = "3  # cut from the teacher, evenly spread from the first ..."
     general_steps: str = "1000  # far more for a large corpus and a student with random layers"
     method: str = "intermediate_layers"
     multiplication_factor: str = "5  # versions of each question; TinyBERT has 20"
@@ -102,7 +102,7 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
         draft,
         teacher=f"{_quoted(name)}  # {config.model_type}, {layers} layers, {heads} heads, "
         f"{reader.n_parameters / 1e6:.0f} M weights",
-        layers=f"{max(1, layers // 2)}  # half of the teacher's {layers}, evenly spread ...",
+        layers=f"{max(1, layers // 2)}  # half of the teacher's {layers}, evenly spread from the first ...",
     )
     if positions is not None and positions < 384:
         draft = replace(draft, max_seq_len=f"{positions}  # the teacher has no more positions")
@@ -211,7 +211,7 @@ precision: {precision}
 {notes}
 student:
   layers: {layers}
-  # which: uniform  # ... or first, last, or a list like [2, 4, 6]
+  # which: block_starts  # ... or uniform (with the last layer), first, last, or a list like [2, 4, 6]
   # hidden_size: 192  # instead of layers: any values of the teacher's configuration, for a student
   # num_hidden_layers: 3  # with random layers (the first stage is for these)
   # start_from: general-student  # or one that exists: a reader, or what a stage on a corpus made before

@@ -18,19 +18,20 @@ from haystack_distill.students.layers import (
     set_per_layer,
 )
 from haystack_distill.utils.checks import check_argument, is_integer
-from haystack_distill.utils.layer_mapping import block_starts, last_layers, uniform_layers
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS, block_starts, last_layers, uniform_layers
 
 
-def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = "uniform") -> AnyModel:
+def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = BLOCK_STARTS) -> AnyModel:
     """Create a student with a subset of the teacher's layers, and its embeddings and head.
 
     Args:
         teacher: The reader or language model to cut. It is not changed.
         layers: The number of layers of the student.
-        which: The teacher layers that are kept: "uniform" (evenly spread, always with the last, as in TinyBERT, arXiv
-            1909.10351), "block_starts" (evenly spread, always with the first: each layer begins as the one that reads
-            the hidden states that it will read when it has learnt those of the uniform layers), "first", "last", or a
-            list of `layers` layer numbers, counted from 1, in ascending order.
+        which: The teacher layers that are kept: "block_starts" (evenly spread, always with the first: each layer begins
+            with the input that it is used to), "uniform" (evenly spread, always with the last, as TinyBERT, arXiv
+            1909.10351, maps them), "first", "last", or a list of `layers` layer numbers, counted from 1, in ascending
+            order. By measurement (docs/methods/measured.md) the last layers of a reader are those that a student does
+            best without.
 
     Raises:
         DistilError: `layers` is not between 1 and the number of the teacher's layers, the list is invalid, or the
@@ -63,10 +64,10 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
         raise DistilError(
             f"a student cut from a teacher of {total} layers must have 1 to {total} layers, not {layers!r}"
         )
+    if which == BLOCK_STARTS:
+        return block_starts(layers, total)
     if which == "uniform":
         return uniform_layers(layers, total)
-    if which == "block_starts":
-        return block_starts(layers, total)
     if which == "first":
         return list(range(1, layers + 1))
     if which == "last":
@@ -76,7 +77,7 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
         "which",
         which,
         listed and all(map(_is_layer, which)),
-        "'uniform', 'block_starts', 'first', 'last' or a list of layers",
+        "'block_starts', 'uniform', 'first', 'last' or a list of layers",
     )
     kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):

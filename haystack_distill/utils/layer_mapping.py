@@ -1,5 +1,7 @@
 """Which layers of a teacher stand for those of a shallower student."""
 
+BLOCK_STARTS = "block_starts"  # which layers a cut keeps where nothing else is said
+
 
 def uniform_layers(n_student: int, n_teacher: int) -> list[int]:
     """Teacher layers, counted from 1, evenly spread and always with the last, as TinyBERT maps them (arXiv 1909.10351).

@@ -120,7 +120,7 @@ def test_info(teacher_dir: Path, tmp_path: Path) -> None:
     assert told["run"] is None
     assert not told["unfinished_run"]
     run("student", "--teacher", teacher_dir, "--layers", "2", "--output-dir", tmp_path / "cut")
-    assert run_json("info", tmp_path / "cut")["run"]["arguments"] == {"layers": 2, "which": "uniform"}
+    assert run_json("info", tmp_path / "cut")["run"]["arguments"] == {"layers": 2, "which": "block_starts"}
     table = run("info", tmp_path / "cut").stdout
     assert "BertForQuestionAnswering" in table
     assert "run arguments layers" in table

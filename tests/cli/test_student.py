@@ -29,7 +29,7 @@ def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
 
 def test_student_keeps_three_layers_unless_told(teacher_dir: Path, tmp_path: Path) -> None:
     told = run_json("student", "--teacher", teacher_dir, "--output-dir", tmp_path / "cut")
-    assert told["arguments"] == {"layers": 3, "which": "uniform"}
+    assert told["arguments"] == {"layers": 3, "which": "block_starts"}
 
 
 def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
     assert "NAME=VALUE" in refusal(*base, *out, "--shape", "hidden_act")
     assert "has no 'hidden_sise'" in refusal(*base, *out, "--shape", "hidden_sise=3")
     assert "1 to 4 layers, not 9" in refusal(*base, *out, "--layers", "9")
-    assert "uniform, block_starts, first, last or a list like 1,3,6" in refusal(*base, *out, "--which", "middle")
+    assert "block_starts, uniform, first, last or a list like 1,3,6" in refusal(*base, *out, "--which", "middle")
     assert not (tmp_path / "out").exists()
 
 
