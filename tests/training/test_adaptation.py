@@ -120,10 +120,10 @@ def test_a_cut_student_keeps_frozen_layers_of_its_teacher(
     settings = TrainingSettings(max_steps=3, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)
     trainer = ReaderTrainer(student, None, settings, cache_dir=tmp_path)
     trainer.distil(teacher, squad_file, "intermediate_layers", adaptation=LastLayers(1))
-    own, theirs = student.model.bert.encoder.layer[0], teacher.model.bert.encoder.layer[1]
+    own, theirs = student.model.bert.encoder.layer[0], teacher.model.bert.encoder.layer[0]
     assert own.output.dense.weight.equal(theirs.output.dense.weight)
     assert not student.model.bert.encoder.layer[1].output.dense.weight.equal(
-        teacher.model.bert.encoder.layer[3].output.dense.weight
+        teacher.model.bert.encoder.layer[2].output.dense.weight
     )
 
 
