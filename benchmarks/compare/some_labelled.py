@@ -1,0 +1,46 @@
+"""Divide a sample of SQuAD-format data into labelled and unlabelled questions.
+
+python benchmarks/compare/some_labelled.py train-v1.1.json.gz --questions 11000 --labelled 1000 --output DIR
+
+Writes `labelled.json.gz`, `unlabelled.json.gz`, and `together.json.gz` with both, in which a question without its label
+has `"labelled": false`. The labelled questions of one seed are among those of a larger number.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from haystack_distill.data.squad.load import load_examples, write_squad
+
+
+def main(
+    data: Path,
+    questions: Annotated[int, typer.Option(help="how many are drawn")],
+    labelled: Annotated[int, typer.Option(help="how many of them keep their label")],
+    output: Annotated[Path, typer.Option(help="directory to write to")],
+    seed: int = 42,
+) -> None:
+    """Write the three files."""
+    examples = load_examples(data)
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:questions]
+    marks = np.ones(len(examples), dtype=bool)
+    marks[chosen[labelled:]] = False
+
+    def marked(row: dict[str, object], index: int) -> dict[str, object]:
+        if marks[index]:
+            return row
+        return row | {"labelled": False, "answers": {"text": [], "answer_start": []}}
+
+    output.mkdir(parents=True, exist_ok=True)
+    parts = {"labelled": chosen[:labelled], "unlabelled": chosen[labelled:], "together": chosen}
+    for name, rows in parts.items():
+        part = examples.select(sorted(rows.tolist()))
+        places = sorted(rows.tolist())
+        part = part.map(lambda row, index, places=places: marked(row, places[index]), with_indices=True)
+        write_squad(part, output / f"{name}.json.gz", overwrite=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
