@@ -24,21 +24,19 @@ def main(
 ) -> None:
     """Write the three files."""
     examples = load_examples(data)
-    chosen = np.random.default_rng(seed).permutation(len(examples))[:questions]
-    marks = np.ones(len(examples), dtype=bool)
-    marks[chosen[labelled:]] = False
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:questions].tolist()
+    with_label, places = set(chosen[:labelled]), sorted(chosen)
 
-    def marked(row: dict[str, object], index: int) -> dict[str, object]:
-        if marks[index]:
+    def marked(row: dict[str, object], number: int) -> dict[str, object]:
+        if places[number] in with_label:
             return row
         return row | {"labelled": False, "answers": {"text": [], "answer_start": []}}
 
+    together = examples.select(places).map(marked, with_indices=True)
     output.mkdir(parents=True, exist_ok=True)
-    parts = {"labelled": chosen[:labelled], "unlabelled": chosen[labelled:], "together": chosen}
-    for name, rows in parts.items():
-        part = examples.select(sorted(rows.tolist()))
-        places = sorted(rows.tolist())
-        part = part.map(lambda row, index, places=places: marked(row, places[index]), with_indices=True)
+    write_squad(together, output / "together.json.gz", overwrite=True)
+    for name, has_label in (("labelled", True), ("unlabelled", False)):
+        part = together.select([number for number, place in enumerate(places) if (place in with_label) is has_label])
         write_squad(part, output / f"{name}.json.gz", overwrite=True)
 
 

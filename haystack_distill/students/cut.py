@@ -30,8 +30,7 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
         which: The teacher layers that are kept: "block_starts" (evenly spread, always with the first: each layer begins
             with the input that it is used to), "uniform" (evenly spread, always with the last, as TinyBERT, arXiv
             1909.10351, maps them), "first", "last", or a list of `layers` layer numbers, counted from 1, in ascending
-            order. By measurement (docs/methods/measured.md) the last layers of a reader are those that a student does
-            best without.
+            order. By measurement (docs/methods/measured.md) a student does best without the last layers of a reader.
 
     Raises:
         DistilError: `layers` is not between 1 and the number of the teacher's layers, the list is invalid, or the

@@ -20,11 +20,10 @@ def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
     """
     encoder = model.base_model
     tables = {id(module.weight) for module in encoder.modules() if isinstance(module, nn.Embedding)}
-    inside = {id(parameter) for parameter in encoder.parameters()}
     return [
         parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() == 2 and id(parameter) in inside and id(parameter) not in tables and "embedding" not in name
+        for name, parameter in encoder.named_parameters()
+        if parameter.dim() == 2 and id(parameter) not in tables and "embedding" not in name
     ]
 
 

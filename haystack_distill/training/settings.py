@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_integer, is_number, require_seed
 
 Interval = int | Literal["epoch"] | None
 AutoInterval = int | Literal["auto", "epoch"] | None
+Schedule = Literal["linear", "cosine", "constant", "cyclic"]
+OptimizerName = Literal["adamw", "adam", "adadelta", "muon"]
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class TrainingSettings:
     n_epochs: int = 2
     max_steps: int | None = None
     learning_rate: float = 5e-5
-    learning_rate_schedule: Literal["linear", "cosine", "constant", "cyclic"] = "linear"
+    learning_rate_schedule: Schedule = "linear"
     n_cycles: int | None = None
-    optimizer: Literal["adamw", "adam", "adadelta", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     layer_decay: float = 1.0
     embedding_learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -149,7 +151,7 @@ class TrainingSettings:
             )
 
     def _check_optimisation(self) -> None:
-        schedules, optimizers = ("linear", "cosine", "constant", "cyclic"), ("adamw", "adam", "adadelta", "muon")
+        schedules, optimizers = get_args(Schedule), get_args(OptimizerName)
         schedule, cycles = self.learning_rate_schedule, self.n_cycles
         check_argument("learning_rate_schedule", schedule, schedule in schedules, f"one of {', '.join(schedules)}")
         check_argument("optimizer", self.optimizer, self.optimizer in optimizers, f"one of {', '.join(optimizers)}")

@@ -1,6 +1,6 @@
 """Which layers of a teacher stand for those of a shallower student."""
 
-BLOCK_STARTS = "block_starts"  # which layers a cut keeps where nothing else is said
+BLOCK_STARTS = "block_starts"  # the layers that a cut keeps by default
 
 
 def uniform_layers(n_student: int, n_teacher: int) -> list[int]:

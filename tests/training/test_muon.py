@@ -109,7 +109,7 @@ def test_weight_decay_and_rates_reach_both(tiny_reader: MakeReader) -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * decay)
 
 
-def test_what_is_kept_of_each_weight_goes_on_after_a_restart(tiny_reader: MakeReader) -> None:
+def test_the_state_of_both_parts_is_restored(tiny_reader: MakeReader) -> None:
     first, second = tiny_reader().model, tiny_reader().model
     optimizer = made(with_gradients(first))
     optimizer.step()
