@@ -3,7 +3,7 @@
 import json as json_module
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,25 @@ def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "data
 
     source = data[0] if len(data) == 1 else list(data)
     return load_examples(source, split=split, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
+
+
+def is_squad(source: str) -> bool:
+    """Whether a source of text has questions, by its name."""
+    return source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz"))
+
+
+def corpus_texts(source: str, given: dict[str, Any]) -> Iterator[str]:
+    """The texts of a file with questions, or of a corpus (including JSON lines and Parquet)."""
+    if is_squad(source):
+        from haystack_distill.data.squad.load import plain_rows
+
+        for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):
+            yield from (row["question"], row["context"])
+        return
+    from haystack_distill.data.corpus import Corpus
+
+    for texts, _ in Corpus(source, text_column=given["text_column"]).read():
+        yield from texts
 
 
 def measured_examples(data: Sequence[str], given: dict[str, Any]) -> "datasets.Dataset":

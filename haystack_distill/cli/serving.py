@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from haystack_distill.cli.inputs import (
+    corpus_texts,
     examples_of,
+    is_squad,
     load_reader,
     measured_examples,
     reader_settings,
@@ -135,9 +137,9 @@ def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Pa
     """
     if not data:
         refuse_without_effect(ctx, (*_MEASURING, "batch_size"), "without data to measure on", "add --data")
-    if not data and not any(map(_is_squad, given["corpus"])):
+    if not data and not any(map(is_squad, given["corpus"])):
         refuse_without_effect(ctx, ["on_bad_example"], "without questions", "add --data")
-    if all(map(_is_squad, given["corpus"])):
+    if all(map(is_squad, given["corpus"])):
         refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
     refuse_to_overwrite(output_dir, [model], given["overwrite"])
     with logs_on_stderr():
@@ -145,7 +147,7 @@ def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Pa
 
         examples = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
-        texts = (text for source in given["corpus"] for text in _texts(source, given))
+        texts = (text for source in given["corpus"] for text in corpus_texts(source, given))
         pruned = prune_vocabulary(reader, texts, keep=given["keep"])
         result: dict[str, Any] = {
             "command": "prune",
@@ -159,24 +161,6 @@ def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Pa
             result["metrics"], result["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
         pruned.save(output_dir)
     print_result(given["json"], result, f"Reader in {output_dir}")
-
-
-def _is_squad(source: str) -> bool:
-    return source.endswith((".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz"))
-
-
-def _texts(source: str, given: dict[str, Any]) -> Any:
-    """The texts of a file with questions, or of a corpus (including JSON lines and Parquet)."""
-    if _is_squad(source):
-        from haystack_distill.data.squad.load import plain_rows
-
-        for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):
-            yield from (row["question"], row["context"])
-        return
-    from haystack_distill.data.corpus import Corpus
-
-    for texts, _ in Corpus(source, text_column=given["text_column"]).read():
-        yield from texts
 
 
 _SUGGEST = [

@@ -1,10 +1,12 @@
 """The command `student`: make a student of a teacher."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from haystack_distill.cli.inputs import load_reader, named_values, refuse_to_overwrite
-from haystack_distill.cli.options import CONFIG, REQUIRED, list_of, option, with_options
+import typer
+
+from haystack_distill.cli.inputs import corpus_texts, is_squad, load_reader, named_values, refuse_to_overwrite
+from haystack_distill.cli.options import CONFIG, REQUIRED, list_of, option, refuse_without_effect, with_options
 from haystack_distill.cli.output import logs_on_stderr, print_result
 from haystack_distill.cli.shared import JSON, OVERWRITE, TEACHER
 from haystack_distill.errors import DistilError
@@ -13,6 +15,7 @@ from haystack_distill.utils.model_files import RUN_FILE
 
 _CUT = "Cut from the teacher"
 _FRESH = "From a configuration, with fresh weights"
+_TOKENIZER = "With a tokenizer of its own"
 _SIZES = [
     option("model_type", str | None, None, "Another architecture, such as mobilebert. Default: the teacher's.", _FRESH),
     option("num_hidden_layers", int | None, None, "Layers of the fresh student.", _FRESH),
@@ -42,16 +45,35 @@ _OPTIONS = [
         metavar="NAME=VALUE",
     ),
     option("seed", int | None, None, "Seed of the fresh student's random weights. Default: 42.", _FRESH),
+    option(
+        "tokenizer",
+        Literal["wordpiece", "bpe", "unigram"] | None,
+        None,
+        "Train a tokenizer on --corpus, and begin with the means of the old embeddings. Default: the teacher's.",
+        _TOKENIZER,
+    ),
+    option("vocab_size", int | None, None, "Tokens of the new vocabulary. Default: 8000.", _TOKENIZER),
+    option(
+        "corpus",
+        list[str] | None,
+        None,
+        "Texts of the domain: SQuAD files (their questions and contexts), or text, JSON lines or Parquet. Can be "
+        "repeated.",
+        _TOKENIZER,
+        metavar="FILE|DIRECTORY",
+    ),
+    option("text_column", str, "text", "The column with the text in JSON lines or Parquet.", _TOKENIZER),
     OVERWRITE,
 ]
 
 
 @with_options([TEACHER], _OPTIONS, [CONFIG, JSON])
-def student(teacher: str, output_dir: Path, **given: Any) -> None:
+def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) -> None:
     """Make a student: some layers of a teacher, or a narrower model with fresh weights.
 
     A cut student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
-    `distil --method intermediate_layers` and much data.
+    `distil --method intermediate_layers` and much data. Either can have a tokenizer of its own, trained on the texts
+    of its domain.
 
     \b
     Examples:
@@ -60,6 +82,8 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
       haystack-distill student --teacher embedded --which 1,3,6 --output-dir cut
       haystack-distill student --teacher embedded --hidden-size 192 \\
           --num-hidden-layers 4 --intermediate-size 768 --output-dir narrow
+      haystack-distill student --teacher embedded --tokenizer bpe --vocab-size 4000 \\
+          --corpus train.json --output-dir own-words
     """
     layers, which, seed = given["layers"], given["which"], given["seed"]
     changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
@@ -71,6 +95,13 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
         )
     if seed is not None and not changed:
         raise DistilError("--seed is for the random weights of a fresh student; leave it out for one that is cut")
+    if given["tokenizer"] is None:
+        own = ["vocab_size", "corpus", "text_column"]
+        refuse_without_effect(ctx, own, "with the teacher's tokenizer", "add --tokenizer")
+    elif not given["corpus"]:
+        raise DistilError("--tokenizer needs texts to train one on; add --corpus")
+    elif all(map(is_squad, given["corpus"])):
+        refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
     refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
@@ -92,6 +123,13 @@ def student(teacher: str, output_dir: Path, **given: Any) -> None:
             number = layers if layers is not None else len(kept) if isinstance(kept, list) else 3
             arguments = {"layers": number, "which": kept}
             made = students.from_teacher(source, **arguments)
+        if given["tokenizer"] is not None:
+            reading = {"text_column": given["text_column"], "on_bad_example": "error", "cache_dir": None}
+            texts = (text for one in given["corpus"] for text in corpus_texts(one, reading))
+            vocab_size = 8000 if given["vocab_size"] is None else given["vocab_size"]
+            own_tokenizer = {"algorithm": given["tokenizer"], "vocab_size": vocab_size}
+            made = students.with_tokenizer(made, texts, **own_tokenizer)
+            arguments["tokenizer"] = own_tokenizer | {"corpus": given["corpus"]}
         made.save(output_dir)
         record = {
             "method": "student",

@@ -31,6 +31,7 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.recipes.schema import START, TEACHER, MadeFrom, Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
+from haystack_distill.students.tokenizer import corpus_of
 from haystack_distill.teachers.by_data import Source, Sources
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.ensemble import EnsembleTeacher
@@ -352,7 +353,7 @@ class Inputs:
 
     def student_record(self) -> dict[str, Any]:
         """How the student is made, and the hash of the model that it starts from, if it does."""
-        record = asdict(self.recipe.student)
+        record = self.recipe.student.as_dict()
         start = self.recipe.student.start_from
         if start is not None:
             on_corpus = self.recipe.stages[0].corpus is not None
@@ -413,8 +414,17 @@ class Inputs:
         shape = self.recipe.student
         with in_section("student"):
             if shape.configured:
-                return students.from_config(teacher, seed=self.recipe.seed, **shape.configured)
-            return students.from_teacher(teacher, shape.layers or 3, shape.which)
+                made = students.from_config(teacher, seed=self.recipe.seed, **shape.configured)
+            else:
+                made = students.from_teacher(teacher, shape.layers or 3, shape.which)
+            if shape.tokenizer is None:
+                return made
+            if not isinstance(made, Reader):
+                raise DistilError(
+                    "tokenizer is for a student that begins on questions, and the first stage is on a corpus; make the "
+                    "student before (haystack-distill student --tokenizer ...) and give it as start_from"
+                )
+            return students.with_tokenizer(made, corpus_of(self.examples), **asdict(shape.tokenizer))
 
 
 @dataclass(frozen=True)

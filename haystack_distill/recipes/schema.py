@@ -46,6 +46,19 @@ _IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as 
 
 
 @dataclass(frozen=True)
+class OwnTokenizer:
+    """A tokenizer of the student's own, trained on the questions and contexts of the recipe's data.
+
+    Args:
+        algorithm: `"wordpiece"`, byte-level `"bpe"` or `"unigram"`.
+        vocab_size: Its tokens, special ones included.
+    """
+
+    algorithm: Literal["wordpiece", "bpe", "unigram"] = "unigram"
+    vocab_size: int = 8000
+
+
+@dataclass(frozen=True)
 class StudentShape:
     """How the student is made: cut from the teacher (the default: 3 layers), configured, or one that exists.
 
@@ -57,12 +70,14 @@ class StudentShape:
         configured: Changed values of the teacher's configuration, for a student with random layers:
             `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
             keys beside the others.
+        tokenizer: One of the student's own, or None for the teacher's.
     """
 
     start_from: str | None = None
     layers: int | None = None
     which: list[int] | str = BLOCK_STARTS
     configured: dict[str, Any] = field(default_factory=dict)
+    tokenizer: OwnTokenizer | None = None
 
     def __post_init__(self) -> None:
         if sum([self.start_from is not None, self.layers is not None, bool(self.configured)]) > 1:
@@ -72,6 +87,12 @@ class StudentShape:
             )
         if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
+        if self.tokenizer is not None and self.start_from is not None:
+            raise DistilError("tokenizer is for a student that the recipe makes; leave out tokenizer or start_from")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The student as JSON can hold it."""
+        return {name: value for name, value in asdict(self).items() if name != "tokenizer" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -345,7 +366,7 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries of what JSON can hold, every default included."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
-        made = {"student": asdict(self.student), "windows": asdict(self.windows)}
+        made = {"student": self.student.as_dict(), "windows": asdict(self.windows)}
         return content | made | {"stages": [stage.as_dict() for stage in self.stages]}
 
 
@@ -627,18 +648,26 @@ def _student(content: Any) -> StudentShape:
         return StudentShape(start_from=content)
     if not isinstance(content, Mapping):
         raise ValueError("must be a name or have keys of its own, such as layers")
-    hints = {name: hint for name, hint in _hints_of(StudentShape).items() if name != "configured"}
+    hints = {name: hint for name, hint in _hints_of(StudentShape).items() if name not in ("configured", "tokenizer")}
+    kinds = {"tokenizer": _own_tokenizer}
     configured = {}
     for key, value in content.items():
-        if key in hints:
+        if key in hints or key in kinds:
             continue
-        near = difflib.get_close_matches(str(key), hints, n=1, cutoff=_IN_CONFIG)
+        near = difflib.get_close_matches(str(key), [*hints, *kinds], n=1, cutoff=_IN_CONFIG)
         if near:
             raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
         configured[str(key)] = _guessed(value)
-    return StudentShape(
-        **_read({key: value for key, value in content.items() if key in hints}, hints), configured=configured
-    )
+    ours = {key: value for key, value in content.items() if key not in configured}
+    return StudentShape(**_read(ours, hints, kinds), configured=configured)
+
+
+def _own_tokenizer(content: Any) -> OwnTokenizer:
+    """The student's tokenizer: its algorithm, or a mapping."""
+    values = {"algorithm": content} if isinstance(content, str) else content
+    if not isinstance(values, Mapping):
+        raise ValueError("must be wordpiece, bpe or unigram, or have keys of its own: algorithm and vocab_size")
+    return OwnTokenizer(**_read(values, _hints_of(OwnTokenizer)))
 
 
 def _settings_of_a_stage() -> list[str]:

@@ -1,5 +1,5 @@
-"""Ways to create a student: cut from a teacher, newly initialised with a smaller shape, on top of a general student, or
-with a smaller vocabulary.
+"""Ways to create a student: cut from a teacher, newly initialised with a smaller shape, on top of a general student,
+with a smaller vocabulary, or with a tokenizer of its own.
 
 A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
@@ -12,9 +12,17 @@ if TYPE_CHECKING:
     from haystack_distill.students.configured import from_config
     from haystack_distill.students.cut import from_teacher
     from haystack_distill.students.encoder import from_language_model, with_language_model_head
+    from haystack_distill.students.tokenizer import with_tokenizer
     from haystack_distill.students.vocabulary import prune_vocabulary
 
-__all__ = ["from_config", "from_language_model", "from_teacher", "prune_vocabulary", "with_language_model_head"]
+__all__ = [
+    "from_config",
+    "from_language_model",
+    "from_teacher",
+    "prune_vocabulary",
+    "with_language_model_head",
+    "with_tokenizer",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -24,5 +32,6 @@ __getattr__ = lazy_names(
         "from_teacher": "haystack_distill.students.cut",
         "prune_vocabulary": "haystack_distill.students.vocabulary",
         "with_language_model_head": "haystack_distill.students.encoder",
+        "with_tokenizer": "haystack_distill.students.tokenizer",
     },
 )

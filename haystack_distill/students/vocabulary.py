@@ -51,7 +51,8 @@ def prune_vocabulary(reader: Reader, corpus: Iterable[str], *, keep: float = 1.0
         raise DistilError(
             f"{type(tokenizer).__name__} cannot be given another vocabulary: choose a reader with another tokenizer"
         )
-    return reader.replace(model=_with_rows(reader.model, kept, number), tokenizer=tokenizer)
+    rows = reader.model.get_input_embeddings().weight.detach()[kept]
+    return reader.replace(model=with_embeddings(reader.model, rows, number), tokenizer=tokenizer)
 
 
 class _Vocabulary:
@@ -259,19 +260,25 @@ def _renumber_specials(processor: dict[str, Any] | None, number: dict[int, int])
             processor[name] = [processor[name][0], number[processor[name][1]]]
 
 
-def _with_rows(model: PreTrainedModel, kept: list[int], number: dict[int, int]) -> PreTrainedModel:
-    """A copy of a model with a subset of its embedding rows."""
-    pruned = copy.deepcopy(model)
-    table = pruned.get_input_embeddings()
-    smaller = torch.nn.Embedding(len(kept), table.embedding_dim, device=table.weight.device, dtype=table.weight.dtype)
-    padding = table.padding_idx
+def with_embeddings(model: PreTrainedModel, rows: torch.Tensor, number: dict[int, int]) -> PreTrainedModel:
+    """A copy of a model with other token embeddings.
+
+    Args:
+        model: It is not changed.
+        rows: The embeddings, (tokens, width).
+        number: New ids by old ones, those of special tokens at least.
+    """
+    changed = copy.deepcopy(model)
+    table = changed.get_input_embeddings()
+    made = torch.nn.Embedding(len(rows), rows.shape[1], device=table.weight.device, dtype=table.weight.dtype)
     with torch.no_grad():
-        smaller.weight.copy_(table.weight[kept])
-    smaller.padding_idx = None if padding is None else number.get(padding)  # its row may have been dropped
-    pruned.set_input_embeddings(smaller)
-    pruned.config.vocab_size = len(kept)
+        made.weight.copy_(rows)
+    padding = table.padding_idx
+    made.padding_idx = None if padding is None else number.get(padding)  # its row may have been dropped
+    changed.set_input_embeddings(made)
+    changed.config.vocab_size = len(rows)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
-        old = getattr(pruned.config, name, None)
+        old = getattr(changed.config, name, None)
         if old is not None:
-            setattr(pruned.config, name, number.get(old))
-    return pruned
+            setattr(changed.config, name, number.get(old))
+    return changed

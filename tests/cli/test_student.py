@@ -55,6 +55,21 @@ def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_student_with_a_tokenizer(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["student", "--teacher", teacher_dir, "--layers", "2", "--tokenizer", "wordpiece", "--vocab-size", "120"]
+    told = run_json(*base, "--corpus", squad_file, "--output-dir", tmp_path / "own")
+    assert told["arguments"]["tokenizer"] == {"algorithm": "wordpiece", "vocab_size": 120, "corpus": [str(squad_file)]}
+    made = Reader.load(tmp_path / "own", window_settings=WindowSettings(48, 16, 16))
+    assert len(made.tokenizer) == made.model.config.vocab_size == 120
+    assert made.model.config.num_hidden_layers == 2
+    out = ["--output-dir", tmp_path / "out"]
+    assert "add --corpus" in refusal(*base, *out)
+    assert "--text-column has no effect" in refusal(*base, *out, "--corpus", squad_file, "--text-column", "t")
+    assert "--vocab-size" in refusal("student", "--teacher", teacher_dir, "--vocab-size", "9", *out)
+    assert "vocab_size must be at least" in refusal(*base[:-1], "10", "--corpus", squad_file, *out)
+    assert not (tmp_path / "out").exists()
+
+
 def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()

@@ -31,6 +31,7 @@ from haystack_distill.training.language_model_trainer import LanguageModelTraine
 from haystack_distill.utils.hashing import hash_file
 from haystack_distill.utils.model_fingerprint import model_fingerprint, student_record
 from haystack_distill.utils.transformers_compat import save_model
+from tests.training.helpers import Killed, kill_at_loss
 
 TEXT = [
     "Ada Lovelace wrote the first program in 1843, long before there was a machine to run it on.",
@@ -403,6 +404,22 @@ def test_a_narrower_student(write: Callable[..., Path]) -> None:
         Reader.load(result.directory, window_settings=WindowSettings(48, 16, 16), device="cpu").model.config.hidden_size
         == 16
     )
+
+
+def test_a_student_with_a_tokenizer_of_its_own(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is trained on the recipe's questions and contexts, alike in each call, so that a run resumes."""
+    own = {"layers": 2, "tokenizer": {"algorithm": "wordpiece", "vocab_size": 120}}
+    keys = {"general": None, "layers": None, "answers": {"n_epochs": 2, "batch_size": 4}, "student": own}
+    result = run(write("whole", **keys))
+    student = Reader.load(result.directory, window_settings=WindowSettings(48, 16, 16), device="cpu")
+    assert len(student.tokenizer) == student.model.config.vocab_size == 120
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 4)
+        with pytest.raises(Killed):
+            run(write("resumed", **keys))
+    assert same(weights(run(write("resumed", **keys)).directory), weights(result.directory))
+    with pytest.raises(DistilError, match="make the student before"):
+        run(write("corpus", student=own))
 
 
 def test_a_stage_that_was_begun_otherwise(write: Callable[..., Path], tmp_path: Path) -> None:

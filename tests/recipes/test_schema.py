@@ -11,6 +11,7 @@ from haystack_distill.data.transfer import TransferSet
 from haystack_distill.objectives import IntermediateLayers, Labels, Linear, PredictionLayer
 from haystack_distill.recipes.schema import (
     CorpusText,
+    OwnTokenizer,
     Recipe,
     Stage,
     StageResult,
@@ -114,6 +115,14 @@ labels_only: true
     first, second = recipe.as_dict()["stages"][4]["arguments"]["parts"]
     assert (first["weight"], first["final_weight"]) == (1.0, 0.25)
     assert second == {"method": "labels", "weight": 0.5, "arguments": {}}
+
+
+def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
+    recipe = load(tmp_path, LEAST + "student: {layers: 2, tokenizer: bpe}")
+    assert recipe.student == StudentShape(layers=2, tokenizer=OwnTokenizer("bpe"))
+    assert recipe.as_dict()["student"]["tokenizer"] == {"algorithm": "bpe", "vocab_size": 8000}
+    recipe = load(tmp_path, LEAST + "student: {hidden_size: 8, tokenizer: {vocab_size: 900}}")
+    assert recipe.student == StudentShape(configured={"hidden_size": 8}, tokenizer=OwnTokenizer("unigram", 900))
 
 
 def test_a_student_by_name(tmp_path: Path) -> None:
@@ -263,6 +272,13 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         # the student and the whole
         (LEAST + "student: {layers: 3, hidden_size: 4}", "student: give one of"),
         (LEAST + "student: {which: last}", "student: which chooses among layers"),
+        (LEAST + "student: {tokenizer: [bpe]}", "student: tokenizer: must be wordpiece, bpe or unigram, or have keys"),
+        (LEAST + "student: {tokenizer: words}", "student: tokenizer: algorithm: .*unigram"),
+        (LEAST + "student: {tokenizer: {size: 3}}", "student: tokenizer: unknown key 'size'"),
+        (
+            LEAST + "student: {tokenizer: bpe, start_from: r}",
+            "student: tokenizer is for a student that the recipe makes",
+        ),
         (LEAST + "student: {layers: [3]}", "student: layers: must be a single value"),
         (LEAST + "student: {layer: 3}", "student: unknown key 'layer'; did you mean 'layers'"),
         (LEAST + "student:", "student: must be a name or have keys of its own"),
