@@ -263,7 +263,7 @@ def _means(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, texts: li
 
 
 def _overlaps(texts: list[str], old: list[Encoding], new: list[Encoding], n_old: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a new and an old token at the same characters (`new * n_old + old`), and the old tokens' shares there."""
+    """Pairs of a new and an old token at the same characters, `new * n_old + old`, and the old tokens' shares."""
     keys, shares = [], []
     for text, before, after in zip(texts, old, new, strict=True):
         at = np.full(len(text), -1, dtype=np.int64)
