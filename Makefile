@@ -16,6 +16,10 @@ COMPUTES := $(addprefix tests/,models teachers objectives training evaluation ex
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
+# Where the tests of one environment leave readers for those of the other.
+FAMILIES := $(CURDIR)/.families
+SHARED_READERS := HAYSTACK_DISTILL_FAMILIES=$(FAMILIES)
+
 .PHONY: demo demo-haystack test lint docs bench clean
 
 # What `make demo` does: distil the embedded teacher on the sample, measure, answer in a pipeline.
@@ -27,9 +31,10 @@ demo-haystack: $(HAYSTACK)/.installed
 
 # Both environments count towards coverage: each holds an integration that the other cannot import.
 test: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
-	rm -f .coverage .coverage.*
-	$(OFFLINE) $(ONE_THREAD) $(FP32) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m $(PYTEST) $(MEASURED)
-	$(OFFLINE) $(ONE_THREAD) $(FP32) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m $(PYTEST) $(MEASURED)
+	rm -rf .coverage .coverage.* $(FAMILIES)
+	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m $(PYTEST) $(MEASURED)
+	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m $(PYTEST) $(MEASURED)
+	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) $(FARM)/bin/python -m $(PYTEST) tests/test_families.py -k other_version
 	$(OFFLINE) $(ONE_THREAD) $(BF16) $(FARM)/bin/python -m $(PYTEST) -m "not slow" $(COMPUTES)
 	$(OFFLINE) $(ONE_THREAD) $(BF16) $(HAYSTACK)/bin/python -m $(PYTEST) -m "not slow" $(COMPUTES)
 	$(FARM)/bin/coverage combine -q
@@ -77,4 +82,4 @@ $(DOCS)/.installed: pyproject.toml constraints/docs.txt
 	touch $@
 
 clean:
-	rm -rf .venv site build *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv site build *.egg-info .coverage .coverage.* .families .mypy_cache .pytest_cache .ruff_cache
