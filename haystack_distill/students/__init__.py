@@ -1,5 +1,5 @@
-"""Ways to create a student: cut from a teacher, newly initialised with a smaller shape, on top of a general student,
-with a smaller vocabulary, or with a tokenizer of its own.
+"""Ways to create a student: cut from a teacher, pruned, newly initialised with a smaller shape, on top of a general
+student, with a smaller vocabulary, or with a tokenizer of its own.
 
 A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from haystack_distill.students.configured import from_config
     from haystack_distill.students.cut import from_teacher
     from haystack_distill.students.encoder import from_language_model, with_language_model_head
+    from haystack_distill.students.pruning import pruned
     from haystack_distill.students.tokenizer import with_tokenizer
     from haystack_distill.students.vocabulary import prune_vocabulary
 
@@ -20,6 +21,7 @@ __all__ = [
     "from_language_model",
     "from_teacher",
     "prune_vocabulary",
+    "pruned",
     "with_language_model_head",
     "with_tokenizer",
 ]
@@ -31,6 +33,7 @@ __getattr__ = lazy_names(
         "from_language_model": "haystack_distill.students.encoder",
         "from_teacher": "haystack_distill.students.cut",
         "prune_vocabulary": "haystack_distill.students.vocabulary",
+        "pruned": "haystack_distill.students.pruning",
         "with_language_model_head": "haystack_distill.students.encoder",
         "with_tokenizer": "haystack_distill.students.tokenizer",
     },

@@ -1,27 +1,26 @@
 """Students cut from a teacher: a subset of its layers, with its embeddings and head."""
 
-import copy
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedModel
-
 from haystack_distill.errors import DistilError
-from haystack_distill.students.layers import (
-    AnyModel,
-    layer_index,
-    layer_list_name,
-    new_model,
-    require_weights,
-    set_per_layer,
-)
+from haystack_distill.models.reader import ExampleSource, Reader
+from haystack_distill.students.importance import Sample, most_important_layers
+from haystack_distill.students.layers import AnyModel, keep_layers, require_weights
 from haystack_distill.utils.checks import check_argument, is_integer
-from haystack_distill.utils.layer_mapping import BLOCK_STARTS, block_starts, last_layers, uniform_layers
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE, block_starts, last_layers, uniform_layers
 
 
-def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] = BLOCK_STARTS) -> AnyModel:
+def from_teacher(
+    teacher: AnyModel,
+    layers: int = 3,
+    which: str | Sequence[int] = BLOCK_STARTS,
+    *,
+    data: ExampleSource | None = None,
+    importance_sample: int = 100,
+    seed: int = 42,
+) -> AnyModel:
     """Create a student with a subset of the teacher's layers, and its embeddings and head.
 
     Args:
@@ -29,40 +28,77 @@ def from_teacher(teacher: AnyModel, layers: int = 3, which: str | Sequence[int] 
         layers: The number of layers of the student.
         which: The teacher layers that are kept: "block_starts" (evenly spread, always with the first: each layer begins
             with the input that it is used to), "uniform" (evenly spread, always with the last, as TinyBERT, arXiv
-            1909.10351, maps them), "first", "last", or a list of `layers` layer numbers, counted from 1, in ascending
-            order. By measurement (docs/methods/measured.md) a student does best without the last layers of a reader.
+            1909.10351, maps them), "first", "last", "importance" (those that are left if the layer that costs least is
+            left out, again and again, see `importance.most_important_layers`), or a list of `layers` layer numbers,
+            counted from 1, in ascending order. By measurement (docs/methods/measured.md) a student does best without
+            the last layers of a reader.
+        data: For "importance": questions on which it is measured, labelled or not, as in `students.pruned`.
+        importance_sample: For "importance": how many questions are drawn from the data.
+        seed: For "importance": the seed of the sample.
 
     Raises:
-        DistilError: `layers` is not between 1 and the number of the teacher's layers, the list is invalid, or the
-            architecture does not allow single layers to be kept.
+        DistilError: `layers` is not between 1 and the number of the teacher's layers, the list is invalid, data are
+            missing or have no effect, or the architecture does not allow single layers to be kept.
     """
     require_weights(teacher)
+    check_layers(teacher, layers, which)
+    by_importance = isinstance(which, str) and which == IMPORTANCE
+    if by_importance and data is None:
+        raise DistilError("the importance of layers is measured on questions; give data, or another which")
+    if not by_importance and data is not None:
+        raise DistilError("data has no effect unless layers are chosen by importance; set which, or leave data out")
+    sample = None
+    if by_importance:
+        reader = require_reader(teacher, "whose layers are chosen by importance")
+        sample = Sample.draw(reader, data, importance_sample, seed)  # type: ignore[arg-type]
+    return keep_layers(teacher, layers_to_keep(teacher, layers, which, sample))
+
+
+def require_reader(teacher: object, purpose: str) -> Reader:
+    """The teacher, if it is a reader.
+
+    Raises:
+        DistilError: It is not.
+    """
+    if not isinstance(teacher, Reader):
+        raise DistilError(f"a teacher {purpose} must answer questions; give a reader, not a {type(teacher).__name__}")
+    return teacher
+
+
+def layers_to_keep(
+    teacher: AnyModel, layers: int, which: str | Sequence[int], sample: Sample | None = None
+) -> list[int]:
+    """The numbers of the teacher layers that a student keeps, counted from 1; arguments checked by `check_layers`.
+
+    Args:
+        teacher: The teacher.
+        layers: How many.
+        which: As in `from_teacher`.
+        sample: For "importance": the questions on which it is measured.
+    """
+    if isinstance(which, str) and which == IMPORTANCE:
+        assert sample is not None
+        assert isinstance(teacher, Reader)
+        return most_important_layers(teacher, layers, sample)
+    return _listed_layers(int(teacher.model.config.num_hidden_layers), layers, which)
+
+
+def check_layers(teacher: AnyModel, layers: int, which: str | Sequence[int]) -> None:
+    """Check the arguments of `from_teacher` that choose layers.
+
+    Raises:
+        DistilError: They do not fit the teacher or each other.
+    """
     total = int(teacher.model.config.num_hidden_layers)
-    kept = _kept_layers(total, layers, which)
-    if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
-        raise DistilError(
-            "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
-            "layers cannot be kept: use students.from_config, or Reader.load with another model"
-        )
-    if teacher.model.config.model_type == "funnel":
-        raise DistilError(
-            "the teacher's layers form blocks that shorten the sequence (Funnel), so single layers cannot be kept: "
-            "use students.from_config with block_sizes, or Reader.load with another model"
-        )
-    config = copy.deepcopy(teacher.model.config)
-    config.num_hidden_layers = len(kept)
-    set_per_layer(config, teacher.model.config, [layer - 1 for layer in kept])
-    student = new_model(teacher.model, config)
-    _copy_weights(teacher.model, student, kept)
-    return teacher.replace(model=student)
-
-
-def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
-    """The numbers of the teacher layers that a student keeps, counted from 1."""
     if not (is_integer(layers, 1) and layers <= total):
         raise DistilError(
             f"a student cut from a teacher of {total} layers must have 1 to {total} layers, not {layers!r}"
         )
+    if not (isinstance(which, str) and which == IMPORTANCE):
+        _listed_layers(total, layers, which)
+
+
+def _listed_layers(total: int, layers: int, which: str | Sequence[int]) -> list[int]:
     if which == BLOCK_STARTS:
         return block_starts(layers, total)
     if which == "uniform":
@@ -76,7 +112,7 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
         "which",
         which,
         listed and all(map(_is_layer, which)),
-        "'block_starts', 'uniform', 'first', 'last' or a list of layers",
+        "'block_starts', 'uniform', 'first', 'last', 'importance' or a list of layers",
     )
     kept = [int(layer) for layer in which]
     if len(kept) != layers or kept != sorted(set(kept)) or not all(1 <= layer <= total for layer in kept):
@@ -88,23 +124,3 @@ def _kept_layers(total: int, layers: int, which: str | Sequence[int]) -> list[in
 
 def _is_layer(number: Any) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _copy_weights(teacher: PreTrainedModel, student: PreTrainedModel, kept: list[int]) -> None:
-    """Copy all weights of the teacher to the student, except those of the layers that are not kept."""
-    layers = layer_list_name(teacher)
-    place = {layer - 1: position for position, layer in enumerate(kept)}
-    weights = {}
-    for name, weight in teacher.state_dict().items():
-        number = layer_index(teacher, name)
-        if number is None:
-            weights[name] = weight
-        elif number in place:
-            rest = name[len(f"{layers}.{number}.") :]
-            weights[f"{layers}.{place[number]}.{rest}"] = weight
-    # ModernBERT's first layer has no normalisation before its attention: the embeddings are normalised already.
-    bare = [name for name, module in student.named_modules() if isinstance(module, nn.Identity)]
-    for name in bare:
-        for parameter in ("weight", "bias"):
-            weights.pop(f"{name}.{parameter}", None)
-    student.load_state_dict(weights)

@@ -1,7 +1,8 @@
 """The layers of an architecture: their weights, and their entries in the configuration."""
 
+import copy
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -77,3 +78,48 @@ def dense_layers(model: PreTrainedModel) -> list[str]:
         layers = next(name for name, _ in model.named_modules() if name.endswith("albert_layer_groups"))
     found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in found if name.startswith(f"{layers}.")]
+
+
+def keep_layers(teacher: AnyModel, kept: Sequence[int]) -> AnyModel:
+    """A copy of a model with some of its layers, counted from 1, in ascending order.
+
+    Raises:
+        DistilError: The architecture does not allow single layers to be kept.
+    """
+    total = int(teacher.model.config.num_hidden_layers)
+    if len(kept) < total and getattr(teacher.model.config, "num_hidden_groups", 1) > 1:
+        raise DistilError(
+            "the teacher's layers share their weights in groups (ALBERT with num_hidden_groups above 1), so single "
+            "layers cannot be kept: use students.from_config, or Reader.load with another model"
+        )
+    if teacher.model.config.model_type == "funnel":
+        raise DistilError(
+            "the teacher's layers form blocks that shorten the sequence (Funnel), so single layers cannot be kept: "
+            "use students.from_config with block_sizes, or Reader.load with another model"
+        )
+    config = copy.deepcopy(teacher.model.config)
+    config.num_hidden_layers = len(kept)
+    set_per_layer(config, teacher.model.config, [layer - 1 for layer in kept])
+    student = new_model(teacher.model, config)
+    _copy_weights(teacher.model, student, kept)
+    return teacher.replace(model=student)
+
+
+def _copy_weights(teacher: PreTrainedModel, student: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Copy all weights of the teacher to the student, except those of the layers that are not kept."""
+    layers = layer_list_name(teacher)
+    place = {layer - 1: position for position, layer in enumerate(kept)}
+    weights = {}
+    for name, weight in teacher.state_dict().items():
+        number = layer_index(teacher, name)
+        if number is None:
+            weights[name] = weight
+        elif number in place:
+            rest = name[len(f"{layers}.{number}.") :]
+            weights[f"{layers}.{place[number]}.{rest}"] = weight
+    # ModernBERT's first layer has no normalisation before its attention: the embeddings are normalised already.
+    bare = [name for name, module in student.named_modules() if isinstance(module, nn.Identity)]
+    for name in bare:
+        for parameter in ("weight", "bias"):
+            weights.pop(f"{name}.{parameter}", None)
+    student.load_state_dict(weights)

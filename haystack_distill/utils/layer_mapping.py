@@ -1,6 +1,7 @@
 """Which layers of a teacher stand for those of a shallower student."""
 
 BLOCK_STARTS = "block_starts"  # the layers that a cut keeps by default
+IMPORTANCE = "importance"  # the layers that cost most to leave out, by measurement
 
 
 def uniform_layers(n_student: int, n_teacher: int) -> list[int]:

@@ -9,14 +9,19 @@ from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
     BertTokenizerFast,
+    BigBirdConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     FunnelConfig,
     LongformerConfig,
+    MobileBertConfig,
     ModernBertConfig,
+    MPNetConfig,
     PretrainedConfig,
     RobertaConfig,
     SqueezeBertConfig,
+    XLMRobertaConfig,
 )
 
 from haystack_distill import Reader, WindowSettings
@@ -39,6 +44,15 @@ def config_of(kind: str, vocabulary: int, layers: int = 6) -> PretrainedConfig:
     return {
         "bert": lambda: BertConfig(**common, **shape),
         "roberta": lambda: RobertaConfig(**common, **shape, type_vocab_size=1),
+        "xlm-roberta": lambda: XLMRobertaConfig(**common, **shape, type_vocab_size=1),
+        "mpnet": lambda: MPNetConfig(**common, **shape),
+        "deberta-v2": lambda: DebertaV2Config(
+            **common, **shape, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8
+        ),
+        "big_bird": lambda: BigBirdConfig(**common, **shape, attention_type="original_full"),
+        "mobilebert": lambda: MobileBertConfig(
+            **common, **shape, embedding_size=8, true_hidden_size=8, intra_bottleneck_size=8, num_feedforward_networks=2
+        ),
         "distilbert": lambda: DistilBertConfig(**common, dim=16, n_layers=layers, n_heads=2, hidden_dim=24),
         "electra": lambda: ElectraConfig(**common, **shape, embedding_size=8),
         "albert": lambda: AlbertConfig(**common, **shape, embedding_size=8),
@@ -46,7 +60,9 @@ def config_of(kind: str, vocabulary: int, layers: int = 6) -> PretrainedConfig:
             **common, **shape, attention_window=[2 * i for i in range(1, layers + 1)]
         ),
         "modernbert": lambda: ModernBertConfig(**common, **shape),
-        "funnel": lambda: FunnelConfig(vocab_size=vocabulary, block_sizes=[2, 2, 2], d_model=16, n_head=2, d_head=8),
+        "funnel": lambda: FunnelConfig(
+            vocab_size=vocabulary, block_sizes=[2] * (layers // 2), d_model=16, n_head=2, d_head=8, d_inner=24
+        ),
         "squeezebert": lambda: SqueezeBertConfig(**common, **shape, embedding_size=16),
     }[kind]()
 
