@@ -5,24 +5,44 @@ from typing import Any, Literal
 
 import typer
 
-from haystack_distill.cli.inputs import corpus_texts, is_squad, load_reader, named_values, refuse_to_overwrite
-from haystack_distill.cli.options import CONFIG, REQUIRED, list_of, option, refuse_without_effect, with_options
+from haystack_distill.cli.inputs import (
+    corpus_texts,
+    examples_of,
+    is_squad,
+    load_reader,
+    load_teacher,
+    named_values,
+    refuse_to_overwrite,
+)
+from haystack_distill.cli.options import (
+    CONFIG,
+    REQUIRED,
+    list_of,
+    option,
+    option_from,
+    refuse_without_effect,
+    with_options,
+)
 from haystack_distill.cli.output import logs_on_stderr, print_result
-from haystack_distill.cli.shared import JSON, OVERWRITE, TEACHER
+from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, JSON, OVERWRITE, TEACHER
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.layer_mapping import BLOCK_STARTS
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
 from haystack_distill.utils.model_files import RUN_FILE
+from haystack_distill.utils.options import read_keywords
 
 _CUT = "Cut from the teacher"
+_PRUNED = "Pruned by importance"
 _FRESH = "From a configuration, with fresh weights"
 _TOKENIZER = "With a tokenizer of its own"
+_FEED_FORWARD = "Width of its feed-forward part. With --data: how many of the teacher's neurons remain in each layer."
 _SIZES = [
     option("model_type", str | None, None, "Another architecture, such as mobilebert. Default: the teacher's.", _FRESH),
     option("num_hidden_layers", int | None, None, "Layers of the fresh student.", _FRESH),
     option("hidden_size", int | None, None, "Width of its hidden states.", _FRESH),
     option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
-    option("intermediate_size", int | None, None, "Width of its feed-forward part.", _FRESH),
+    option("intermediate_size", int | None, None, _FEED_FORWARD, _FRESH),
 ]
+_OF_PRUNED = {source.name: source for source in read_keywords("haystack_distill.students.pruning", "pruned")}
 _OPTIONS = [
     option("output_dir", Path, REQUIRED, "Where the student goes.", metavar="DIRECTORY"),
     option("layers", int | None, None, "How many of the teacher's layers to keep. Default: 3.", _CUT),
@@ -31,9 +51,23 @@ _OPTIONS = [
         Any,
         None,
         "Which layers to keep, counted from 1: evenly spread with the first (block_starts, the default) or the last "
-        "(uniform), the first, the last, or a list.",
+        "(uniform), the first, the last, those that cost most to leave out (importance, the default with --data), or "
+        "a list.",
         _CUT,
-        **list_of(int, "block_starts", "uniform", "first", "last"),
+        **list_of(int, "block_starts", "uniform", "first", "last", "importance"),
+    ),
+    option(
+        "data",
+        list[str] | None,
+        None,
+        "Questions on which importance is measured, labelled or not. At least one of --layers, --heads and "
+        "--intermediate-size is needed with it.",
+        _PRUNED,
+        metavar="FILE|NAME",
+    ),
+    *(
+        option_from(_OF_PRUNED[name], _PRUNED, **changes)
+        for name, changes in (("heads", {}), ("importance_sample", {"default": None, "type": int}))
     ),
     *_SIZES,
     option(
@@ -44,7 +78,13 @@ _OPTIONS = [
         _FRESH,
         metavar="NAME=VALUE",
     ),
-    option("seed", int | None, None, "Seed of the fresh student's random weights. Default: 42.", _FRESH),
+    option(
+        "seed",
+        int | None,
+        None,
+        "Seed of the fresh student's random weights, or of the questions drawn from --data. Default: 42.",
+        "Run",
+    ),
     option(
         "tokenizer",
         Literal["wordpiece", "bpe", "unigram"] | None,
@@ -67,41 +107,32 @@ _OPTIONS = [
 ]
 
 
-@with_options([TEACHER], _OPTIONS, [CONFIG, JSON])
+@with_options([TEACHER], _OPTIONS, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) -> None:
-    """Make a student: some layers of a teacher, or a narrower model with fresh weights.
+    """Make a student: some layers of a teacher, a pruned teacher, or a narrower model with fresh weights.
 
-    A cut student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
-    `distil --method intermediate_layers` and much data. Either can have a tokenizer of its own, trained on the texts
-    of its domain.
+    A cut or pruned student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
+    `distil --method intermediate_layers` and much data. Each can have a tokenizer of its own, trained on the texts of
+    its domain.
 
     \b
     Examples:
       haystack-distill student --teacher deepset/roberta-base-squad2 --layers 6 \\
           --output-dir cut
       haystack-distill student --teacher embedded --which 1,3,6 --output-dir cut
+      haystack-distill student --teacher embedded --layers 4 --intermediate-size 768 \\
+          --data train.json --output-dir pruned
       haystack-distill student --teacher embedded --hidden-size 192 \\
           --num-hidden-layers 4 --intermediate-size 768 --output-dir narrow
       haystack-distill student --teacher embedded --tokenizer bpe --vocab-size 4000 \\
           --corpus train.json --output-dir own-words
     """
-    layers, which, seed = given["layers"], given["which"], given["seed"]
     changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
     changed |= named_values(given["shape"] or [])
-    if changed and (layers is not None or which is not None):
-        raise DistilError(
-            "--layers and --which cut layers from the teacher, and the other sizes make a fresh student; give one or "
-            "the other (a fresh student's depth is --num-hidden-layers)"
-        )
-    if seed is not None and not changed:
-        raise DistilError("--seed is for the random weights of a fresh student; leave it out for one that is cut")
-    if given["tokenizer"] is None:
-        own = ["vocab_size", "corpus", "text_column"]
-        refuse_without_effect(ctx, own, "with the teacher's tokenizer", "add --tokenizer")
-    elif not given["corpus"]:
-        raise DistilError("--tokenizer needs texts to train one on; add --corpus")
-    elif all(map(is_squad, given["corpus"])):
-        refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
+    _check_shape(ctx, changed)
+    _check_tokenizer(ctx)
+    if not given["data"] and not any(map(is_squad, given["corpus"] or ())):
+        refuse_without_effect(ctx, ["on_bad_example", "cache_dir"], "without data", "add --data")
     refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
@@ -110,22 +141,27 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
         from haystack_distill.utils.atomic import write_json
         from haystack_distill.utils.model_fingerprint import model_fingerprint
 
-        # The smallest windows fit any teacher; none are cut.
-        source = load_reader(
-            teacher, window_settings=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
-        )
+        seed = 42 if given["seed"] is None else given["seed"]
         arguments: dict[str, Any]
-        if changed:
-            arguments = changed | {"seed": 42 if seed is None else seed}
-            made = students.from_config(source, **arguments)
+        if given["data"]:
+            source = load_teacher(teacher, {"window_settings": WindowSettings(), "device": "auto"})
+            arguments = _of_pruned(given) | {"seed": seed}
+            made = students.pruned(source, examples_of(given["data"], "train", given), **arguments)
+            arguments = {"data": given["data"]} | arguments
         else:
-            kept = BLOCK_STARTS if which is None else which
-            number = layers if layers is not None else len(kept) if isinstance(kept, list) else 3
-            arguments = {"layers": number, "which": kept}
-            made = students.from_teacher(source, **arguments)
+            # The smallest windows fit any teacher; none are cut.
+            source = load_reader(
+                teacher, window_settings=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
+            )
+            if changed:
+                arguments = changed | {"seed": seed}
+                made = students.from_config(source, **arguments)
+            else:
+                kept = BLOCK_STARTS if given["which"] is None else given["which"]
+                arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
+                made = students.from_teacher(source, **arguments)
         if given["tokenizer"] is not None:
-            reading = {"text_column": given["text_column"], "on_bad_example": "error", "cache_dir": None}
-            texts = (text for one in given["corpus"] for text in corpus_texts(one, reading))
+            texts = (text for one in given["corpus"] for text in corpus_texts(one, given))
             vocab_size = 8000 if given["vocab_size"] is None else given["vocab_size"]
             own_tokenizer = {"algorithm": given["tokenizer"], "vocab_size": vocab_size}
             made = students.with_tokenizer(made, texts, **own_tokenizer)
@@ -151,3 +187,57 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
         "teacher_parameters": source.n_parameters,
     }
     print_result(given["json"], report, f"Student in {output_dir}")
+
+
+def _check_shape(ctx: typer.Context, changed: dict[str, Any]) -> None:
+    """Check that the options of the student's shape are those of one kind of student.
+
+    Args:
+        ctx: The command's context.
+        changed: Values of a configuration.
+    """
+    given = ctx.params
+    cut = given["layers"] is not None or given["which"] is not None
+    if given["data"]:
+        fresh = sorted(changed.keys() - {"intermediate_size"})
+        if fresh:
+            raise DistilError(
+                f"--data is for a student that is pruned, and {', '.join(fresh)} for one with fresh weights; give one "
+                "or the other"
+            )
+        return
+    refuse_without_effect(ctx, ["heads", "importance_sample"], "without data", "add --data")
+    if given["which"] == IMPORTANCE:
+        raise DistilError("--which importance is measured on questions; add --data, or choose another --which")
+    if changed and cut:
+        raise DistilError(
+            "--layers and --which cut layers from the teacher, and the other sizes make a fresh student; give one or "
+            "the other (a fresh student's depth is --num-hidden-layers), or add --data to prune the teacher"
+        )
+    if given["seed"] is not None and not changed:
+        raise DistilError("--seed is for the random weights of a fresh student; leave it out for one that is cut")
+
+
+def _check_tokenizer(ctx: typer.Context) -> None:
+    """Check the options of a tokenizer of the student's own."""
+    given = ctx.params
+    if given["tokenizer"] is None:
+        own = ["vocab_size", "corpus", "text_column"]
+        refuse_without_effect(ctx, own, "with the teacher's tokenizer", "add --tokenizer")
+    elif not given["corpus"]:
+        raise DistilError("--tokenizer needs texts to train one on; add --corpus")
+    elif all(map(is_squad, given["corpus"])):
+        refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
+
+
+def _of_pruned(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `students.pruned` that were given."""
+    names = ("which", "heads", "intermediate_size", "importance_sample")
+    values = {"layers": _number_of_layers(given)} | {name: given[name] for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _number_of_layers(given: dict[str, Any]) -> int | None:
+    """How many layers remain, if that was given; a list of layers has the number itself."""
+    listed = len(given["which"]) if isinstance(given["which"], list) else None
+    return given["layers"] if given["layers"] is not None else listed

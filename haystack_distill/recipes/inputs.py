@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -119,6 +119,7 @@ class Inputs:
             require_measurable(self.dev_examples)
         self.teacher = named_reader(recipe.teacher, **self.reading)
         self._taggers: dict[str, str] = {}
+        self._measured: Any = None  # the student that importance makes of the teacher
 
     def load(self, data: list[str], split: str) -> datasets.Dataset:
         """Examples of files or of a data set on the hub."""
@@ -373,6 +374,8 @@ class Inputs:
                 head = Reader.load(start, **self.reading)
             return Student(LanguageModel.load(start, **self.running), head)
         name = stage.teacher[0] if stage.teacher else None
+        if not isinstance(name, str) and self.recipe.student.by_importance:  # only a reader answers questions
+            return Student(LanguageModel.of(self._made_from(self.teacher)), head)
         teacher = self.language_model(name) if isinstance(name, str) else LanguageModel.of(self.teacher)
         return Student(self._made_from(teacher), head)
 
@@ -411,12 +414,25 @@ class Inputs:
         return students.from_language_model(LanguageModel.load(start, **self.running), self.teacher)
 
     def _made_from(self, teacher: AnyModel) -> AnyModel:
-        shape = self.recipe.student
+        if not (self.recipe.student.by_importance and teacher is self.teacher):
+            return self._make_from(teacher)
+        if self._measured is None:  # which takes a while, and several ask for it
+            self._measured = self._make_from(self.teacher)
+        return self._measured.copy()
+
+    def _make_from(self, teacher: AnyModel) -> AnyModel:
+        shape, seed = self.recipe.student, self.recipe.seed
         with in_section("student"):
             if shape.configured:
-                made = students.from_config(teacher, seed=self.recipe.seed, **shape.configured)
+                made = students.from_config(teacher, seed=seed, **shape.configured)
+            elif shape.pruned is not None:
+                options = {one.name: getattr(shape.pruned, one.name) for one in fields(shape.pruned)}
+                data = options.pop("data")
+                examples = self.examples if data is None else self._own(data)
+                made = students.pruned(teacher, examples, seed=seed, **options)  # type: ignore[arg-type, assignment]
             else:
-                made = students.from_teacher(teacher, shape.layers or 3, shape.which)
+                measured = {"data": self.examples, "seed": seed} if shape.by_importance else {}
+                made = students.from_teacher(teacher, shape.layers or 3, shape.which, **measured)
             if shape.tokenizer is None:
                 return made
             if not isinstance(made, Reader):

@@ -30,7 +30,7 @@ from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run import adaptation_record, method_name, method_record
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_number, require_seed
-from haystack_distill.utils.layer_mapping import BLOCK_STARTS
+from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
 from haystack_distill.utils.options import options_of
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
@@ -42,6 +42,7 @@ LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the
 _OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
 _OF_THE_RUN = ("resume", "overwrite", "progress")  # settings of a run that a recipe decides itself
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_LATER = ("pruned", "tokenizer")  # left out of the record of a student without, as before there were any
 _IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as one of a model's configuration
 
 
@@ -59,14 +60,43 @@ class OwnTokenizer:
 
 
 @dataclass(frozen=True)
+class Pruning:
+    """What remains of a pruned teacher, see `students.pruned`; the sample is drawn with the recipe's seed.
+
+    Args:
+        layers: The number of layers that remain; None for all.
+        which: Which layers remain, as for a student that is cut, or "importance".
+        heads: The number of attention heads of each layer that remain; None for all.
+        intermediate_size: The number of neurons of each feed-forward layer that remain; None for all.
+        importance_sample: How many questions are drawn to measure importance on.
+        data: Questions to draw from; None for the recipe's.
+    """
+
+    layers: int | None = None
+    which: list[int] | str = "importance"
+    heads: int | None = None
+    intermediate_size: int | None = None
+    importance_sample: int = 100
+    data: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers is None and self.heads is None and self.intermediate_size is None:
+            raise DistilError("nothing is pruned; give layers, heads or intermediate_size")
+        if self.layers is None and self.which != IMPORTANCE:
+            raise DistilError("which chooses among the layers; give their number (layers), or leave it out")
+
+
+@dataclass(frozen=True)
 class StudentShape:
-    """How the student is made: cut from the teacher (the default: 3 layers), configured, or one that exists.
+    """How the student is made: cut from the teacher (the default: 3 layers), pruned, configured, or one that exists.
 
     Args:
         start_from: A reader or language model, directory or hub name, such as what a corpus stage of another recipe
             made.
         layers: Layers to keep of the teacher.
-        which: Which of them: "block_starts", "uniform", "first", "last" or a list, counted from 1.
+        which: Which of them: "block_starts", "uniform", "first", "last", "importance" (measured on the recipe's data)
+            or a list, counted from 1.
+        pruned: What remains of a pruned teacher.
         configured: Changed values of the teacher's configuration, for a student with random layers:
             `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
             keys beside the others.
@@ -76,23 +106,30 @@ class StudentShape:
     start_from: str | None = None
     layers: int | None = None
     which: list[int] | str = BLOCK_STARTS
+    pruned: Pruning | None = None
     configured: dict[str, Any] = field(default_factory=dict)
     tokenizer: OwnTokenizer | None = None
 
     def __post_init__(self) -> None:
-        if sum([self.start_from is not None, self.layers is not None, bool(self.configured)]) > 1:
+        ways = [self.start_from is not None, self.layers is not None, self.pruned is not None, bool(self.configured)]
+        if sum(ways) > 1:
             raise DistilError(
-                "give one of: start_from (a student that exists), layers (cut from the teacher), or values of a "
-                "configuration such as hidden_size (its depth is num_hidden_layers)"
+                "give one of: start_from (a student that exists), layers (cut from the teacher), pruned, or values of "
+                "a configuration such as hidden_size (its depth is num_hidden_layers)"
             )
         if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
         if self.tokenizer is not None and self.start_from is not None:
             raise DistilError("tokenizer is for a student that the recipe makes; leave out tokenizer or start_from")
 
+    @property
+    def by_importance(self) -> bool:
+        """Whether the teacher has to answer questions before the student can be made."""
+        return self.pruned is not None or self.which == IMPORTANCE
+
     def as_dict(self) -> dict[str, Any]:
         """The student as JSON can hold it."""
-        return {name: value for name, value in asdict(self).items() if name != "tokenizer" or value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _LATER}
 
 
 @dataclass(frozen=True)
@@ -648,18 +685,27 @@ def _student(content: Any) -> StudentShape:
         return StudentShape(start_from=content)
     if not isinstance(content, Mapping):
         raise ValueError("must be a name or have keys of its own, such as layers")
-    hints = {name: hint for name, hint in _hints_of(StudentShape).items() if name not in ("configured", "tokenizer")}
-    kinds = {"tokenizer": _own_tokenizer}
+    readers: dict[str, Callable[[Any], Any]] = {"pruned": _pruning, "tokenizer": _own_tokenizer}
+    hints = {
+        name: hint for name, hint in _hints_of(StudentShape).items() if name != "configured" and name not in readers
+    }
+    own = [*hints, *readers]
     configured = {}
     for key, value in content.items():
-        if key in hints or key in kinds:
+        if key in own:
             continue
-        near = difflib.get_close_matches(str(key), [*hints, *kinds], n=1, cutoff=_IN_CONFIG)
+        near = difflib.get_close_matches(str(key), own, n=1, cutoff=_IN_CONFIG)
         if near:
             raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
         configured[str(key)] = _guessed(value)
-    ours = {key: value for key, value in content.items() if key not in configured}
-    return StudentShape(**_read(ours, hints, kinds), configured=configured)
+    given = _read({key: value for key, value in content.items() if key in own}, hints, readers)
+    return StudentShape(**given, configured=configured)
+
+
+def _pruning(content: Any) -> Pruning:
+    if not isinstance(content, Mapping):
+        raise ValueError("must have keys of its own, such as intermediate_size")
+    return Pruning(**_read(content, _hints_of(Pruning)))
 
 
 def _own_tokenizer(content: Any) -> OwnTokenizer:

@@ -211,7 +211,7 @@ precision: {precision}
 {notes}
 student:
   layers: {layers}
-  # which: block_starts  # ... or uniform (with the last layer), first, last, or a list like [2, 4, 6]
+  # which: block_starts  # ... or uniform (with the last layer), first, last, importance, or a list like [2, 4, 6]
   # hidden_size: 192  # instead of layers: any values of the teacher's configuration, for a student
   # num_hidden_layers: 3  # with random layers (the first stage is for these)
   # start_from: general-student  # or one that exists: a reader, or what a stage on a corpus made before

@@ -84,6 +84,7 @@ _NEURONS = {
     ),
     "funnel": Parts(r"(?:encoder\.blocks\.\d+|decoder\.layers)\.\d+\.ffn", ("linear_1",), "linear_2", "d_inner"),
     "modernbert": Parts(r"layers\.\d+\.mlp", ("Wi",), "Wo", "intermediate_size"),  # Wi makes each neuron and its gate
+    "jina_embeddings_v3": Parts(r"layers\.\d+\.mlp", ("fc1",), "fc2", "intermediate_size"),
 }
 _FUNNEL_AXES = {"r_w_bias": 0, "r_r_bias": 0, "r_kernel": 1, "r_s_bias": 0, "seg_embed": 1}
 _HEADS = {

@@ -20,7 +20,7 @@ def pruned(
     data: ExampleSource,
     *,
     layers: int | None = None,
-    which: str | Sequence[int] = IMPORTANCE,
+    which: str | Sequence[int] = "importance",
     heads: int | None = None,
     intermediate_size: int | None = None,
     importance_sample: int = 100,
@@ -42,7 +42,7 @@ def pruned(
         heads: The number of attention heads of each layer that remain; None for all. Most architectures have no model
             with fewer heads of the same size (docs/students.md): for these it is an error.
         intermediate_size: The number of neurons of each feed-forward layer that remain; None for all.
-        importance_sample: Questions on which importance is measured, drawn from the data.
+        importance_sample: How many questions are drawn from the data to measure importance on, 100 by default.
         seed: The seed of the sample.
 
     Raises:
@@ -62,6 +62,8 @@ def pruned(
         check_layers(teacher, layers, which)
     elif which != IMPORTANCE:
         raise DistilError("which chooses among the layers; give their number (layers), or leave it out")
+    if heads is None and intermediate_size is None and which != IMPORTANCE:
+        raise DistilError("data has no effect where nothing is chosen by importance; use students.from_teacher")
     wanted: list[tuple[Parts, int]] = []
     if heads is not None:
         parts = require_free_heads(teacher.model)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from haystack_distill import Reader, WindowSettings
+from haystack_distill import Reader, WindowSettings, students
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from tests.cli.command_line import refusal, run, run_json
 
 
@@ -30,6 +31,43 @@ def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
 def test_student_keeps_three_layers_unless_told(teacher_dir: Path, tmp_path: Path) -> None:
     told = run_json("student", "--teacher", teacher_dir, "--output-dir", tmp_path / "cut")
     assert told["arguments"] == {"layers": 3, "which": "block_starts"}
+
+
+def test_student_pruned(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    arguments = ["student", "--teacher", teacher_dir, "--data", squad_file, "--importance-sample", "3"]
+    report = run_json(*arguments, "--layers", "2", "--intermediate-size", "7", "--output-dir", tmp_path / "a")
+    expected = {"layers": 2, "intermediate_size": 7, "importance_sample": 3, "seed": 42}
+    assert report["arguments"] == {"data": [str(squad_file)]} | expected
+    made = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16), device="cpu")
+    assert (made.model.config.num_hidden_layers, made.model.config.intermediate_size) == (2, 7)
+    settings = {"window_settings": WindowSettings(128, 64), "device": "cpu"}
+    same = students.pruned(Reader.load(teacher_dir, **settings), squad_file, **expected)
+    assert model_fingerprint(made.model) == model_fingerprint(same.model)
+    record = json.loads((tmp_path / "a" / "haystack_distill.json").read_text())
+    assert record["arguments"] == report["arguments"]
+    unlabelled = tmp_path / "questions.jsonl"
+    rows = [{"question": "Who built the harbour?", "context": "Cornelis Baak built it.", "labelled": False}]
+    unlabelled.write_text("\n".join(map(json.dumps, rows)))
+    report = run_json(
+        "student", "--teacher", teacher_dir, "--data", unlabelled, "--layers", "2", "--output-dir", tmp_path / "c"
+    )
+    assert report["arguments"] == {"data": [str(unlabelled)], "layers": 2, "seed": 42}
+
+
+def test_student_pruned_refusals(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    base = ["student", "--teacher", teacher_dir, "--output-dir", tmp_path / "out"]
+    data = ["--data", squad_file]
+    assert "add --data, or choose another --which" in refusal(*base, "--layers", "2", "--which", "importance")
+    for option, value in (("--heads", "1"), ("--importance-sample", "3"), ("--on-bad-example", "skip")):
+        assert f"{option} has no effect without data" in refusal(*base, option, value)
+    assert "hidden_size for one with fresh weights" in refusal(*base, *data, "--hidden-size", "16")
+    assert "nothing is pruned" in refusal(*base, *data)
+    assert "data has no effect where" in refusal(*base, *data, "--layers", "2", "--which", "last")
+    assert "from 1 to" in refusal(*base, *data, "--intermediate-size", "9999")
+    assert "cannot have fewer heads" in refusal(*base, *data, "--heads", "1")
+    assert "importance_sample must be" in refusal(*base, *data, "--layers", "2", "--importance-sample", "0")
+    assert "no such file" in refusal(*base, "--data", tmp_path / "none.json", "--layers", "2").lower()
+    assert not (tmp_path / "out").exists()
 
 
 def test_student_fresh(teacher_dir: Path, tmp_path: Path) -> None:
@@ -88,7 +126,9 @@ def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
     assert "NAME=VALUE" in refusal(*base, *out, "--shape", "hidden_act")
     assert "has no 'hidden_sise'" in refusal(*base, *out, "--shape", "hidden_sise=3")
     assert "1 to 4 layers, not 9" in refusal(*base, *out, "--layers", "9")
-    assert "block_starts, uniform, first, last or a list like 1,3,6" in refusal(*base, *out, "--which", "middle")
+    assert "block_starts, uniform, first, last, importance or a list like 1,3,6" in refusal(
+        *base, *out, "--which", "middle"
+    )
     assert not (tmp_path / "out").exists()
 
 

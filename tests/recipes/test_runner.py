@@ -99,6 +99,36 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_students_by_importance(write: Callable[..., Path], squad_file: Path, tmp_path: Path) -> None:
+    """They are made once, of the recipe's data and with its seed, also before a stage on a corpus."""
+    one = {"answers": QUICK, "general": None, "layers": None, "dev_data": "none"}
+    kinds = {
+        "cut": {"layers": 2, "which": "importance"},
+        "pruned": {"pruned": {"layers": 3, "intermediate_size": 6, "importance_sample": 3}},
+    }
+    for name, student in kinds.items():
+        inputs = Inputs(load_recipe(write(name, student=student, seed=5, **one)))
+        first = inputs.first_student().reader()
+        assert model_fingerprint(inputs.first_reader().model) == model_fingerprint(first.model)
+        teacher, examples = inputs.teacher, inputs.examples
+        if name == "cut":
+            expected = students.from_teacher(teacher, 2, "importance", data=examples, seed=5)
+        else:
+            expected = students.pruned(teacher, examples, layers=3, intermediate_size=6, importance_sample=3, seed=5)
+        assert model_fingerprint(first.model) == model_fingerprint(expected.model)
+    run(tmp_path / "pruned.yaml")
+    loaded = Reader.load(tmp_path / "pruned" / "reader", window_settings=WindowSettings(48, 16, 16), device="cpu")
+    assert (loaded.model.config.num_hidden_layers, loaded.model.config.intermediate_size) == (3, 6)
+    general = {"corpus": {"files": str(tmp_path / "corpus.txt"), "max_seq_len": 24, "buffer_windows": 16}, **QUICK}
+    own = {"pruned": {"intermediate_size": 6, "data": str(squad_file)}}
+    inputs = Inputs(load_recipe(write("corpus", student=own, **one | {"general": general})))
+    assert isinstance(inputs.first_student().model, LanguageModel)
+    assert inputs.first_student().model.model.config.intermediate_size == 6
+    wrong = Inputs(load_recipe(write("wrong", student={"pruned": {"heads": 1}}, **one)))
+    with pytest.raises(DistilError, match="student: a 'bert' model cannot have fewer heads"):
+        wrong.first_student()
+
+
 def test_a_recipe_holds_out_articles(write: Callable[..., Path], squad_file: Path, tmp_path: Path) -> None:
     """What is held out is measured on, and is in the data of no stage; the card says what it was."""
     content = json.loads(squad_file.read_text())

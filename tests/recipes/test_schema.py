@@ -12,6 +12,7 @@ from haystack_distill.objectives import IntermediateLayers, Labels, Linear, Pred
 from haystack_distill.recipes.schema import (
     CorpusText,
     OwnTokenizer,
+    Pruning,
     Recipe,
     Stage,
     StageResult,
@@ -127,6 +128,22 @@ def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
 
 def test_a_student_by_name(tmp_path: Path) -> None:
     assert load(tmp_path, LEAST + "student: some/reader").student == StudentShape(start_from="some/reader")
+
+
+def test_a_student_by_importance(tmp_path: Path) -> None:
+    pruned = load(
+        tmp_path, LEAST + "student: {pruned: {layers: 3, intermediate_size: 8, which: [1, 2, 4], data: a.json}}"
+    )
+    assert pruned.student == StudentShape(
+        pruned=Pruning(layers=3, intermediate_size=8, which=[1, 2, 4], data=["a.json"])
+    )
+    assert pruned.student.by_importance
+    assert pruned.as_dict()["student"]["pruned"]["importance_sample"] == 100
+    cut = load(tmp_path, LEAST + "student: {layers: 3, which: importance}")
+    assert cut.student.by_importance
+    plain = load(tmp_path, LEAST)
+    assert not plain.student.by_importance
+    assert "pruned" not in plain.as_dict()["student"]
 
 
 def stage(text: str) -> str:
@@ -280,6 +297,12 @@ CORPUS = f"{LAYERS}, max_steps: 1"
             "student: tokenizer is for a student that the recipe makes",
         ),
         (LEAST + "student: {layers: [3]}", "student: layers: must be a single value"),
+        (LEAST + "student: {layers: 3, pruned: {heads: 1}}", "student: give one of"),
+        (LEAST + "student: {pruned: {}}", "student: pruned: nothing is pruned"),
+        (LEAST + "student: {pruned: 3}", "student: pruned: must have keys of its own"),
+        (LEAST + "student: {pruned: {heads: 1, which: last}}", "student: pruned: which chooses among the layers"),
+        (LEAST + "student: {pruned: {width: 1}}", "student: pruned: unknown key 'width'"),
+        (LEAST + "student: {prune: {heads: 1}}", "student: unknown key 'prune'; did you mean 'pruned'"),
         (LEAST + "student: {layer: 3}", "student: unknown key 'layer'; did you mean 'layers'"),
         (LEAST + "student:", "student: must be a name or have keys of its own"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AlbertConfig,
     AutoModelForQuestionAnswering,
     BertConfig,
@@ -60,6 +61,7 @@ def config_of(kind: str, vocabulary: int, layers: int = 6) -> PretrainedConfig:
             **common, **shape, attention_window=[2 * i for i in range(1, layers + 1)]
         ),
         "modernbert": lambda: ModernBertConfig(**common, **shape),
+        "jina_embeddings_v3": lambda: CONFIG_MAPPING["jina_embeddings_v3"](**common, **shape),
         "funnel": lambda: FunnelConfig(
             vocab_size=vocabulary, block_sizes=[2] * (layers // 2), d_model=16, n_head=2, d_head=8, d_inner=24
         ),

@@ -31,8 +31,10 @@ FAMILIES = [
     "big_bird",
     "mobilebert",
     "funnel",
-    *(["modernbert"] if TRANSFORMERS_5 else []),  # transformers 4 has no question answering head for it
+    *(["modernbert", "jina_embeddings_v3"] if TRANSFORMERS_5 else []),  # transformers 4 has no such readers
 ]
+
+FREE_HEADS = ["funnel", *(["jina_embeddings_v3"] if TRANSFORMERS_5 else [])]
 
 
 def logits_of(reader: Reader, file: Path) -> list[torch.Tensor]:
@@ -96,21 +98,25 @@ def test_it_is_deterministic_and_takes_unlabelled_questions(
     assert fingerprint(squad_file) != fingerprint(load_examples(squad_file, only="questions"))
 
 
-def test_heads_where_their_size_is_free(make_teacher: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", FREE_HEADS)
+def test_heads_where_their_size_is_free(
+    make_teacher: Callable[..., Reader], squad_file: Path, tmp_path: Path, kind: str
+) -> None:
     """Heads that nothing reads are left out, and the others keep their size."""
-    teacher = make_teacher("funnel", layers=2)
+    teacher = make_teacher(kind, layers=2)
     for name, module in teacher.model.named_modules():
-        if name.endswith("post_proj"):
+        if name.endswith(("post_proj", "o_proj")):
             with torch.no_grad():
                 module.weight[:, :8] = 0  # the first of two heads
     student = students.pruned(teacher, squad_file, heads=1)
-    assert (student.model.config.n_head, student.model.config.d_head) == (1, 8)
+    names = ("n_head", "d_head") if kind == "funnel" else ("num_attention_heads", "head_dim")
+    assert [getattr(student.model.config, name) for name in names] == [1, 8]
     torch.testing.assert_close(logits_of(student, squad_file), logits_of(teacher, squad_file))
     loaded = Reader.load(student.save(tmp_path / "student"), window_settings=teacher.window_settings, device="cpu")
     torch.testing.assert_close(logits_of(loaded, squad_file), logits_of(student, squad_file))
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in FAMILIES if kind != "funnel"), "longformer"])
+@pytest.mark.parametrize("kind", [*(kind for kind in FAMILIES if kind not in FREE_HEADS), "longformer"])
 def test_heads_where_their_size_is_not_free(make_teacher: Callable[..., Reader], squad_file: Path, kind: str) -> None:
     with pytest.raises(DistilError, match=f"a '{kind}' model cannot have fewer heads .*; set intermediate_size or"):
         students.pruned(make_teacher(kind, layers=2), squad_file, heads=1)
@@ -171,6 +177,7 @@ def test_refused(make_teacher: Callable[..., Reader], squad_file: Path) -> None:
         ({"layers": 3}, "1 to 2 layers, not 3"),
         ({"which": "uniform", "intermediate_size": 8}, "which chooses among the layers"),
         ({"layers": 1, "which": "best"}, "which must be"),
+        ({"layers": 1, "which": "last"}, "data has no effect where"),
         ({"intermediate_size": 8, "importance_sample": 0}, "importance_sample must be"),
     ):
         with pytest.raises(DistilError, match=message):
