@@ -213,10 +213,20 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
         result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
         print_result(True, {"command": "suggest", "teacher": teacher, "budget": budget} | result)
     else:
-        table = Table("layers", "width", "parameters", "MB", "ms/question", "", title=escape(f"{teacher}: {budget}"))
+        table = Table(
+            "layers",
+            "width",
+            "feed-forward",
+            "parameters",
+            "MB",
+            "ms/question",
+            "",
+            title=escape(f"{teacher}: {budget}"),
+        )
         for one in found:
             mark = "[bold green]this one[/]" if one is best else "fits" if one.fits else ""
-            figures = [figure(one.layers), figure(one.hidden_size), figure(one.parameters)]
+            neurons = "" if one.intermediate_size is None else figure(one.intermediate_size)
+            figures = [figure(one.layers), figure(one.hidden_size), neurons, figure(one.parameters)]
             table.add_row(*figures, f"{one.megabytes:.1f}", f"{one.milliseconds:.1f}", mark)
         Console().print(table)
     if best is None:

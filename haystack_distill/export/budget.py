@@ -11,10 +11,12 @@ from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
 from haystack_distill.models.backends.onnx_runtime import FILES, check_backend
 from haystack_distill.models.reader import Reader
+from haystack_distill.students.parts import feed_forward_size
+from haystack_distill.students.pruning import narrowed
 from haystack_distill.utils.files import temporary_directory, writing
 from haystack_distill.utils.model_files import EXPORT_FOLDER
 
-_WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher, for students with random weights
+_WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
 
 
@@ -50,15 +52,17 @@ class Candidate:
     Attributes:
         layers: The number of layers.
         hidden_size: The hidden size.
+        intermediate_size: The width of the feed-forward layers; None where they are not known.
         parameters: The number of parameters.
         megabytes: The size of the model file for the backend, in 10^6 bytes.
         milliseconds: The median latency of a single question.
         fits: Whether it is within the budget.
-        making: The arguments of `haystack-distill student` that create it.
+        making: The arguments of `haystack-distill student` that create it; `data` stands for your own questions.
     """
 
     layers: int
     hidden_size: int
+    intermediate_size: int | None
     parameters: int
     megabytes: float
     milliseconds: float
@@ -76,8 +80,10 @@ def suggest_students(
 ) -> list[Candidate]:
     """Measure candidate students of a teacher, largest first; the first that fits is the one to distil.
 
-    Candidates are the teacher cut to each smaller number of layers and, with half and a quarter of its layers, models
-    of three quarters, half and a quarter of its width. Nothing is trained, because cost depends on the shape only.
+    Candidates are the teacher cut to each smaller number of layers; with all and half of its layers, the teacher pruned
+    to three quarters, half and a quarter of its feed-forward neurons, where its architecture can do with fewer; and,
+    with half and a quarter of its layers, models of three quarters, half and a quarter of its width. Nothing is trained
+    and no importance is measured, because cost depends on the shape only.
 
     Args:
         teacher: The reader to distil.
@@ -118,6 +124,7 @@ def suggest_students(
             Candidate(
                 layers=int(config.num_hidden_layers),
                 hidden_size=int(config.hidden_size),
+                intermediate_size=feed_forward_size(student.model),
                 parameters=student.n_parameters,
                 megabytes=megabytes,
                 milliseconds=milliseconds,
@@ -136,6 +143,8 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
     )
     for layers in range(total - 1, 0, -1):
         yield {"layers": layers}, students.from_teacher(teacher, layers=layers)
+    for layers in sorted({total, max(1, total // 2)}, reverse=True):
+        yield from _pruned(teacher, layers)
     head_width = width // heads
     for layers in sorted({max(1, total // 2), max(1, total // 4)}, reverse=True):
         for share in _WIDTHS:
@@ -149,3 +158,17 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
                 "intermediate_size": round(config.intermediate_size * fewer / heads),
             }
             yield shape, students.from_config(teacher, **shape)
+
+
+def _pruned(teacher: Reader, layers: int) -> Iterator[tuple[dict[str, Any], Reader]]:
+    """Candidates of a number of layers with fewer feed-forward neurons; none where there is no such model."""
+    size = feed_forward_size(teacher.model)
+    if size is None:
+        return
+    whole = layers == int(teacher.model.config.num_hidden_layers)
+    cut = teacher if whole else students.from_teacher(teacher, layers=layers)
+    for share in _WIDTHS:
+        fewer = round(size * share)
+        if 1 <= fewer < size:
+            making = {} if whole else {"layers": layers}
+            yield making | {"intermediate_size": fewer, "data": "train.json"}, narrowed(cut, fewer)

@@ -124,6 +124,15 @@ def neurons_of(model: PreTrainedModel) -> Parts:
     return parts
 
 
+def feed_forward_size(model: PreTrainedModel) -> int | None:
+    """How many neurons each feed-forward layer has; None where `neurons_of` knows no layers that can be narrower."""
+    try:
+        parts = neurons_of(model)
+    except DistilError:
+        return None
+    return parts.count(model.config)
+
+
 def heads_of(model: PreTrainedModel) -> Parts:
     """Where a model keeps its attention heads.
 

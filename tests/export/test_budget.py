@@ -28,8 +28,17 @@ def test_budgets_that_are_none(text: str) -> None:
 def test_candidates_are_largest_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
     teacher = tiny_reader(num_attention_heads=4)
     found = suggest_students(teacher, Budget(0.07, "MB"), PAIRS)
-    cut = [one for one in found if "layers" in one.making]
+    cut = [one for one in found if one.making.keys() == {"layers"}]
     assert [one.layers for one in cut] == [3, 2, 1]
+    pruned = [one for one in found if "data" in one.making]
+    assert [(one.layers, one.intermediate_size) for one in pruned] == [
+        (layers, size) for layers in (4, 2) for size in (36, 24, 12)
+    ]
+    assert all(one.hidden_size == 32 for one in [*cut, *pruned])
+    assert [one.making for one in pruned[2:4]] == [
+        {"intermediate_size": 12, "data": "train.json"},
+        {"layers": 2, "intermediate_size": 36, "data": "train.json"},
+    ]
     assert {one.hidden_size for one in found} == {32, 24, 16, 8}
     assert [one.parameters for one in found] == sorted((one.parameters for one in found), reverse=True)
     assert all(one.milliseconds > 0 for one in found)

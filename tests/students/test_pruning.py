@@ -13,7 +13,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import IntermediateLayers
 from haystack_distill.students.importance import Sample, importance_of
-from haystack_distill.students.parts import keep_parts, neurons_of
+from haystack_distill.students.parts import feed_forward_size, keep_parts, neurons_of
 from haystack_distill.students.pruning import most, narrowed
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs
@@ -160,8 +160,11 @@ def test_the_shape_alone(make_teacher: Callable[..., Reader], tmp_path: Path, ki
 
 
 def test_an_architecture_without_such_layers(make_teacher: Callable[..., Reader]) -> None:
+    teacher = make_teacher("squeezebert", layers=2)
     with pytest.raises(DistilError, match="the feed-forward layers of a 'squeezebert' model"):
-        narrowed(make_teacher("squeezebert", layers=2), 8)
+        narrowed(teacher, 8)
+    assert feed_forward_size(teacher.model) is None
+    assert feed_forward_size(make_teacher("distilbert", layers=2).model) == 24
 
 
 def test_refused(make_teacher: Callable[..., Reader], squad_file: Path) -> None:
