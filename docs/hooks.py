@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "training": "Runs: the trainers, their settings, checkpoints and directories.",
     "models": "Readers and language models: loading, answering, saving.",
-    "students": "Making a student: cut from a teacher, fresh, or with a smaller vocabulary.",
+    "students": "Making a student: cut from a teacher, pruned, fresh, or with a smaller vocabulary.",
     "objectives": "What a student learns, and the losses behind it.",
     "teachers": "Where the teacher's outputs come from.",
     "data": "Questions, windows, plain text and the order in which they are trained on.",

@@ -1,6 +1,7 @@
 """Pruned students are plain models: their weights are the teacher's without the least important parts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import IntermediateLayers
 from haystack_distill.students.importance import Sample, importance_of
-from haystack_distill.students.parts import feed_forward_size, keep_parts, neurons_of
+from haystack_distill.students.parts import feed_forward_size, keep_parts, neurons_of, require_free_heads
 from haystack_distill.students.pruning import most, narrowed
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs
@@ -207,3 +208,31 @@ def test_a_model_of_no_such_size(make_teacher: Callable[..., Reader]) -> None:
     uneven = {place: torch.arange(number) for number, place in enumerate(parts.find(teacher.model), start=3)}
     with pytest.raises(DistilError, match="cannot have intermediate_size=3 alone"):
         keep_parts(teacher, parts, uneven)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "students.md"
+ONLY_5 = ("modernbert", "jina_embeddings_v3")
+
+
+def test_the_table_of_architectures(make_teacher: Callable[..., Reader]) -> None:
+    lines = PAGE.read_text(encoding="utf-8").split("| family |")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    page = {re.findall("`(.+?)`", family)[0]: cells for family, *cells in rows}
+    assert {name for name, (row, *_) in zip(page, rows, strict=True) if "transformers 5" in row} == set(ONLY_5)
+    assert page.keys() >= {*FAMILIES, "longformer", "squeezebert"}
+    for kind, cells in page.items():
+        if kind in ONLY_5 and not TRANSFORMERS_5:
+            continue
+        teacher = make_teacher(kind, layers=4)
+        found = []
+        for act in (
+            lambda one: students.from_teacher(one, 2),
+            lambda one: narrowed(one, 8),
+            lambda one: require_free_heads(one.model),
+        ):
+            try:
+                act(teacher)
+                found.append("yes")
+            except DistilError:
+                found.append("no")
+        assert found == cells, kind
