@@ -203,7 +203,7 @@ def importance_of(reader: Reader, parts: Parts, sample: Sample) -> dict[str, Ten
                 loss = _span_loss(logits, (start, end), batch["attention_mask"]).sum()
                 gradients = torch.autograd.grad(loss, list(masks.values()))
                 for place, gradient in zip(masks, gradients, strict=True):
-                    sums[place] += gradient.abs().double().sum(dim=(0, 1, 3)).cpu()
+                    sums[place] += gradient.abs().cpu().double().sum(dim=(0, 1, 3))
                 bar.advance(1)
     finally:
         for handle in handles:
