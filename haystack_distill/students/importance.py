@@ -1,4 +1,4 @@
-"""What the layers of a reader, its attention heads and its feed-forward neurons matter, measured on a sample."""
+"""How much the layers, attention heads and feed-forward neurons of a reader matter, measured on a sample."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -178,8 +178,8 @@ def importance_of(reader: Reader, parts: Parts, sample: Sample) -> dict[str, Ten
     """
     reader = _exact(reader)
     model, width = reader.model, parts.width(reader.model.config)
-    readers = parts.find(model)
-    sums = {place: torch.zeros(module.in_features // width, dtype=torch.float64) for place, module in readers.items()}
+    layers = parts.find(model)
+    sums = {place: torch.zeros(module.in_features // width, dtype=torch.float64) for place, module in layers.items()}
     masks: dict[str, Tensor] = {}
 
     def masking(place: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -192,7 +192,7 @@ def importance_of(reader: Reader, parts: Parts, sample: Sample) -> dict[str, Ten
 
         return mask_parts
 
-    handles = [module.register_forward_pre_hook(masking(place)) for place, module in readers.items()]
+    handles = [module.register_forward_pre_hook(masking(place)) for place, module in layers.items()]
     model.eval()
     try:
         with progress_bar("importance", len(sample.batches), "batches") as bar, torch.enable_grad():

@@ -1,6 +1,6 @@
 """The parts inside a model's layers that can be cut out one by one: feed-forward neurons and attention heads.
 
-A part is made by rows of one or several dense layers and read by columns of another, so without it the model is an
+A part is made by rows of one or several dense layers and taken by columns of another, so without it the model is an
 ordinary one of a smaller size, where its configuration has a value for that size.
 """
 
@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import attention_width
 from haystack_distill.students.layers import AnyModel, new_model
 
 
@@ -24,29 +25,29 @@ class Parts:
 
     Attributes:
         places: Modules that hold parts, as a regular expression that their names end with.
-        makers: The dense layers inside a place, or other parameters, that make the parts.
-        reader: The dense layer inside a place that reads them.
+        makers: The dense layers inside a place that make the parts.
+        output: The dense layer inside a place that takes them as its input.
         number: The configuration's name for the number of parts of a place.
         size: The configuration's name for the width of a part; None where it has none.
-        axes: The dimension of each maker that is not a dense layer in which the parts lie.
+        axes: Other parameters of a place that have an entry for each part, and in which dimension.
     """
 
     places: str
     makers: tuple[str, ...]
-    reader: str
+    output: str
     number: str
     size: str | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
 
     def find(self, model: PreTrainedModel) -> dict[str, nn.Linear]:
-        """The dense layer that reads the parts, by the name of the place; empty where the model has no such parts."""
+        """The dense layer that takes the parts, by the name of the place; empty where the model has no such parts."""
         pattern = re.compile(rf"(?:^|\.){self.places}$")
         found = {}
         for name, module in model.named_modules():
             if pattern.search(name):
-                reader = _descendant(module, self.reader)
-                if isinstance(reader, nn.Linear):
-                    found[name] = reader
+                output = _descendant(module, self.output)
+                if isinstance(output, nn.Linear):
+                    found[name] = output
         return found
 
     def count(self, config: PretrainedConfig) -> int:
@@ -58,8 +59,7 @@ class Parts:
         if self.number not in _HEAD_COUNTS:
             return 1
         size = None if self.size is None else getattr(config, self.size, None)
-        inner = config.true_hidden_size if config.model_type == "mobilebert" else config.hidden_size
-        return int(size or inner // getattr(config, self.number))
+        return int(size or attention_width(config) // self.count(config))
 
 
 _HEAD_COUNTS = ("num_attention_heads", "n_head")
@@ -115,8 +115,8 @@ def neurons_of(model: PreTrainedModel) -> Parts:
         DistilError: They are not known for its architecture.
     """
     parts = _NEURONS.get(model.config.model_type, _BERT_NEURONS)
-    readers = parts.find(model)
-    if not readers or not all(one.in_features == getattr(model.config, parts.number, None) for one in readers.values()):
+    outputs = parts.find(model)
+    if not outputs or not all(one.in_features == getattr(model.config, parts.number, None) for one in outputs.values()):
         raise DistilError(
             f"the feed-forward layers of a {model.config.model_type!r} model cannot be made narrower; cut layers "
             "instead, or make a student of this shape with students.from_config"
@@ -140,9 +140,9 @@ def heads_of(model: PreTrainedModel) -> Parts:
         DistilError: They are not known for its architecture.
     """
     parts = _HEADS.get(model.config.model_type, _BERT_HEADS)
-    readers = parts.find(model)
-    whole = None if not readers else getattr(model.config, parts.number) * parts.width(model.config)
-    if whole is None or not all(one.in_features == whole for one in readers.values()):
+    outputs = parts.find(model)
+    whole = None if not outputs else getattr(model.config, parts.number) * parts.width(model.config)
+    if whole is None or not all(one.in_features == whole for one in outputs.values()):
         raise DistilError(
             f"the attention heads of a {model.config.model_type!r} model are not known; set intermediate_size or "
             "layers instead"
@@ -193,7 +193,7 @@ def keep_parts(teacher: AnyModel, parts: Parts, kept: Mapping[str, torch.Tensor]
         weights[name] = parted.index_select(axis + 1, chosen.to(weight.device)).flatten(axis, axis + 2).contiguous()
 
     for place, chosen in kept.items():
-        take(f"{place}.{parts.reader}.weight", 1, chosen)
+        take(f"{place}.{parts.output}.weight", 1, chosen)
         for maker in parts.makers:
             take(f"{place}.{maker}.weight", 0, chosen)
             if f"{place}.{maker}.bias" in weights:

@@ -1,4 +1,4 @@
-"""What layers, heads and neurons matter, against computations by hand."""
+"""How much layers, heads and neurons matter, against computations by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_neurons_by_finite_differences(
         expected = []
         for neuron in range(layer.in_features):
             sides = []
-            for scale in (1 + 1e-5, 1 - 1e-5):  # the mask variable is a factor of the weights that read the neuron
+            for scale in (1 + 1e-5, 1 - 1e-5):  # the mask variable is a factor of the weights that take the neuron
                 column = layer.weight[:, neuron].clone()
                 with torch.no_grad():
                     layer.weight[:, neuron] *= scale
