@@ -204,8 +204,8 @@ class DistilledReader(ReadsText, BaseReader):
 
     Arguments are FARMReader's, in its order, and mean the same. Without effect, and named in a warning, are several
     processes and more than one device; there is no progress bar. New are `backend`, `num_threads` (see `Reader.load`),
-    `precision` and `farm_confidences`; calibrated confidence scores and training are FARMReader's and
-    `DistilFARMReader`'s. Several threads may call it at once.
+    `precision` and `farm_confidences`; training is FARMReader's and `DistilFARMReader`'s. Scores are calibrated where
+    the reader is: `haystack-distill calibrate` does it in the weights. Several threads may call it at once.
 
     In pipelines (YAML): `type: DistilledReader`; a process that loads the YAML has to import this module first.
 
@@ -216,7 +216,8 @@ class DistilledReader(ReadsText, BaseReader):
         batch_size: Windows of `max_seq_len` tokens in a batch, or more that are shorter.
         use_gpu: Whether to use a GPU if there is one ("torch" only).
         devices: The first of these is used, unless `use_gpu` is False.
-        no_ans_boost: Added to the no-answer's logit.
+        no_ans_boost: Added to the no-answer's logit, from which the threshold is taken that `haystack-distill
+            calibrate` stored in the reader.
         return_no_answer: Whether to return a no-answer among the answers.
         top_k: Answers at most.
         top_k_per_candidate: Answers from one document at most.
@@ -334,7 +335,7 @@ class DistilledReader(ReadsText, BaseReader):
         # Only its rules are used, as FARMReader sets them; its weights, two numbers, are not.
         head = QuestionAnsweringHead(
             layer_dims=[1, 2],
-            no_ans_boost=no_ans_boost,
+            no_ans_boost=no_ans_boost - reader.no_answer_threshold,
             context_window_size=context_window_size,
             n_best=top_k_per_candidate + 1,  # the no-answer is one of them
             n_best_per_sample=top_k_per_sample,
@@ -382,7 +383,7 @@ class DistilledReader(ReadsText, BaseReader):
         if context_window_size is not None:
             head.context_window_size = context_window_size
         if no_ans_boost is not None:
-            head.no_ans_boost = no_ans_boost
+            head.no_ans_boost = no_ans_boost - self.inferencer.reader.no_answer_threshold
         if return_no_answer is not None:
             self.return_no_answers = return_no_answer
 
@@ -405,7 +406,7 @@ class DistilledReader(ReadsText, BaseReader):
     eval = _Elsewhere(_MEASURES)
     eval_on_file = _Elsewhere(_MEASURES)
     calibrate_confidence_scores = _Elsewhere(
-        "calibrate a FARMReader or a haystack_distill.integrations.farm.DistilFARMReader, and answer with that"
+        "`haystack-distill calibrate` does it in the weights of a reader, for every framework; load what it writes"
     )
     save = _Elsewhere("the directory that it was loaded from is the whole model; copy that")
     save_to_remote = _Elsewhere("upload the directory that it was loaded from with `haystack-distill push`")

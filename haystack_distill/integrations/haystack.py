@@ -58,7 +58,8 @@ class DistilledReader:
       everything at once.
     - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
     - An answer has at most `max_answer_length` tokens.
-    - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning.
+    - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning; what makes
+      them agree with how often answers are right is `haystack-distill calibrate`, once, in the weights of the reader.
     - A document with no text but white space is left out with a warning, like one without content. If that leaves
       none, there are no answers, just as for an empty list or an empty query.
     - A document that is passed twice (same id, same content) counts once.
@@ -76,7 +77,8 @@ class DistilledReader:
     **The no-answer** is an `ExtractedAnswer` with `data=None` and stands where its score puts it, as in the original.
     There its score is the product of what the other answers' scores lack to 1, and it is nearly always last; here it is
     what the model believes, so **`answers[0].data` is None where the model thinks that no document holds an answer**.
-    `no_answer=False` leaves it out.
+    `no_answer_threshold` moves its place, not its score: the no-answer is first where its logit exceeds the best
+    answer's by more than that. `no_answer=False` leaves it out.
 
     Raises:
         DistilError: A parameter is out of its range; on `warm_up` or the first `run`, the model cannot be loaded.
@@ -115,6 +117,7 @@ class DistilledReader:
         revision: str | None = None,
         backend: str = "torch",
         num_threads: int | None = None,
+        no_answer_threshold: float | None = None,
     ) -> None:
         """Keep the settings; nothing is loaded before `warm_up` or the first `run`.
 
@@ -132,7 +135,8 @@ class DistilledReader:
             answers_per_seq: Candidates that each window contributes at most; None is 20.
             no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds
                 one. It is the first where it has the highest score.
-            calibration_factor: TransformersExtractiveReader's, ignored with a warning; scores need no calibration.
+            calibration_factor: TransformersExtractiveReader's, ignored with a warning; `haystack-distill calibrate`
+                calibrates the reader itself.
             overlap_threshold: Leave out an answer that shares more than this part of its characters, or of the other's,
                 with a better one of the same document; None keeps all.
             model_kwargs: TransformersExtractiveReader's: `revision` and a `device_map` of one device (which counts more
@@ -144,6 +148,8 @@ class DistilledReader:
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
                 (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
             num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
+            no_answer_threshold: How much more than the best answer's the no-answer's logit must be for the no-answer to
+                be first; None for the threshold that `haystack-distill calibrate` stored in the reader, or 0.
         """
         self.device, self.revision, ignored = _of_model_kwargs(model_kwargs, _component_device(device), revision)
         self.model_name_or_path = str(model)
@@ -161,6 +167,7 @@ class DistilledReader:
         self.precision = precision
         self.backend = backend
         self.num_threads = num_threads
+        self.no_answer_threshold = no_answer_threshold
         check_backend(backend)
         self.reader: Reader | None = None
         _check_at_least(1, max_query_length=max_query_length, max_answer_length=max_answer_length)
@@ -186,8 +193,7 @@ class DistilledReader:
             logger.warning("DistilledReader ignores %s.", ", ".join(ignored))
         if calibration_factor is not None and score_threshold is not None:
             logger.warning(
-                "score_threshold=%s now applies to the model's own probabilities, which are not calibrated; choose it "
-                "anew.",
+                "score_threshold=%s now applies to the model's own probabilities, calibrated or not; choose it anew.",
                 score_threshold,
             )
 
@@ -197,6 +203,7 @@ class DistilledReader:
         Raises:
             ValueError: The token was given as such, not as `Secret.from_env_var`.
         """
+        own = {} if self.no_answer_threshold is None else {"no_answer_threshold": self.no_answer_threshold}
         return default_to_dict(
             self,
             model=self.model_name_or_path,
@@ -216,6 +223,7 @@ class DistilledReader:
             revision=self.revision,
             backend=self.backend,
             num_threads=self.num_threads,
+            **own,
         )
 
     @classmethod
@@ -250,6 +258,7 @@ class DistilledReader:
             max_answer_length=self.max_answer_length,
             backend=self.backend,
             num_threads=self.num_threads,
+            no_answer_threshold=self.no_answer_threshold,
             **where,
         )
 
@@ -329,8 +338,8 @@ class DistilledReader:
                 kept.append(span)
         answers = [_answer(query, documents[span.example], span, found.score(span.logit)) for span in kept]
         if _first(no_answer, self.no_answer):
-            answers.append(ExtractedAnswer(query=query, score=found.score(found.no_answer)))
-            answers.sort(key=lambda answer: -answer.score)
+            place = sum(span.logit >= found.no_answer - reader.no_answer_threshold for span in kept)
+            answers.insert(place, ExtractedAnswer(query=query, score=found.score(found.no_answer)))
         if score_threshold is not None:
             answers = [answer for answer in answers if answer.score >= score_threshold]
         return {"answers": answers}

@@ -22,6 +22,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
+from haystack_distill.models.calibration import stored_threshold
 from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
@@ -59,7 +60,8 @@ class Reader:
         tokenizer: Its fast tokenizer.
         window_settings: How long contexts are cut.
         max_answer_length: Longest answer, in tokens.
-        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this.
+        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this. None for the
+            threshold that `haystack-distill calibrate` stored in the model's configuration, or 0.
         batch_size: Windows of `window_settings.max_seq_len` tokens in a batch; shorter windows come in larger batches.
             On the processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `utils.devices.resolve_precision`.
@@ -83,7 +85,7 @@ class Reader:
         *,
         window_settings: WindowSettings | None = None,
         max_answer_length: int = 30,
-        no_answer_threshold: float = 0.0,
+        no_answer_threshold: float | None = None,
         batch_size: int = 16,
         precision: str = "auto",
         device: str | torch.device = "auto",
@@ -124,7 +126,7 @@ class Reader:
         *,
         window_settings: WindowSettings | None,
         max_answer_length: int,
-        no_answer_threshold: float,
+        no_answer_threshold: float | None,
         batch_size: int,
         precision: str,
         device: str | torch.device,
@@ -135,8 +137,13 @@ class Reader:
         threshold = no_answer_threshold
         # Infinite: never, or always, no answer.
         check_argument(
-            "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
+            "no_answer_threshold",
+            threshold,
+            threshold is None or is_number(threshold) or threshold in (-math.inf, math.inf),
+            "a number, or None",
         )
+        if threshold is None:
+            stored_threshold(self.model.config)  # fails now where it is broken
         check_type("window_settings", window_settings, WindowSettings)
         window_settings = window_settings or WindowSettings()
         positions = position_limit(self.model)
@@ -153,7 +160,7 @@ class Reader:
             )
         self.window_settings = window_settings
         self.max_answer_length = max_answer_length
-        self.no_answer_threshold = float(no_answer_threshold)
+        self._no_answer_threshold = no_answer_threshold
         self.batch_size = batch_size
         self.device = resolved
         # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
@@ -209,6 +216,16 @@ class Reader:
         reader = cls(model, tokenizer, **settings)
         reader.untrained = tuple(fresh)
         return reader
+
+    @property
+    def no_answer_threshold(self) -> float:
+        """The threshold in use: the one that was set, or the model's own."""
+        own = self._no_answer_threshold
+        return float((stored_threshold(self.model.config) or 0.0) if own is None else own)
+
+    @no_answer_threshold.setter
+    def no_answer_threshold(self, threshold: float | None) -> None:
+        self._no_answer_threshold = threshold
 
     @property
     def n_parameters(self) -> int:
@@ -431,7 +448,9 @@ class Reader:
             raise DistilError(
                 f"a reader has no setting {', '.join(sorted(unknown))}; it has {', '.join((*_PARTS, *_SETTINGS))}"
             )
-        settings = {name: changes.get(name, getattr(self, name)) for name in _SETTINGS}
+        # The threshold as it was set, because another model may have one of its own.
+        current = {name: getattr(self, name) for name in _SETTINGS} | {"no_answer_threshold": self._no_answer_threshold}
+        settings = {name: changes.get(name, value) for name, value in current.items()}
         if changes.keys() & {*_PARTS}:
             if "model" in changes:
                 self.require_weights()

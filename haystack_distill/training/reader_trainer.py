@@ -20,6 +20,7 @@ from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.windows import Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_distributed
+from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.heads import Heads
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.objectives.intermediate_layers import IntermediateLayers
@@ -178,6 +179,8 @@ class ReaderTrainer:
                 warn_of_shared_contexts(examples, dev_windows.examples)
         if chosen is not None and chosen.token_types:
             windows.token_types = True
+        if forget_calibration(self.student.model.config) and run.processes.is_main_process:
+            logger.info("the student was calibrated, which training undoes; calibrate what comes out")
         record = run.record(
             chosen,
             {

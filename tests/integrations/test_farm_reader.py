@@ -22,7 +22,7 @@ from haystack.document_stores import InMemoryDocumentStore
 from haystack.errors import HaystackError
 from haystack.nodes import BM25Retriever, FARMReader
 
-from haystack_distill import DistilError, Reader
+from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.export.onnx import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
@@ -314,6 +314,16 @@ def test_methods_that_it_lacks_say_where_they_are(directory: str) -> None:
                 getattr(owner, name)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         reader.nonsense  # noqa: B018
+
+
+def test_a_stored_threshold_is_taken_off_the_no_answer(directory: str, tmp_path: Path) -> None:
+    reader = Reader.load(directory, device="cpu", window_settings=WindowSettings(48, 16, 16))
+    reader.model.config.calibration = {"no_answer_threshold": 100.0}
+    stored = DistilledReader(str(reader.save(tmp_path)), return_no_answer=True, **CUT)
+    by_hand = DistilledReader(directory, return_no_answer=True, no_ans_boost=-100.0, **CUT)
+    assert stored.predict("Who?", documents()) == by_hand.predict("Who?", documents())
+    stored.update_parameters(no_ans_boost=30.0)
+    assert stored.inferencer.head.no_ans_boost == -70.0
 
 
 # --- Documents that are not plain text --------------------------------------------------------------------------------

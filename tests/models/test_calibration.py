@@ -1,0 +1,109 @@
+"""A calibration in a reader: the temperature in its head, the threshold in its configuration, and who honours them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    BigBirdConfig,
+    BigBirdForQuestionAnswering,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings
+from haystack_distill.models.calibration import (
+    answer_heads,
+    calibration_record,
+    fold_temperature,
+    folds,
+    forget_calibration,
+    stored_threshold,
+)
+from haystack_distill.objectives import Labels
+from tests.conftest import CONTEXTS
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+MODELS = [
+    RobertaForQuestionAnswering(RobertaConfig(**SMALL)),
+    BigBirdForQuestionAnswering(BigBirdConfig(**SMALL, attention_type="original_full")),
+    DistilBertForQuestionAnswering(DistilBertConfig(vocab_size=50, dim=16, n_layers=1, n_heads=2, hidden_dim=16)),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_the_logits_are_divided(model: PreTrainedModel) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(5, 50, (2, 9))
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[:, :4] = False  # BigBird puts large numbers at the question
+    model.eval()
+    with torch.no_grad():
+        before = model(input_ids=ids)
+        fold_temperature(model, 2.5)
+        after = model(input_ids=ids)
+    for name in ("start_logits", "end_logits"):
+        torch.testing.assert_close(after[name][mask], before[name][mask] / 2.5)
+        assert folds(before[name], after[name], 2.5, mask)
+        assert not folds(before[name], after[name], 2.0, mask)
+
+
+def test_which_layer_is_the_head() -> None:
+    model = MODELS[0]
+    assert answer_heads(model) == [model.qa_outputs]
+    named = SimpleNamespace(answer_heads=lambda: [model.qa_outputs])
+    assert answer_heads(named) == [model.qa_outputs]  # type: ignore[arg-type]
+    with pytest.raises(DistilError, match="no dense layer for start and end"):
+        answer_heads(BertModel(BertConfig(**SMALL)))
+    for temperature in (0, -1.0, float("nan")):
+        with pytest.raises(DistilError, match="temperature must be a number above 0"):
+            fold_temperature(model, temperature)
+
+
+def test_a_stored_threshold_is_the_readers_unless_one_is_given(
+    tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    reader = tiny_reader()
+    assert reader.no_answer_threshold == 0
+    reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    assert reader.no_answer_threshold == -1.5
+    windows = reader.window_settings
+    again = Reader.load(reader.save(tmp_path), window_settings=windows)
+    assert again.no_answer_threshold == again.copy().no_answer_threshold == -1.5
+    assert calibration_record(again.model.config)["temperature"] == 2.0
+    assert Reader.load(tmp_path, window_settings=windows, no_answer_threshold=0.5).no_answer_threshold == 0.5
+    assert again.replace(no_answer_threshold=3).replace(batch_size=2).no_answer_threshold == 3
+    assert again.replace(no_answer_threshold=3).replace(no_answer_threshold=None).no_answer_threshold == -1.5
+    gap = again.predict_pairs([("Who?", CONTEXTS[0])])[0].no_answer_gap
+    again.model.config.calibration["no_answer_threshold"] = gap - 0.1
+    assert again.answer("Who?", CONTEXTS[0])[0].no_answer
+    again.model.config.calibration["no_answer_threshold"] = gap + 0.1
+    assert not again.answer("Who?", CONTEXTS[0])[0].no_answer
+    assert forget_calibration(again.model.config)
+    assert not forget_calibration(again.model.config)
+    assert again.no_answer_threshold == 0
+
+
+def test_a_broken_record_is_named(tiny_reader: Callable[..., Reader]) -> None:
+    reader = tiny_reader()
+    reader.model.config.calibration = {"no_answer_threshold": "high"}
+    with pytest.raises(DistilError, match=r"calibration\.no_answer_threshold must be a number, not 'high'; correct it"):
+        reader.replace(batch_size=1)
+    reader.model.config.calibration = "none of ours"
+    assert stored_threshold(reader.model.config) is None
+
+
+def test_training_forgets_it(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    settings = TrainingSettings(max_steps=1, progress=False, checkpoint_every=None)
+    ReaderTrainer(reader, tmp_path / "run", settings).distil(None, squad_file, Labels())
+    assert reader.no_answer_threshold == 0
+    assert not calibration_record(Reader.load(tmp_path / "run", window_settings=reader.window_settings).model.config)
