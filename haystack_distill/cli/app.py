@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from haystack_distill import __version__
-from haystack_distill.cli import compare, demo_command, reading, recipe, serving, student, training
+from haystack_distill.cli import compare, demo_command, reading, recipe, serving, student, training, trust
 from haystack_distill.cli.output import Commands
 from haystack_distill.utils.console import LogHandler
 
@@ -26,6 +26,7 @@ for command in (
     *(training.train, training.distil, student.student),
     *(reading.evaluate, reading.ask, reading.info),
     *(serving.export, serving.prune, serving.suggest),
+    *(trust.calibrate,),
     *(compare.compare, recipe.report, recipe.push, demo_command.demo),
 ):
     app.command()(command)

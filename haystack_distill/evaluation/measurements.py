@@ -15,7 +15,7 @@ from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import predict_distributed
-from haystack_distill.models.answers import Prediction
+from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.checks import check_argument
 
@@ -127,12 +127,9 @@ def measure_reader(
     data = content_hash(examples)
     ids = examples["id"]
     example_scores(examples, dict.fromkeys(ids, ""))  # fails early on invalid data
-    threshold = reader.no_answer_threshold if any(examples["is_impossible"]) else None
     windows = reader.cut(examples, cache_dir=cache_dir)
     predictions = predict_distributed(reader, windows, processes, progress=progress)
     metrics = reader.metrics_of(examples, predictions)
-    answers = {key: _chosen_answer(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
-    by_example = example_scores(examples, {key: text for key, (text, _) in answers.items()})
     pairs = question_context_pairs(examples, timed_questions)
     return Measurements(
         name=name,
@@ -144,17 +141,32 @@ def measure_reader(
         timed_questions=len(pairs),
         device=_device(reader),
         data=data,
-        examples=tuple(ExampleResult(key, *answers[key], *by_example[key]) for key in ids),
+        examples=example_results(examples, predictions, reader.no_answer_threshold),
     )
 
 
-def _chosen_answer(prediction: Prediction, threshold: float | None) -> tuple[str, float]:
-    """Text and probability of the answer; without a threshold, a span if there is one."""
-    if threshold is None and prediction.answers:
-        answer = prediction.answers[0]
-    else:
-        answer = prediction.ranked(1, threshold or 0.0)[0]
-    return answer.text, answer.score
+def example_results(
+    examples: datasets.Dataset, predictions: Sequence[Prediction], no_answer_threshold: float
+) -> tuple[ExampleResult, ...]:
+    """The answer to each question, scored; no answer is allowed if and only if the data has unanswerable questions.
+
+    Args:
+        examples: Labelled examples.
+        predictions: A prediction for each, in order.
+        no_answer_threshold: As for `Reader`.
+    """
+    threshold = no_answer_threshold if any(examples["is_impossible"]) else None
+    ids = examples["id"]
+    answers = {key: chosen_answer(prediction, threshold) for key, prediction in zip(ids, predictions, strict=True)}
+    scores = example_scores(examples, {key: answer.text for key, answer in answers.items()})
+    return tuple(ExampleResult(key, answers[key].text, answers[key].score, *scores[key]) for key in ids)
+
+
+def chosen_answer(prediction: Prediction, no_answer_threshold: float | None) -> Answer:
+    """The one answer that is given; without a threshold, a span if there is one."""
+    if no_answer_threshold is None and prediction.answers:
+        return prediction.answers[0]
+    return prediction.ranked(1, no_answer_threshold or 0.0)[0]
 
 
 def milliseconds_per_question(reader: Reader, pairs: Sequence[tuple[str, str]]) -> float:

@@ -46,5 +46,6 @@ def describe(directory: Path) -> dict[str, Any]:
         "fast_tokenizer": (directory / "tokenizer.json").exists(),
         "unfinished_run": (directory / "checkpoints" / "run.json").exists(),
         "exported": (read_json_object(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
+        "calibration": config.get("calibration"),
         "run": read_json_object(directory, RUN_FILE),
     }

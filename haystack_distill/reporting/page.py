@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from matplotlib.figure import Figure
@@ -55,6 +55,28 @@ def page_of(title: str, body: Iterable[str]) -> str:
         body: Parts of HTML; empty ones are left out.
     """
     return _PAGE.format(title=escape(title), body="\n".join(part for part in body if part))
+
+
+def table_of(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of numbers: the first cell of each row is its title.
+
+    Args:
+        titles: Of the columns, as text.
+        rows: The cells of each row, as text.
+    """
+    head = "".join(
+        f'<th scope="col"{" class=number" if number else ""}>{escape(title)}</th>'
+        for number, title in enumerate(titles)
+    )
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        + "</tr>"
+        for first, *cells in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+    )
 
 
 def png_of(figure: Figure) -> bytes:

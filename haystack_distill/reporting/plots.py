@@ -1,9 +1,9 @@
 """Figures of measurements and of training logs, readable at a width of 360 pixels."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import ExampleResult, Measurements
+from haystack_distill.evaluation.reliability import reliability
 
 QUESTION_WORDS = ("who", "what", "when", "where", "why", "how", "which", "other")
 ANSWER_LENGTHS = ("no answer", "1", "2", "3", "4-5", "6-10", "11+")
@@ -31,21 +32,6 @@ _COLOURS = (
 )  # by Okabe and Ito, for colour-blind readers
 _MARKERS = {"teacher": "D", "labels": "s", "distilled": "o", "other": "^"}
 _LONGEST_NAME = 38  # characters of a legend entry that fit the width
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Answers with similar scores.
-
-    Attributes:
-        score: Their mean score, 0 to 1.
-        exact: The share of exact matches, 0 to 1.
-        count: The number of answers.
-    """
-
-    score: float
-    exact: float
-    count: int
 
 
 def question_word(question: str) -> str:
@@ -67,22 +53,6 @@ def answer_length(answers: Sequence[str]) -> str:
         if words <= most:
             return group
     return "11+"
-
-
-def reliability(results: Sequence[ExampleResult], bins: int = 10) -> list[Bin]:
-    """Answers in `bins` bins of equal width over scores from 0 to 1; empty bins are left out."""
-    groups: dict[int, list[ExampleResult]] = {}
-    for result in results:
-        groups.setdefault(min(max(int(result.score * bins), 0), bins - 1), []).append(result)
-    return [
-        Bin(_mean([one.score for one in group]), _mean([one.exact for one in group]), len(group))
-        for _, group in sorted(groups.items())
-    ]
-
-
-def calibration_error(results: Sequence[ExampleResult], bins: int = 10) -> float:
-    """Expected calibration error (0 to 1): mean difference of score and share of exact matches, over `reliability`."""
-    return sum(one.count * abs(one.score - one.exact) for one in reliability(results, bins)) / len(results)
 
 
 def size_figure(measurements: Sequence[Measurements]) -> Figure:
@@ -166,20 +136,38 @@ def question_word_figure(measurements: Sequence[Measurements], questions: Sequen
 
 def calibration_figure(measurements: Sequence[Measurements]) -> Figure:
     """Share of exact matches against the score, and a histogram of the scores."""
-    figure = _empty_figure(entries=len(measurements), height=_HEIGHT + 1.0)
+    drawn = {one.name: (one.examples, style) for one, style in zip(measurements, _styles(measurements), strict=True)}
+    return _reliability_figure(drawn)
+
+
+def reliability_figure(results: Mapping[str, Sequence[ExampleResult]]) -> Figure:
+    """As `calibration_figure`, of the same questions answered by one reader in several states.
+
+    Args:
+        results: Name of a state, such as "before" -> its answers.
+    """
+    styles: list[dict[str, Any]] = [
+        {"color": colour, "marker": marker, "markersize": 6}
+        for colour, marker in zip(_COLOURS, itertools.cycle("so^D"), strict=False)
+    ]
+    return _reliability_figure({name: (one, styles[number]) for number, (name, one) in enumerate(results.items())})
+
+
+def _reliability_figure(drawn: Mapping[str, tuple[Sequence[ExampleResult], dict[str, Any]]]) -> Figure:
+    figure = _empty_figure(entries=len(drawn), height=_HEIGHT + 1.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
     edges = np.linspace(0, 1, 11)
-    for one, style in zip(measurements, _styles(measurements), strict=True):
-        bins = reliability(one.examples)
+    for name, (results, style) in drawn.items():
+        bins = reliability(results)
         line = {"color": style["color"], "linewidth": 1.2}
         upper.plot(
             [x.score for x in bins],
             [x.exact for x in bins],
-            label=_label(one.name),
+            label=_label(name),
             **line | style | {"markersize": 4.5},
         )
-        lower.hist([result.score for result in one.examples], edges, histtype="step", **line)
+        lower.hist([result.score for result in results], edges, histtype="step", **line)
     upper.set_ylim(-0.03, 1.03)
     upper.set_ylabel("exact matches")
     lower.set_xlim(0, 1)

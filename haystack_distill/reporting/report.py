@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
+from haystack_distill.evaluation.reliability import calibration_error
 from haystack_distill.reporting import plots
 from haystack_distill.reporting.page import figure_of, page_of, png_of
 from haystack_distill.utils.atomic import write_atomically, write_json
@@ -292,7 +293,7 @@ def _results(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
     for one in measurements:
         scores = [one.metrics[key] for key in ("exact", "f1", *(("HasAns_f1", "NoAns_f1") if split else ()))]
         numbers = [f"{one.parameters / 1e6:.1f} M", f"{one.megabytes:.0f}", *(f"{score:.1f}" for score in scores)]
-        numbers += [f"{one.milliseconds:.1f}", f"{plots.calibration_error(one.examples):.3f}"]
+        numbers += [f"{one.milliseconds:.1f}", f"{calibration_error(one.examples):.3f}"]
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         role = _ROLE_NAMES[one.role]
         role = "" if role in one.name else f"<small>{role}</small>"

@@ -142,17 +142,6 @@ def test_group_means_by_hand() -> None:
     assert axes.containers[0].lines[0].get_xdata().tolist() == [100, 100, 0, 50]  # type: ignore[union-attr, attr-defined]
 
 
-def test_calibration_by_hand() -> None:
-    results = [ExampleResult("a", "", s, e, e) for s, e in ((0.0, 0), (0.06, 1), (0.55, 1), (1.0, 1))]
-    assert plots.reliability(results) == [
-        plots.Bin(pytest.approx(0.03), 0.5, 2),
-        plots.Bin(0.55, 1.0, 1),
-        plots.Bin(1.0, 1.0, 1),
-    ]
-    assert plots.calibration_error(results) == pytest.approx((2 * 0.47 + 0.45 + 0) / 4)
-    assert plots.calibration_error([ExampleResult("a", "", 1.0, 1.0, 1.0)]) == 0
-
-
 def test_pyplot_is_left_alone() -> None:
     before = "matplotlib.pyplot" in sys.modules
     plots.size_figure(THREE).savefig(BytesIO())

@@ -15,7 +15,13 @@ _ROWS_AT_A_TIME = 1000
 
 
 def hold_out(
-    examples: datasets.Dataset, share: float, *, seed: int, cache_dir: str | Path | None = None
+    examples: datasets.Dataset,
+    share: float,
+    *,
+    seed: int,
+    cache_dir: str | Path | None = None,
+    name: str = "dev_split",
+    instead: str = "give dev_data instead",
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Divide examples into those to train on and those to measure on, by article.
 
@@ -28,6 +34,8 @@ def hold_out(
         share: The share of the articles, between 0 and 1; at least one is held out, and one is left.
         seed: The seed of the choice.
         cache_dir: As for `load_examples`.
+        name: The name of the share in messages.
+        instead: The remedy in messages where the data cannot be divided.
 
     Returns:
         The examples to train on and those to measure on, each in the order of the data.
@@ -35,18 +43,18 @@ def hold_out(
     Raises:
         DistilError: The share is no such number, there is one article alone, or nothing that is held out is labelled.
     """
-    check_share(share)
+    check_share(share, name)
     numbers = _article_numbers(examples)
     n_articles = int(numbers.max(initial=-1)) + 1
     if n_articles < 2:
-        raise DistilError(f"dev_split holds out whole articles, of which there are {n_articles}; give dev_data instead")
+        raise DistilError(f"{name} holds out whole articles, of which there are {n_articles}; {instead}")
     count = min(max(1, round(share * n_articles)), n_articles - 1)
     is_held_out = np.zeros(n_articles, dtype=bool)
     is_held_out[np.random.default_rng(seed).permutation(n_articles)[:count]] = True
     held_out = is_held_out[numbers]
     measured = np.flatnonzero(held_out & np.asarray(examples["labelled"], dtype=bool))
     if not len(measured):
-        raise DistilError("none of the questions that dev_split holds out is labelled; give dev_data instead")
+        raise DistilError(f"none of the questions that {name} holds out is labelled; {instead}")
     train, dev = (
         load_examples(examples.select(rows), cache_dir=cache_dir) for rows in (np.flatnonzero(~held_out), measured)
     )
@@ -77,13 +85,13 @@ def without_articles(
     return examples if len(rows) == len(examples) else load_examples(examples.select(rows), cache_dir=cache_dir)
 
 
-def check_share(share: float) -> None:
+def check_share(share: float, name: str = "dev_split") -> None:
     """Check the share of the articles that is held out.
 
     Raises:
         DistilError: It is not a number between 0 and 1.
     """
-    check_argument("dev_split", share, is_number(share) and 0 < share < 1, "a number between 0 and 1")
+    check_argument(name, share, is_number(share) and 0 < share < 1, "a number between 0 and 1")
 
 
 def _article_numbers(examples: datasets.Dataset) -> np.ndarray:
