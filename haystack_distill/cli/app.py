@@ -26,7 +26,7 @@ for command in (
     *(training.train, training.distil, student.student),
     *(reading.evaluate, reading.ask, reading.info),
     *(serving.export, serving.prune, serving.suggest),
-    *(trust.calibrate,),
+    *(trust.calibrate, trust.agree),
     *(compare.compare, recipe.report, recipe.push, demo_command.demo),
 ):
     app.command()(command)
@@ -61,7 +61,7 @@ def _start(
           --context "Ada Lovelace wrote it in 1843."
 
     Exit codes: 0 done, 2 an error of yours (the message has the remedy), 130 interrupted (the same command with
-    --resume resumes), 1 a bug of ours.
+    --resume resumes), 1 an agreement below --at-least (agree), or a bug of ours.
     """
     for package in ("haystack_distill", "augment"):
         logger = logging.getLogger(package)

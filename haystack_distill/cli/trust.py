@@ -3,11 +3,38 @@
 from pathlib import Path
 from typing import Any
 
-from haystack_distill.cli.inputs import load_reader, measured_examples, reader_settings, refuse_to_overwrite
-from haystack_distill.cli.options import CONFIG, REQUIRED, option, option_from, with_options
+import typer
+
+from haystack_distill.cli.inputs import (
+    load_reader,
+    load_teacher,
+    measured_examples,
+    reader_settings,
+    refuse_to_overwrite,
+)
+from haystack_distill.cli.options import (
+    CONFIG,
+    REQUIRED,
+    one_of,
+    option,
+    option_from,
+    refuse_without_effect,
+    with_options,
+)
 from haystack_distill.cli.output import logs_on_stderr, print_result
-from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, OVERWRITE
+from haystack_distill.cli.shared import (
+    BAD_EXAMPLES,
+    CACHE,
+    INFERENCE,
+    JSON,
+    MODEL,
+    OVERWRITE,
+    READER_METAVAR,
+    RUNNING,
+)
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.checks import check_argument, is_number
+from haystack_distill.utils.console import print_message
 from haystack_distill.utils.files import require_writable
 from haystack_distill.utils.model_files import TRAINED_RECORD
 from haystack_distill.utils.options import read_keywords
@@ -73,6 +100,90 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
         page = write_calibration(target, result, model=Path(model).name, data=[Path(name).name for name in dev_data])
         summary = {"command": "calibrate", "model": model, "output_dir": target, "page": page} | summary_of(result)
     print_result(given["json"], summary, f"{model} calibrated, in {target}")
+
+
+_AGREEMENT = read_keywords("haystack_distill.evaluation.agreement", "measure_agreement")
+_AGREE = [
+    option("against", str, REQUIRED, "The reader to judge it by: its teacher.", metavar=READER_METAVAR),
+    option(
+        "data",
+        list[str],
+        REQUIRED,
+        "Questions with contexts; labels are not needed. SQuAD-format JSON or a table (CSV, JSON lines, Parquet), or a "
+        "data set on the hub, whose validation split is taken. Can be repeated.",
+        metavar="FILE|NAME",
+    ),
+    option(
+        "at_least",
+        float | None,
+        None,
+        "The gate: exit code 1 where the agreement is below this, 0 to 1. See --by for what is compared.",
+    ),
+    option(
+        "by",
+        str,
+        "f1",
+        "What --at-least is compared with: mean F1 between the two answers, or the share of the same answers (exact).",
+        **one_of("f1", "exact"),
+    ),
+    *(option_from(source) for source in _AGREEMENT if source.name == "allow_no_answer"),
+    option("output_dir", Path | None, None, "Where agreement.html and agreement.json go.", metavar="DIRECTORY"),
+]
+
+
+@with_options([MODEL], _AGREE, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_dir: Path | None, **given: Any) -> None:
+    """Compare a student's answers with its teacher's on questions without labels: the gate before a release.
+
+    --backend and --num-threads are those of --model. Exit code 0 at or above --at-least (or without it), 1 below.
+
+    \b
+    Example:
+      haystack-distill agree --model finished --against deepset/roberta-base-squad2 \\
+          --data questions.jsonl --at-least 0.9 --output-dir agreement
+    """
+    least, by = given["at_least"], given["by"]
+    if least is None:
+        refuse_without_effect(ctx, ["by"], "without a gate", "add --at-least")
+    check_argument("--at-least", least, least is None or (is_number(least) and 0 <= least <= 1), "a number from 0 to 1")
+    if not given["allow_no_answer"]:
+        refuse_without_effect(ctx, ["no_answer_threshold"], "with --no-allow-no-answer", "leave that out")
+    if output_dir is not None:
+        require_writable(output_dir)
+    with logs_on_stderr():
+        from haystack_distill.data.squad.load import load_examples
+        from haystack_distill.evaluation.agreement import measure_agreement
+        from haystack_distill.reporting.agreement import summary_of, write_agreement
+
+        examples = load_examples(
+            data[0] if len(data) == 1 else data,
+            split="validation",
+            only="questions",
+            on_bad_example=given["on_bad_example"],
+            cache_dir=given["cache_dir"],
+        )
+        settings = reader_settings(given)
+        student = load_reader(model, **settings)
+        for name in ("backend", "num_threads"):
+            settings.pop(name)
+        found = measure_agreement(
+            student,
+            load_teacher(against, settings),
+            examples,
+            allow_no_answer=given["allow_no_answer"],
+            cache_dir=given["cache_dir"],
+        )
+        page = None
+        if output_dir is not None:
+            names = {"student": Path(model).name, "teacher": Path(against).name}
+            page = write_agreement(output_dir, found, examples, **names)
+    reached = getattr(found, by)
+    passed = None if least is None else reached >= least
+    result = {"command": "agree", "model": model, "against": against, "page": page} | summary_of(found)
+    print_result(given["json"], result | {"passed": passed}, f"{model} against {against}")
+    if passed is False:
+        print_message(f"[yellow]The agreement in {by}, {reached:.4f}, is below --at-least {least:g}.[/]")
+        raise typer.Exit(1)
 
 
 def _target(model: str, output_dir: Path | None, in_place: bool, overwrite: bool) -> Path:

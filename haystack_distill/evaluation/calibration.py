@@ -3,7 +3,8 @@
 Temperature scaling is by Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599). They fit the
 likelihood of the labels; here it is the likelihood that the answer given is right, which is what a score of a `Reader`
 is read as. A temperature divides all logits, so it changes no ranking: the best span, the window with the lowest
-no-answer and, since the threshold is divided too, the choice between them stay as they are.
+no-answer and, since the threshold is divided too, the choice between them stay as they are. The threshold is taken off
+the no-answer's logit wherever a `Reader` answers, so that scores agree with what is chosen.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from haystack_distill.models.calibration import (
     calibration_record,
     fold_temperature,
     folds,
+    stored_threshold,
 )
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.models.span_decoding import best_spans, window_spans
@@ -81,9 +83,9 @@ class Calibration:
     Attributes:
         reader: The calibrated reader, a copy. Its model's configuration has the record that `models.calibration` reads.
         temperature: The fitted temperature, by which the logits were divided.
-        no_answer_threshold: The threshold of the calibrated reader, on the scale of its own logits.
+        no_answer_threshold: The threshold that is stored in the calibrated reader, on the scale of its own logits.
         threshold_for: What the threshold is best for, "f1" or "exact"; None where none was fitted, so that it is the
-            old one divided by the temperature.
+            old one (stored and set) divided by the temperature.
         before: The reader as it was, on the held-out part.
         after: The calibrated reader, on the held-out part.
         fitted_questions: The number of questions that temperature and threshold were fitted on.
@@ -156,11 +158,11 @@ def calibrate(
         threshold = reader.no_answer_threshold
     check_argument("no_answer_threshold", threshold, is_number(threshold), "finite to be stored")
     temperature = _fit_temperature(fitted, predictions, deciding, threshold)
-    calibrated = _calibrated(reader, temperature, threshold / temperature, fitted_for)
+    calibrated = _calibrated(reader, temperature, threshold, fitted_for)
     windows = reader.cut(judged, cache_dir=cache_dir)
     _require_folded(reader, calibrated, temperature, windows)
     before, after = (_predict(one, windows, progress) for one in (reader, calibrated))
-    changed = _changed(judged, before, after, threshold, calibrated.no_answer_threshold)
+    changed = _changed(judged, before, after, threshold)
     if changed:
         logger.warning(
             "%s of %s answers changed with the temperature: their logits were equal but for rounding",
@@ -170,7 +172,7 @@ def calibrate(
     return Calibration(
         reader=calibrated,
         temperature=temperature,
-        no_answer_threshold=calibrated.no_answer_threshold,
+        no_answer_threshold=stored_threshold(calibrated.model.config) or 0.0,
         threshold_for=fitted_for,
         before=Judged.of(reader, judged, before),
         after=Judged.of(calibrated, judged, after),
@@ -258,10 +260,24 @@ def _score(score: ExampleScore, name: str) -> float:
 
 
 class _Window(NamedTuple):
-    """Start and end logits of a window, of the context's tokens and the no-answer position, (n,)."""
+    """Start and end logits of a window, of the context's tokens and the no-answer position, (n,).
+
+    Attributes:
+        starts: Start logits.
+        ends: End logits.
+        no_answer: The place of the no-answer among them.
+    """
 
     starts: np.ndarray
     ends: np.ndarray
+    no_answer: int = 0
+
+    def less(self, threshold: float) -> _Window:
+        """The window with a threshold taken off the no-answer's logit."""
+        starts, ends = self.starts.copy(), self.ends.copy()
+        for logits in (starts, ends):
+            logits[self.no_answer] -= threshold / 2
+        return _Window(starts, ends, self.no_answer)
 
 
 class _Deciding:
@@ -278,12 +294,13 @@ class _Deciding:
 
     def add(self, batch: dict[str, torch.Tensor], starts: torch.Tensor, ends: torch.Tensor) -> None:
         """Take a batch of windows, with logits (B, L); see `Reader.predict_windows`."""
-        mask = batch["context_mask"]
-        found = window_spans(starts, ends, mask, self._windows.template.no_answer_position, self._search)
+        mask, position = batch["context_mask"], self._windows.template.no_answer_position
+        found = window_spans(starts, ends, mask, position, self._search)
+        places = mask[:, :position].sum(dim=1).tolist()  # of the no-answer among what is kept
         rows = zip(batch["window"].tolist(), found.logits[:, 0].tolist(), found.no_answer.tolist(), strict=True)
         for row, (window, span, no_answer) in enumerate(rows):
             example = int(self._windows.example_of[window])
-            kept = _Window(starts[row][mask[row]].numpy(), ends[row][mask[row]].numpy())
+            kept = _Window(starts[row][mask[row]].numpy(), ends[row][mask[row]].numpy(), places[row])
             if span > self._spans.get(example, (-math.inf,))[0]:
                 self._spans[example] = (span, kept)
             if no_answer < self._no_answers.get(example, (math.inf,))[0]:
@@ -317,8 +334,8 @@ def _fit_temperature(
         )
     allowed = threshold if any(examples["is_impossible"]) else None
     answers = [chosen_answer(prediction, allowed) for prediction in predictions]
-    windows = [deciding.window(number, answer.no_answer) for number, answer in enumerate(answers)]
-    logits = np.asarray([answer.logit for answer in answers])
+    windows = [deciding.window(number, answer.no_answer).less(threshold) for number, answer in enumerate(answers)]
+    logits = np.asarray([answer.logit - (threshold if answer.no_answer else 0.0) for answer in answers])
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(scores_at(math.exp(log_temperature), logits, windows), right)
@@ -347,7 +364,8 @@ def scores_at(temperature: float, logits: np.ndarray, windows: Sequence[_Window]
     found = []
     for first in range(0, len(windows), _ROWS):
         some = windows[first : first + _ROWS]
-        masses = sum(_log_masses(temperature, [one[side] for one in some]) for side in range(2))
+        masses = _log_masses(temperature, [one.starts for one in some])
+        masses += _log_masses(temperature, [one.ends for one in some])
         found.append(np.exp(np.minimum(0.0, logits[first : first + _ROWS] / temperature - masses)))
     return np.concatenate(found)
 
@@ -390,17 +408,25 @@ def _golden_section(loss: Callable[[float], float], low: float, high: float) -> 
 
 
 def _calibrated(reader: Reader, temperature: float, threshold: float, threshold_for: str | None) -> Reader:
-    """A copy with the temperature in its head and the record in its configuration."""
+    """A copy with the temperature in its head and the record in its configuration.
+
+    Args:
+        reader: The reader.
+        temperature: The temperature.
+        threshold: The threshold on the scale of the reader's logits, from which that of its own record is taken.
+        threshold_for: As for `Calibration`.
+    """
     copied = reader.copy()
     fold_temperature(copied.model, temperature)
     before = calibration_record(copied.model.config)
     record = before | {TEMPERATURE: before.get(TEMPERATURE, 1.0) * temperature}
     if threshold_for is not None:
         record["threshold_for"] = threshold_for
-    if threshold_for is not None or threshold:
-        record[THRESHOLD] = threshold
+    total = ((stored_threshold(copied.model.config) or 0.0) + threshold) / temperature
+    if threshold_for is not None or total:
+        record[THRESHOLD] = total
     setattr(copied.model.config, RECORD, record)
-    return copied.replace(no_answer_threshold=None)
+    return copied.replace(no_answer_threshold=0.0)
 
 
 def _require_folded(reader: Reader, calibrated: Reader, temperature: float, windows: Windows) -> None:
@@ -415,16 +441,9 @@ def _require_folded(reader: Reader, calibrated: Reader, temperature: float, wind
 
 
 def _changed(
-    examples: datasets.Dataset,
-    before: Sequence[Prediction],
-    after: Sequence[Prediction],
-    threshold: float,
-    divided: float,
+    examples: datasets.Dataset, before: Sequence[Prediction], after: Sequence[Prediction], threshold: float
 ) -> int:
     """The number of answers that differ though the threshold is the same but for the temperature."""
-    allowed = any(examples["is_impossible"])
-    return sum(
-        chosen_answer(one, threshold if allowed else None).text
-        != chosen_answer(other, divided if allowed else None).text
-        for one, other in zip(before, after, strict=True)
-    )
+    thresholds = (threshold, 0.0) if any(examples["is_impossible"]) else (None, None)
+    pairs = zip(before, after, strict=True)
+    return sum(len({chosen_answer(*one).text for one in zip(pair, thresholds, strict=True)}) == 2 for pair in pairs)

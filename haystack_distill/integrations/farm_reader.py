@@ -335,7 +335,7 @@ class DistilledReader(ReadsText, BaseReader):
         # Only its rules are used, as FARMReader sets them; its weights, two numbers, are not.
         head = QuestionAnsweringHead(
             layer_dims=[1, 2],
-            no_ans_boost=no_ans_boost - reader.no_answer_threshold,
+            no_ans_boost=no_ans_boost,
             context_window_size=context_window_size,
             n_best=top_k_per_candidate + 1,  # the no-answer is one of them
             n_best_per_sample=top_k_per_sample,
@@ -383,7 +383,7 @@ class DistilledReader(ReadsText, BaseReader):
         if context_window_size is not None:
             head.context_window_size = context_window_size
         if no_ans_boost is not None:
-            head.no_ans_boost = no_ans_boost - self.inferencer.reader.no_answer_threshold
+            head.no_ans_boost = no_ans_boost
         if return_no_answer is not None:
             self.return_no_answers = return_no_answer
 
@@ -513,7 +513,7 @@ class _Inferencer:
     def _logits(self, windows: AnyWindows) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
         """As `Reader.logits`; FARMReader's batches where its confidences are wanted."""
         if not self.farm_confidences:
-            yield from self.reader.logits(windows, range(len(windows)))
+            yield from self.reader.answer_logits(windows, range(len(windows)))
             return
         if self.reader.exported is None:
             self.reader.model.eval()
@@ -523,7 +523,8 @@ class _Inferencer:
                 batch[name] = self._padded(batch[name], filler)
             for name in batch.keys() & {"attention_mask", "token_type_ids"}:
                 batch[name] = self._padded(batch[name], 0)
-            yield batch, *self.reader.forward(model_inputs(batch))
+            starts, ends = self.reader.forward(model_inputs(batch))
+            yield batch, *self.reader.as_answered(windows, starts, ends)
 
     def _padded(self, rows: torch.Tensor, filler: int) -> torch.Tensor:
         return torch.nn.functional.pad(rows, (0, self.reader.window_settings.max_seq_len - rows.shape[1]), value=filler)

@@ -59,7 +59,7 @@ class DistilledReader:
     - The query is never cut to make room; its tokens beyond `max_query_length` are left out, with a warning.
     - An answer has at most `max_answer_length` tokens.
     - Scores are the model's own probabilities, so `calibration_factor` is taken and ignored, with a warning; what makes
-      them agree with how often answers are right is `haystack-distill calibrate`, once, in the weights of the reader.
+      them agree with how often answers are right is `haystack-distill calibrate`, once, in the reader itself.
     - A document with no text but white space is left out with a warning, like one without content. If that leaves
       none, there are no answers, just as for an empty list or an empty query.
     - A document that is passed twice (same id, same content) counts once.
@@ -77,8 +77,7 @@ class DistilledReader:
     **The no-answer** is an `ExtractedAnswer` with `data=None` and stands where its score puts it, as in the original.
     There its score is the product of what the other answers' scores lack to 1, and it is nearly always last; here it is
     what the model believes, so **`answers[0].data` is None where the model thinks that no document holds an answer**.
-    `no_answer_threshold` moves its place, not its score: the no-answer is first where its logit exceeds the best
-    answer's by more than that. `no_answer=False` leaves it out.
+    A threshold that `haystack-distill calibrate` stored in the reader counts there. `no_answer=False` leaves it out.
 
     Raises:
         DistilError: A parameter is out of its range; on `warm_up` or the first `run`, the model cannot be loaded.
@@ -117,7 +116,6 @@ class DistilledReader:
         revision: str | None = None,
         backend: str = "torch",
         num_threads: int | None = None,
-        no_answer_threshold: float | None = None,
     ) -> None:
         """Keep the settings; nothing is loaded before `warm_up` or the first `run`.
 
@@ -148,8 +146,6 @@ class DistilledReader:
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
                 (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
             num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
-            no_answer_threshold: How much more than the best answer's the no-answer's logit must be for the no-answer to
-                be first; None for the threshold that `haystack-distill calibrate` stored in the reader, or 0.
         """
         self.device, self.revision, ignored = _of_model_kwargs(model_kwargs, _component_device(device), revision)
         self.model_name_or_path = str(model)
@@ -167,7 +163,6 @@ class DistilledReader:
         self.precision = precision
         self.backend = backend
         self.num_threads = num_threads
-        self.no_answer_threshold = no_answer_threshold
         check_backend(backend)
         self.reader: Reader | None = None
         _check_at_least(1, max_query_length=max_query_length, max_answer_length=max_answer_length)
@@ -203,7 +198,6 @@ class DistilledReader:
         Raises:
             ValueError: The token was given as such, not as `Secret.from_env_var`.
         """
-        own = {} if self.no_answer_threshold is None else {"no_answer_threshold": self.no_answer_threshold}
         return default_to_dict(
             self,
             model=self.model_name_or_path,
@@ -223,7 +217,6 @@ class DistilledReader:
             revision=self.revision,
             backend=self.backend,
             num_threads=self.num_threads,
-            **own,
         )
 
     @classmethod
@@ -258,7 +251,6 @@ class DistilledReader:
             max_answer_length=self.max_answer_length,
             backend=self.backend,
             num_threads=self.num_threads,
-            no_answer_threshold=self.no_answer_threshold,
             **where,
         )
 
@@ -338,8 +330,8 @@ class DistilledReader:
                 kept.append(span)
         answers = [_answer(query, documents[span.example], span, found.score(span.logit)) for span in kept]
         if _first(no_answer, self.no_answer):
-            place = sum(span.logit >= found.no_answer - reader.no_answer_threshold for span in kept)
-            answers.insert(place, ExtractedAnswer(query=query, score=found.score(found.no_answer)))
+            answers.append(ExtractedAnswer(query=query, score=found.score(found.no_answer)))
+            answers.sort(key=lambda answer: -answer.score)
         if score_threshold is not None:
             answers = [answer for answer in answers if answer.score >= score_threshold]
         return {"answers": answers}
@@ -424,7 +416,7 @@ def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_bat
     decoder = SpanDecoder(windows, documents, per_window, reader.max_answer_length)
     log_masses: list[torch.Tensor] = []
     for selection in _selections(windows, max_batch_size):
-        for batch, starts, ends in reader.logits(windows, selection):
+        for batch, starts, ends in reader.answer_logits(windows, selection):
             log_masses.append(joint_log_partition(starts.double(), ends.double(), batch["context_mask"], position))
             decoder.add(batch, starts, ends)
     no_answer = min(decoder.no_answer(document).logit for document in documents)

@@ -16,7 +16,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.utils.checks import check_argument, is_number
 
 RECORD = "calibration"  # the name of the entry
-THRESHOLD = "no_answer_threshold"  # in the record: see `Reader`; absent where none was fitted
+THRESHOLD = "no_answer_threshold"  # in the record: is taken off the no-answer's logit; absent where it is 0
 TEMPERATURE = "temperature"  # in the record: the product of all temperatures that are folded into the head
 
 
@@ -40,6 +40,16 @@ def stored_threshold(config: PretrainedConfig) -> float | None:
             f"config.json: {RECORD}.{THRESHOLD} must be a number, not {threshold!r}; correct it, or calibrate again"
         )
     return float(threshold)
+
+
+def without_threshold(logits: Tensor, position: int, threshold: float) -> Tensor:
+    """Logits (B, L) with a threshold taken off the no-answer's: "no answer" wins as if it had to exceed it.
+
+    That changes the odds of the no-answer, as a change of its prior does, and so scores agree with what is chosen.
+    """
+    moved = logits.clone()
+    moved[:, position] -= threshold
+    return moved
 
 
 def forget_calibration(config: PretrainedConfig) -> bool:

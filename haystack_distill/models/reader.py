@@ -22,7 +22,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
-from haystack_distill.models.calibration import stored_threshold
+from haystack_distill.models.calibration import stored_threshold, without_threshold
 from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
@@ -60,8 +60,8 @@ class Reader:
         tokenizer: Its fast tokenizer.
         window_settings: How long contexts are cut.
         max_answer_length: Longest answer, in tokens.
-        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this. None for the
-            threshold that `haystack-distill calibrate` stored in the model's configuration, or 0.
+        no_answer_threshold: "No answer" wins where its logit exceeds the best span's by more than this. The threshold
+            that `haystack-distill calibrate` stored in the reader is taken off that logit before.
         batch_size: Windows of `window_settings.max_seq_len` tokens in a batch; shorter windows come in larger batches.
             On the processor, where large batches are slower, a batch holds 1024 tokens at most, or one window.
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `utils.devices.resolve_precision`.
@@ -85,7 +85,7 @@ class Reader:
         *,
         window_settings: WindowSettings | None = None,
         max_answer_length: int = 30,
-        no_answer_threshold: float | None = None,
+        no_answer_threshold: float = 0.0,
         batch_size: int = 16,
         precision: str = "auto",
         device: str | torch.device = "auto",
@@ -126,7 +126,7 @@ class Reader:
         *,
         window_settings: WindowSettings | None,
         max_answer_length: int,
-        no_answer_threshold: float | None,
+        no_answer_threshold: float,
         batch_size: int,
         precision: str,
         device: str | torch.device,
@@ -137,13 +137,9 @@ class Reader:
         threshold = no_answer_threshold
         # Infinite: never, or always, no answer.
         check_argument(
-            "no_answer_threshold",
-            threshold,
-            threshold is None or is_number(threshold) or threshold in (-math.inf, math.inf),
-            "a number, or None",
+            "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
         )
-        if threshold is None:
-            stored_threshold(self.model.config)  # fails now where it is broken
+        stored_threshold(self.model.config)  # fails now where it is broken
         check_type("window_settings", window_settings, WindowSettings)
         window_settings = window_settings or WindowSettings()
         positions = position_limit(self.model)
@@ -160,7 +156,7 @@ class Reader:
             )
         self.window_settings = window_settings
         self.max_answer_length = max_answer_length
-        self._no_answer_threshold = no_answer_threshold
+        self.no_answer_threshold = float(no_answer_threshold)
         self.batch_size = batch_size
         self.device = resolved
         # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
@@ -216,16 +212,6 @@ class Reader:
         reader = cls(model, tokenizer, **settings)
         reader.untrained = tuple(fresh)
         return reader
-
-    @property
-    def no_answer_threshold(self) -> float:
-        """The threshold in use: the one that was set, or the model's own."""
-        own = self._no_answer_threshold
-        return float((stored_threshold(self.model.config) or 0.0) if own is None else own)
-
-    @no_answer_threshold.setter
-    def no_answer_threshold(self, threshold: float | None) -> None:
-        self._no_answer_threshold = threshold
 
     @property
     def n_parameters(self) -> int:
@@ -290,15 +276,17 @@ class Reader:
     ) -> Iterator[Prediction]:
         """Spans and no-answer of every example that `windows` were cut from, or of a range of them, in order.
 
-        `advance` is called with the number of windows of each batch, to show progress; `observe` with what `logits`
-        yields for each batch.
+        `advance` is called with the number of windows of each batch, to show progress; `observe` with what
+        `answer_logits` yields for each batch.
         """
         examples = range(windows.n_examples) if examples is None else examples
         for first in range(examples.start, examples.stop, _CHUNK):
             chunk = range(first, min(first + _CHUNK, examples.stop))
             contexts = windows.contexts(chunk.start, chunk.stop)
             decoder = SpanDecoder(windows, chunk, top_k, self.max_answer_length)
-            for batch, starts, ends in self.logits(windows, windows.windows_of_examples(chunk.start, chunk.stop)):
+            for batch, starts, ends in self.answer_logits(
+                windows, windows.windows_of_examples(chunk.start, chunk.stop)
+            ):
                 decoder.add(batch, starts, ends)
                 if observe is not None:
                     observe(batch, starts, ends)
@@ -306,6 +294,23 @@ class Reader:
                     advance(len(starts))
             for example, context in zip(chunk, contexts, strict=True):
                 yield decoder.prediction(example, context, top_k)
+
+    def answer_logits(
+        self, windows: AnyWindows, selection: Sequence[int] | range
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """`logits` as answers are made of them; see `as_answered`."""
+        for batch, starts, ends in self.logits(windows, selection):
+            yield batch, *self.as_answered(windows, starts, ends)
+
+    def as_answered(
+        self, windows: AnyWindows, starts: torch.Tensor, ends: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start and end logits (B, L) with the stored threshold taken off the no-answer's, half off each."""
+        half = (stored_threshold(self.model.config) or 0.0) / 2
+        if not half:
+            return starts, ends
+        position = windows.template.no_answer_position
+        return without_threshold(starts, position, half), without_threshold(ends, position, half)
 
     def logits(
         self, windows: AnyWindows, selection: Sequence[int] | range
@@ -448,9 +453,7 @@ class Reader:
             raise DistilError(
                 f"a reader has no setting {', '.join(sorted(unknown))}; it has {', '.join((*_PARTS, *_SETTINGS))}"
             )
-        # The threshold as it was set, because another model may have one of its own.
-        current = {name: getattr(self, name) for name in _SETTINGS} | {"no_answer_threshold": self._no_answer_threshold}
-        settings = {name: changes.get(name, value) for name, value in current.items()}
+        settings = {name: changes.get(name, getattr(self, name)) for name in _SETTINGS}
         if changes.keys() & {*_PARTS}:
             if "model" in changes:
                 self.require_weights()

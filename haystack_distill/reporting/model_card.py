@@ -31,6 +31,8 @@ NOT_UPLOADED = (
     "training_args.bin",
     "report.html",
     "report.json",
+    "agreement.html",
+    "agreement.json",
 )
 
 _USE = """It finds the answer to a question in a text that it is given, as a part of that text.

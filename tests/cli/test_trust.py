@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from haystack_distill import Reader, WindowSettings
-from haystack_distill.models.calibration import calibration_record
+from haystack_distill.models.calibration import calibration_record, stored_threshold
 from tests.cli.command_line import WINDOWS, refusal, run, run_json
-from tests.conftest import squad_content
+from tests.conftest import CONTEXTS, squad_content
 
 CUT = WindowSettings(48, 16, 16)
 
@@ -37,7 +37,7 @@ def test_calibrate_elsewhere_and_again_in_place(model: Path, dev_file: Path, tmp
     assert (found["threshold_for"], found["questions"]) == ("f1", {"fitted": 8, "judged": 8})
     after = Reader.load(out, window_settings=CUT)
     torch.testing.assert_close(after.model.qa_outputs.weight, before.model.qa_outputs.weight / found["temperature"])
-    assert after.no_answer_threshold == pytest.approx(found["no_answer_threshold"])
+    assert stored_threshold(after.model.config) == pytest.approx(found["no_answer_threshold"])
     assert not calibration_record(Reader.load(model, window_settings=CUT).model.config)
     card = (out / "README.md").read_text()
     assert card.startswith("# A model\n\n## Calibration\n\nStart and end logits were divided by")
@@ -59,7 +59,8 @@ def test_calibrate_elsewhere_and_again_in_place(model: Path, dev_file: Path, tmp
     card = (out / "README.md").read_text()
     assert card.count("## Calibration") == 1
     assert "with those of earlier calibrations" in card
-    assert Reader.load(out, window_settings=CUT).no_answer_threshold == pytest.approx(again["no_answer_threshold"])
+    config = Reader.load(out, window_settings=CUT).model.config
+    assert stored_threshold(config) == pytest.approx(again["no_answer_threshold"])
     assert "temperature" in run("info", out).stdout
 
 
@@ -74,9 +75,52 @@ def test_what_calibrate_refuses(model: Path, dev_file: Path, squad_file: Path, t
         (["--in-place", "--overwrite"], "--overwrite has no effect with --in-place"),
         ([*out, "--held-out", 1.5], "held_out must be a number between 0 and 1"),
         ([*out, "--threshold-for", "em"], "is not one of f1, exact, none"),
-        ([*out, "--no-answer-threshold", "low"], "is not FLOAT or none"),
     ):
         assert message in refusal(*base, *more)
     assert "is not a directory to write to" in refusal(*base[:1], "--model", "embedded", *base[3:], "--in-place")
     assert "articles, of which there are 1" in refusal(*base[:3], "--dev-data", squad_file, *WINDOWS, *out)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": "Who <wrote> it?", "context": text} for text in CONTEXTS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_agree_is_a_gate(model: Path, student_dir: Path, questions: Path, squad_file: Path, tmp_path: Path) -> None:
+    same = ["agree", "--model", model, "--against", model, *WINDOWS]
+    found = run_json(*same, "--data", questions, "--data", squad_file, "--at-least", 1)
+    assert (found["questions"], found["exact"], found["f1"], found["passed"]) == (12, 1, 1, True)
+    base = ["agree", "--model", student_dir, "--against", model, *WINDOWS, "--data", questions, "--no-allow-no-answer"]
+    found = run_json(*base)
+    assert found["passed"] is None
+    assert 0 <= found["exact"] <= found["f1"] < 1
+    below = run(*base, "--at-least", 0.95, "--by", "exact", "--output-dir", tmp_path / "page", "--json")
+    assert below.exit_code == 1
+    assert f"The agreement in exact, {found['exact']:.4f}, is below --at-least 0.95." in below.stderr
+    assert json.loads(below.stdout)["passed"] is False
+    page = (tmp_path / "page" / "agreement.html").read_text()
+    assert "Who &lt;wrote&gt; it?" in page
+    assert str(tmp_path) not in page
+    kept = json.loads((tmp_path / "page" / "agreement.json").read_text())
+    assert kept["f1"] == found["f1"]
+    weights = [one["weight"] for one in kept["differences"]]
+    assert weights == sorted(weights, reverse=True)
+    assert kept["differences"][0]["context"] in CONTEXTS
+    assert run(*base, "--at-least", 0).exit_code == 0
+
+
+def test_what_agree_refuses(model: Path, questions: Path, tmp_path: Path) -> None:
+    base = ["agree", "--model", model, "--against", model, *WINDOWS, "--data", questions]
+    for more, message in (
+        (["--at-least", 95], "--at-least must be a number from 0 to 1, not 95.0"),
+        (["--by", "exact"], "--by has no effect without a gate; add --at-least"),
+        (["--by", "em", "--at-least", 1], "is not one of f1, exact"),
+        (["--no-allow-no-answer", "--no-answer-threshold", 1], "has no effect with --no-allow-no-answer"),
+        (["--backend", "onnx"], "no onnx/model.onnx"),
+        (["--data", tmp_path / "absent.csv"], "no such file"),
+    ):
+        assert message in refusal(*base, *more)

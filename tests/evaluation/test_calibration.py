@@ -18,7 +18,7 @@ from haystack_distill.evaluation.calibration import (
     negative_log_likelihood,
     scores_at,
 )
-from haystack_distill.models.calibration import calibration_record
+from haystack_distill.models.calibration import calibration_record, stored_threshold
 from haystack_distill.models.embedded_teacher import embedded_teacher
 from tests.conftest import CONTEXTS, squad_content
 
@@ -57,6 +57,9 @@ def test_scores_by_hand() -> None:
     root = math.sqrt(8), math.sqrt(4), math.sqrt(4)
     expected = root[0] / sum(root) * math.sqrt(2) / (2 + math.sqrt(2))
     assert scores_at(2.0, logits, windows)[0] == pytest.approx(expected)
+    # The no-answer, which stands first, becomes half as likely a start and half as likely an end.
+    less = windows[0].less(2 * math.log(2))
+    assert scores_at(1.0, logits[:1], [less]) == pytest.approx([16 / (12 * 3.5)])
     assert scores_at(1e9, logits, windows) == pytest.approx([1 / 9, 1 / 4])
 
 
@@ -91,7 +94,7 @@ def test_a_random_reader_learns_to_answer_nothing(tiny_reader: Callable[..., Rea
     assert torch.equal(reader.model.qa_outputs.weight, head)  # a copy is calibrated
     assert not calibration_record(reader.model.config)
     torch.testing.assert_close(found.reader.model.qa_outputs.weight, head / found.temperature)
-    assert found.reader.no_answer_threshold == found.no_answer_threshold
+    assert stored_threshold(found.reader.model.config) == found.no_answer_threshold
     assert found.threshold_for == "f1"
     assert found.after.metrics["exact"] >= max(12.5, found.before.metrics["exact"])  # 1 of 8 is unanswerable
     assert found.fitted_questions == len(found.before.examples) == 8
@@ -133,12 +136,12 @@ def test_answers_stay_among_windows_and_no_answers(teacher: Reader) -> None:
     assert len(teacher.cut_pairs(pairs)) > len(pairs)
     for temperature in (0.3, 3.0):
         for threshold in (-2.0, 1.0):
-            scaled = calibration._calibrated(teacher, temperature, threshold / temperature, "f1")
+            scaled = calibration._calibrated(teacher, temperature, threshold, "f1")
             after = scaled.predict_pairs(pairs, top_k=5)
             for one, other in zip(before, after, strict=True):
                 mine, theirs = (
                     [(answer.text, answer.start) for answer in answers]
-                    for answers in (one.ranked(5, threshold), other.ranked(5, scaled.no_answer_threshold))
+                    for answers in (one.ranked(5, threshold), other.ranked(5, 0.0))
                 )
                 assert mine == theirs
                 assert other.answers[0].logit == pytest.approx(one.answers[0].logit / temperature, abs=1e-4)
@@ -149,6 +152,9 @@ def test_the_threshold_may_stay(teacher: Reader, articles: Path) -> None:
     assert found.threshold_for is None
     assert found.no_answer_threshold == pytest.approx(3 / found.temperature)
     assert [one.text for one in found.after.examples] == [one.text for one in found.before.examples]
+    again = calibrate(found.reader, articles, threshold_for="none", progress=False)
+    assert again.no_answer_threshold == pytest.approx(found.no_answer_threshold / again.temperature)
+    assert again.temperature == pytest.approx(1, abs=1e-3)
 
 
 def test_what_is_refused(teacher: Reader, articles: Path, squad_file: Path, tmp_path: Path) -> None:

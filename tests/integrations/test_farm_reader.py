@@ -316,14 +316,16 @@ def test_methods_that_it_lacks_say_where_they_are(directory: str) -> None:
         reader.nonsense  # noqa: B018
 
 
-def test_a_stored_threshold_is_taken_off_the_no_answer(directory: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("farm_confidences", [False, True])
+def test_a_stored_threshold_is_taken_off_the_no_answer(directory: str, tmp_path: Path, farm_confidences: bool) -> None:
     reader = Reader.load(directory, device="cpu", window_settings=WindowSettings(48, 16, 16))
     reader.model.config.calibration = {"no_answer_threshold": 100.0}
-    stored = DistilledReader(str(reader.save(tmp_path)), return_no_answer=True, **CUT)
-    by_hand = DistilledReader(directory, return_no_answer=True, no_ans_boost=-100.0, **CUT)
-    assert stored.predict("Who?", documents()) == by_hand.predict("Who?", documents())
-    stored.update_parameters(no_ans_boost=30.0)
-    assert stored.inferencer.head.no_ans_boost == -70.0
+    more = CUT | {"return_no_answer": True, "farm_confidences": farm_confidences, "use_confidence_scores": False}
+    stored = DistilledReader(str(reader.save(tmp_path)), **more)
+    by_hand = DistilledReader(directory, no_ans_boost=-100.0, **more)
+    found, expected = (one.predict("Who?", documents(), top_k=30) for one in (stored, by_hand))
+    assert plain(found) == plain(expected)
+    assert found["no_ans_gap"] == pytest.approx(expected["no_ans_gap"], abs=1e-4)
 
 
 # --- Documents that are not plain text --------------------------------------------------------------------------------

@@ -67,28 +67,32 @@ def test_which_layer_is_the_head() -> None:
             fold_temperature(model, temperature)
 
 
-def test_a_stored_threshold_is_the_readers_unless_one_is_given(
-    tiny_reader: Callable[..., Reader], tmp_path: Path
-) -> None:
+def test_a_stored_threshold_is_taken_off_the_no_answer(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     reader = tiny_reader()
-    assert reader.no_answer_threshold == 0
+    pair = [("Who?", CONTEXTS[0])]
+    plain = reader.predict_pairs(pair)[0]
     reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
-    assert reader.no_answer_threshold == -1.5
-    windows = reader.window_settings
-    again = Reader.load(reader.save(tmp_path), window_settings=windows)
-    assert again.no_answer_threshold == again.copy().no_answer_threshold == -1.5
+    again = Reader.load(reader.save(tmp_path), window_settings=reader.window_settings)
     assert calibration_record(again.model.config)["temperature"] == 2.0
-    assert Reader.load(tmp_path, window_settings=windows, no_answer_threshold=0.5).no_answer_threshold == 0.5
-    assert again.replace(no_answer_threshold=3).replace(batch_size=2).no_answer_threshold == 3
-    assert again.replace(no_answer_threshold=3).replace(no_answer_threshold=None).no_answer_threshold == -1.5
-    gap = again.predict_pairs([("Who?", CONTEXTS[0])])[0].no_answer_gap
-    again.model.config.calibration["no_answer_threshold"] = gap - 0.1
-    assert again.answer("Who?", CONTEXTS[0])[0].no_answer
-    again.model.config.calibration["no_answer_threshold"] = gap + 0.1
-    assert not again.answer("Who?", CONTEXTS[0])[0].no_answer
+    for one in (reader, again, again.copy(), again.replace(batch_size=2)):
+        found = one.predict_pairs(pair)[0]
+        assert found.no_answer.logit == pytest.approx(plain.no_answer.logit + 1.5, abs=1e-5)
+        assert found.no_answer_gap == pytest.approx(plain.no_answer_gap + 1.5, abs=1e-5)
+        assert found.answers[0].logit == pytest.approx(plain.answers[0].logit, abs=1e-5)
+        assert found.answers[0].score < plain.answers[0].score  # the no-answer has more of the probability
+        assert found.no_answer.score > plain.no_answer.score
+        raw = [table.clone() for _, *table in one.logits(one.cut_pairs(pair), [0]) for table in table]
+        moved = [table for _, *table in one.answer_logits(one.cut_pairs(pair), [0]) for table in table]
+        for before, after in zip(raw, moved, strict=True):
+            assert after[0, 0] == pytest.approx(float(before[0, 0]) + 0.75)
+            assert torch.equal(after[:, 1:], before[:, 1:])
+    for threshold in (plain.no_answer_gap - 0.1, plain.no_answer_gap + 0.1):
+        again.model.config.calibration["no_answer_threshold"] = threshold
+        assert again.answer(*pair[0])[0].no_answer == (threshold < plain.no_answer_gap)
+        assert again.replace(no_answer_threshold=1e3).answer(*pair[0])[0].text
     assert forget_calibration(again.model.config)
     assert not forget_calibration(again.model.config)
-    assert again.no_answer_threshold == 0
+    assert again.predict_pairs(pair)[0] == plain
 
 
 def test_a_broken_record_is_named(tiny_reader: Callable[..., Reader]) -> None:
@@ -105,5 +109,5 @@ def test_training_forgets_it(tiny_reader: Callable[..., Reader], squad_file: Pat
     reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
     settings = TrainingSettings(max_steps=1, progress=False, checkpoint_every=None)
     ReaderTrainer(reader, tmp_path / "run", settings).distil(None, squad_file, Labels())
-    assert reader.no_answer_threshold == 0
+    assert not calibration_record(reader.model.config)
     assert not calibration_record(Reader.load(tmp_path / "run", window_settings=reader.window_settings).model.config)

@@ -483,7 +483,10 @@ def test_windows_must_fit_the_positions(tokenizer: BertTokenizerFast, tiny_reade
             for name in ("max_answer_length", "batch_size")
             for value in (0, "30", 1.5, True, None)
         ),
-        *(({"no_answer_threshold": value}, "no_answer_threshold must be a") for value in ("0", True, float("nan"))),
+        *(
+            ({"no_answer_threshold": value}, "no_answer_threshold must be a")
+            for value in ("0", None, True, float("nan"))
+        ),
         ({"window_settings": {"max_seq_len": 64}}, "window_settings must be a WindowSettings"),
     ],
 )

@@ -262,6 +262,8 @@ def test_what_is_uploaded(hub: type[FakeApi], student: Path) -> None:
         "training_args.bin",
         "report.html",
         "report.json",
+        "agreement.html",
+        "agreement.json",
     ]
     assert list(filter_repo_objects(wanted + unwanted, ignore_patterns=upload["ignore_patterns"])) == wanted
 
