@@ -6,9 +6,9 @@ batches; and only the hidden places are multiplied with the vocabulary.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from transformers import AutoModelForMaskedLM
 from augment.settings import AugmentSettings
 from augment.words import Span
 from haystack_distill.data.text_tokenizer import text_tokenizer
-from haystack_distill.errors import DataError, DistilError
+from haystack_distill.data.word_vectors import read_word_vectors, whole_words
+from haystack_distill.errors import DistilError
 from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.transformers_compat import load_with_tokenizer
@@ -28,9 +29,6 @@ from haystack_distill.utils.transformers_compat import load_with_tokenizer
 _EVERY = 7  # 1/7 of the words is hidden at a time
 _LONGEST = 256  # tokens a pass: longer texts are cut into pieces
 _VECTORS = 100_000  # of a GloVe file, which begins with the most frequent words
-_HEADER = re.compile(r"\d+ (?P<width>[1-9]\d*)\s*")  # of a .vec file: how many words, and numbers a word
-_CONTINUES = "##"
-_BEGINS = ("\u0120", "\u2581")  # byte-level and SentencePiece tokenizers mark the beginning of a word
 
 
 class _Pass(NamedTuple):
@@ -72,7 +70,7 @@ class ContextualCandidates:
         self._batch_size = settings.batch_size
         self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
         self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
-        self._surfaces = _whole_words(tokenizer)
+        self._surfaces = {id_: word for id_, word in whole_words(tokenizer).items() if word.isalnum()}
         ids = torch.tensor(sorted(self._surfaces), device=self._device)
         rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
@@ -209,23 +207,6 @@ def _pieces_of(text: str, words: Sequence[Span], offsets: Sequence[Span]) -> lis
     return pieces
 
 
-def _whole_words(tokenizer: Any) -> dict[int, str]:
-    """Ids and surfaces of the tokens that are words by themselves."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    special = set(tokenizer.all_special_ids)
-    pieces = any(token.startswith(_CONTINUES) for token in vocabulary)
-    marks = [mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)]
-    begins = marks[0] if marks and not pieces else None
-    found = {}
-    for token, id_ in vocabulary.items():
-        if id_ in special or token.startswith(_CONTINUES) or (begins and not token.startswith(begins)):
-            continue
-        surface = tokenizer.convert_tokens_to_string([token]).strip() if begins else token
-        if surface.isalnum():
-            found[id_] = surface
-    return found
-
-
 def _in_case_of(word: str, guess: str) -> str:
     if len(word) > 1 and word.isupper():
         return guess.upper()
@@ -233,38 +214,6 @@ def _in_case_of(word: str, guess: str) -> str:
 
 
 def _glove(path: Path) -> tuple[list[str], np.ndarray]:
-    """Words and vectors in GloVe's text form (a line is a word and its numbers), or in fastText's and word2vec's (.vec,
-    with a line before the words that holds their number and the width of the vectors)."""
-    words: list[str] = []
-    vectors: list[np.ndarray] = []
-    number = 1
-    try:
-        with open(path, encoding="utf-8") as file:
-            width = -1  # numbers a word; the first line sets it
-            for number, line in enumerate(file, 1):
-                if number == 1 and (header := _HEADER.fullmatch(line)):
-                    width = int(header["width"])
-                    continue
-                if len(words) == _VECTORS:
-                    break
-                word, *numbers = line.rstrip().rsplit(" ", width)  # the word may hold spaces
-                vector = np.array(numbers, dtype=np.float32)
-                if not numbers or 0 < width != len(numbers):
-                    raise ValueError(f"{len(numbers)} numbers")
-                width = len(numbers)
-                words.append(word)
-                vectors.append(vector)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); glove_path must be a GloVe file"
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{path}, line {number}: not a word and its vector ({error}); glove_path must be a file in GloVe's "
-            "or word2vec's text form"
-        ) from error
-    if not words:
-        raise DataError(
-            f"{path}: the file holds no words; glove_path must be a file in GloVe's or word2vec's text form"
-        )
-    return words, np.stack(vectors)
+    """The most frequent words of a file of vectors, which begins with them, and their vectors."""
+    words, vectors = zip(*islice(read_word_vectors(path, "glove_path"), _VECTORS), strict=True)
+    return list(words), np.stack(vectors)
