@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.utils.lazy import lazy_names
+from haystack_distill.utils.lazy import lazy_names, when_imported
 
 if TYPE_CHECKING:
     from haystack_distill.data.window_settings import WindowSettings
@@ -42,3 +42,20 @@ __getattr__ = lazy_names(
         "WindowSettings": "haystack_distill.data.window_settings",
     },
 )
+
+
+def _register_configurations() -> None:
+    from haystack_distill.models.bilstm_config import register
+
+    register()
+
+
+def _register_models() -> None:
+    from haystack_distill.models.bilstm import register
+
+    register()
+
+
+# Readers of our own architectures, for transformers' auto classes, which take seconds to import: only with them.
+when_imported("transformers.models.auto.configuration_auto", _register_configurations)
+when_imported("transformers.models.auto.modeling_auto", _register_models)

@@ -33,6 +33,7 @@ from haystack_distill.utils.options import read_keywords
 _CUT = "Cut from the teacher"
 _PRUNED = "Pruned by importance"
 _FRESH = "From a configuration, with fresh weights"
+_BILSTM = "A BiLSTM reader"
 _TOKENIZER = "With a tokenizer of its own"
 _FEED_FORWARD = "Width of its feed-forward part. With --data: how many of the teacher's neurons remain in each layer."
 _SIZES = [
@@ -41,6 +42,13 @@ _SIZES = [
     option("hidden_size", int | None, None, "Width of its hidden states.", _FRESH),
     option("num_attention_heads", int | None, None, "Attention heads of a layer.", _FRESH),
     option("intermediate_size", int | None, None, _FEED_FORWARD, _FRESH),
+]
+# The module imports torch, so its options are read from the source. Seed and depth are those of any fresh student.
+_OF_BILSTM = {source.name: source for source in read_keywords("haystack_distill.students.recurrent", "bilstm")}
+_BILSTM_OPTIONS = [
+    option_from(source, _BILSTM, **({"type": str} if name == "embeddings" else {}))
+    for name, source in _OF_BILSTM.items()
+    if name not in ("num_hidden_layers", "seed")
 ]
 _OF_PRUNED = {source.name: source for source in read_keywords("haystack_distill.students.pruning", "pruned")}
 _OPTIONS = [
@@ -86,6 +94,15 @@ _OPTIONS = [
         "Run",
     ),
     option(
+        "bilstm",
+        bool,
+        False,
+        "A recurrent reader with the teacher's tokenizer; its depth is --num-hidden-layers.",
+        _BILSTM,
+        flags="--bilstm",
+    ),
+    *_BILSTM_OPTIONS,
+    option(
         "tokenizer",
         Literal["wordpiece", "bpe", "unigram"] | None,
         None,
@@ -109,7 +126,7 @@ _OPTIONS = [
 
 @with_options([TEACHER], _OPTIONS, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) -> None:
-    """Make a student: some layers of a teacher, a pruned teacher, or a narrower model with fresh weights.
+    """Make a student: some layers of a teacher, a pruned teacher, a narrower model with fresh weights, or a BiLSTM.
 
     A cut or pruned student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
     `distil --method intermediate_layers` and much data. Each can have a tokenizer of its own, trained on the texts of
@@ -126,9 +143,14 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
           --num-hidden-layers 4 --intermediate-size 768 --output-dir narrow
       haystack-distill student --teacher embedded --tokenizer bpe --vocab-size 4000 \\
           --corpus train.json --output-dir own-words
+      haystack-distill student --teacher embedded --bilstm --output-dir bilstm
     """
     changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
     changed |= named_values(given["shape"] or [])
+    if given["bilstm"]:
+        changed = _of_bilstm(given, changed)
+    else:
+        refuse_without_effect(ctx, [one.name for one in _BILSTM_OPTIONS], "without --bilstm", "add it")
     _check_shape(ctx, changed)
     _check_tokenizer(ctx)
     if not given["data"] and not any(map(is_squad, given["corpus"] or ())):
@@ -155,7 +177,7 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
             )
             if changed:
                 arguments = changed | {"seed": seed}
-                made = students.from_config(source, **arguments)
+                made = (students.bilstm if given["bilstm"] else students.from_config)(source, **arguments)
             else:
                 kept = BLOCK_STARTS if given["which"] is None else given["which"]
                 arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
@@ -228,6 +250,20 @@ def _check_tokenizer(ctx: typer.Context) -> None:
         raise DistilError("--tokenizer needs texts to train one on; add --corpus")
     elif all(map(is_squad, given["corpus"])):
         refuse_without_effect(ctx, ["text_column"], "on SQuAD files", "add a --corpus that has columns")
+
+
+def _of_bilstm(given: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `students.bilstm`, defaults included, but for the seed."""
+    if given["data"]:
+        raise DistilError("--data is for a student that is pruned, which a BiLSTM reader is not; give one or the other")
+    foreign = sizes.keys() - _OF_BILSTM.keys()
+    if foreign:
+        raise DistilError(
+            f"a BiLSTM reader has no {sorted(foreign)[0]}; leave it out (its width is --units, its depth "
+            "--num-hidden-layers)"
+        )
+    depth = sizes.get("num_hidden_layers", _OF_BILSTM["num_hidden_layers"].default)
+    return {one.name: given[one.name] for one in _BILSTM_OPTIONS} | {"num_hidden_layers": depth}
 
 
 def _of_pruned(given: dict[str, Any]) -> dict[str, Any]:

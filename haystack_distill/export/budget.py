@@ -10,6 +10,7 @@ from haystack_distill import students
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
 from haystack_distill.models.backends.onnx_runtime import FILES, check_backend
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.parts import feed_forward_size
 from haystack_distill.students.pruning import narrowed
@@ -138,6 +139,8 @@ def suggest_students(
 def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
     """Candidate students with the arguments that create them."""
     config = teacher.model.config
+    if config.model_type == MODEL_TYPE:
+        raise DistilError("a BiLSTM reader has no layers that could be left out; suggest students of its teacher")
     total, width, heads = (
         int(getattr(config, name)) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )

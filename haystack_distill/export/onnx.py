@@ -176,7 +176,7 @@ def _optimise(reader: Reader, raw: Path, path: Path) -> None:
         optimised = optimizer.optimize_model(
             str(raw),
             model_type="bert",
-            num_heads=config.num_attention_heads,
+            num_heads=getattr(config, "num_attention_heads", 0),  # a BiLSTM reader has none
             hidden_size=config.hidden_size,
             opt_level=1,
         )

@@ -46,6 +46,7 @@ from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.models.adapters import require_plain
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.reader import Reader
 from haystack_distill.training.checkpoints import finished_run, unfinished_run
 from haystack_distill.training.reader_trainer import ReaderTrainer
@@ -470,6 +471,11 @@ def _check_model(name: str) -> None:
     if (directory / "language_model.bin").exists() or not directory.exists():
         return
     require_known_model_type(name, "reader")
+    _refuse(
+        (read_json_object(directory, "config.json") or {}).get("model_type") == MODEL_TYPE,
+        f"{name} is a BiLSTM reader, which farm-haystack does not have; run it with "
+        "integrations.farm_reader.DistilledReader",
+    )
     settings = read_json_object(directory, "tokenizer_config.json") or {}
     again = f"Reader.load({name!r}).save(NEW_DIRECTORY)"
     _refuse(

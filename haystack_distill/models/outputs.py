@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,11 @@ def _refuse_inner_groups(config: PretrainedConfig, what: str, remedy: str) -> No
 def attention_width(config: PretrainedConfig) -> int:
     """The width of a layer's queries, keys and values; MobileBERT's is not that of its hidden states."""
     return int(config.true_hidden_size if config.model_type == "mobilebert" else config.hidden_size)
+
+
+def input_width(config: PretrainedConfig) -> int:
+    """The width of hidden state 0, what the first layer is given; a BiLSTM reader's is not that of the other states."""
+    return int(config.embedding_size if config.model_type == MODEL_TYPE else config.hidden_size)
 
 
 def run_model(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_attention_scores
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest, input_width, require_attention_scores
 from haystack_distill.objectives.losses import (
     attention_kl_div_loss,
     attention_score_loss,
@@ -211,7 +211,9 @@ class IntermediateLayersObjective(Objective):
         widths = (student_config.hidden_size, teacher_config.hidden_size)
         # A projection without its loss would be a parameter without a gradient, which fails in distributed training.
         project = widths[0] != widths[1]
-        self.embedding_projection = nn.Linear(*widths) if project and "embedding" in self.weights else None
+        inputs = (input_width(student_config), input_width(teacher_config))
+        project_inputs = inputs[0] != inputs[1] and "embedding" in self.weights
+        self.embedding_projection = nn.Linear(*inputs) if project_inputs else None
         self.hidden_projections = nn.ModuleDict(
             {str(number): nn.Linear(*widths) for number, _ in self._pairs if project and "hidden" in self.weights}
         )

@@ -423,7 +423,10 @@ class Inputs:
     def _make_from(self, teacher: AnyModel) -> AnyModel:
         shape, seed = self.recipe.student, self.recipe.seed
         with in_section("student"):
-            if shape.configured:
+            if shape.bilstm is not None:
+                assert isinstance(teacher, Reader)  # a recipe with a corpus was refused
+                made: Any = students.bilstm(teacher, seed=seed, **shape.bilstm)
+            elif shape.configured:
                 made = students.from_config(teacher, seed=seed, **shape.configured)
             elif shape.pruned is not None:
                 options = {one.name: getattr(shape.pruned, one.name) for one in fields(shape.pruned)}

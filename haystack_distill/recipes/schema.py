@@ -31,7 +31,7 @@ from haystack_distill.training.run import adaptation_record, method_name, method
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_number, require_seed
 from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
-from haystack_distill.utils.options import options_of
+from haystack_distill.utils.options import options_of, read_keywords
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
 
 Made = TypeVar("Made")
@@ -42,7 +42,7 @@ LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the
 _OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
 _OF_THE_RUN = ("resume", "overwrite", "progress")  # settings of a run that a recipe decides itself
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_LATER = ("pruned", "tokenizer")  # left out of the record of a student without, as before there were any
+_LATER = ("pruned", "bilstm", "tokenizer")  # left out of the record of a student without, as before there were any
 _IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as one of a model's configuration
 
 
@@ -100,6 +100,7 @@ class StudentShape:
         configured: Changed values of the teacher's configuration, for a student with random layers:
             `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`, ... In the file they are
             keys beside the others.
+        bilstm: Options of `students.bilstm` other than the seed, for a BiLSTM reader; {} for its defaults.
         tokenizer: One of the student's own, or None for the teacher's.
     """
 
@@ -108,14 +109,15 @@ class StudentShape:
     which: list[int] | str = BLOCK_STARTS
     pruned: Pruning | None = None
     configured: dict[str, Any] = field(default_factory=dict)
+    bilstm: dict[str, Any] | None = None
     tokenizer: OwnTokenizer | None = None
 
     def __post_init__(self) -> None:
-        ways = [self.start_from is not None, self.layers is not None, self.pruned is not None, bool(self.configured)]
-        if sum(ways) > 1:
+        others = [self.start_from, self.layers, self.pruned, self.bilstm]
+        if sum(one is not None for one in others) + bool(self.configured) > 1:
             raise DistilError(
-                "give one of: start_from (a student that exists), layers (cut from the teacher), pruned, or values of "
-                "a configuration such as hidden_size (its depth is num_hidden_layers)"
+                "give one of: start_from (a student that exists), layers (cut from the teacher), pruned, bilstm, or "
+                "values of a configuration such as hidden_size (its depth is num_hidden_layers)"
             )
         if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
@@ -383,6 +385,12 @@ class Recipe:
             check_share(self.dev_split)
             if self.dev_data:
                 raise DistilError("dev_data and dev_split are two ways to one thing; give one of them")
+        for stage in self.stages:
+            if self.student.bilstm is not None and stage.corpus is not None and stage.student != TEACHER:
+                raise DistilError(
+                    f"stage {stage.name}: a BiLSTM reader does not learn from a corpus; give it questions, such as "
+                    "unlabelled ones"
+                )
         if self.labels_only and not self.measured:
             raise DistilError("labels_only is there to compare with; give dev_data, or leave it out")
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
@@ -685,7 +693,11 @@ def _student(content: Any) -> StudentShape:
         return StudentShape(start_from=content)
     if not isinstance(content, Mapping):
         raise ValueError("must be a name or have keys of its own, such as layers")
-    readers: dict[str, Callable[[Any], Any]] = {"pruned": _pruning, "tokenizer": _own_tokenizer}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "pruned": _pruning,
+        "bilstm": _bilstm,
+        "tokenizer": _own_tokenizer,
+    }
     hints = {
         name: hint for name, hint in _hints_of(StudentShape).items() if name != "configured" and name not in readers
     }
@@ -706,6 +718,15 @@ def _pruning(content: Any) -> Pruning:
     if not isinstance(content, Mapping):
         raise ValueError("must have keys of its own, such as intermediate_size")
     return Pruning(**_read(content, _hints_of(Pruning)))
+
+
+def _bilstm(content: Any) -> dict[str, Any]:
+    """The options of a BiLSTM reader."""
+    if not isinstance(content, Mapping):
+        raise ValueError("must have keys of its own, such as units; {} for the defaults")
+    options = read_keywords("haystack_distill.students.recurrent", "bilstm")
+    hints = {option.name: option.type for option in options if option.name != "seed"}
+    return _read(content, hints | {"embeddings": str})
 
 
 def _own_tokenizer(content: Any) -> OwnTokenizer:

@@ -11,12 +11,13 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from haystack_distill.data.squad.tables import FILE_ENDINGS
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import Measurements
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.reporting.licences import require_language, require_licence
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run_record import head_names
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.files import expand_user
-from haystack_distill.utils.model_files import HEADS_FOLDER
+from haystack_distill.utils.model_files import HEADS_FOLDER, read_json_object
 
 CARD_FILE = "README.md"
 
@@ -39,7 +40,7 @@ _USE = """It finds the answer to a question in a text that it is given, as a par
 
 ## How to use it
 
-Any tool that loads question answering models from the Hugging Face hub runs it. With haystack-distill:
+{tools}
 
 ```python
 from haystack_distill import Reader
@@ -47,6 +48,10 @@ from haystack_distill import Reader
 reader = Reader.load("<this directory, or its name on the hub>")
 print(reader.answer("Who wrote it?", "Ada Lovelace wrote it in 1843.")[0].text)
 ```"""
+_ANY_TOOL = "Any tool that loads question answering models from the Hugging Face hub runs it. With haystack-distill:"
+_BILSTM = """It is a BiLSTM reader, an architecture of haystack-distill: `import haystack_distill` registers it with the
+auto classes of transformers. In Haystack the `DistilledReader` of haystack-distill runs it; `FARMReader` of
+farm-haystack and other tools that load models without haystack-distill do not. With haystack-distill:"""
 _LIMITS = """## Limits
 
 - It answers with words of the text it is given. Where the text is wrong, so is the answer, and where the text does not
@@ -219,7 +224,7 @@ def _body(
     parts = [
         f"# {_escaped(name)}",
         f"An extractive question answering reader{origin}; made with haystack-distill.",
-        _USE,
+        _USE.format(tools=_BILSTM if _is_bilstm(directory) else _ANY_TOOL),
     ]
     heads = [head for head in (head_names(runs[-1]) if runs else []) if (directory / HEADS_FOLDER / head).is_dir()]
     if heads:
@@ -244,6 +249,10 @@ def _body(
     if (directory / figure).is_file():
         parts.append(f"![Size against F1]({figure})")
     return "\n\n".join([*parts, _LIMITS]) + "\n"
+
+
+def _is_bilstm(directory: Path) -> bool:
+    return (read_json_object(directory, "config.json") or {}).get("model_type") == MODEL_TYPE
 
 
 def _run(run: Mapping[str, Any]) -> str:

@@ -1,5 +1,5 @@
 """Ways to create a student: cut from a teacher, pruned, newly initialised with a smaller shape, on top of a general
-student, with a smaller vocabulary, or with a tokenizer of its own.
+student, with a smaller vocabulary, with a tokenizer of its own, or with a BiLSTM in place of the layers.
 
 A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from haystack_distill.students.cut import from_teacher
     from haystack_distill.students.encoder import from_language_model, with_language_model_head
     from haystack_distill.students.pruning import pruned
+    from haystack_distill.students.recurrent import bilstm
     from haystack_distill.students.tokenizer import with_tokenizer
     from haystack_distill.students.vocabulary import prune_vocabulary
 
 __all__ = [
+    "bilstm",
     "from_config",
     "from_language_model",
     "from_teacher",
@@ -29,6 +31,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "bilstm": "haystack_distill.students.recurrent",
         "from_config": "haystack_distill.students.configured",
         "from_language_model": "haystack_distill.students.encoder",
         "from_teacher": "haystack_distill.students.cut",

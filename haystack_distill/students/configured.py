@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.outputs import attention_width
 from haystack_distill.models.reader import ROBERTA_LIKE, Reader, position_limit
 from haystack_distill.students.layers import AnyModel, layer_index, new_model, require_weights, set_per_layer
@@ -89,6 +90,8 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
 def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
     """The teacher's configuration, or that of another architecture for the teacher's tokenizer and positions."""
     own = teacher.model.config
+    if MODEL_TYPE in (model_type, own.model_type):
+        raise DistilError("a BiLSTM reader is made of a teacher by students.bilstm; use that, or another model_type")
     if model_type is None or model_type == own.model_type:
         return copy.deepcopy(own)
     known = sorted({kind.model_type for kind in MODEL_FOR_QUESTION_ANSWERING_MAPPING if kind.model_type})

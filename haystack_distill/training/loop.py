@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import safetensors.torch
 import torch
@@ -549,15 +549,23 @@ def _tensorboard(directory: Path) -> TrainerCallback:
     return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
 
 
+_DROPOUTS = ["dropout_prob", "attention_dropout", "dropout", "recurrent_dropout"]  # of modules that drop by themselves
+
+
 @contextlib.contextmanager
-def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
-    """Set all dropout probabilities of a model, those of attention kernels included, and restore them afterwards."""
+def _dropout(model: nn.Module, probability: float | Literal["auto"] | None) -> Iterator[None]:
+    """Set all dropout probabilities of a model, those of attention kernels included, and restore them afterwards.
+
+    None leaves them as they are; so does "auto" for a model that declares `own_dropout`. For others it is 0.
+    """
+    if probability == "auto":
+        probability = None if getattr(model, "own_dropout", False) else 0.0
     if probability is None:
         yield
         return
     before: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
-        names = ["p"] if isinstance(module, nn.Dropout) else ["dropout_prob", "attention_dropout", "dropout"]
+        names = ["p"] if isinstance(module, nn.Dropout) else _DROPOUTS
         found = [(module, name, getattr(module, name, None)) for name in names]
         before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: 0 in ALBERT's configurations
     for module, name, _ in before:

@@ -41,8 +41,9 @@ class TrainingSettings:
         weight_decay: AdamW's and Muon's weight decay, on weights but not on biases and layer norms. Adam and Adadelta
             add it to the gradient (an L2 penalty).
         seed: Seed of the order of windows, of dropout and of fresh projections.
-        dropout: Dropout of the student while it trains; None keeps that of its configuration. A student is small
-            and sees few epochs, so it underfits rather than overfits, and on a CPU dropout takes a third of the time.
+        dropout: Dropout of the student while it trains; None keeps that of its configuration. "auto" does so for a
+            BiLSTM reader and is 0 for others: a student is small and sees few epochs, so it underfits rather than
+            overfits, and on a CPU dropout takes a third of the time.
         precision: "auto", "fp32", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
         evaluate_every: When the student is measured on the dev data: "epoch", a number of steps, or None for only at
             the end. "auto" is "epoch" with dev data; without dev data, any other value but None is refused.
@@ -83,7 +84,7 @@ class TrainingSettings:
     warmup_proportion: float = 0.1
     weight_decay: float = 0.01
     seed: int = 42
-    dropout: float | None = 0.0
+    dropout: float | Literal["auto"] | None = "auto"
     precision: Precision = "auto"
     evaluate_every: AutoInterval = "auto"
     keep_best: bool = False
@@ -122,12 +123,12 @@ class TrainingSettings:
         check_argument(
             "max_grad_norm", norm, norm == math.inf or (is_number(norm) and norm >= 0), "a number of at least 0"
         )
-        for name, value, none in (
+        for name, value, words in (
             ("warmup_proportion", self.warmup_proportion, ""),
-            ("dropout", self.dropout, ", or None"),
+            ("dropout", self.dropout, ", 'auto' or None"),
         ):
-            right = (is_number(value) and 0 <= value < 1) or (value is None and bool(none))
-            check_argument(name, value, right, f"a number from 0 to below 1{none}")
+            right = (is_number(value) and 0 <= value < 1) or (value in ("auto", None) and bool(words))
+            check_argument(name, value, right, f"a number from 0 to below 1{words}")
         require_seed(self.seed)
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         patience = self.early_stopping_patience

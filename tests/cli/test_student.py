@@ -136,3 +136,25 @@ def test_config_lists_of_layers(teacher_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "student.yaml"
     config.write_text(f"teacher: {teacher_dir}\nwhich: [2, 4]\noutput_dir: {tmp_path / 'out'}\n")
     assert run_json("student", "--config", config)["arguments"] == {"layers": 2, "which": [2, 4]}
+
+
+def test_student_bilstm(teacher_dir: Path, tmp_path: Path) -> None:
+    arguments = ["student", "--teacher", teacher_dir, "--bilstm", "--units", "8", "--num-hidden-layers", "2"]
+    made = run_json(*arguments, "--embedding-size", "12", "--output-dir", tmp_path / "a")
+    wanted = {"embeddings": "teacher", "embedding_size": 12, "units": 8, "num_hidden_layers": 2, "seed": 42}
+    assert made["arguments"].items() >= wanted.items()
+    reader = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16))
+    assert (reader.model.config.model_type, reader.model.config.hidden_size) == ("bilstm", 16)
+    assert reader.n_parameters == made["parameters"]
+    out = ["--output-dir", tmp_path / "out"]
+    assert "no intermediate_size; leave it out" in refusal(*arguments, *out, "--intermediate-size", "8")
+    assert "--units has no effect without --bilstm" in refusal(
+        "student", "--teacher", teacher_dir, *out, "--units", "8"
+    )
+    assert "--layers and --which cut" in refusal(*arguments, *out, "--layers", "1")
+    short = [*arguments[:4], *out]
+    assert "--layers and --which cut" in refusal(*short, "--layers", "1")
+    (tmp_path / "vectors.txt").write_text("the 1 2\nof 1\n")
+    assert "vectors.txt, line 2" in refusal(*short, "--embeddings", tmp_path / "vectors.txt")
+    assert "embedding_size 33 is more than" in refusal(*short, "--embedding-size", "33")
+    assert not (tmp_path / "out").exists()
