@@ -60,6 +60,8 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
     student = content["student"]
     if isinstance(student, str):
         student = str(models["language model"])
+    elif "bilstm" in student:
+        student = {"bilstm": student["bilstm"] | {"units": 8}}
     else:
         student = {"layers": 2} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
     return content | {
