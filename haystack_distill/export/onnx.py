@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def _write_onnx(reader: Reader, path: Path) -> None:
     model = _Logits(with_plain_attention(reader.model, partial(copy_adapters, reader.model))).cpu().eval()
     raw = path.with_name("raw.onnx")
     names = [*batch, "start_logits", "end_logits"]
-    with _quiet():
+    with _quiet(), _without_native_messages():
         try:
             # The tracing exporter is ten times faster than the newer one, and the optimizer fuses its graphs only.
             torch.onnx.export(
@@ -172,14 +173,19 @@ def _write_onnx(reader: Reader, path: Path) -> None:
 def _optimise(reader: Reader, raw: Path, path: Path) -> None:
     optimizer = import_onnx("onnxruntime.transformers.optimizer")
     config = reader.model.config
+    heads = getattr(config, "num_attention_heads", 0)  # a BiLSTM reader has none
     with _quiet():
         optimised = optimizer.optimize_model(
             str(raw),
             model_type="bert",
-            num_heads=getattr(config, "num_attention_heads", 0),  # a BiLSTM reader has none
-            hidden_size=config.hidden_size,
+            num_heads=heads,
+            hidden_size=config.hidden_size if heads else 0,
             opt_level=1,
         )
+        for node in optimised.nodes():
+            if node.op_type == "LSTM":  # is quantised only if its input is known to hold floats, and that gets lost
+                known = import_onnx("onnx").helper.make_tensor_value_info(node.input[0], _FLOAT, None)
+                optimised.model.graph.value_info.append(known)
         optimised.save_model_to_file(str(path))
 
 
@@ -310,3 +316,16 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Suppress what PyTorch writes to stderr by itself: that it cannot infer shapes of packed sequences."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from transformers import (
@@ -298,3 +299,22 @@ def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     f1 = {name: entry["metrics"]["f1"] for name, entry in record["backends"].items()}
     assert f1["onnx"] == pytest.approx(f1["torch"], abs=0.2)
     assert f1["onnx-int8"] > f1["torch"] - 3  # 71 questions; 500 are measured by the benchmark
+
+
+def test_a_bilstm_is_exported(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    reader = students.bilstm(tiny_reader(), embedding_size=12, units=8)
+    with torch.no_grad():
+        for parameter in reader.model.parameters():
+            parameter.mul_(3)  # so that answers differ
+    record = export_reader(reader, tmp_path)
+    served = loaded(tmp_path, backend="onnx")
+    for pairs in (PAIRS, PAIRS[:1], PAIRS[-1:]):
+        require_same_answers(served, reader, pairs)
+    assert record["backends"]["onnx"]["largest_difference"] < 1e-4
+    int8 = loaded(tmp_path, backend="onnx-int8")
+    assert "DynamicQuantizeLSTM" in {
+        node.op_type for node in onnx.load(tmp_path / "onnx" / FILES["onnx-int8"]).graph.node
+    }
+    assert record["backends"]["onnx-int8"]["same_answer"] > 0.5
+    for alone, among in zip((int8.answer(*pair)[0] for pair in PAIRS), int8.answer_batch(PAIRS), strict=True):
+        assert alone.logit == among[0].logit
