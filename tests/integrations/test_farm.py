@@ -790,6 +790,7 @@ def change(file: Path, **entries: Any) -> None:
         ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "a head of 3 labels"),
         ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "code of its own"),
         ("config.json", {"model_type": ""}, "knows no '' models"),
+        ("config.json", {"model_type": "bilstm"}, r"a BiLSTM reader, which .*farm_reader\.DistilledReader"),
     ],
 )
 def test_directories_that_farm_reader_cannot_read(

@@ -22,7 +22,7 @@ from haystack.document_stores import InMemoryDocumentStore
 from haystack.errors import HaystackError
 from haystack.nodes import BM25Retriever, FARMReader
 
-from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.export.onnx import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
@@ -489,3 +489,13 @@ def test_yaml_in_a_fresh_process(directory: str, tmp_path: Path, caplog: pytest.
     run = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["DistilFARMReader", "True", "DistilledReader", "True"]
+
+
+def test_a_bilstm_answers(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    reader = students.bilstm(tiny_reader(), embedding_size=12, units=8)
+    node = DistilledReader(str(reader.save(tmp_path)), progress_bar=False, num_processes=0, **CUT)
+    question = QUESTIONS[0][0]
+    answers = node.predict(question, documents()[:1], top_k=3)["answers"]
+    assert [answer.answer for answer in answers]
+    wanted = {(one.start, one.end) for one in reader.answer(question, CONTEXTS[0], 20)}
+    assert {(answer.offsets_in_document[0].start, answer.offsets_in_document[0].end) for answer in answers} <= wanted

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.export.onnx import export_reader
 from haystack_distill.models import reader as reader_module
@@ -925,3 +925,13 @@ def test_without_haystack_the_import_names_the_remedy(monkeypatch: pytest.Monkey
     spec = importlib.util.spec_from_file_location("without_haystack", integration.__file__)
     with pytest.raises(ImportError, match=r'pip install "haystack-distill\[haystack\]"'):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_a_bilstm_answers(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    reader = students.bilstm(tiny_reader(), embedding_size=12, units=8)
+    export_reader(reader, tmp_path)
+    expected = [answer.text for answer in reader.answer(QUERY, TEXTS[1], 3, allow_no_answer=False)]
+    for backend in ("torch", "onnx"):
+        component = make(str(tmp_path), backend=backend, no_answer=False, overlap_threshold=None)
+        answers = component.run(QUERY, [Document(content=TEXTS[1])], top_k=3)["answers"]
+        assert [answer.data for answer in answers] == expected

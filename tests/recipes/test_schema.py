@@ -304,6 +304,12 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (LEAST + "student: {pruned: {width: 1}}", "student: pruned: unknown key 'width'"),
         (LEAST + "student: {prune: {heads: 1}}", "student: unknown key 'prune'; did you mean 'pruned'"),
         (LEAST + "student: {layer: 3}", "student: unknown key 'layer'; did you mean 'layers'"),
+        (LEAST + "student: {bilstm: {}, layers: 3}", "student: give one of"),
+        (LEAST + "student: {bilstm: {unit: 3}}", "student: bilstm: unknown key 'unit'; did you mean 'units'"),
+        (LEAST + "student: {bilstm: {units: many}}", "student: bilstm: units: 'many' is not a whole number"),
+        (LEAST + "student: {bilstm: {seed: 3}}", "student: bilstm: unknown key 'seed'"),
+        (LEAST + "student: {bilstm: }", "student: bilstm: must have keys of its own"),
+        (stage(f"{CORPUS}, corpus: c") + "student: {bilstm: {}}", "stage two: a BiLSTM reader does not learn from a"),
         (LEAST + "student:", "student: must be a name or have keys of its own"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
@@ -357,3 +363,24 @@ def test_a_transfer_set(tmp_path: Path) -> None:
     recipe = load(tmp_path, stage(f"{LAYERS}, transfer: {pool}"))
     assert recipe.stages[-1].transfer == TransferSet(["a", "b"], 0.25, "pool.txt", 3)
     assert recipe.as_dict()["stages"][-1]["transfer"]["proportion"] == 0.25
+
+
+def test_a_bilstm(tmp_path: Path) -> None:
+    options = "{embeddings: glove.txt, embedding_size: none, units: 64, num_hidden_layers: 2, recurrent_dropout: 0.1}"
+    made = load(tmp_path, LEAST + f"student: {{bilstm: {options}}}").student
+    assert made == StudentShape(
+        bilstm={
+            "embeddings": "glove.txt",
+            "embedding_size": None,
+            "units": 64,
+            "num_hidden_layers": 2,
+            "recurrent_dropout": 0.1,
+        }
+    )
+    assert load(tmp_path, LEAST + "student: {bilstm: {}}").student == StudentShape(bilstm={})
+
+
+def test_dropout_is_a_number_or_a_word(tmp_path: Path) -> None:
+    for text, value in (("0.25", 0.25), ("auto", "auto"), ("none", None)):
+        [made] = load(tmp_path, TOP + f"stages: [{{name: one, method: labels, dropout: {text}}}]").stages
+        assert made.settings.dropout == value

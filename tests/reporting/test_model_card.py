@@ -293,3 +293,13 @@ def test_errors_of_the_real_client(student: Path) -> None:
     for name in ("not a name", "me/student"):  # not valid; and offline, as the tests are
         with pytest.raises(DistilError, match=f"cannot upload .* to '{name}'"):
             push_to_hub(student, name, token=TOKEN)
+
+
+def test_a_card_says_what_runs_a_bilstm_reader(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bilstm"}')
+    text = write_card(tmp_path, metrics={}).read_text()
+    assert "It is a BiLSTM reader" in text
+    assert "`FARMReader` of\nfarm-haystack" in text
+    assert "Any tool" not in text
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert "Any tool" in write_card(tmp_path, metrics={}).read_text()
