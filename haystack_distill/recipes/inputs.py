@@ -423,16 +423,15 @@ class Inputs:
     def _make_from(self, teacher: AnyModel) -> AnyModel:
         shape, seed = self.recipe.student, self.recipe.seed
         with in_section("student"):
-            if shape.bilstm is not None:
-                assert isinstance(teacher, Reader)  # a recipe with a corpus was refused
-                made: Any = students.bilstm(teacher, seed=seed, **shape.bilstm)
-            elif shape.configured:
+            if shape.configured:
                 made = students.from_config(teacher, seed=seed, **shape.configured)
             elif shape.pruned is not None:
                 options = {one.name: getattr(shape.pruned, one.name) for one in fields(shape.pruned)}
                 data = options.pop("data")
                 examples = self.examples if data is None else self._own(data)
                 made = students.pruned(teacher, examples, seed=seed, **options)  # type: ignore[arg-type, assignment]
+            elif shape.bilstm is not None:  # a recipe with a corpus was refused
+                made = students.bilstm(teacher, seed=seed, **shape.bilstm)  # type: ignore[arg-type, assignment]
             else:
                 measured = {"data": self.examples, "seed": seed} if shape.by_importance else {}
                 made = students.from_teacher(teacher, shape.layers or 3, shape.which, **measured)

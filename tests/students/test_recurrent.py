@@ -136,3 +136,18 @@ def test_what_cannot_be_made_of_it(teacher: Reader, tmp_path: Path) -> None:
     teacher.tokenizer.sep_token = None
     with pytest.raises(DistilError, match="no separator"):
         students.bilstm(teacher)
+
+
+@pytest.mark.parametrize("kind", ["pruned", "own"])
+def test_another_vocabulary_keeps_the_question(kind: str, teacher: Reader, tmp_path: Path) -> None:
+    """The separator has another id there."""
+    student = students.bilstm(teacher, embedding_size=8, units=4)
+    texts = ["Who built the harbour?", "The harbour of Lindow was built in 1702."] * 4
+    if kind == "pruned":
+        made = students.prune_vocabulary(student, texts)
+    else:
+        made = students.with_tokenizer(student, texts, algorithm="wordpiece", vocab_size=60)
+    assert made.model.config.sep_token_id == made.tokenizer.sep_token_id
+    again = Reader.load(made.save(tmp_path), window_settings=made.window_settings, device="cpu")
+    assert again.answer(*texts[:2]) == made.answer(*texts[:2])
+    assert made.n_parameters < student.n_parameters
