@@ -4,7 +4,8 @@ import os
 from typing import TYPE_CHECKING
 
 from haystack_distill.errors import DataError, DistilError
-from haystack_distill.utils.lazy import lazy_names, when_imported
+from haystack_distill.utils.auto_classes import know_own_models
+from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.data.window_settings import WindowSettings
@@ -43,19 +44,4 @@ __getattr__ = lazy_names(
     },
 )
 
-
-def _register_configurations() -> None:
-    from haystack_distill.models.bilstm_config import register
-
-    register()
-
-
-def _register_models() -> None:
-    from haystack_distill.models.bilstm import register
-
-    register()
-
-
-# Readers of our own architectures, for transformers' auto classes, which take seconds to import: only with them.
-when_imported("transformers.models.auto.configuration_auto", _register_configurations)
-when_imported("transformers.models.auto.modeling_auto", _register_models)
+know_own_models()

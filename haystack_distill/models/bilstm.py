@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
 
-from haystack_distill.models.bilstm_config import BiLstmConfig
+from haystack_distill.models.bilstm_config import MODEL_TYPE, BiLstmConfig
 
 
 class RecurrentDropoutLstm(nn.LSTM):
@@ -271,7 +271,7 @@ def _span_loss(logits: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
     return nn.functional.cross_entropy(found, positions.clamp(0, length), ignore_index=length)
 
 
-def register() -> None:
-    """Have transformers' auto classes load BiLSTM models."""
-    AutoModel.register(BiLstmConfig, BiLstmModel, exist_ok=True)
-    AutoModelForQuestionAnswering.register(BiLstmConfig, BiLstmForQuestionAnswering, exist_ok=True)
+# For transformers' auto classes, see utils/auto_classes.py.
+AutoConfig.register(MODEL_TYPE, BiLstmConfig, exist_ok=True)
+AutoModel.register(BiLstmConfig, BiLstmModel, exist_ok=True)
+AutoModelForQuestionAnswering.register(BiLstmConfig, BiLstmForQuestionAnswering, exist_ok=True)

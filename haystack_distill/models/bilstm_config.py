@@ -1,8 +1,8 @@
-"""The configuration of a BiLSTM reader; apart from the model, so that a configuration is read without torch."""
+"""The configuration of a BiLSTM reader; apart from the model, which other modules need not import to know its type."""
 
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 MODEL_TYPE = "bilstm"
 
@@ -45,8 +45,3 @@ class BiLstmConfig(PretrainedConfig):  # type: ignore[misc]
         self.recurrent_dropout = recurrent_dropout
         kwargs.pop("hidden_size", None)  # from a file; it follows from the units
         super().__init__(pad_token_id=pad_token_id, sep_token_id=sep_token_id, **kwargs)
-
-
-def register() -> None:
-    """Have transformers' auto classes load the configuration."""
-    AutoConfig.register(MODEL_TYPE, BiLstmConfig, exist_ok=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.bilstm_config import MODEL_TYPE
+from haystack_distill.models.early_exit import EarlyExitModel
+from haystack_distill.utils.families import EARLY_EXIT, family_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,16 @@ class OutputRequest:
         hidden_states: the embedding output and the hidden states of all layers.
         attention_scores: the layers, counted from 1, whose attention scores are needed.
         query_key_value: the layers, counted from 1, whose queries, keys and values are needed.
+        exits: start and end logits of each layer of a reader with early exits.
+        exit_gradients: whether the gradient of `exits` goes on through the layers, and not to the branches alone.
     """
 
     logits: bool = False
     hidden_states: bool = False
     attention_scores: tuple[int, ...] = ()
     query_key_value: tuple[int, ...] = ()
+    exits: bool = False
+    exit_gradients: bool = False
 
     def __or__(self, other: OutputRequest) -> OutputRequest:
         return OutputRequest(
@@ -37,6 +44,8 @@ class OutputRequest:
             self.hidden_states or other.hidden_states,
             tuple(sorted({*self.attention_scores, *other.attention_scores})),
             tuple(sorted({*self.query_key_value, *other.query_key_value})),
+            self.exits or other.exits,
+            self.exit_gradients or other.exit_gradients,
         )
 
     def __bool__(self) -> bool:
@@ -76,6 +85,7 @@ class ModelOutputs:
         attention_scores: by layer number (1-based), the scores before the softmax, q k^T / sqrt(head size) and, for
             MPNet, its relative position bias, without the padding mask: (B, heads, L, L), float32.
         query_key_value: by layer number (1-based), the queries, keys and values.
+        exits: start and end logits, each (B, L), of the branch of each layer but the last, from the first layer on.
     """
 
     start_logits: Tensor | None = None
@@ -84,6 +94,7 @@ class ModelOutputs:
     hidden_states: tuple[Tensor, ...] | None = None
     attention_scores: dict[int, Tensor] | None = None
     query_key_value: dict[int, QueryKeyValue] | None = None
+    exits: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 class _AttentionPaths(NamedTuple):
@@ -136,7 +147,7 @@ def require_attention_scores(config: PretrainedConfig) -> None:
         DistilError: the architecture is not known here, or computes its scores with more than queries, keys and a bias.
     """
     remedy = "set attention_loss_weight=0 to learn from the hidden states alone"
-    paths = _ATTENTION_PATHS.get(config.model_type)
+    paths = _ATTENTION_PATHS.get(family_of(config))
     if paths is None or not paths.scores:
         known = ", ".join(sorted(name for name, entry in _ATTENTION_PATHS.items() if entry.scores))
         also = "" if paths is None else ", or use the method attention_relations"
@@ -163,7 +174,7 @@ def require_query_key_value(config: PretrainedConfig) -> None:
         DistilError: the architecture is not known here.
     """
     remedy = "learn from the hidden states, with the method intermediate_layers and attention_loss_weight=0"
-    if config.model_type not in _ATTENTION_PATHS:
+    if family_of(config) not in _ATTENTION_PATHS:
         raise DistilError(
             f"queries, keys and values of a {config.model_type!r} model are not available (only of "
             f"{', '.join(sorted(_ATTENTION_PATHS))}); {remedy}"
@@ -204,7 +215,7 @@ def run_model(
         request: which outputs to return. Logits are there wherever the model has a head, requested or not.
 
     Returns:
-        The outputs; hidden_states, attention_scores and query_key_value are None unless requested.
+        The outputs; hidden_states, attention_scores, query_key_value and exits are None unless requested.
 
     Raises:
         DistilError: the model does not have what is requested.
@@ -224,8 +235,12 @@ def run_model(
         captured[module].append(output)
 
     handles = [module.register_forward_hook(capture) for module in captured]
+    with_states = request.hidden_states or request.exits
+    # Where nothing but branches learns, what they learn from is without dropout and has no gradient.
+    frozen = _unchanged(model) if request == OutputRequest(exits=True) else contextlib.nullcontext()
     try:
-        outputs = model(**inputs, output_hidden_states=request.hidden_states, output_attentions=False, return_dict=True)
+        with frozen:
+            outputs = model(**inputs, output_hidden_states=with_states, output_attentions=False, return_dict=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -250,7 +265,45 @@ def run_model(
         hidden_states=_hidden_states(model, outputs) if request.hidden_states else None,
         attention_scores=scores or None,
         query_key_value=query_key_value or None,
+        exits=_exits(model, outputs, request) if request.exits else None,
     )
+
+
+def require_exits(config: PretrainedConfig) -> None:
+    """Check that a reader has early exits.
+
+    Args:
+        config: its configuration.
+
+    Raises:
+        DistilError: it has none.
+    """
+    if not str(config.model_type).startswith(EARLY_EXIT):
+        raise DistilError(
+            f"a {config.model_type!r} model has no early exits; make a reader that has with students.early_exit"
+        )
+
+
+@contextlib.contextmanager
+def _unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """The context in which a model runs as when it answers: without dropout and gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _exits(model: PreTrainedModel, outputs: Any, request: OutputRequest) -> tuple[tuple[Tensor, Tensor], ...]:
+    require_exits(model.config)
+    assert isinstance(model, EarlyExitModel)
+    found = []
+    for branch, states in zip(model.branches, _hidden_states(model, outputs)[1:-1], strict=True):
+        start, end = branch(states if request.exit_gradients else states.detach()).unbind(dim=-1)
+        found.append((start, end))
+    return tuple(found)
 
 
 class _AttentionLayer(NamedTuple):
@@ -286,7 +339,7 @@ def _attention_layers(model: PreTrainedModel, request: OutputRequest) -> dict[in
     numbers = sorted({*request.attention_scores, *request.query_key_value})
     if not numbers:
         return {}
-    paths = _ATTENTION_PATHS[config.model_type]
+    paths = _ATTENTION_PATHS[family_of(config)]
     base, n_layers = model.base_model, config.num_hidden_layers
     stored = list(base.get_submodule(paths.layers).children())
     # ALBERT stores fewer layers than it runs; this is its own arithmetic. Elsewhere it is the identity.

@@ -23,10 +23,12 @@ from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
 from haystack_distill.models.calibration import stored_threshold, without_threshold
+from haystack_distill.models.early_exit import EarlyExitModel, EarlyExits
 from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
 from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
+from haystack_distill.utils.families import family_of
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.progress import progress_bar
@@ -47,6 +49,7 @@ _SETTINGS = (
     "batch_size",
     "precision",
     "device",
+    "speed",
 )
 _CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
@@ -67,10 +70,12 @@ class Reader:
         precision: "auto", "fp32", "bf16" or "fp16" for forward passes; see `utils.devices.resolve_precision`.
         device: "auto", "cpu", "cuda", ...
         exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
+        speed: For a reader with early exits (`students.early_exit`), from 0 to 1: a window leaves at the first layer
+            whose uncertainty is below this. 0 runs all layers, 1 only the first.
 
     Raises:
         DistilError: The model is not for question answering, or tokenizer and model do not fit, or an exported model
-            is asked to run elsewhere than on the processor.
+            is asked to run elsewhere than on the processor, or a reader without early exits is given a speed.
 
     Example:
         >>> reader = Reader.load("deepset/tinyroberta-squad2")  # doctest: +SKIP
@@ -90,6 +95,7 @@ class Reader:
         precision: str = "auto",
         device: str | torch.device = "auto",
         exported: ExportedModel | None = None,
+        speed: float = 0.0,
     ) -> None:
         if "start_positions" not in inspect.signature(model.forward).parameters:
             raise DistilError(
@@ -118,6 +124,7 @@ class Reader:
             batch_size=batch_size,
             precision=precision,
             device=device,
+            speed=speed,
         )
         self.model.eval()
 
@@ -130,6 +137,7 @@ class Reader:
         batch_size: int,
         precision: str,
         device: str | torch.device,
+        speed: float,
     ) -> None:
         """Check the settings against each other and the model, then take them and move the model to its device."""
         for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
@@ -140,6 +148,12 @@ class Reader:
             "no_answer_threshold", threshold, is_number(threshold) or threshold in (-math.inf, math.inf), "a number"
         )
         stored_threshold(self.model.config)  # fails now where it is broken
+        check_argument("speed", speed, is_number(speed) and 0 <= speed <= 1, "a number from 0 to 1")
+        if speed and not isinstance(self.model, EarlyExitModel):
+            raise DistilError(
+                f"{type(self.model).__name__} has no early exits, so speed={speed} would have no effect; leave it out, "
+                "or make a reader that has with students.early_exit"
+            )
         check_type("window_settings", window_settings, WindowSettings)
         window_settings = window_settings or WindowSettings()
         positions = position_limit(self.model)
@@ -159,6 +173,7 @@ class Reader:
         self.no_answer_threshold = float(no_answer_threshold)
         self.batch_size = batch_size
         self.device = resolved
+        self.speed = float(speed)
         # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
         self.precision = "fp32"
         if self.exported is None:
@@ -232,7 +247,15 @@ class Reader:
         """The windows of (question, context) pairs as this reader sees them, in memory."""
         return PairWindows.cut(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
 
-    def answer(self, question: str, context: str, top_k: int = 1, *, allow_no_answer: bool = True) -> list[Answer]:
+    def answer(
+        self,
+        question: str,
+        context: str,
+        top_k: int = 1,
+        *,
+        allow_no_answer: bool = True,
+        speed: float | None = None,
+    ) -> list[Answer]:
         """The best answers to a question, best first.
 
         Args:
@@ -240,18 +263,24 @@ class Reader:
             context: Any length; cut into windows and merged.
             top_k: How many answers at most; they differ in their span.
             allow_no_answer: Whether "no answer" may be among them.
+            speed: Another speed than the reader's for this call; see `Reader`.
         """
-        return self.answer_batch([(question, context)], top_k, allow_no_answer=allow_no_answer)[0]
+        return self.answer_batch([(question, context)], top_k, allow_no_answer=allow_no_answer, speed=speed)[0]
 
     def answer_batch(
-        self, pairs: Sequence[tuple[str, str]], top_k: int = 1, *, allow_no_answer: bool = True
+        self,
+        pairs: Sequence[tuple[str, str]],
+        top_k: int = 1,
+        *,
+        allow_no_answer: bool = True,
+        speed: float | None = None,
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
         check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")
-        predictions = self.predict_pairs(pairs, top_k)
+        predictions = self.at_speed(speed).predict_pairs(pairs, top_k)
         if allow_no_answer:
             return [prediction.ranked(top_k, self.no_answer_threshold) for prediction in predictions]
         return [prediction.answers[:top_k] for prediction in predictions]
@@ -318,7 +347,8 @@ class Reader:
         """Forward passes over some windows, longest first, in batches of about equal numbers of tokens.
 
         Yields:
-            The batch (on the CPU), and its start and end logits (B, L), float32 on the CPU.
+            The batch (on the CPU), and its start and end logits (B, L), float32 on the CPU. With a `speed` the batch
+            has "layers" (B,): how many layers ran for each window.
         """
         chosen = np.asarray(selection, dtype=np.int64)
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
@@ -331,16 +361,34 @@ class Reader:
         while first < len(ordered):
             size = max(1, budget // int(windows.lengths[ordered[first]]))
             batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
-            yield batch, *self.forward(model_inputs(batch))
+            if self.speed:
+                found = self._exit_early(model_inputs(batch))
+                yield batch | {"layers": found.layers}, found.start_logits, found.end_logits
+            else:
+                yield batch, *self.forward(model_inputs(batch))
             first += size
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Start and end logits (B, L) of a padded batch, float32 on the CPU, without gradients."""
         if self.exported is not None:
             return self.exported(inputs)
+        if self.speed:
+            return self._exit_early(inputs)[:2]
         with torch.inference_mode(), autocast(self.device, self.precision):
             output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
         return output.start_logits.float().cpu(), output.end_logits.float().cpu()
+
+    def _exit_early(self, inputs: dict[str, torch.Tensor]) -> EarlyExits:
+        """As `forward`, of a reader with early exits at its speed, with the number of layers that ran."""
+        assert isinstance(self.model, EarlyExitModel)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            placed = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            found = self.model.exit_early(placed, self.speed)
+        return EarlyExits(found.start_logits.float().cpu(), found.end_logits.float().cpu(), found.layers)
+
+    def at_speed(self, speed: float | None) -> "Reader":
+        """This reader with another `speed`, sharing its weights; this reader itself with None."""
+        return self if speed is None else self.replace(speed=speed)
 
     def evaluate(
         self, source: ExampleSource, *, predictions_path: str | Path | None = None, progress: bool = True
@@ -504,5 +552,5 @@ def position_limit(model: PreTrainedModel) -> int | None:
     if limit is None or limit <= 0:
         return None
     # RoBERTa and similar models start counting after the padding id.
-    offset = model.config.pad_token_id + 1 if model.config.model_type in ROBERTA_LIKE else 0
+    offset = model.config.pad_token_id + 1 if family_of(model.config) in ROBERTA_LIKE else 0
     return limit - offset

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from haystack_distill.objectives.relations import AttentionRelations
     from haystack_distill.objectives.representation import Representation
     from haystack_distill.objectives.schedule import Linear
+    from haystack_distill.objectives.self_distillation import SelfDistillation
     from haystack_distill.objectives.task_aware_layers import TaskAwareLayers, TaskFilters
     from haystack_distill.objectives.teacher_student import TeacherStudent
     from haystack_distill.objectives.teacher_student_loss import TeacherStudentLoss
@@ -41,6 +42,7 @@ __all__ = [
     "Patient",
     "PredictionLayer",
     "Representation",
+    "SelfDistillation",
     "TaskAwareLayers",
     "TaskFilters",
     "TeacherStudent",
@@ -70,6 +72,7 @@ __getattr__ = lazy_names(
         "Patient": "haystack_distill.objectives.patient",
         "PredictionLayer": "haystack_distill.objectives.prediction_layer",
         "Representation": "haystack_distill.objectives.representation",
+        "SelfDistillation": "haystack_distill.objectives.self_distillation",
         "TaskAwareLayers": "haystack_distill.objectives.task_aware_layers",
         "TaskFilters": "haystack_distill.objectives.task_aware_layers",
         "TeacherStudent": "haystack_distill.objectives.teacher_student",

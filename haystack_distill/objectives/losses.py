@@ -123,6 +123,31 @@ def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask
     return difference.square().sum(dim=1) / scored.sum(dim=1)
 
 
+def level_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> Tensor:
+    """Squared difference of the logarithms of the sums of exponentials of the logits.
+
+    A divergence of softmaxes is blind to a number added to all logits, but a reader compares the logits of several
+    windows: where both losses are 0, the logits are equal.
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L), finite.
+        mask: True for tokens, False for padding, (B, L).
+
+    Returns:
+        The squared difference of each window, (B,).
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(student_logits, teacher_logits)
+    own, target = (
+        logits.float().masked_fill(~mask.bool(), -torch.inf).logsumexp(dim=1)
+        for logits in (student_logits, teacher_logits.detach())
+    )
+    return (own - target).square()
+
+
 def log_odds_loss(predicted: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:
     """Mean squared difference to logit(p) = log(p / (1 - p)) of the teacher's probabilities p.
 

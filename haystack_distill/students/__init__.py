@@ -1,5 +1,6 @@
 """Ways to create a student: cut from a teacher, pruned, newly initialised with a smaller shape, on top of a general
-student, with a smaller vocabulary, with a tokenizer of its own, or with a BiLSTM in place of the layers.
+student, with a smaller vocabulary, with a tokenizer of its own, with a BiLSTM in place of the layers, or with early
+exits.
 
 A model from the hub or a directory can be a student as it is: `Reader.load(name)`.
 """
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from haystack_distill.students.configured import from_config
     from haystack_distill.students.cut import from_teacher
     from haystack_distill.students.encoder import from_language_model, with_language_model_head
+    from haystack_distill.students.exits import early_exit
     from haystack_distill.students.pruning import pruned
     from haystack_distill.students.recurrent import bilstm
     from haystack_distill.students.tokenizer import with_tokenizer
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bilstm",
+    "early_exit",
     "from_config",
     "from_language_model",
     "from_teacher",
@@ -32,6 +35,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "bilstm": "haystack_distill.students.recurrent",
+        "early_exit": "haystack_distill.students.exits",
         "from_config": "haystack_distill.students.configured",
         "from_language_model": "haystack_distill.students.encoder",
         "from_teacher": "haystack_distill.students.cut",

@@ -18,6 +18,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.outputs import attention_width
 from haystack_distill.models.reader import ROBERTA_LIKE, Reader, position_limit
+from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.layers import AnyModel, layer_index, new_model, require_weights, set_per_layer
 from haystack_distill.utils.checks import check_argument, is_integer, is_number, require_seed
 
@@ -45,6 +46,7 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
         512
     """
     require_weights(teacher)
+    require_no_exits(teacher, "take the shape of the reader that it was made from, then give that early exits")
     require_seed(seed)
     config = _config_of(teacher, shape.pop("model_type", None))
     for name, value in shape.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.reader import ExampleSource, Reader
+from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.importance import Sample, most_important_layers
 from haystack_distill.students.layers import AnyModel, keep_layers, require_weights
 from haystack_distill.utils.checks import check_argument, is_integer
@@ -41,6 +42,7 @@ def from_teacher(
             missing or have no effect, or the architecture does not allow single layers to be kept.
     """
     require_weights(teacher)
+    require_no_exits(teacher, "cut the reader that it was made from, then give that early exits")
     check_layers(teacher, layers, which)
     by_importance = isinstance(which, str) and which == IMPORTANCE
     if by_importance and data is None:

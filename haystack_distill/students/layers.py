@@ -12,6 +12,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import require_plain
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
+from haystack_distill.utils.families import family_of
 
 _PER_LAYER = ("layer_types", "attention_window")  # of ModernBERT and Longformer
 
@@ -50,7 +51,7 @@ def layer_list_name(model: PreTrainedModel) -> str | None:
     Raises:
         DistilError: There is no such list.
     """
-    if model.config.model_type == "albert":
+    if family_of(model.config) == "albert":
         return None
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:

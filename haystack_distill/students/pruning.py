@@ -8,6 +8,7 @@ from torch import Tensor
 from haystack_distill.errors import DistilError
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.students.cut import check_layers, layers_to_keep, require_reader
+from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.importance import Sample, importance_of
 from haystack_distill.students.layers import keep_layers, require_weights
 from haystack_distill.students.parts import Parts, keep_parts, neurons_of, require_free_heads
@@ -56,6 +57,7 @@ def pruned(
         64
     """
     require_weights(require_reader(teacher, "that is pruned"))
+    require_no_exits(teacher, "prune the reader that it was made from, then give that early exits")
     if layers is None and heads is None and intermediate_size is None:
         raise DistilError("nothing is pruned; give layers, heads or intermediate_size")
     if layers is not None:

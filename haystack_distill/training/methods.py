@@ -23,6 +23,7 @@ METHODS: Registry[Method] = Registry(
         "hard_targets": "haystack_distill.objectives.hard_targets:HardTargets",
         "logit_regression": "haystack_distill.objectives.logit_regression:LogitRegression",
         "patient": "haystack_distill.objectives.patient:Patient",
+        "self_distillation": "haystack_distill.objectives.self_distillation:SelfDistillation",
         "representation": "haystack_distill.objectives.representation:Representation",
         "teacher_student": "haystack_distill.objectives.teacher_student:TeacherStudent",
         "triple_loss": "haystack_distill.objectives.triple_loss:TripleLoss",

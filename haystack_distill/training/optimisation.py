@@ -117,7 +117,8 @@ def learning_rates(
             number = layer_index(student, name)
             rate *= 1.0 if number is None else decay ** (n_layers - 1 - number)
         rates[parameter] = own.get(option, rate)
-        if option != "head_learning_rate" or objective.student_request.logits:
+        request = objective.student_request
+        if option != "head_learning_rate" or request.logits or request.exits:
             unused.discard(option)
     for parameter in objective.parameters():
         if parameter.requires_grad or not trained:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from haystack_distill import Reader, ReaderTrainer, RunResult
+from haystack_distill import Reader, ReaderTrainer, RunResult, students
 from haystack_distill.objectives import Method
 from haystack_distill.training.methods import METHODS
 from tests.training.helpers import (
@@ -30,7 +30,12 @@ def pair(request: pytest.FixtureRequest, pair: Pair, tiny_reader: MakeReader) ->
     def of_one_width() -> tuple[Reader, Reader]:
         return tiny_reader(seed=1, num_hidden_layers=2), tiny_reader(seed=0, num_hidden_layers=4)
 
-    return of_one_width if request.node.callspec.params["name"] in ("patient", "triple_loss") else pair
+    def with_early_exits() -> tuple[Reader, Reader]:
+        student, teacher = pair()
+        return students.early_exit(student), teacher
+
+    made = {"patient": of_one_width, "triple_loss": of_one_width, "self_distillation": with_early_exits}
+    return made.get(request.node.callspec.params["name"], pair)
 
 
 def default(name: str, pair: Pair, data: Path, directory: Path) -> Method:

@@ -1,0 +1,111 @@
+"""Self-distillation: the branches of a reader with early exits learn from its own last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_exits
+from haystack_distill.objectives.answer_losses import answer_logits_of
+from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
+from haystack_distill.objectives.losses import kl_div_loss, level_loss
+from haystack_distill.objectives.method import Method, check_temperature
+from haystack_distill.objectives.objective import LossTerm
+from haystack_distill.utils.checks import check_argument, is_number
+
+
+@dataclass(frozen=True)
+class SelfDistillation(Method):
+    """Self-distillation: the branches of a reader with early exits learn from its own last layer.
+
+    FastBERT (Liu et al. 2020, arXiv 2004.02178), section 3.3, for readers that `students.early_exit` makes. No teacher
+    and no labels are needed. The divergence is that of `prediction_layer`, KL(last layer || branch); the paper's is the
+    other way round. `level_loss_weight` is not in the paper, which classifies: a reader compares the logits of windows
+    that left at different layers.
+
+    Args:
+        temperature: T of both distributions, the last layer's and the branch's; higher is softer.
+        level_loss_weight: Weight of the squared difference of the logarithms of the sums of exponentials of the logits,
+            to which the divergence is blind.
+        label_loss_weight: Weight of the cross entropy of the labels, for each branch and, with backbone, the last
+            layer.
+        backbone: Whether the layers and the last head learn too; otherwise they are frozen. What they learn are the
+            labels, or the answers of a teacher where a method for these is added.
+
+    Raises:
+        DistilError: An option is out of range.
+    """
+
+    temperature: float = 1.0
+    level_loss_weight: float = 0.1
+    label_loss_weight: float = 0.0
+    backbone: bool = False
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        for name in ("level_loss_weight", "label_loss_weight"):
+            weight = getattr(self, name)
+            check_argument(name, weight, is_number(weight) and weight >= 0, "a number of 0 or more")
+        check_argument("backbone", self.backbone, isinstance(self.backbone, bool), "True or False")
+
+    def objective(
+        self, student: PretrainedConfig, teacher: PretrainedConfig | None = None
+    ) -> SelfDistillationObjective:
+        """Create the objective; see `Method.objective`.
+
+        Raises:
+            DistilError: The student has no early exits.
+        """
+        require_exits(student)
+        return SelfDistillationObjective(self)
+
+
+class SelfDistillationObjective(ObjectiveWithLabels):
+    """The objective of `SelfDistillation`. Its terms are sums over the branches: "exits", "level" and "labels", of
+    which those of weight 0 are left out.
+
+    Args:
+        options: The options of the method.
+    """
+
+    def __init__(self, options: SelfDistillation) -> None:
+        super().__init__()
+        self.options = options
+        weights = {
+            "exits": float(options.temperature) ** 2,
+            "level": float(options.level_loss_weight),
+            "labels": float(options.label_loss_weight),
+        }
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        backbone = options.backbone
+        self.student_request = OutputRequest(logits=backbone, exits=True, exit_gradients=backbone)
+
+    def forward(
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """The unweighted terms; see `Objective.forward`. A teacher's outputs are ignored.
+
+        Raises:
+            DistilError: There are no outputs of branches.
+        """
+        if student.exits is None:
+            raise DistilError("the objective needs the outputs of branches; use a reader of students.early_exit")
+        last, tokens = answer_logits_of(student, "student"), batch["attention_mask"].bool()
+        exits, level, labels = [], [], []
+        for own in student.exits:
+            for logits, target in zip(own, last, strict=True):
+                exits.append(kl_div_loss(logits, target, tokens, tokens, self.options.temperature) / 2)
+                if "level" in self.weights:
+                    level.append(level_loss(logits, target, tokens) / 2)
+            if "labels" in self.weights:
+                labels.append(label_loss(ModelOutputs(*own), batch))
+        if labels and self.options.backbone:
+            labels.append(label_loss(student, batch))
+        masks = self.masks(batch)
+        values = {"exits": exits, "level": level, "labels": labels}
+        return {name: LossTerm(torch.stack(values[name]).sum(dim=0), masks[name]) for name in self.weights}

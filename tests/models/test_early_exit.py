@@ -1,0 +1,186 @@
+"""Readers with early exits: the full reader to the bit, batches that shrink, threads, families, save and load."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoModelForQuestionAnswering
+
+from haystack_distill import Reader, students
+from haystack_distill.errors import DistilError
+from haystack_distill.models.early_exit import (
+    EarlyExitModel,
+    early_exit_class,
+    early_exit_config,
+    families,
+    uncertainty,
+)
+from haystack_distill.models.outputs import OutputRequest, run_model
+
+MakeReader = Callable[..., Reader]
+SHAPES = {
+    "hidden_size": 16,
+    "dim": 16,
+    "num_hidden_layers": 4,
+    "n_layers": 4,
+    "num_attention_heads": 2,
+    "n_heads": 2,
+    "intermediate_size": 24,
+    "hidden_dim": 24,
+    "embedding_size": 8,
+    "max_position_embeddings": 40,
+    "vocab_size": 60,
+    "pad_token_id": 0,
+}
+PAIRS = [
+    ("When was the first program written?", "Ada Lovelace wrote the first program in 1843."),
+    ("Who built the harbour?", "The harbour of Lindow was built in 1702 by Cornelis Baak, who came from Delft. " * 4),
+    ("Why do bees dance?", "Bees dance to tell their sisters where the flowers are."),
+    ("How far does a glacier move?", "A glacier moves a few metres a year. The fastest one moved forty metres a day."),
+]
+
+
+def model_of(family: str) -> EarlyExitModel:
+    config = early_exit_config(family)(branch_size=8)
+    for name, value in SHAPES.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    torch.manual_seed(1)
+    return early_exit_class(family)(config).eval()
+
+
+def batch(windows: int = 7) -> dict[str, Tensor]:
+    torch.manual_seed(2)
+    mask = torch.ones(windows, 20, dtype=torch.long)
+    mask[3:, 15:] = 0
+    return {"input_ids": torch.randint(5, 60, (windows, 20)) * mask, "attention_mask": mask}
+
+
+@torch.inference_mode()
+def every_layer(model: EarlyExitModel, inputs: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Start and end logits of each layer, of the whole batch."""
+    outputs = run_model(model, inputs, OutputRequest(logits=True, exits=True))
+    return [*outputs.exits, (outputs.start_logits, outputs.end_logits)]
+
+
+@pytest.mark.parametrize("family", families())
+@torch.inference_mode()
+def test_smaller_batches_have_the_logits_of_whole_ones(family: str) -> None:
+    model, inputs = model_of(family), batch()
+    layers = every_layer(model, inputs)
+    mask = inputs["attention_mask"]
+    lowest = torch.stack([uncertainty(*one, mask) for one in layers[:-1]]).amin(dim=0)
+    found = model.exit_early(inputs, float(lowest.sort().values[3]) + 1e-6)  # four of seven leave before the last layer
+    assert sorted((found.layers < 4).tolist()).count(True) == 4
+    for row, layer in enumerate(found.layers.tolist()):
+        length = int(mask[row].sum())
+        for own, whole in zip((found.start_logits, found.end_logits), layers[layer - 1], strict=True):
+            torch.testing.assert_close(own[row, :length], whole[row, :length], atol=1e-5, rtol=1e-4)
+    assert model.exit_early(inputs, 1).layers.tolist() == [1] * 7
+    plain = model(**inputs)
+    none = model.exit_early(inputs, 0)
+    assert torch.equal(none.start_logits, plain.start_logits)
+    assert torch.equal(none.end_logits, plain.end_logits)
+    assert none.layers.tolist() == [4] * 7
+
+
+@pytest.mark.parametrize("family", families())
+def test_auto_classes_load_what_was_saved(family: str, tmp_path: Path) -> None:
+    model = model_of(family)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert loaded.config.branch_size == 8
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_transformers_knows_them_once_the_package_is_imported(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    """In a process of its own, where nothing else was imported."""
+    students.early_exit(tiny_reader()).save(tmp_path)
+    # Some configurations of transformers 5 import the auto classes while they are imported.
+    code = (
+        "import haystack_distill; from transformers import BertConfig, AutoModelForQuestionAnswering; "
+        f"print(type(AutoModelForQuestionAnswering.from_pretrained({str(tmp_path)!r})).__name__)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.strip() == "EarlyExitBertForQuestionAnswering"
+
+
+def test_uncertainty_by_hand() -> None:
+    uniform = torch.zeros(1, 4)
+    mask = torch.tensor([[1, 1, 0, 1]])
+    certain = torch.tensor([[50.0, 0.0, 99.0, 0.0]])
+    assert uncertainty(uniform, uniform, mask).tolist() == pytest.approx([1.0])
+    assert uncertainty(certain, certain, mask).tolist() == pytest.approx([0.0])
+    assert uncertainty(certain, uniform, mask).tolist() == pytest.approx([0.5])
+    # Three quarters on one of two tokens: 0.5623 nats of 0.6931.
+    two = torch.tensor([[3.0, 1.0]]).log()
+    assert uncertainty(two, two, torch.ones(1, 2)).tolist() == pytest.approx([0.8113], abs=1e-4)
+    assert uncertainty(two, two, torch.tensor([[1, 0]])).tolist() == pytest.approx([0.0])  # of a single token
+
+
+# --- the reader -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(tiny_reader: MakeReader) -> Reader:
+    made = students.early_exit(tiny_reader(), branch_size=8)
+    for number, branch in enumerate(made.model.branches):  # far from uniform, and not all alike
+        torch.nn.init.normal_(branch[2].weight, std=2.0 + number)
+    return made
+
+
+def test_speed_0_is_the_full_reader(tiny_reader: MakeReader, reader: Reader) -> None:
+    plain = tiny_reader()
+    assert reader.answer_batch(PAIRS, 3) == plain.answer_batch(PAIRS, 3)
+    assert reader.answer_batch(PAIRS, 3, speed=0.0) == plain.answer_batch(PAIRS, 3)
+
+
+def test_fewer_layers_run_the_higher_the_speed(reader: Reader) -> None:
+    windows = reader.cut_pairs(PAIRS)
+    means = []
+    for speed in (0.01, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0):
+        batches = [batch for batch, _, _ in reader.replace(speed=speed).logits(windows, range(len(windows)))]
+        layers = torch.cat([batch["layers"] for batch in batches]).float()
+        assert len(layers) == len(windows)
+        means.append(float(layers.mean()))
+    assert means == sorted(means, reverse=True)
+    assert means[0] > 3
+    assert means[-1] == 1
+    assert len(set(means)) > 2
+
+
+def test_each_call_has_its_own_speed_in_any_thread(reader: Reader) -> None:
+    speeds = [0.0, 0.5, 1.0, 0.8] * 10
+    expected = {speed: reader.answer_batch(PAIRS, 2, speed=speed) for speed in set(speeds)}
+    assert len({str(answers) for answers in expected.values()}) > 2
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda speed: reader.answer_batch(PAIRS, 2, speed=speed), speeds))
+    assert found == [expected[speed] for speed in speeds]
+    assert reader.speed == 0
+
+
+def test_save_and_load(reader: Reader, tmp_path: Path) -> None:
+    reader.save(tmp_path)
+    loaded = Reader.load(tmp_path, window_settings=reader.window_settings, device="cpu", precision="fp32", speed=0.8)
+    assert not loaded.untrained
+    assert loaded.answer_batch(PAIRS) == reader.answer_batch(PAIRS, speed=0.8)
+    assert loaded.copy().answer_batch(PAIRS) == reader.answer_batch(PAIRS, speed=0.8)
+
+
+def test_a_speed_that_cannot_be(tiny_reader: MakeReader, reader: Reader) -> None:
+    with pytest.raises(DistilError, match=r"BertForQuestionAnswering has no early exits, so speed=0.5 would have no"):
+        tiny_reader().answer("Who?", "Ada.", speed=0.5)
+    for speed in (-0.1, 1.1, True, "fast"):
+        with pytest.raises(DistilError, match=r"speed must be a number from 0 to 1"):
+            reader.replace(speed=speed)
+
+
+def test_every_family_is_one_of_transformers() -> None:
+    assert set(families()) <= set(CONFIG_MAPPING)

@@ -1,0 +1,130 @@
+"""self_distillation: the losses by hand, at identity, with padding, and where the gradient goes."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from haystack_distill import Reader, ReaderTrainer, TrainingSettings, students
+from haystack_distill.errors import DistilError
+from haystack_distill.models.outputs import ModelOutputs, run_model
+from haystack_distill.objectives import Labels, SelfDistillation
+from haystack_distill.objectives.losses import level_loss
+
+MakeReader = Callable[..., Reader]
+
+
+def batch_of(length: int = 3) -> dict[str, torch.Tensor]:
+    tokens = torch.tensor([[1] * 3 + [0] * (length - 3)])
+    one = torch.ones(1)
+    return {
+        "attention_mask": tokens,
+        "context_mask": tokens.bool(),
+        "weight": one,
+        "labelled": one.bool(),
+        "start_positions": torch.tensor([1]),
+        "end_positions": torch.tensor([2]),
+    }
+
+
+def outputs_of(exits: list[list[float]], last: list[float]) -> ModelOutputs:
+    """The same logits for start and end."""
+    rows = [(torch.tensor([row]), torch.tensor([row])) for row in exits]
+    return ModelOutputs(torch.tensor([last]), torch.tensor([last]), exits=tuple(rows))
+
+
+def test_the_losses_by_hand(tiny_reader: MakeReader) -> None:
+    student = students.early_exit(tiny_reader()).model.config
+    objective = SelfDistillation(label_loss_weight=0.5).objective(student)
+    assert objective.weights == {"exits": 1.0, "level": 0.1, "labels": 0.5}
+    third, half = math.log(1 / 3), math.log(1 / 2)
+    last = [half, math.log(1 / 4), math.log(1 / 4)]
+    branch = [third + 2, third + 2, third + 2]  # uniform, and 2 higher
+    terms = objective(outputs_of([branch, last], last), None, batch_of())
+    divergence = 0.5 * (half - third) + 0.5 * (math.log(1 / 4) - third)
+    assert terms["exits"].values.tolist() == pytest.approx([divergence])  # of the first branch; the second is identical
+    assert terms["level"].values.tolist() == pytest.approx([4.0])
+    # The labels are at 1 and 2, where the last layer has 1/4.
+    assert terms["labels"].values.tolist() == pytest.approx([-third + math.log(4)])
+    with_backbone = SelfDistillation(label_loss_weight=0.5, backbone=True).objective(student)
+    terms = with_backbone(outputs_of([branch, last], last), None, batch_of())
+    assert terms["labels"].values.tolist() == pytest.approx([-third + 2 * math.log(4)])
+
+
+def test_zero_at_identity_and_blind_to_padding(tiny_reader: MakeReader) -> None:
+    objective = SelfDistillation(temperature=2.0).objective(students.early_exit(tiny_reader()).model.config)
+    assert objective.weights["exits"] == 4
+    logits, other = [1.0, -2.0, 0.5], [0.1, 0.2, 0.3]
+    for term in objective(outputs_of([logits], logits), None, batch_of()).values():
+        assert term.values.tolist() == pytest.approx([0.0], abs=1e-6)
+    short = objective(outputs_of([other], logits), None, batch_of())
+    padded = objective(outputs_of([[*other, 9.0, -9.0]], [*logits, 5.0, 7.0]), None, batch_of(5))
+    for name, term in short.items():
+        assert torch.allclose(term.values, padded[name].values)
+
+
+def test_terms_without_weight_are_left_out(tiny_reader: MakeReader) -> None:
+    config = students.early_exit(tiny_reader()).model.config
+    objective = SelfDistillation(level_loss_weight=0.0).objective(config)
+    assert set(objective(outputs_of([[0.0, 1.0, 2.0]], [1.0, 2.0, 3.0]), None, batch_of())) == {"exits"}
+
+
+def test_the_level_loss() -> None:
+    own = torch.zeros(1, 3, requires_grad=True)
+    target = torch.ones(1, 3, requires_grad=True)
+    loss = level_loss(own, target, torch.tensor([[1, 1, 0]]))
+    assert loss.tolist() == pytest.approx([1.0])
+    loss.sum().backward()
+    assert target.grad is None
+    assert own.grad.tolist() == [pytest.approx([-1.0, -1.0, 0.0])]
+
+
+@pytest.mark.parametrize("backbone", [False, True])
+def test_where_the_gradient_goes(backbone: bool, tiny_reader: MakeReader) -> None:
+    student = students.early_exit(tiny_reader())
+    objective = SelfDistillation(backbone=backbone).objective(student.model.config)
+    batch = batch_of()
+    inputs = {"input_ids": torch.tensor([[2, 5, 6]]), "attention_mask": batch["attention_mask"]}
+    student.model.train()
+    outputs = run_model(student.model, inputs, objective.student_request)
+    assert student.model.training
+    assert outputs.start_logits.requires_grad is backbone
+    sum(term.values.sum() for term in objective(outputs, None, batch).values()).backward()
+    learns = {
+        name for name, weight in student.model.named_parameters() if weight.grad is not None and weight.grad.any()
+    }
+    assert {name for name in learns if name.startswith("branches.")} == {
+        name for name, _ in student.model.named_parameters() if name.startswith("branches.")
+    }
+    assert any(name.startswith("bert.encoder.layer.2.") for name in learns) is backbone
+    assert not any(name.startswith("qa_outputs") for name in learns)  # its outputs are the targets
+
+
+def test_frozen_layers_give_the_same_targets_with_dropout(tiny_reader: MakeReader) -> None:
+    student = students.early_exit(tiny_reader())
+    objective = SelfDistillation().objective(student.model.config)
+    inputs = {"input_ids": torch.tensor([[2, 5, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    expected = student.model(**inputs).start_logits
+    student.model.train()
+    assert torch.equal(run_model(student.model, inputs, objective.student_request).start_logits, expected)
+
+
+def test_a_run_changes_the_branches_alone(tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings(max_steps=2, batch_size=4, progress=False, head_learning_rate=0.01, precision="fp32")
+    for method, frozen in ((SelfDistillation(), True), (SelfDistillation(backbone=True) + Labels(), False)):
+        student = students.early_exit(tiny_reader())
+        before = {name: weight.clone() for name, weight in student.model.state_dict().items()}
+        ReaderTrainer(student, None, settings, cache_dir=tmp_path / "cache").distil(None, squad_file, method)
+        changed = {name for name, weight in student.model.state_dict().items() if not torch.equal(weight, before[name])}
+        assert changed
+        assert all(name.startswith("branches.") for name in changed) is frozen
+
+
+def test_a_student_without_early_exits(tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match=r"a 'bert' model has no early exits; make a reader that has with students"):
+        SelfDistillation().objective(tiny_reader().model.config)
+    for options in ({"backbone": 1}, {"temperature": 0}, {"level_loss_weight": -1}):
+        with pytest.raises(DistilError, match=next(iter(options))):
+            SelfDistillation(**options)
