@@ -49,7 +49,7 @@ def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
 
     window_settings = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
     names = ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device")
-    running = {name: given[name] for name in ("backend", "num_threads") if name in given}
+    running = {name: given[name] for name in ("backend", "num_threads", "speed") if name in given}
     return {"window_settings": window_settings} | {name: given[name] for name in names} | running
 
 

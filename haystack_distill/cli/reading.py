@@ -13,7 +13,7 @@ from rich.table import Table
 from haystack_distill.cli.inputs import load_reader, measured_examples, reader_settings, text_of
 from haystack_distill.cli.options import CONFIG, REQUIRED, option, path_in_home, refuse_without_effect, with_options
 from haystack_distill.cli.output import logs_on_stderr, print_result
-from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, RUNNING, TEST_DATA
+from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, RUNNING, SPEED, TEST_DATA
 from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.errors import DistilError
 from haystack_distill.reporting.inspection import describe
@@ -31,7 +31,7 @@ _ASKING = [
 ]
 
 
-@with_options([MODEL, TEST_DATA, _PREDICTIONS], RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+@with_options([MODEL, TEST_DATA, _PREDICTIONS], RUNNING, INFERENCE, [SPEED, BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any) -> None:
     """Measure a reader: SQuAD exact match and F1, in per cent.
 
@@ -49,7 +49,12 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
         examples = measured_examples(data, given)
         reader = load_reader(model, **reader_settings(given))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
-        metrics = reader.evaluate_windows(windows, predictions_path=predictions)
+        layers: list[int] = []  # that ran for each window, of a reader that leaves early
+        metrics = reader.evaluate_windows(
+            windows,
+            predictions_path=predictions,
+            observe=lambda batch, *_: layers.extend(batch["layers"].tolist() if reader.speed else ()),
+        )
     report = {
         "command": "evaluate",
         "model": model,
@@ -59,10 +64,12 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
         "seconds": time.monotonic() - began,
         "metrics": metrics,
     }
+    if layers:
+        report["layers_per_window"] = sum(layers) / len(layers)
     print_result(given["json"], report, f"{model} on {', '.join(data)}")
 
 
-@with_options([MODEL], _ASKING, RUNNING, INFERENCE, [CONFIG, JSON])
+@with_options([MODEL], _ASKING, RUNNING, INFERENCE, [SPEED, CONFIG, JSON])
 def ask(
     ctx: typer.Context, model: str, question: str, context: str | None, context_file: str | None, **given: Any
 ) -> None:

@@ -57,6 +57,7 @@ INFERENCE = [
     option_from(_READER_OPTIONS["batch_size"], "Reading"),
     option_from(_READER_OPTIONS["precision"], "Reading", type=Precision),
 ]
+SPEED = option_from(_READER_OPTIONS["speed"], "Reading")
 RUNNING = [
     option(
         "backend",

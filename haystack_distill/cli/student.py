@@ -30,6 +30,8 @@ from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
 from haystack_distill.utils.model_files import RUN_FILE
 from haystack_distill.utils.options import read_keywords
 
+_EXITS = "With early exits"
+_BRANCHES = [one for one in read_keywords("haystack_distill.students.exits", "early_exit") if one.name == "branch_size"]
 _CUT = "Cut from the teacher"
 _PRUNED = "Pruned by importance"
 _FRESH = "From a configuration, with fresh weights"
@@ -90,7 +92,8 @@ _OPTIONS = [
         "seed",
         int | None,
         None,
-        "Seed of the fresh student's random weights, or of the questions drawn from --data. Default: 42.",
+        "Seed of the random weights of a fresh student or of branches, or of the questions drawn from --data. "
+        "Default: 42.",
         "Run",
     ),
     option(
@@ -120,6 +123,8 @@ _OPTIONS = [
         metavar="FILE|DIRECTORY",
     ),
     option("text_column", str, "text", "The column with the text in JSON lines or Parquet.", _TOKENIZER),
+    option("early_exit", bool, False, "Give the student early exits: a branch on every layer but the last.", _EXITS),
+    *(option_from(source, _EXITS, default=None) for source in _BRANCHES),
     OVERWRITE,
 ]
 
@@ -130,7 +135,8 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
 
     A cut or pruned student keeps the teacher's weights and needs less data. A fresh one can be narrower too, and needs
     `distil --method intermediate_layers` and much data. Each can have a tokenizer of its own, trained on the texts of
-    its domain.
+    its domain. With --early-exit, the student (without other options the whole teacher) gets branches, which learn by
+    `distil --method self_distillation`.
 
     \b
     Examples:
@@ -144,6 +150,8 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
       haystack-distill student --teacher embedded --tokenizer bpe --vocab-size 4000 \\
           --corpus train.json --output-dir own-words
       haystack-distill student --teacher embedded --bilstm --output-dir bilstm
+      haystack-distill student --teacher deepset/roberta-base-squad2 --early-exit \\
+          --output-dir fast
     """
     changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
     changed |= named_values(given["shape"] or [])
@@ -155,6 +163,8 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
     _check_tokenizer(ctx)
     if not given["data"] and not any(map(is_squad, given["corpus"] or ())):
         refuse_without_effect(ctx, ["on_bad_example", "cache_dir"], "without data", "add --data")
+    if given["branch_size"] is not None and not given["early_exit"]:
+        raise DistilError("--branch-size has no effect without --early-exit; add that, or leave it out")
     refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
@@ -178,6 +188,8 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
             if changed:
                 arguments = changed | {"seed": seed}
                 made = (students.bilstm if given["bilstm"] else students.from_config)(source, **arguments)
+            elif given["early_exit"] and _number_of_layers(given) is None and given["which"] is None:
+                arguments, made = {}, source
             else:
                 kept = BLOCK_STARTS if given["which"] is None else given["which"]
                 arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
@@ -188,6 +200,12 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
             own_tokenizer = {"algorithm": given["tokenizer"], "vocab_size": vocab_size}
             made = students.with_tokenizer(made, texts, **own_tokenizer)
             arguments["tokenizer"] = own_tokenizer | {"corpus": given["corpus"]}
+        if given["early_exit"]:
+            branches = {"seed": seed}
+            if given["branch_size"] is not None:
+                branches["branch_size"] = given["branch_size"]
+            made = students.early_exit(made, **branches)
+            arguments |= {"early_exit": True, "branch_size": made.model.config.branch_size, "seed": seed}
         made.save(output_dir)
         record = {
             "method": "student",
@@ -236,8 +254,10 @@ def _check_shape(ctx: typer.Context, changed: dict[str, Any]) -> None:
             "--layers and --which cut layers from the teacher, and the other sizes make a fresh student; give one or "
             "the other (a fresh student's depth is --num-hidden-layers), or add --data to prune the teacher"
         )
-    if given["seed"] is not None and not changed:
-        raise DistilError("--seed is for the random weights of a fresh student; leave it out for one that is cut")
+    if given["seed"] is not None and not (changed or given["early_exit"]):
+        raise DistilError(
+            "--seed is for the random weights of a fresh student or of branches; leave it out for one that is cut"
+        )
 
 
 def _check_tokenizer(ctx: typer.Context) -> None:

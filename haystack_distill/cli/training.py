@@ -51,11 +51,11 @@ WeightedName: TypeAlias = tuple[float | None, str]
 
 _TEACHERS = option(
     "teacher",
-    list[str],
-    REQUIRED,
-    "The reader to learn from; give the option again for an ensemble, the average of several, with weights if they "
-    "differ: --teacher 0.7*NAME --teacher 0.3*NAME. A directory, a name on the Hugging Face hub, or 'embedded', the "
-    "small teacher of this package.",
+    list[str] | None,
+    None,
+    "The reader to learn from, for all methods but self_distillation; give the option again for an ensemble, the "
+    "average of several, with weights if they differ: --teacher 0.7*NAME --teacher 0.3*NAME. A directory, a name on "
+    "the Hugging Face hub, or 'embedded', the small teacher of this package.",
     metavar=f"[WEIGHT*]{READER_METAVAR}",
 )
 _TEACHER_AVERAGE = option(
@@ -156,14 +156,22 @@ def distil(ctx: typer.Context, **given: Any) -> None:
             "the method masked_language_model needs a corpus to train on; use a recipe with a stage that has a "
             "`corpus` (`haystack-distill recipe init`)"
         )
-    teachers = [_weight_and_teacher(text) for text in given["teacher"]]
+    alone = set(names) == {"self_distillation"}
+    if alone and given["teacher"]:
+        raise DistilError(
+            "the method self_distillation learns from the student's own last layer, so --teacher would have no effect; "
+            "leave it out"
+        )
+    if not alone and not given["teacher"]:
+        raise DistilError(f"the method {' + '.join(names)} learns from a teacher; give one with --teacher")
+    teachers = [_weight_and_teacher(text) for text in given["teacher"] or ()]
     names = [name for _, name in teachers]
     for name in names:
         if names.count(name) > 1:
             raise DistilError(f"--teacher {name} is given twice; an ensemble needs different teachers")
-    if len(teachers) == 1:
+    if len(teachers) < 2:
         refuse_without_effect(ctx, ["teacher_average"], "with a single teacher", "give several")
-        if teachers[0][0] is not None:
+        if teachers and teachers[0][0] is not None:
             raise DistilError(
                 f"--teacher {given['teacher'][0]}: the weight of a single teacher has no effect; leave it out"
             )

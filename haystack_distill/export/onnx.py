@@ -21,6 +21,7 @@ from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import copy_adapters
 from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel, import_onnx
+from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_atomically, write_json
@@ -101,6 +102,11 @@ def export_reader(
         raise DistilError(
             f"{type(reader.model).__name__} cannot be exported to ONNX, because the traced attention depends on the "
             "length of the text: use it with backend='torch', or distil it into a model of another type"
+        )
+    if isinstance(reader.model, EarlyExitModel):
+        raise DistilError(
+            f"{type(reader.model).__name__} cannot be exported to ONNX, because how many layers run depends on the "
+            "text: use it with backend='torch', or export the reader that it was made from"
         )
     reader = reader.replace(precision="fp32")  # as exported; bf16 would exceed the tolerance
     for module in ("onnx", "onnxruntime"):

@@ -5,12 +5,14 @@ is slow about a FARMReader is replaced (every window padded to `max_seq_len`, a 
 each window, a Python object for each step); how answers are chosen and put together is FARMReader's own code.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -242,6 +244,8 @@ class DistilledReader(ReadsText, BaseReader):
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
             in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8".
+        speed: For a reader with early exits, from 0 (all layers run) to 1; see `Reader`. `run`, `run_batch`, `predict`
+            and `predict_batch` take another one for their call.
 
     Raises:
         DistilError: Nothing there, or not a question answering model, or it was not exported; windows longer than the
@@ -283,6 +287,7 @@ class DistilledReader(ReadsText, BaseReader):
         num_threads: int | None = None,
         precision: str = "fp32",
         farm_confidences: bool = False,
+        speed: float = 0.0,
     ) -> None:
         super().__init__()
         self.model_name_or_path = model_name_or_path
@@ -330,6 +335,7 @@ class DistilledReader(ReadsText, BaseReader):
             batch_size=batch_size,
             precision=_precision((model_kwargs or {}).get("torch_dtype"), precision),
             device=device,
+            speed=speed,
         )
         self.devices = [reader.device]
         # Only its rules are used, as FARMReader sets them; its weights, two numbers, are not.
@@ -343,6 +349,52 @@ class DistilledReader(ReadsText, BaseReader):
             use_confidence_scores_for_ranking=use_confidence_scores,
         )
         self.inferencer = _Inferencer(reader, head, farm_confidences)
+
+    def run(  # type: ignore[override]
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        labels: Any = None,
+        add_isolated_node_eval: bool = False,
+        speed: float | None = None,
+    ) -> Any:
+        """As FARMReader; `speed` is that of this call."""
+        with _at_speed(speed):
+            return super().run(query, documents, top_k, labels, add_isolated_node_eval)
+
+    def run_batch(  # type: ignore[override]
+        self,
+        queries: list[str],
+        documents: list[Document] | list[list[Document]],
+        top_k: int | None = None,
+        batch_size: int | None = None,
+        labels: Any = None,
+        add_isolated_node_eval: bool = False,
+        speed: float | None = None,
+    ) -> Any:
+        """As FARMReader; `speed` is that of this call."""
+        with _at_speed(speed):
+            return super().run_batch(queries, documents, top_k, batch_size, labels, add_isolated_node_eval)
+
+    def predict(
+        self, query: str, documents: list[Document], top_k: int | None = None, speed: float | None = None
+    ) -> dict[str, Any]:
+        """As FARMReader; documents without text are left out. `speed` is that of this call."""
+        with _at_speed(speed):
+            return super().predict(query, documents, top_k)
+
+    def predict_batch(
+        self,
+        queries: list[str],
+        documents: list[Document] | list[list[Document]],
+        top_k: int | None = None,
+        batch_size: int | None = None,
+        speed: float | None = None,
+    ) -> dict[str, Any]:
+        """As FARMReader; documents without text have no answers, in their place. `speed` is that of this call."""
+        with _at_speed(speed):
+            return super().predict_batch(queries, documents, top_k, batch_size)
 
     @property
     def max_seq_len(self) -> int:
@@ -458,6 +510,21 @@ def _fetched(name: str, *, proxies: dict | None, local_files_only: bool, force_d
         raise DistilError(f"cannot find {name!r} {where}: {error}") from error
 
 
+# The speed of the call that this thread is in; None for the reader's own.
+_SPEED: ContextVar[float | None] = ContextVar("speed", default=None)
+
+
+@contextlib.contextmanager
+def _at_speed(speed: float | None) -> Iterator[None]:
+    """The context of a call with a speed of its own; None leaves that of the call around it, or the reader's."""
+    token = None if speed is None else _SPEED.set(speed)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _SPEED.reset(token)
+
+
 class _Inferencer:
     """What FARMReader asks: predictions for questions about documents."""
 
@@ -512,19 +579,20 @@ class _Inferencer:
 
     def _logits(self, windows: AnyWindows) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
         """As `Reader.logits`; FARMReader's batches where its confidences are wanted."""
+        reader = self.reader.at_speed(_SPEED.get())
         if not self.farm_confidences:
-            yield from self.reader.answer_logits(windows, range(len(windows)))
+            yield from reader.answer_logits(windows, range(len(windows)))
             return
-        if self.reader.exported is None:
-            self.reader.model.eval()
+        if reader.exported is None:
+            reader.model.eval()
         for first in range(0, len(windows), self.batch_size):
             batch = windows.collate(windows.__getitems__(range(first, min(first + self.batch_size, len(windows)))))
             for name, filler in (("input_ids", windows.pad_token_id), ("context_mask", False)):
                 batch[name] = self._padded(batch[name], filler)
             for name in batch.keys() & {"attention_mask", "token_type_ids"}:
                 batch[name] = self._padded(batch[name], 0)
-            starts, ends = self.reader.forward(model_inputs(batch))
-            yield batch, *self.reader.as_answered(windows, starts, ends)
+            starts, ends = reader.forward(model_inputs(batch))
+            yield batch, *reader.as_answered(windows, starts, ends)
 
     def _padded(self, rows: torch.Tensor, filler: int) -> torch.Tensor:
         return torch.nn.functional.pad(rows, (0, self.reader.window_settings.max_seq_len - rows.shape[1]), value=filler)

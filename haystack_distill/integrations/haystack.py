@@ -116,6 +116,7 @@ class DistilledReader:
         revision: str | None = None,
         backend: str = "torch",
         num_threads: int | None = None,
+        speed: float = 0.0,
     ) -> None:
         """Keep the settings; nothing is loaded before `warm_up` or the first `run`.
 
@@ -146,6 +147,7 @@ class DistilledReader:
             backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
                 (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
             num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
+            speed: For a reader with early exits, from 0 (all layers run) to 1; see `Reader`.
         """
         self.device, self.revision, ignored = _of_model_kwargs(model_kwargs, _component_device(device), revision)
         self.model_name_or_path = str(model)
@@ -163,6 +165,7 @@ class DistilledReader:
         self.precision = precision
         self.backend = backend
         self.num_threads = num_threads
+        self.speed = speed
         check_backend(backend)
         self.reader: Reader | None = None
         _check_at_least(1, max_query_length=max_query_length, max_answer_length=max_answer_length)
@@ -217,6 +220,7 @@ class DistilledReader:
             revision=self.revision,
             backend=self.backend,
             num_threads=self.num_threads,
+            speed=self.speed,
         )
 
     @classmethod
@@ -251,6 +255,7 @@ class DistilledReader:
             max_answer_length=self.max_answer_length,
             backend=self.backend,
             num_threads=self.num_threads,
+            speed=self.speed,
             **where,
         )
 
@@ -267,6 +272,7 @@ class DistilledReader:
         answers_per_seq: int | None = None,
         no_answer: bool | None = None,
         overlap_threshold: float | None = None,
+        speed: float | None = None,
     ) -> dict[str, Any]:
         """Find answers to a query in documents. Several threads may call this at once.
 
@@ -284,6 +290,7 @@ class DistilledReader:
             no_answer: Whether to add an answer without text, scored by the belief that no document holds an answer.
             overlap_threshold: Leave out an answer that shares more than this part (0 to 1) of its characters, or of
                 the other's, with a better answer from the same document; 1 keeps all.
+            speed: How early a reader with early exits may answer: from 0, all layers run, to 1, only the first.
 
         Returns:
             `{"answers": [...]}`, best first; empty where the query is empty or no document has content. An answer has
@@ -316,7 +323,7 @@ class DistilledReader:
         if not documents or not query.strip():
             return {"answers": []}
 
-        reader = self._reader_for(query, max_seq_length, stride)
+        reader = self._reader_for(query, max_seq_length, stride).at_speed(speed)
         found = _read(
             reader, query, [document.content or "" for document in documents], answers_per_seq, max_batch_size
         )

@@ -368,6 +368,11 @@ class Inputs:
         if stage.corpus is None:
             reader = self.first_reader()
             return Student(reader, reader)
+        if self.recipe.student.early_exit:
+            raise DistilError(
+                "student: a language model has no early exits, and the first stage is on a corpus; leave early_exit "
+                "out, and give the finished reader early exits in a recipe of their own"
+            )
         start, head = self.recipe.student.start_from, self.teacher
         if start is not None:
             if _is_reader(start):
@@ -410,8 +415,8 @@ class Inputs:
         if start is None:
             return self._made_from(self.teacher)
         if _is_reader(start):
-            return Reader.load(start, **self.reading)
-        return students.from_language_model(LanguageModel.load(start, **self.running), self.teacher)
+            return self._with_exits(Reader.load(start, **self.reading))
+        return self._with_exits(students.from_language_model(LanguageModel.load(start, **self.running), self.teacher))
 
     def _made_from(self, teacher: AnyModel) -> AnyModel:
         if not (self.recipe.student.by_importance and teacher is self.teacher):
@@ -432,17 +437,27 @@ class Inputs:
                 made = students.pruned(teacher, examples, seed=seed, **options)  # type: ignore[arg-type, assignment]
             elif shape.bilstm is not None:  # a recipe with a corpus was refused
                 made = students.bilstm(teacher, seed=seed, **shape.bilstm)  # type: ignore[arg-type, assignment]
+            elif shape.early_exit and shape.layers is None:
+                made = teacher  # the whole of it; early exits are given to a copy
             else:
                 measured = {"data": self.examples, "seed": seed} if shape.by_importance else {}
                 made = students.from_teacher(teacher, shape.layers or 3, shape.which, **measured)
             if shape.tokenizer is None:
-                return made
+                return self._with_exits(made)
             if not isinstance(made, Reader):
                 raise DistilError(
                     "tokenizer is for a student that begins on questions, and the first stage is on a corpus; make the "
                     "student before (haystack-distill student --tokenizer ...) and give it as start_from"
                 )
-            return students.with_tokenizer(made, corpus_of(self.examples), **asdict(shape.tokenizer))
+            return self._with_exits(students.with_tokenizer(made, corpus_of(self.examples), **asdict(shape.tokenizer)))
+
+    def _with_exits(self, made: AnyModel) -> AnyModel:
+        """The student with early exits, where it is to have them."""
+        shape = self.recipe.student
+        if not (shape.early_exit and isinstance(made, Reader)):
+            return made
+        size = {} if shape.branch_size is None else {"branch_size": shape.branch_size}
+        return students.early_exit(made, seed=self.recipe.seed, **size)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the
 _OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
 _OF_THE_RUN = ("resume", "overwrite", "progress")  # settings of a run that a recipe decides itself
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_LATER = ("pruned", "bilstm", "tokenizer")  # left out of the record of a student without, as before there were any
+_LATER = ("pruned", "bilstm", "tokenizer", "early_exit", "branch_size")  # not in the record of a student without them
 _IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as one of a model's configuration
 
 
@@ -102,6 +102,9 @@ class StudentShape:
             keys beside the others.
         bilstm: Options of `students.bilstm` other than the seed, for a BiLSTM reader; {} for its defaults.
         tokenizer: One of the student's own, or None for the teacher's.
+        early_exit: Whether it gets early exits, see `students.early_exit`; where nothing else is given, all layers of
+            the teacher are kept.
+        branch_size: Width of their branches; None for the default.
     """
 
     start_from: str | None = None
@@ -111,6 +114,8 @@ class StudentShape:
     configured: dict[str, Any] = field(default_factory=dict)
     bilstm: dict[str, Any] | None = None
     tokenizer: OwnTokenizer | None = None
+    early_exit: bool = False
+    branch_size: int | None = None
 
     def __post_init__(self) -> None:
         others = [self.start_from, self.layers, self.pruned, self.bilstm]
@@ -121,6 +126,8 @@ class StudentShape:
             )
         if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
+        if self.branch_size is not None and not self.early_exit:
+            raise DistilError("branch_size has no effect without early_exit; set early_exit: true, or leave it out")
         if self.tokenizer is not None and self.start_from is not None:
             raise DistilError("tokenizer is for a student that the recipe makes; leave out tokenizer or start_from")
 
@@ -131,7 +138,7 @@ class StudentShape:
 
     def as_dict(self) -> dict[str, Any]:
         """The student as JSON can hold it."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name not in _LATER}
+        return {name: value for name, value in asdict(self).items() if value not in (None, False) or name not in _LATER}
 
 
 @dataclass(frozen=True)

@@ -375,7 +375,7 @@ class ReaderTrainer:
                 raise DistilError("this method needs a teacher; give one")
             return None
         if not request:
-            raise DistilError("this method uses labels only, so a teacher would have no effect; set teacher to None")
+            raise DistilError("this method needs no teacher, so one would have no effect; set teacher to None")
         teacher = teacher_for(source, request)
         teacher.check(self.student, request)
         if objective.reads_cached_logits and not teacher.caches_logits:

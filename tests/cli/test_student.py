@@ -7,7 +7,7 @@ import torch
 
 from haystack_distill import Reader, WindowSettings, students
 from haystack_distill.utils.model_fingerprint import model_fingerprint
-from tests.cli.command_line import refusal, run, run_json
+from tests.cli.command_line import QUICK, WINDOWS, refusal, run, run_json
 
 
 def test_student_cut(teacher_dir: Path, tmp_path: Path) -> None:
@@ -106,6 +106,42 @@ def test_student_with_a_tokenizer(teacher_dir: Path, squad_file: Path, tmp_path:
     assert "--vocab-size" in refusal("student", "--teacher", teacher_dir, "--vocab-size", "9", *out)
     assert "vocab_size must be at least" in refusal(*base[:-1], "10", "--corpus", squad_file, *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_student_with_early_exits_learns_and_answers(teacher_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    start, fast = tmp_path / "start", tmp_path / "fast"
+    base = ["student", "--teacher", teacher_dir, "--early-exit", "--branch-size", "4"]
+    made = run_json(*base, "--output-dir", start)
+    assert made["arguments"] == {"early_exit": True, "branch_size": 4, "seed": 42}
+    assert len(Reader.load(start, window_settings=WindowSettings(48, 16, 16)).model.branches) == 3
+    cut = run_json(*base, "--layers", "2", "--seed", "3", "--output-dir", tmp_path / "cut")
+    assert cut["arguments"] == {
+        "layers": 2,
+        "which": "block_starts",
+        "early_exit": True,
+        "branch_size": 4,
+        "seed": 3,
+    }
+    learn = ["distil", "--student", start, "--data", squad_file, "--method", "self_distillation", *QUICK]
+    assert run_json(*learn, "--output-dir", fast)["steps"] > 0
+    assert "--teacher would have no effect" in refusal(*learn, "--teacher", teacher_dir, "--output-dir", fast)
+    evaluate = ["evaluate", "--model", fast, "--data", squad_file, *WINDOWS]
+    assert "layers_per_window" not in run_json(*evaluate)
+    assert run_json(*evaluate, "--speed", "1")["layers_per_window"] == 1
+    ask = [
+        "ask",
+        "--question",
+        "Who wrote it?",
+        "--context",
+        "Ada Lovelace wrote it in 1843.",
+        *WINDOWS,
+        "--speed",
+        "1",
+    ]
+    assert run_json(*ask, "--model", fast)["answers"]
+    assert "has no early exits, so speed=1.0" in refusal(*ask, "--model", teacher_dir)
+    assert "depends on the text: use it with backend='torch'" in refusal("export", "--model", fast, *WINDOWS)
+    assert "--branch-size has no effect" in refusal(*base[:3], "--branch-size", "4", "--output-dir", tmp_path / "no")
 
 
 def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:

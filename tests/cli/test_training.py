@@ -370,7 +370,9 @@ def test_config_mistakes(tmp_path: Path) -> None:
         assert f"{config}: {wrong.partition(':')[0]}: " in mistake(wrong), wrong
     assert f"{config}: distillation_loss: 'kl' is not one of kl_div, mse" in mistake("distillation_loss: kl")
     assert f"{config}: n_epochs: the value is missing" in mistake("n_epochs:")
-    assert "Missing option '--teacher'" in mistake("n_epochs: 2")
+    assert "Missing option '--student'" in mistake("n_epochs: 2")
+    given = ("--student", tmp_path, "--data", tmp_path, "--output-dir", tmp_path / "out")
+    assert "learns from a teacher; give one with --teacher" in mistake("n_epochs: 2", *given)
     assert "absent.yaml: cannot be read" in refusal("distil", "--config", tmp_path / "absent.yaml")
 
 

@@ -55,6 +55,33 @@ def ours(request: pytest.FixtureRequest, trained: str) -> Any:
     return request.param(trained, progress_bar=False, num_processes=0, **SHORT)
 
 
+def test_a_speed_for_each_call(directory: str, tmp_path: Path) -> None:
+    """In `predict`, `run` and the parameters of a pipeline, in several threads at once."""
+    reader = students.early_exit(Reader.load(directory, window_settings=WindowSettings(48, 16, 16)), branch_size=0)
+    torch.nn.init.normal_(reader.model.branches[0].weight)
+    node = DistilledReader(str(reader.save(tmp_path)), return_no_answer=True, **CUT)
+    fast = DistilledReader(str(tmp_path), return_no_answer=True, speed=1.0, **CUT)
+    query = QUESTIONS[0][0]
+
+    def spans(found: dict[str, Any]) -> list[tuple[str, float]]:
+        return [(one.answer, one.score) for one in found["answers"]]
+
+    full, first = (spans(each.predict(query, documents())) for each in (node, fast))
+    assert full != first
+    pipeline = Pipeline()
+    pipeline.add_node(node, "Reader", ["Query"])
+
+    def ask(speed: float) -> list[tuple[str, float]]:
+        return spans(pipeline.run(query=query, documents=documents(), params={"Reader": {"speed": speed}}))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, [0.0, 1.0] * 4)) == [full, first] * 4
+    batch = node.predict_batch([query], [documents()], speed=1.0)
+    assert spans({"answers": batch["answers"][0]}) == first
+    with pytest.raises(DistilError, match="speed must be a number from 0 to 1"):
+        node.predict(query, documents(), speed=2)
+
+
 def documents() -> list[Document]:
     texts = [*CONTEXTS, LONG, "  " + CONTEXTS[1].replace(" ", "  ")]
     return [Document(content=text, id=f"d{number}", meta={"name": str(number)}) for number, text in enumerate(texts)]

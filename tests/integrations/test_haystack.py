@@ -350,6 +350,22 @@ def test_many_threads_may_run_it_at_once(
     assert component.reader.window_settings.max_seq_len == 48
 
 
+def test_a_speed_for_each_run(reader: Reader, documents: list[Document], tmp_path: Path) -> None:
+    early = students.early_exit(reader, branch_size=0)
+    torch.nn.init.normal_(early.model.branches[0].weight)
+    made = {"model": str(early.save(tmp_path)), "max_seq_length": 48, "stride": 8, "max_query_length": 16}
+    node, fast = DistilledReader(**made), DistilledReader(**made, speed=1.0)
+    assert DistilledReader.from_dict(fast.to_dict()).speed == 1
+    query = "Who built the harbour?"
+    full, first = (one.run(query, documents)["answers"] for one in (node, fast))
+    assert full != first
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda speed: node.run(query, documents, speed=speed)["answers"], [0.0, 1.0] * 4))
+    assert found == [full, first] * 4
+    with pytest.raises(DistilError, match="speed must be a number from 0 to 1"):
+        node.run(query, documents, speed=2)
+
+
 def test_documents_without_text_are_left_out_with_a_warning(
     directory: str, documents: list[Document], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,6 +62,8 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
         student = str(models["language model"])
     elif "bilstm" in student:
         student = {"bilstm": student["bilstm"] | {"units": 8}}
+    elif "early_exit" in student:
+        student = {"early_exit": True, "branch_size": 4}
     else:
         student = {"layers": 2} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
     return content | {

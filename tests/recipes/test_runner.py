@@ -584,7 +584,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a teacher for labels": (
         {"answers": {"method": "labels", "teacher": "TEACHER"}},
-        r"stage answers: this method uses labels only",
+        r"stage answers: this method needs no teacher",
     ),
     "labels only": ({"data": "UNLABELLED", "labels_only": True}, r"labels_only: none of the data is labelled"),
     "licence": ({"license": "apache 2.0"}, r"the hub has no licence 'apache 2.0'"),
