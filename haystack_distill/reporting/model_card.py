@@ -16,6 +16,7 @@ from haystack_distill.reporting.licences import require_language, require_licenc
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run_record import head_names
 from haystack_distill.utils.atomic import write_atomically
+from haystack_distill.utils.families import EARLY_EXIT
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import HEADS_FOLDER, read_json_object
 
@@ -36,6 +37,11 @@ NOT_UPLOADED = (
     "agreement.json",
 )
 
+_ANY_TOOL = "Any tool that loads question answering models from the Hugging Face hub runs it. With haystack-distill:"
+_EARLY_EXIT = (
+    "It has early exits, an architecture of haystack-distill: transformers loads it once `haystack_distill` is "
+    "imported. With a `speed` from 0 to 1 it answers by the first layer that is certain enough:"
+)
 _USE = """It finds the answer to a question in a text that it is given, as a part of that text.
 
 ## How to use it
@@ -224,7 +230,7 @@ def _body(
     parts = [
         f"# {_escaped(name)}",
         f"An extractive question answering reader{origin}; made with haystack-distill.",
-        _USE.format(tools=_BILSTM if _is_bilstm(directory) else _ANY_TOOL),
+        _USE.format(tools=_tools_for(directory)),
     ]
     heads = [head for head in (head_names(runs[-1]) if runs else []) if (directory / HEADS_FOLDER / head).is_dir()]
     if heads:
@@ -251,8 +257,12 @@ def _body(
     return "\n\n".join([*parts, _LIMITS]) + "\n"
 
 
-def _is_bilstm(directory: Path) -> bool:
-    return (read_json_object(directory, "config.json") or {}).get("model_type") == MODEL_TYPE
+def _tools_for(directory: Path) -> str:
+    """What runs the reader, by its architecture."""
+    model_type = str((read_json_object(directory, "config.json") or {}).get("model_type"))
+    if model_type == MODEL_TYPE:
+        return _BILSTM
+    return _EARLY_EXIT if model_type.startswith(EARLY_EXIT) else _ANY_TOOL
 
 
 def _run(run: Mapping[str, Any]) -> str:

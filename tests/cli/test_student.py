@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from haystack_distill import Reader, WindowSettings, students
+from haystack_distill.reporting.model_card import write_card
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from tests.cli.command_line import QUICK, WINDOWS, refusal, run, run_json
 
@@ -139,6 +140,7 @@ def test_student_with_early_exits_learns_and_answers(teacher_dir: Path, squad_fi
         "1",
     ]
     assert run_json(*ask, "--model", fast)["answers"]
+    assert "It has early exits" in write_card(fast, metrics={}).read_text()
     assert "has no early exits, so speed=1.0" in refusal(*ask, "--model", teacher_dir)
     assert "depends on the text: use it with backend='torch'" in refusal("export", "--model", fast, *WINDOWS)
     assert "--branch-size has no effect" in refusal(*base[:3], "--branch-size", "4", "--output-dir", tmp_path / "no")
