@@ -54,7 +54,6 @@ from haystack_distill import Reader
 reader = Reader.load("<this directory, or its name on the hub>")
 print(reader.answer("Who wrote it?", "Ada Lovelace wrote it in 1843.")[0].text)
 ```"""
-_ANY_TOOL = "Any tool that loads question answering models from the Hugging Face hub runs it. With haystack-distill:"
 _BILSTM = """It is a BiLSTM reader, an architecture of haystack-distill: `import haystack_distill` registers it with the
 auto classes of transformers. In Haystack the `DistilledReader` of haystack-distill runs it; `FARMReader` of
 farm-haystack and other tools that load models without haystack-distill do not. With haystack-distill:"""

@@ -139,7 +139,7 @@ def test_save_and_load(reader: Reader, tmp_path: Path) -> None:
     pair = ("Who wrote it?", "Ada Lovelace wrote it in 1843.")
     answer = reader.answer(*pair, allow_no_answer=False)[0]
     assert json.loads((reader.save(tmp_path / "a") / "config.json").read_text())["model_type"] == "bilstm"
-    again = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16), device="cpu")
+    again = Reader.load(tmp_path / "a", window_settings=WindowSettings(48, 16, 16), device="cpu", precision="fp32")
     assert again.untrained == ()
     assert again.answer(*pair, allow_no_answer=False)[0] == answer
     long = " ".join(["Ada Lovelace wrote it in 1843, before there was a machine."] * 40)
