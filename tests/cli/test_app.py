@@ -31,6 +31,8 @@ COMMANDS = [
     "export",
     "prune",
     "suggest",
+    "calibrate",
+    "agree",
 ]
 TRAINING_COMMANDS = ["train", "distil"]
 

@@ -28,13 +28,14 @@ from haystack_distill.cli.output import print_result
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.console import never_lose_a_result
+from tests.conftest import squad_content
 
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
 QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--device", "cpu", "--precision", "fp32"]
 FILES = {"evaluate", "recipe init", "augment", "augment --statistics_only", "augment --merge"}  # what they write
 FOLDERS = {
     *("train", "distil", "distil layers", "student", "student fresh", "prune", "export"),
-    *("recipe", "report", "demo", "compare"),
+    *("recipe", "report", "demo", "compare", "agree", "calibrate"),
 }
 
 VARIANTS = {"student fresh", "distil layers", "augment --statistics_only", "augment --merge"}
@@ -70,6 +71,8 @@ def commands(
         measured["metrics"] = {"exact": 100.0, "f1": 100.0, "total": 1}
         report |= {"histories": {}, "examples": [example], "measurements": [measured]}
         (place / name / "report.json").write_text(json.dumps(report))
+    articles = place / "articles.json"
+    articles.write_text(json.dumps(squad_content(repeat=2)))
     monkeypatch.setattr("haystack_distill.cli.demo.train_students", demo_training)
     data = ["--data", squad_file]
     both = ["--teacher", teacher, "--student", student, *data, *QUICK]
@@ -113,6 +116,27 @@ def commands(
             "student fresh": lambda: ["student", "--teacher", teacher, *sizes, "--output-dir", output],
             "prune": lambda: ["prune", "--model", student, "--corpus", squad_file, "--output-dir", output, *WINDOWS],
             "export": lambda: ["export", "--model", student, "--output-dir", output, *WINDOWS],
+            "agree": lambda: [
+                "agree",
+                "--model",
+                student,
+                "--against",
+                teacher,
+                *data,
+                "--output-dir",
+                output,
+                *WINDOWS,
+            ],
+            "calibrate": lambda: [
+                "calibrate",
+                "--model",
+                student,
+                "--dev-data",
+                articles,
+                "--output-dir",
+                output,
+                *WINDOWS,
+            ],
             "evaluate": lambda: ["evaluate", "--model", student, *data, "--predictions", output, *WINDOWS],
             "recipe": lambda: ["recipe", "--no-progress", "--config", recipe(output)],
             "compare": lambda: [*comparison, "--output-dir", output],
@@ -448,7 +472,9 @@ def test_without_a_home_all_else_works(
     name: str, nobody: None, commands: Callable[[str, object], list[object]], tmp_path: Path
 ) -> None:
     arguments = commands(name, tmp_path / "output")
-    if any(option.name == "cache_dir" for option in options_of(name)):
+    if any(option.name == "cache_dir" for option in options_of(name)) and not name.startswith(
+        "student"
+    ):  # without data
         arguments = [*arguments, "--cache-dir", tmp_path / "cache"]
     ran = run(*arguments)
     assert ran.exit_code == 0, ran.stderr

@@ -264,7 +264,10 @@ def test_arguments_come_in_farm_readers_order_with_its_defaults() -> None:
         theirs, ours = (
             inspect.signature(getattr(kind, name)).parameters.values() for kind in (FARMReader, DistilledReader)
         )
-        assert [(one.name, one.default) for one in ours] == [(one.name, one.default) for one in theirs]
+        # ... and after them `speed`, which early exits need
+        assert [(one.name, one.default) for one in ours if one.name != "speed"] == [
+            (one.name, one.default) for one in theirs
+        ]
 
 
 def test_positional_arguments_mean_what_they_mean_in_farm_reader(directory: str) -> None:

@@ -18,7 +18,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings
+from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
 from haystack_distill.models.calibration import (
     answer_heads,
     calibration_record,
@@ -65,6 +65,25 @@ def test_which_layer_is_the_head() -> None:
     for temperature in (0, -1.0, float("nan")):
         with pytest.raises(DistilError, match="temperature must be a number above 0"):
             fold_temperature(model, temperature)
+
+
+def test_readers_of_our_own_architectures_are_folded(tiny_reader: Callable[..., Reader]) -> None:
+    """The span head of a BiLSTM, and with early exits every branch."""
+    teacher = tiny_reader()
+    inputs = {"input_ids": torch.arange(5, 25)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
+    for reader in (students.bilstm(teacher, units=8, embedding_size=6), students.early_exit(teacher, branch_size=4)):
+        model = reader.model.eval()
+        exits = hasattr(model, "branches")
+        with torch.no_grad():
+            before = model(**inputs)
+            hidden = torch.rand(1, 20, 32)
+            branches = [branch(hidden) for branch in model.branches] if exits else []
+            fold_temperature(model, 4.0)
+            after = model(**inputs)
+            torch.testing.assert_close(after.start_logits, before.start_logits / 4)
+            torch.testing.assert_close(after.end_logits, before.end_logits / 4)
+            for branch, logits in zip(model.branches if exits else [], branches, strict=True):
+                torch.testing.assert_close(branch(hidden), logits / 4)
 
 
 def test_a_stored_threshold_is_taken_off_the_no_answer(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
