@@ -2,8 +2,8 @@
 
 python benchmarks/compare/some_labelled.py train-v1.1.json.gz --questions 11000 --labelled 1000 --output DIR
 
-Writes `labelled.json.gz`, `unlabelled.json.gz`, and `together.json.gz` with both, in which a question without its label
-has `"labelled": false`. The labelled questions of one seed are among those of a larger number.
+Writes `labelled.json.gz`, `unlabelled.json.gz` where some are, and `together.json.gz` with both, in which a question
+without its label has `"labelled": false`. The labelled questions of one seed are among those of a larger number.
 """
 
 from pathlib import Path
@@ -37,7 +37,8 @@ def main(
     write_squad(together, output / "together.json.gz", overwrite=True)
     for name, has_label in (("labelled", True), ("unlabelled", False)):
         part = together.select([number for number, place in enumerate(places) if (place in with_label) is has_label])
-        write_squad(part, output / f"{name}.json.gz", overwrite=True)
+        if len(part):
+            write_squad(part, output / f"{name}.json.gz", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _AUGMENTED = {"cpu": 20_000, "gpu": 400_000}  # questions after augmentation tha
 _FACTOR = 20  # of TinyBERT and of Tang et al.
 _TOKENS_PER_STEP = 32 * 128  # of the stage on a corpus
 _COLUMN = 36  # where comments stand, where there is room
+_WIDE = 768  # from this width on, a base-size reader's, the answers have a lower learning rate
 _PASSES = 3  # over the corpus, as TinyBERT reads it
 
 
@@ -43,7 +44,8 @@ class Draft:
     multiplication_factor: str = "5  # versions of each question; TinyBERT has 20"
     p_mask: str = ""
     layers_epochs: str = "2  # most of the epochs belong here"
-    distillation_loss_weight: str = "0.8  # 1: teacher only, 0: labels only"
+    distillation_loss_weight: str = "1.0  # 1: teacher only, 0: labels only"
+    answers_rate: str = "3e-4"
     notes: str = ""
 
 
@@ -104,6 +106,8 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
         f"{reader.n_parameters / 1e6:.0f} M weights",
         layers=f"{max(1, layers // 2)}  # half of the teacher's {layers}, evenly spread from the first ...",
     )
+    if config.hidden_size >= _WIDE:
+        draft = replace(draft, answers_rate=f"2e-4  # for a width of {config.hidden_size}; narrower ones had 3e-4")
     if positions is not None and positions < 384:
         draft = replace(draft, max_seq_len=f"{positions}  # the teacher has no more positions")
     try:
@@ -234,13 +238,15 @@ stages:
 
   # Intermediate layers: the student learns what happens inside the teacher, on augmented data.
   - name: layers
-    method: {method}
+    method:
+      name: intermediate_layers
+      attention_loss_weight: 0  # measured: attention scores cost time and gain nothing
     augment:  # leave it out to train on the data as it is
       multiplication_factor: {multiplication_factor}{p_mask}
       # augment: context  # edit question, context or both
       # model: FacebookAI/roberta-base  # words that a masked language model proposes, as TinyBERT's
     n_epochs: {layers_epochs}
-    learning_rate: 3e-4
+    learning_rate: 1e-3
     checkpoint_every: 200
 
   # Prediction layer: the student learns the teacher's answers, on the original data.
@@ -250,6 +256,6 @@ stages:
       temperature: 2.0
       distillation_loss_weight: {distillation_loss_weight}
     n_epochs: 1
-    learning_rate: 3e-4
+    learning_rate: {answers_rate}
     checkpoint_every: 200
 """

@@ -155,6 +155,10 @@ def test_a_template_for_data_and_teacher(tiny_reader: Callable[..., Reader], squ
     assert recipe.windows.max_seq_len == 128
     assert recipe.stages[1].augment.multiplication_factor == 20
     assert recipe.stages[0].settings.max_steps == 100
+    assert recipe.stages[1].method.attention_loss_weight == 0
+    assert [stage.settings.learning_rate for stage in recipe.stages] == [3e-4, 1e-3, 3e-4]
+    wide = tiny_reader(hidden_size=768, num_hidden_layers=1).save(tmp_path / "wide")
+    assert written(tmp_path, template(teacher=str(wide))).stages[2].settings.learning_rate == 2e-4
 
 
 def test_a_template_for_unlabelled_data_and_an_unusual_teacher(
