@@ -124,7 +124,8 @@ def test_answers_stay_and_scores_become_chances(teacher: Reader, answerable: Pat
     assert again.temperature == pytest.approx(1, abs=1e-3)
     total = calibration_record(again.reader.model.config)["temperature"]
     assert total == pytest.approx(found.temperature * again.temperature)
-    loaded = Reader.load(found.reader.save(tmp_path / "saved"), window_settings=teacher.window_settings)
+    saved = found.reader.save(tmp_path / "saved")
+    loaded = Reader.load(saved, window_settings=teacher.window_settings, precision=teacher.precision)
     scores = [one.answers[0].score for one in loaded.predict(judged)]
     assert scores == pytest.approx([one.score for one in found.after.examples], abs=1e-5)
 

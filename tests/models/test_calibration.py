@@ -91,7 +91,7 @@ def test_a_stored_threshold_is_taken_off_the_no_answer(tiny_reader: Callable[...
     pair = [("Who?", CONTEXTS[0])]
     plain = reader.predict_pairs(pair)[0]
     reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
-    again = Reader.load(reader.save(tmp_path), window_settings=reader.window_settings)
+    again = Reader.load(reader.save(tmp_path), window_settings=reader.window_settings, precision="fp32")
     assert calibration_record(again.model.config)["temperature"] == 2.0
     for one in (reader, again, again.copy(), again.replace(batch_size=2)):
         found = one.predict_pairs(pair)[0]
