@@ -37,9 +37,10 @@ def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Rea
     require_seed(seed)
     require_no_exits(reader, "it needs no others; train it as it is")
     plain = reader.model
+    family = family_of(plain.config)
+    made_class = early_exit_class(family)
     if plain.config.num_hidden_layers < 2:
         raise DistilError("a reader of one layer has no earlier layer to leave at; take one of two layers or more")
-    family = family_of(plain.config)
     values = {
         name: value
         for name, value in plain.config.to_dict().items()
@@ -50,7 +51,7 @@ def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Rea
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The same kernel of attention, or the logits would differ in their last bits.
-        model = early_exit_class(family)._from_config(config, attn_implementation=plain.config._attn_implementation)
+        model = made_class._from_config(config, attn_implementation=plain.config._attn_implementation)
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     assert all(name.startswith("branches.") for name in missing)

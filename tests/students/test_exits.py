@@ -46,6 +46,8 @@ def test_what_cannot_have_early_exits(tiny_reader: MakeReader) -> None:
     reader = tiny_reader()
     with pytest.raises(DistilError, match=r"a reader of one layer has no earlier layer to leave at; take"):
         students.early_exit(tiny_reader(num_hidden_layers=1))
+    with pytest.raises(DistilError, match=r"a 'bilstm' model cannot have early exits"):
+        students.early_exit(students.bilstm(reader, units=8, embedding_size=6))
     with pytest.raises(DistilError, match=r"branch_size must be a whole number of at least 0"):
         students.early_exit(reader, branch_size=-1)
     made = students.early_exit(reader)
