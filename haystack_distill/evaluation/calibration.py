@@ -223,7 +223,7 @@ def best_threshold(gaps: Sequence[float], answered: Sequence[float], silent: Seq
     ordered = every[order]
     gains = np.asarray(answered, dtype=float)[order] - np.asarray(silent, dtype=float)[order]
     totals = np.concatenate([[0.0], np.cumsum(gains)])  # totals[n]: the n questions with the lowest gaps are answered
-    possible = np.concatenate([[True], ordered[:-1] < ordered[1:], [True]])  # equal gaps cannot be told apart
+    possible = np.concatenate([[True], ordered[:-1] < ordered[1:], [True]])  # between equal gaps there is no threshold
     count = int(np.argmax(np.where(possible, totals, -np.inf)))
     if count == 0:
         return float(ordered[0] - 1)

@@ -28,7 +28,7 @@ class OutputRequest:
         attention_scores: the layers, counted from 1, whose attention scores are needed.
         query_key_value: the layers, counted from 1, whose queries, keys and values are needed.
         exits: start and end logits of each layer of a reader with early exits.
-        exit_gradients: whether the gradient of `exits` goes on through the layers, and not to the branches alone.
+        exit_gradients: whether the gradient of `exits` reaches the layers, and not the branches alone.
     """
 
     logits: bool = False

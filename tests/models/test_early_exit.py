@@ -108,8 +108,8 @@ def test_transformers_knows_them_once_the_package_is_imported(tiny_reader: MakeR
         "import haystack_distill; from transformers import BertConfig, AutoModelForQuestionAnswering; "
         f"print(type(AutoModelForQuestionAnswering.from_pretrained({str(tmp_path)!r})).__name__)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert shown.strip() == "EarlyExitBertForQuestionAnswering"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "EarlyExitBertForQuestionAnswering"
 
 
 def test_uncertainty_by_hand() -> None:
