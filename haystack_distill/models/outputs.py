@@ -269,6 +269,39 @@ def run_model(
     )
 
 
+def at_places(outputs: ModelOutputs, places: Tensor) -> ModelOutputs:
+    """The outputs of a question answering model or an encoder at some of its tokens.
+
+    Args:
+        outputs: Of B windows of M tokens.
+        places: Positions among the M tokens, (B, L).
+
+    Returns:
+        Outputs of L tokens in place of M; of attention scores both dimensions.
+    """
+    rows = torch.arange(len(places), device=places.device)[:, None]
+
+    def chosen(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows, places]
+
+    def pairs(scores: Tensor) -> Tensor:
+        by_query = scores.transpose(1, 2)[rows, places]  # (B, L, heads, M)
+        return by_query.permute(0, 3, 1, 2)[rows, places].permute(0, 3, 2, 1)
+
+    states, scores, query_key_value = outputs.hidden_states, outputs.attention_scores, outputs.query_key_value
+    return ModelOutputs(
+        start_logits=chosen(outputs.start_logits),
+        end_logits=chosen(outputs.end_logits),
+        hidden_states=None if states is None else tuple(state[rows, places] for state in states),
+        attention_scores=None if scores is None else {layer: pairs(found) for layer, found in scores.items()},
+        query_key_value=None
+        if query_key_value is None
+        else {
+            layer: QueryKeyValue(*(part[rows, places] for part in found)) for layer, found in query_key_value.items()
+        },
+    )
+
+
 def require_exits(config: PretrainedConfig) -> None:
     """Check that a reader has early exits.
 

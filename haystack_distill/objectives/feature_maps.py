@@ -37,8 +37,9 @@ class FeatureMaps(Method):
     "attention" (attention transfer, equation 2): KL(teacher || student) of each head's attention distributions.
 
     Each is summed over the mapped layers. A loss of weight 0 is neither computed nor returned. If the widths differ,
-    trainable linear projections map the student's states to the teacher's width. Student and teacher must have the
-    same tokenizer and, for the attention, as many heads. Labels are not used, and the head is not trained.
+    trainable linear projections map the student's states to the teacher's width. Student and teacher must have
+    tokenizers with the same pieces (`teachers.LiveTeacher`) and, for the attention, as many heads. Labels are not used,
+    and the head is not trained.
 
     Progressive transfer is a stage for each layer: `student_layers=[1]`, then `[2]`, and so on, with the layers below
     frozen by the adaptation.

@@ -107,8 +107,8 @@ class IntermediateLayers(Method):
     Each is a mean squared difference, unless `hidden_loss` or `attention_loss` is another, summed over the mapped
     layers. A loss of weight 0 is neither computed nor returned. If the widths differ, trainable linear projections map
     the student's states to the teacher's width: one for the embedding and, unlike in TinyBERT's code, a separate one
-    for each mapped layer. Student and teacher must have the same tokenizer. Labels are not used, and the question
-    answering head is not trained.
+    for each mapped layer. Student and teacher must have tokenizers with the same pieces (`teachers.LiveTeacher`).
+    Labels are not used, and the question answering head is not trained.
 
     Args:
         layer_mapping: The teacher layer of each student layer: "uniform" (evenly spread), "last" (the last ones),

@@ -32,7 +32,8 @@ class Patient(Method):
 
     "patient" is the squared distance of hidden states that are normalised to length 1, summed over the mapped layers:
     from 0 to 4 for each. "distillation" is the KL divergence of start and end, as in `PredictionLayer`. A loss of
-    weight 0 is neither computed nor returned. Student and teacher must have the same width and the same tokenizer.
+    weight 0 is neither computed nor returned. Student and teacher must have the same width, and
+    tokenizers with the same pieces (`teachers.LiveTeacher`).
 
     Args:
         layer_mapping: The teacher layer of each student layer: "skip" (evenly spread, PKD-Skip), "last" (the teacher's

@@ -38,8 +38,8 @@ class AttentionRelations(Method):
     on questions or on plain text. A relation is softmax(A A^T / sqrt(d)), where A are the queries, the keys or the
     values of a layer, all heads side by side, divided anew into `relation_heads` parts of d dimensions. The loss is
     KL(teacher || student), the mean over relation heads and tokens. Student and teacher may differ in width, depth and
-    number of attention heads; they must have the same tokenizer. Labels are not used, and neither the layers above
-    `student_layer` nor the question answering head are trained.
+    number of attention heads; they must have tokenizers with the same pieces (`teachers.LiveTeacher`). Labels are not
+    used, and neither the layers above `student_layer` nor the question answering head are trained.
 
     MiniLM's attention distributions are `query_key_loss_weight`: with as many relation heads as both models have
     attention heads, softmax(Q K^T / sqrt(d)) is the attention, but for relative positions, which have no part in it.

@@ -24,8 +24,8 @@ class Representation(Method):
 
     Mukherjee & Awadallah 2019 (arXiv 1910.01769), equation 7: the student's last hidden state goes through a trainable
     linear projection to the teacher's width and a GELU; the loss is the mean squared difference to the teacher's last
-    hidden state. Student and teacher must have the same tokenizer; their depths, widths and heads may differ. The
-    question answering head is not trained.
+    hidden state. Student and teacher must have tokenizers with the same pieces (`teachers.LiveTeacher`); their depths,
+    widths and heads may differ. The question answering head is not trained.
 
     Args:
         tokens: The tokens whose hidden states are compared: "all", or "first" as in the paper, which classifies texts.

@@ -63,8 +63,8 @@ class TaskAwareLayers(Method):
     TED, stage II (Liang et al. 2023, arXiv 2210.01351). "filtered" is the mean squared difference of the filtered
     hidden states of each mapped layer, summed over these layers. The filters come from a run of `TaskFilters`; the
     teacher's are frozen, the student's are trained with it. Add a method for the predictions:
-    `TaskAwareLayers(filters="filters") + PredictionLayer()`. Student and teacher must have the same tokenizer. Labels
-    are not used, and the question answering head is not trained.
+    `TaskAwareLayers(filters="filters") + PredictionLayer()`. Student and teacher must have tokenizers with
+    the same pieces (`teachers.LiveTeacher`). Labels are not used, and the question answering head is not trained.
 
     Args:
         filters: The output directory of a run of the method task_filters; in a recipe the name of its stage.

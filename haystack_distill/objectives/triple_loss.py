@@ -36,7 +36,7 @@ class TripleLoss(Method):
     "soft_targets" is the KL divergence of start and end, softened by T; "labels" the cross entropy of the annotated
     answer; "cosine" 1 - cosine of the last hidden states, mean over tokens. The default weights and T are those of
     `MaskedLanguageModel`. A loss of weight 0 is neither computed nor returned. The cosine needs student and teacher of
-    one width and one tokenizer.
+    one width, and on a corpus of one tokenizer; on questions the pieces must be the same (`teachers.LiveTeacher`).
 
     Args:
         temperature: T, softens the distributions of teacher and student alike.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
+from haystack_distill.data.token_translation import TokenTranslation
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
-from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
+from haystack_distill.models.outputs import ModelOutputs, OutputRequest, at_places, run_model
 from haystack_distill.models.reader import Reader, position_limit
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.utils.devices import autocast, evaluating
@@ -23,8 +24,10 @@ from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 class LiveTeacher(Teacher):
     """A reader or language model that runs in every step, for hidden states and attention as well as logits.
 
-    It runs in evaluation mode and without gradients, and must have the student's tokenizer and device and at least as
-    many positions as the student's windows have tokens.
+    It runs in evaluation mode and without gradients, and must have the student's device and at least as many positions
+    as the student's windows have tokens. Its tokenizer must be the student's, or cut text into the same pieces, as
+    MPNet's and BERT's do: then it runs on the student's windows in its own ids and with its own special tokens, see
+    `data.token_translation.TokenTranslation`, and the outputs are those of the student's tokens.
 
     Args:
         model: The teacher. It is not changed.
@@ -46,21 +49,27 @@ class LiveTeacher(Teacher):
         self.model = model
         self.token_types = takes_token_types(model.model)
         self.config = model.model.config
+        self._translation: TokenTranslation | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Hash of the weights, and the precision in which the teacher runs."""
-        return {"weights": model_fingerprint(self.model.model), "precision": self.model.precision}
+        """Hash of the weights and the precision in which it runs; also its tokenizer if it is not the student's."""
+        found = {"weights": model_fingerprint(self.model.model), "precision": self.model.precision}
+        if self._translation is not None:
+            found["tokenizer"] = tokenizer_fingerprint(self.model.tokenizer)
+        return found
 
     def check(self, student: Reader | LanguageModel, request: OutputRequest) -> None:
         """Check that the teacher can run on the student's windows; see `Teacher.check`.
 
         Raises:
-            DistilError: Tokenizers or devices differ, the windows have more tokens than the teacher has positions, or
-                logits are requested and the head is untrained.
+            DistilError: The tokenizers cut text into different pieces, the devices differ, the windows have more tokens
+                than the teacher has positions, or logits are requested and the head is untrained.
         """
         if isinstance(student, Reader):
-            require_same_tokens(student, self.model)
+            self._translation = _translation(student, self.model)
+            more = 0 if self._translation is None else self._translation.more_tokens
+            require_positions("teacher", self.model, student.window_settings.max_seq_len + more)
         require_one_device(student, self.model)
         if request.logits and isinstance(self.model, Reader):
             self.model.require_trained()
@@ -71,35 +80,40 @@ class LiveTeacher(Teacher):
 
     def outputs(self, batch: Mapping[str, Tensor], request: OutputRequest) -> ModelOutputs:
         """Run the teacher on a batch; see `Teacher.outputs`."""
+        inputs, places = dict(batch), None
+        if self._translation is not None:
+            inputs, places = self._translation.translate(batch["input_ids"], batch["attention_mask"])
         with torch.no_grad(), autocast(self.model.device, self.model.precision):
-            return run_model(self.model.model, model_inputs(dict(batch), token_types=self.token_types), request)
+            found = run_model(self.model.model, model_inputs(inputs, token_types=self.token_types), request)
+            return found if places is None else at_places(found, places)
 
 
-def require_same_tokens(student: Reader, teacher: Reader | LanguageModel) -> None:
-    """Check that student and teacher can run on the same tokens, so that their layers can be compared.
-
-    Args:
-        student: The student; its window settings count.
-        teacher: The teacher.
+def _translation(student: Reader, teacher: Reader | LanguageModel) -> TokenTranslation | None:
+    """How the teacher reads the student's windows; None where both have one tokenizer.
 
     Raises:
-        DistilError: The tokenizers differ, or the windows have more tokens than the teacher has positions.
+        DistilError: The tokenizers cut text into different pieces.
     """
-    require_same_tokenizer(student, teacher)
-    require_positions("teacher", teacher, student.window_settings.max_seq_len)
+    try:
+        return TokenTranslation.between(student.tokenizer, teacher.tokenizer)
+    except DistilError as error:
+        raise DistilError(
+            "teacher and student have different tokenizers, so they cannot be compared token by token "
+            f"({error}); use a student with the teacher's pieces, or distil the prediction layer, which is aligned by "
+            "character"
+        ) from error
 
 
-def require_same_tokenizer(student: Reader | LanguageModel, teacher: Reader | LanguageModel) -> None:
-    """Check that student and teacher have the same tokenizer.
+def require_same_tokenizer(student: LanguageModel, teacher: LanguageModel) -> None:
+    """Check that two language models have the same tokenizer, and so one vocabulary.
 
     Raises:
         DistilError: The tokenizers differ.
     """
     if tokenizer_fingerprint(teacher.tokenizer) != tokenizer_fingerprint(student.tokenizer):
-        other = ", or distil the prediction layer, which is aligned by character" if isinstance(student, Reader) else ""
         raise DistilError(
             "teacher and student have different tokenizers, so they cannot be compared token by token; use a student "
-            f"with the teacher's tokenizer{other}"
+            "with the teacher's tokenizer"
         )
 
 
