@@ -164,6 +164,7 @@ ADAPTATIONS: Registry[Adaptation] = Registry(
         "adapters": "haystack_distill.training.adapters:Adapters",
         "lora": "haystack_distill.training.lora:Lora",
         "gradual_unfreezing": "haystack_distill.training.gradual_unfreezing:GradualUnfreezing",
+        "quantisation_aware": "haystack_distill.training.quantisation_aware:QuantisationAware",
     },
 )
 

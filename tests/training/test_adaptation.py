@@ -80,6 +80,7 @@ def test_options_are_read_without_torch() -> None:
         "adapter_size",
         *LORA,
         *GRADUAL_UNFREEZING,
+        "weight_bits",
         "False",
     ]
     assert ADAPTATIONS.title("all") == "All weights are trained."

@@ -1,0 +1,104 @@
+"""Rounding to int8 in floating point: the grids, their gradients, and layers that share the weights they replace."""
+
+import pytest
+import torch
+from torch import nn
+
+from haystack_distill.models.fake_quantisation import (
+    Int8Embedding,
+    Int8Linear,
+    of_same_shape,
+    replace_module,
+    round_asymmetric,
+    round_symmetric,
+)
+
+
+def test_symmetric_grids() -> None:
+    values = torch.tensor([[0.0, 6.3, -3.14], [0.0, 0.64, 0.319]])
+    by_row = round_symmetric(values, 7, by_row=True)  # 63 steps: 0.1 in the first row, 0.64 / 63 in the second
+    second = torch.tensor([0.0, 0.64, 31 * 0.64 / 63])
+    torch.testing.assert_close(by_row, torch.stack([torch.tensor([0.0, 6.3, -3.1]), second]))
+    together = round_symmetric(values, 7, by_row=False)
+    torch.testing.assert_close(together, torch.tensor([[0.0, 6.3, -3.1], [0.0, 0.6, 0.3]]))
+    eight = round_symmetric(torch.tensor([[12.7, 3.14]]), 8, by_row=True)
+    torch.testing.assert_close(eight, torch.tensor([[12.7, 3.1]]))
+
+
+def test_asymmetric_grids() -> None:
+    values = torch.tensor([[[-5.1, 20.4], [0.04, 3.0]], [[1.0, 2.55], [0.5, 0.004]]])
+    found = round_asymmetric(values)  # steps of 0.1 and, from 0 on, of 0.01
+    torch.testing.assert_close(found, torch.tensor([[[-5.1, 20.4], [0.0, 3.0]], [[1.0, 2.55], [0.5, 0.0]]]))
+    assert torch.equal(round_asymmetric(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
+
+
+def test_a_window_does_not_depend_on_others() -> None:
+    values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    louder = torch.cat([values[:1], values[1:] * 9])
+    assert torch.equal(round_asymmetric(values)[0], round_asymmetric(louder)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_pass_as_if_nothing_were_rounded(dtype: torch.dtype) -> None:
+    weights = torch.randn(3, 4, dtype=dtype, requires_grad=True)
+    inputs = torch.randn(2, 5, 4, dtype=dtype, requires_grad=True)
+    rounded = round_symmetric(weights, 8, by_row=True)
+    assert rounded.dtype == dtype
+    rounded.sum().backward()
+    round_asymmetric(inputs).sum().backward()
+    assert torch.equal(weights.grad, torch.ones_like(weights))
+    assert torch.equal(inputs.grad, torch.ones_like(inputs))
+
+
+def test_a_layer_computes_with_rounded_values_and_shares_its_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4, padding_idx=0), nn.Linear(4, 3))
+    embedding, dense = model
+    before = torch.random.get_rng_state()
+    for name, module, kind in (("0", embedding, Int8Embedding), ("1", dense, Int8Linear)):
+        made = of_same_shape(kind, module)
+        made.bits = 8
+        replace_module(model, name, made)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [type(module) for module in model] == [Int8Embedding, Int8Linear]
+    assert model[1].weight is dense.weight
+    assert model[1].bias is dense.bias
+    assert model[0].weight is embedding.weight
+    tokens = torch.tensor([[1, 2, 0], [3, 4, 5]])
+    states = round_symmetric(embedding.weight, 8, by_row=False)[tokens]
+    weight = round_symmetric(dense.weight, 8, by_row=True)
+    expected = round_asymmetric(states) @ weight.T + dense.bias
+    torch.testing.assert_close(model(tokens), expected)
+    assert not torch.allclose(model(tokens), dense(embedding(tokens)), atol=1e-5)
+    model(tokens).sum().backward()
+    assert torch.equal(embedding.weight.grad[0], torch.zeros(4))  # padding does not learn
+    assert embedding.weight.grad[1].abs().sum() > 0
+
+
+def test_training_with_rounding_finds_weights_that_bear_it() -> None:
+    """Three bits, where rounding hurts: what was trained with it is better in it than what was rounded afterwards."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 8, generator=generator)
+    target = torch.tanh(inputs @ torch.randn(8, 8, generator=generator)) @ torch.randn(8, 4, generator=generator)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def loss_after(steps: int, learning_rate: float) -> float:
+        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), target).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return float(nn.functional.mse_loss(model(inputs), target))
+
+    exact = loss_after(400, 1e-2)
+    for name in ("0", "2"):
+        made = of_same_shape(Int8Linear, model.get_submodule(name))
+        made.bits = 3
+        replace_module(model, name, made)
+    rounded = loss_after(0, 1e-3)
+    aware = loss_after(200, 1e-3)
+    assert exact < aware < rounded
+    assert aware - exact < 0.7 * (rounded - exact)
