@@ -25,7 +25,7 @@ from watch import matrix_gigaflops
 
 from haystack_distill import Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples, write_squad
-from haystack_distill.export.onnx import export_reader
+from haystack_distill.export.exporting import export_reader
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_atomically, write_json
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
-from haystack_distill.export.onnx import export_reader
+from haystack_distill.export.exporting import export_reader
 from haystack_distill.objectives import AttentionRelations, IntermediateLayers, PredictionLayer
 from tests.conftest import CONTEXTS, QUESTIONS
 

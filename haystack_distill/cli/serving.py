@@ -36,11 +36,11 @@ _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to evaluate on, or a dataset on the hub.", metavar="FILE|NAME"
 )
 
-_INT8 = {"type": Literal["dynamic", "static", "none"]}
+_WORDS = {"int8": Literal["dynamic", "static", "none"], "runtime": Literal["onnx", "openvino", "all"]}
 _MEASURING = ("max_answer_length", "no_answer_threshold")
 _SETTINGS = {
-    source.name: option_from(source, "Export", **_INT8 if source.name == "int8" else {})
-    for source in read_dataclass("haystack_distill.export.onnx", "ExportSettings")[1]
+    source.name: option_from(source, "Export", **{"type": _WORDS[source.name]} if source.name in _WORDS else {})
+    for source in read_dataclass("haystack_distill.export.exporting", "ExportSettings")[1]
 }
 
 _EXPORT = [
@@ -65,14 +65,16 @@ _EXPORT = [
 
 @with_options([MODEL, _MEASURED], _EXPORT, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
-    """Export a reader to ONNX in fp32 and int8, which CPUs run faster (--backend onnx, onnx-int8).
+    """Export a reader for ONNX Runtime and OpenVINO, in fp32 and int8, which CPUs run faster (--backend).
 
-    The exported models are compared with the original and, with --data, evaluated; onnx/export.json has the results.
+    The exported models are compared with the original and, with --data, evaluated; export.json in the directory's
+    folder onnx or openvino has the results.
 
     \b
     Examples:
       haystack-distill export --model finished --data dev.json
-      haystack-distill ask --model finished --backend onnx-int8 \\
+      haystack-distill export --model finished --runtime openvino
+      haystack-distill ask --model finished --backend openvino \\
           --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
     """
     if not data:
@@ -81,13 +83,15 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
             refuse_without_effect(ctx, ["on_bad_example"], "without data", "add --data")
     if given["int8"] == "none":
         refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "leave that out")
+    if given["runtime"] == "openvino":
+        refuse_without_effect(ctx, ["per_channel", "reduce_range"], "on OpenVINO's int8", "add --runtime onnx or all")
     if output_dir is None:
         if not Path(model).is_dir():
             raise DistilError(f"{model} is not a directory to write to; give --output-dir")
         output_dir = Path(model)
     require_writable(output_dir)
     with logs_on_stderr():
-        from haystack_distill.export.onnx import ExportSettings, export_reader
+        from haystack_distill.export.exporting import ExportSettings, export_reader
 
         settings = ExportSettings(**{name: given[name] for name in _SETTINGS})
         calibration = None

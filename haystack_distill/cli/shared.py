@@ -4,6 +4,7 @@ from pathlib import Path
 
 from haystack_distill.cli.options import REQUIRED, one_of, option, option_from
 from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.models.backends.exported import BACKENDS
 from haystack_distill.utils.checks import Precision
 from haystack_distill.utils.options import options_of, read_keywords
 
@@ -65,7 +66,7 @@ RUNNING = [
         _LOADING["backend"].default,
         _LOADING["backend"].help,
         "Reading",
-        **one_of("torch", "onnx", "onnx-int8"),
+        **one_of(*BACKENDS),
     ),
     option_from(_LOADING["num_threads"], "Reading"),
 ]

@@ -9,13 +9,12 @@ from typing import Any
 from haystack_distill import students
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
-from haystack_distill.models.backends.onnx_runtime import FILES, check_backend
+from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, check_backend
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.parts import feed_forward_size
 from haystack_distill.students.pruning import narrowed
 from haystack_distill.utils.files import temporary_directory, writing
-from haystack_distill.utils.model_files import EXPORT_FOLDER
 
 _WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
@@ -104,14 +103,13 @@ def suggest_students(
         with temporary_directory() as scratch, writing(Path(scratch)):
             if backend == "torch":
                 student.save(scratch)
-                file = Path(scratch) / "model.safetensors"
             else:
-                from haystack_distill.export.onnx import ExportSettings, export_reader
+                from haystack_distill.export.exporting import ExportSettings, export_reader, runtime_of
 
-                int8 = "dynamic" if backend == "onnx-int8" else "none"
-                export_reader(student, scratch, ExportSettings(int8=int8))
-                file = Path(scratch) / EXPORT_FOLDER / FILES[backend]
-            megabytes = file.stat().st_size / 1e6
+                int8 = "dynamic" if backend in INT8_BACKENDS else "none"
+                export_reader(student, scratch, ExportSettings(int8=int8, runtime=runtime_of(backend)))
+            files = ["model.safetensors"] if backend == "torch" else FILES[backend]
+            megabytes = sum((Path(scratch) / file).stat().st_size for file in files) / 1e6
             placement: dict[str, Any] = {}
             if backend == "torch":
                 placement = {"device": teacher.device, "precision": teacher.precision}

@@ -45,7 +45,7 @@ __all__ = ["DistilledReader"]
 
 logger = logging.getLogger(__name__)
 
-_MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "onnx/*"]
+_MODEL_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "onnx/*", "openvino/*"]
 _NO_ANSWER = 0  # the position where FARM reads the no-answer
 # `model_kwargs` that change no answer; `torch_dtype` is honoured, everything else refused.
 _HARMLESS_MODEL_ARGUMENTS = frozenset({"attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors"})
@@ -239,7 +239,7 @@ class DistilledReader(ReadsText, BaseReader):
         max_query_length: Tokens of the query that are kept.
         preprocessing_batch_size: Pairs of query and document that are computed at once; None: all.
         model_kwargs: `torch_dtype` is another way to set `precision`; what else changes no answer is without effect.
-        backend: "torch", or "onnx" and "onnx-int8" for a reader that was exported.
+        backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8" for a reader that was exported.
         num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and

@@ -20,7 +20,7 @@ from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows
 from haystack_distill.errors import DistilError
-from haystack_distill.models.backends.onnx_runtime import check_backend
+from haystack_distill.models.backends.exported import check_backend
 from haystack_distill.models.reader import Reader
 from haystack_distill.models.span_decoding import Span, SpanDecoder, joint_log_partition
 
@@ -144,8 +144,9 @@ class DistilledReader:
             max_answer_length: Tokens of the longest answer.
             precision: "auto", "fp32", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
             revision: Branch, tag or commit of a model on the hub.
-            backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
-                (`haystack-distill export`). Those run on the processor; `device` and `precision` are for "torch".
+            backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8", faster on the processor, for a
+                reader that was exported (`haystack-distill export`). Those run on the processor; `device` is for
+                "torch", `precision` for "torch" and OpenVINO.
             num_threads: Processor threads that a forward pass may use; with "torch" a setting of the whole process.
             speed: For a reader with early exits, from 0 (all layers run) to 1; see `Reader`.
         """
@@ -180,10 +181,11 @@ class DistilledReader:
         if self.device is not None and self.device.has_multiple_devices:
             raise DistilError("a distilled reader runs on one device; give device=ComponentDevice.from_str(...)")
         elsewhere = self.device is not None and self.device.to_torch().type != "cpu"
-        if backend != "torch" and (elsewhere or precision not in ("auto", "fp32")):
+        formats = ("auto", "fp32", "bf16") if backend.startswith("openvino") else ("auto", "fp32")
+        if backend != "torch" and (elsewhere or precision not in formats):
             raise DistilError(
-                f"backend {backend!r} runs on the processor, in the number format that the reader was exported in; "
-                "leave device and precision out, or use backend='torch'"
+                f"backend {backend!r} runs on the processor, in {' or '.join(formats[1:])}; leave device and precision "
+                "out, or use backend='torch'"
             )
         if calibration_factor is not None:
             ignored.insert(0, "calibration_factor")
@@ -245,8 +247,7 @@ class DistilledReader:
     def _load(self) -> Reader:
         where: dict[str, Any] = {}
         if self.backend == "torch":
-            device = ComponentDevice.resolve_device(self.device).to_torch()
-            where = {"precision": self.precision, "device": device}
+            where = {"device": ComponentDevice.resolve_device(self.device).to_torch()}
         return Reader.load(
             self.model_name_or_path,
             token=self.token.resolve_value() if self.token else None,
@@ -255,6 +256,7 @@ class DistilledReader:
             max_answer_length=self.max_answer_length,
             backend=self.backend,
             num_threads=self.num_threads,
+            precision=self.precision,
             speed=self.speed,
             **where,
         )

@@ -21,7 +21,13 @@ from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.answers import Answer, Prediction
-from haystack_distill.models.backends.onnx_runtime import ExportedModel, check_backend, find_exported, remove_exported
+from haystack_distill.models.backends.exported import (
+    ExportedModel,
+    check_backend,
+    find_exported,
+    open_exported,
+    remove_exported,
+)
 from haystack_distill.models.calibration import stored_threshold, without_threshold
 from haystack_distill.models.early_exit import EarlyExitModel, EarlyExits
 from haystack_distill.models.span_decoding import SpanDecoder
@@ -163,9 +169,10 @@ class Reader:
                 f"{type(self.model).__name__} knows; lower max_seq_len"
             )
         resolved = resolve_device("cpu" if self.exported and str(device) == "auto" else device)
-        if self.exported is not None and (resolved.type != "cpu" or precision not in ("auto", "fp32")):
+        # What is exported has settled its number format by now: ONNX as it was exported, OpenVINO as it was opened.
+        if self.exported is not None and (resolved.type != "cpu" or precision not in ("auto", self.exported.precision)):
             raise DistilError(
-                "an exported reader runs on the processor and in the number format that it was exported in; leave "
+                f"backend {self.exported.backend!r} runs on the processor and in {self.exported.precision}; leave "
                 "device and precision out, or use backend='torch'"
             )
         self.window_settings = window_settings
@@ -174,9 +181,9 @@ class Reader:
         self.batch_size = batch_size
         self.device = resolved
         self.speed = float(speed)
-        # Also where "auto" would be bf16: the teacher's cache and a reader made of this one go by it.
-        self.precision = "fp32"
-        if self.exported is None:
+        if self.exported is not None:
+            self.precision = self.exported.precision
+        else:
             self.precision = resolve_precision(precision, self.device, self.model.config.model_type)
             self.model.to(self.device)
 
@@ -197,9 +204,9 @@ class Reader:
 
         Args:
             name_or_path: What `save` wrote, or a name on the hub.
-            backend: "torch"; or "onnx" and "onnx-int8", faster on the processor, for a reader that was exported
-                (`export.onnx.export_reader`). Such a reader answers and is measured, but cannot learn or be saved. In
-                int8 each window is run by itself, so that an answer does not depend on what else is asked.
+            backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8", faster on the processor, for a
+                reader that was exported (`export.exporting.export_reader`). Such a reader answers and is measured, but
+                cannot learn or be saved. `precision` is for "torch" and OpenVINO.
             num_threads: Processor threads that a forward pass may use. With "torch" this is a setting of the whole
                 process.
             token: What opens a private model on the hub.
@@ -216,8 +223,13 @@ class Reader:
         )
         if backend != "torch":
             model, tokenizer = load_without_weights(AutoModelForQuestionAnswering, name, "reader", **hub)
-            file = find_exported(name, backend, **hub)
-            exported = ExportedModel(file, num_threads, one_by_one=backend == "onnx-int8")
+            exported = open_exported(
+                find_exported(name, backend, **hub),
+                backend,
+                num_threads=num_threads,
+                precision=settings.get("precision", "auto"),
+                model_type=model.config.model_type,
+            )
             return cls(model, tokenizer, exported=exported, **settings)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -227,6 +239,11 @@ class Reader:
         reader = cls(model, tokenizer, **settings)
         reader.untrained = tuple(fresh)
         return reader
+
+    @property
+    def backend(self) -> str:
+        """What runs the model: "torch", or the backend that the reader was loaded with."""
+        return "torch" if self.exported is None else self.exported.backend
 
     @property
     def n_parameters(self) -> int:

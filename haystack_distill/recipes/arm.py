@@ -151,7 +151,7 @@ def _teacher(job: dict[str, Any]) -> dict[str, Any]:
     with contextlib.ExitStack() as held:
         precision = reader.precision
         if job["kind"] == TEACHER_INT8:
-            from haystack_distill.export.onnx import export_reader
+            from haystack_distill.export.exporting import export_reader
 
             scratch = held.enter_context(temporary_directory())
             export_reader(named_reader(job["teacher"], window_settings=windows, device="cpu"), scratch)

@@ -8,6 +8,7 @@ from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import (
     EXPORT_FOLDER,
     EXPORT_RECORD,
+    OPENVINO_FOLDER,
     RUN_FILE,
     check_model_directory,
     count_parameters,
@@ -45,7 +46,15 @@ def describe(directory: Path) -> dict[str, Any]:
         "tokenizer": tokenizer.get("tokenizer_class"),
         "fast_tokenizer": (directory / "tokenizer.json").exists(),
         "unfinished_run": (directory / "checkpoints" / "run.json").exists(),
-        "exported": (read_json_object(directory, f"{EXPORT_FOLDER}/{EXPORT_RECORD}") or {}).get("backends"),
+        "exported": _exported(directory),
         "calibration": config.get("calibration"),
         "run": read_json_object(directory, RUN_FILE),
     }
+
+
+def _exported(directory: Path) -> dict[str, Any] | None:
+    """What the records of a directory's exports hold on each backend; None without exports."""
+    folders = (EXPORT_FOLDER, OPENVINO_FOLDER)
+    records = [read_json_object(directory, f"{folder}/{EXPORT_RECORD}") for folder in folders]
+    found = [record.get("backends") or {} for record in records if record is not None]
+    return {name: entry for backends in found for name, entry in backends.items()} if found else None

@@ -10,7 +10,8 @@ from haystack_distill.errors import DistilError
 
 RUN_FILE = "haystack_distill.json"  # the record of a run, beside its model: how it was made and with what result
 EXPORT_FOLDER = "onnx"  # in a model directory: exported models (the folder that the Hugging Face hub uses for them)
-EXPORT_RECORD = "export.json"  # in that folder: how they were made, how close they are to the model, their metrics
+OPENVINO_FOLDER = "openvino"  # the same for OpenVINO
+EXPORT_RECORD = "export.json"  # in either folder: how they were made, how close they are to the model, their metrics
 # In a model directory in place of model.safetensors; see `models.trained_weights`.
 TRAINED_WEIGHTS = "trained_weights.safetensors"
 TRAINED_RECORD = "trained_weights.json"

@@ -44,6 +44,17 @@ def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -
     assert record["settings"]["int8"] == "none"
 
 
+def test_export_for_openvino(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", *WINDOWS]
+    found = run_json(*base, "--runtime", "openvino", "--data", squad_file)
+    assert set(found["backends"]) == {"torch", "openvino", "openvino-int8"}
+    assert set(run_json("info", tmp_path / "there")["exported"]) == {"torch", "openvino", "openvino-int8"}
+    measured = ["evaluate", "--model", tmp_path / "there", "--backend", "openvino", "--num-threads", 1]
+    metrics = run_json(*measured, "--data", squad_file, *WINDOWS)["metrics"]
+    assert metrics == pytest.approx(found["backends"]["openvino"]["metrics"])
+
+
 def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
     for arguments, message in (
         (["export", "--model", "embedded"], "give --output-dir"),
@@ -64,6 +75,7 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["export", "--runtime", "openvino", "--per-channel"], "--per-channel has no effect on OpenVINO's int8"),
         (["export", "--int8", "none", "--reduce-range"], "--reduce-range has no effect with --int8 none"),
         (["export", "--max-answer-length", "9"], "--max-answer-length has no effect without data to measure on"),
         (["export", "--on-bad-example", "skip"], "--on-bad-example has no effect without data"),

@@ -23,7 +23,7 @@ from haystack.errors import HaystackError
 from haystack.nodes import BM25Retriever, FARMReader
 
 from haystack_distill import DistilError, Reader, WindowSettings, students
-from haystack_distill.export.onnx import export_reader
+from haystack_distill.export.exporting import export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
 from haystack_distill.integrations.farm_reader import DistilledReader

@@ -17,7 +17,7 @@ import torch
 
 from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.text_tokenizer import text_tokenizer
-from haystack_distill.export.onnx import export_reader
+from haystack_distill.export.exporting import export_reader
 from haystack_distill.models import reader as reader_module
 from haystack_distill.utils import transformers_compat as compat
 
@@ -860,7 +860,7 @@ def test_an_exported_reader_runs_on_the_processor_alone(directory: str) -> None:
         with pytest.raises(DistilError, match="runs on the processor"):
             DistilledReader(directory, backend="onnx-int8", **elsewhere)
     with pytest.raises(DistilError, match="backend must be one of"):
-        DistilledReader(directory, backend="openvino")
+        DistilledReader(directory, backend="tensorrt")
 
 
 # --- reader_from_haystack --------------------------------------------------------------------------------------------

@@ -10,14 +10,9 @@ import torch
 from transformers import BertTokenizerFast
 
 from haystack_distill import DistilError, Reader, WindowSettings
-from haystack_distill.export.onnx import ExportSettings, export_reader
-from haystack_distill.models.backends.onnx_runtime import (
-    FILES,
-    ExportedModel,
-    check_backend,
-    find_exported,
-    import_onnx,
-)
+from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.models.backends.exported import FILES, check_backend, find_exported
+from haystack_distill.models.backends.onnx_runtime import OnnxModel, import_onnx
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from haystack_distill.utils.model_inputs import model_inputs
 from tests.conftest import CONTEXTS, QUESTIONS, make_tiny_reader
@@ -42,9 +37,11 @@ def inputs_of(reader: Reader) -> dict[str, torch.Tensor]:
 
 
 def test_backends_are_checked_by_name() -> None:
-    for backend in ("torch", "onnx", "onnx-int8"):
+    for backend in ("torch", "onnx", "onnx-int8", "openvino", "openvino-int8"):
         check_backend(backend)
-    with pytest.raises(DistilError, match="backend must be one of torch, onnx, onnx-int8, not 'tensorrt'"):
+    with pytest.raises(
+        DistilError, match="backend must be one of torch, onnx, onnx-int8, openvino, openvino-int8, not 'tensorrt'"
+    ):
         check_backend("tensorrt")
 
 
@@ -53,7 +50,7 @@ def test_a_session_gives_the_logits_of_the_model(exported: tuple[Reader, Path]) 
     inputs = inputs_of(reader)
     mask = inputs["attention_mask"].bool()
     assert not mask.all()
-    session = ExportedModel(find_exported(str(directory), "onnx"))
+    session = OnnxModel(find_exported(str(directory), "onnx"))
     for found, expected in zip(session(inputs), reader.forward(inputs), strict=True):
         assert (found.shape, found.dtype) == (mask.shape, torch.float32)
         torch.testing.assert_close(found[mask], expected[mask], atol=1e-4, rtol=1e-4)
@@ -61,16 +58,15 @@ def test_a_session_gives_the_logits_of_the_model(exported: tuple[Reader, Path]) 
 
 def test_inputs_that_the_model_does_not_take_are_left_out(exported: tuple[Reader, Path]) -> None:
     reader, directory = exported
-    session, inputs = ExportedModel(find_exported(str(directory), "onnx")), inputs_of(reader)
+    session, inputs = OnnxModel(find_exported(str(directory), "onnx")), inputs_of(reader)
     for found, expected in zip(session({"unknown": torch.zeros(1)} | inputs), session(inputs), strict=True):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
-def test_one_by_one_gives_each_window_what_it_gets_alone(exported: tuple[Reader, Path], backend: str) -> None:
+def test_int8_gives_each_window_what_it_gets_alone(exported: tuple[Reader, Path]) -> None:
     reader, directory = exported
     inputs = inputs_of(reader)
-    session = ExportedModel(find_exported(str(directory), backend), one_by_one=True)
+    session = OnnxModel(find_exported(str(directory), "onnx-int8"), "onnx-int8")
     starts, ends = session(inputs)
     for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
         alone = session({name: tensor[row : row + 1, :length] for name, tensor in inputs.items()})
@@ -82,14 +78,14 @@ def test_one_by_one_gives_each_window_what_it_gets_alone(exported: tuple[Reader,
 def test_num_threads_are_those_of_the_session(exported: tuple[Reader, Path]) -> None:
     file = find_exported(str(exported[1]), "onnx")
     for num_threads, expected in ((2, 2), (None, 0)):  # 0: ONNX Runtime chooses
-        options = ExportedModel(file, num_threads)._session.get_session_options()
+        options = OnnxModel(file, num_threads=num_threads)._session.get_session_options()
         assert options.intra_op_num_threads == expected
 
 
 def test_a_file_that_is_no_model_is_refused(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     broken = tiny_reader().save(tmp_path / "broken")
     (broken / EXPORT_FOLDER).mkdir()
-    (broken / EXPORT_FOLDER / FILES["onnx"]).write_bytes(b"no model")
+    (broken / FILES["onnx"][0]).write_bytes(b"no model")
     with pytest.raises(DistilError, match=r"model\.onnx cannot be run.*: export the reader again"):
         Reader.load(broken, backend="onnx", window_settings=WINDOWS)
 
@@ -144,7 +140,7 @@ def test_int8_logits_depend_on_nothing_but_the_window(
 def test_an_onnx_folder_of_the_users_stays(
     tiny_reader: Callable[..., Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    theirs = tmp_path / EXPORT_FOLDER / FILES["onnx"]
+    theirs = tmp_path / FILES["onnx"][0]
     theirs.parent.mkdir()
     theirs.write_text("mine")
     tiny_reader().save(tmp_path)

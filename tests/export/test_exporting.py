@@ -1,4 +1,4 @@
-"""Exported readers say what the model says, refuse what they cannot do, and go when their weights do."""
+"""Exported readers give the model's answers, refuse what they cannot do, and go when their weights do."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
-from haystack_distill.export.onnx import ExportSettings, export_reader
-from haystack_distill.models.backends.onnx_runtime import FILES, ExportedModel
+from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.models.backends.exported import FILES
+from haystack_distill.models.backends.onnx_runtime import OnnxModel
 from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.objectives import FeatureMaps, PredictionLayer
 from haystack_distill.training.adapters import Adapters
@@ -107,9 +108,7 @@ def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Non
     export_reader(tiny_reader(), tmp_path / "reader")
     record = export_reader(tiny_reader(seed=1), tmp_path / "reader", ExportSettings(int8="none"))
     assert "onnx-int8" not in record["backends"]
-    assert not (
-        tmp_path / "reader" / EXPORT_FOLDER / FILES["onnx-int8"]
-    ).exists()  # the first one's would be another model
+    assert not (tmp_path / "reader" / FILES["onnx-int8"][0]).exists()  # the first one's would be another model
     with pytest.raises(DistilError, match="haystack-distill export"):
         Reader.load(tmp_path / "reader", backend="onnx-int8")
 
@@ -157,8 +156,8 @@ def test_a_model_whose_export_says_something_else_is_refused(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = tiny_reader(initializer_range=0.3)
-    honest = ExportedModel.__call__
-    monkeypatch.setattr(ExportedModel, "__call__", lambda *given: tuple(logits + 1 for logits in honest(*given)))
+    honest = OnnxModel.__call__
+    monkeypatch.setattr(OnnxModel, "__call__", lambda *given: tuple(logits + 1 for logits in honest(*given)))
     with pytest.raises(DistilError, match="differ by up to"):
         export_reader(reader, tmp_path / "reader")
     assert not (tmp_path / "reader").exists()
@@ -236,14 +235,14 @@ def test_longformer_is_refused_before_it_is_traced(tokenizer: BertTokenizerFast,
 def test_an_export_that_cannot_be_run_is_refused(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, message: str
 ) -> None:
-    honest = ExportedModel.__call__
+    honest = OnnxModel.__call__
 
-    def fail(self: ExportedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fail(self: OnnxModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.path.name == file:
             raise RuntimeError("Non-zero status code\nreturned while running Reshape node")
         return honest(self, inputs)
 
-    monkeypatch.setattr(ExportedModel, "__call__", fail)
+    monkeypatch.setattr(OnnxModel, "__call__", fail)
     with pytest.raises(DistilError, match=message) as error:
         export_reader(tiny_reader(), tmp_path / "reader")
     assert "\n" not in str(error.value)
@@ -312,9 +311,7 @@ def test_a_bilstm_is_exported(tiny_reader: Callable[..., Reader], tmp_path: Path
         require_same_answers(served, reader, pairs)
     assert record["backends"]["onnx"]["largest_difference"] < 1e-4
     int8 = loaded(tmp_path, backend="onnx-int8")
-    assert "DynamicQuantizeLSTM" in {
-        node.op_type for node in onnx.load(tmp_path / "onnx" / FILES["onnx-int8"]).graph.node
-    }
+    assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(tmp_path / FILES["onnx-int8"][0]).graph.node}
     assert record["backends"]["onnx-int8"]["same_answer"] > 0.5
     for alone, among in zip((int8.answer(*pair)[0] for pair in PAIRS), int8.answer_batch(PAIRS), strict=True):
         assert alone.logit == among[0].logit

@@ -1,0 +1,123 @@
+"""What runs a reader in place of its PyTorch model: the backends by name, and their files in a reader directory.
+
+Each runtime has a module of its own beside this one, and a folder of its own in the directory. A reader knows neither:
+it calls what `open_exported` returns.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from haystack_distill.errors import DistilError
+from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD, OPENVINO_FOLDER
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# The files of each backend; the first is what its runtime opens. The names are those that optimum-intel looks for.
+FILES = {
+    "onnx": (f"{EXPORT_FOLDER}/model.onnx",),
+    "onnx-int8": (f"{EXPORT_FOLDER}/model_int8.onnx",),
+    "openvino": (f"{OPENVINO_FOLDER}/openvino_model.xml", f"{OPENVINO_FOLDER}/openvino_model.bin"),
+    "openvino-int8": (f"{OPENVINO_FOLDER}/openvino_model_int8.xml", f"{OPENVINO_FOLDER}/openvino_model_int8.bin"),
+}
+BACKENDS = ("torch", *FILES)
+INT8_BACKENDS = ("onnx-int8", "openvino-int8")
+
+
+class ExportedModel(Protocol):
+    """A question answering model outside PyTorch, on the processor. Any number of threads may call it at once.
+
+    Attributes:
+        backend: The name of the backend.
+        path: The file that it was opened from.
+        precision: The number format that it computes in, int8 layers aside: "fp32" or "bf16".
+    """
+
+    backend: str
+    path: Path
+    precision: str
+
+    def __call__(self, inputs: "dict[str, torch.Tensor]") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Start and end logits (B, L), float32, of a batch of `utils.model_inputs.model_inputs`.
+
+        The logits of padding are anything.
+        """
+        ...
+
+
+def check_backend(backend: str) -> None:
+    """Raise a DistilError unless there is such a backend."""
+    if backend not in BACKENDS:
+        raise DistilError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+
+
+def open_exported(
+    path: Path,
+    backend: str,
+    *,
+    num_threads: int | None = None,
+    precision: str = "auto",
+    model_type: str | None = None,
+) -> ExportedModel:
+    """The model in an exported file, ready to be called.
+
+    Args:
+        path: The first of the backend's `FILES`.
+        backend: A backend other than "torch".
+        num_threads: Processor threads of one call; None: one per core.
+        precision: "auto", "fp32" or "bf16", for a runtime that chooses the number format as it opens the file
+            (OpenVINO); see `utils.devices.resolve_precision`.
+        model_type: The model's `config.model_type`.
+
+    Raises:
+        DistilError: The runtime is not installed, or cannot read the file.
+    """
+    if backend.startswith("openvino"):
+        from haystack_distill.models.backends.openvino_runtime import OpenVinoModel
+
+        return OpenVinoModel(path, backend, num_threads, precision=precision, model_type=model_type)
+    from haystack_distill.models.backends.onnx_runtime import OnnxModel
+
+    return OnnxModel(path, backend, num_threads)
+
+
+def find_exported(name: str, backend: str, **hub: Any) -> Path:
+    """The file that a backend opens, of a reader directory or of a model on the hub (`hub`: `token`, `revision`).
+
+    Raises:
+        DistilError: There is none.
+    """
+    from transformers.utils import cached_file
+
+    try:
+        found = [cached_file(name, file, **hub) for file in FILES[backend]]
+    except (OSError, ValueError) as error:
+        raise DistilError(
+            f"{name!r} has no {FILES[backend][0]}, which backend {backend!r} runs: make it with `haystack-distill "
+            f"export{' --runtime openvino' if backend.startswith('openvino') else ''}` ({error})"
+        ) from error
+    return Path(str(found[0]))
+
+
+def remove_exported(directory: Path) -> None:
+    """Remove what was exported from the weights of a reader directory, before they are replaced.
+
+    What others put into folders of those names stays.
+    """
+    for folder in dict.fromkeys(directory / Path(files[0]).parent for files in FILES.values()):
+        ours = (folder / EXPORT_RECORD).exists()
+        for file in (directory / name for files in FILES.values() for name in files):
+            if file.parent != folder or not file.exists():
+                continue
+            if ours:
+                file.unlink()
+            else:
+                logger.warning("%s was not exported by this package and stays, but the weights change", file)
+        if ours:
+            (folder / EXPORT_RECORD).unlink()
+            with contextlib.suppress(OSError):  # something else is in there
+                folder.rmdir()

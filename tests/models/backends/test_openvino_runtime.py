@@ -1,0 +1,155 @@
+"""The OpenVINO model of an exported reader, and what differs from ONNX Runtime."""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.models.backends.exported import FILES, find_exported
+from haystack_distill.models.backends.openvino_runtime import OpenVinoModel, import_openvino
+from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
+from haystack_distill.utils.model_inputs import model_inputs
+from tests.conftest import CONTEXTS, QUESTIONS, make_tiny_reader
+
+pytest.importorskip("openvino")
+
+PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS] + [("Who?", " ".join(CONTEXTS))]
+WINDOWS = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer: BertTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, Path]:
+    """A tiny reader, and where it was exported to."""
+    reader = make_tiny_reader(tokenizer, seed=5, initializer_range=0.3)
+    directory = tmp_path_factory.mktemp("exported") / "reader"
+    export_reader(reader, directory, ExportSettings(runtime="openvino"))
+    return reader, directory
+
+
+def opened(directory: Path, backend: str = "openvino", **settings: object) -> OpenVinoModel:
+    settings = {"num_threads": 1, "precision": "fp32"} | settings
+    return OpenVinoModel(find_exported(str(directory), backend), backend, **settings)  # type: ignore[arg-type]
+
+
+def inputs_of(reader: Reader, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+    """A padded batch of windows of several lengths."""
+    windows = reader.cut_pairs(PAIRS)
+    batch = model_inputs(windows.collate(windows.__getitems__(range(len(windows)))))
+    return {name: tensor[rows] for name, tensor in batch.items()}
+
+
+def test_it_gives_the_logits_of_the_model(exported: tuple[Reader, Path]) -> None:
+    reader, directory = exported
+    model, inputs = opened(directory), inputs_of(reader)
+    mask = inputs["attention_mask"].bool()
+    assert not mask.all()
+    for found, expected in zip(model({"unknown": torch.zeros(1)} | inputs), reader.forward(inputs), strict=True):
+        assert (found.shape, found.dtype) == (mask.shape, torch.float32)
+        torch.testing.assert_close(found[mask], expected[mask], atol=1e-4, rtol=1e-4)
+
+
+def test_precision_is_chosen_as_elsewhere(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, directory = exported
+    for auto in ("fp32", "bf16"):
+        monkeypatch.setenv(AUTO_PRECISION_VARIABLE, auto)
+        served = Reader.load(directory, backend="openvino", window_settings=WINDOWS)
+        assert (served.precision, served.backend) == (auto, "openvino")
+        assert served.replace(batch_size=2).precision == auto
+    (found, _), (expected, _) = served.forward(inputs_of(reader)), reader.forward(inputs_of(reader))
+    mask = inputs_of(reader)["attention_mask"].bool()
+    assert 1e-4 < (found - expected)[mask].abs().max() < 0.5
+    assert Reader.load(directory, backend="openvino", precision="fp32", window_settings=WINDOWS).precision == "fp32"
+    for refused, message in (("fp16", "fp16 is for GPUs"), ("int4", "precision must be one of")):
+        with pytest.raises(DistilError, match=message):
+            Reader.load(directory, backend="openvino", precision=refused, window_settings=WINDOWS)
+    with pytest.raises(DistilError, match="runs on the processor and in bf16"):
+        served.replace(precision="fp32")
+    assert opened(directory, precision="auto", model_type="deberta").precision == "fp32"
+
+
+@pytest.fixture(scope="module")
+def wide(tokenizer: BertTokenizerFast) -> Reader:
+    """A reader that is wide enough for activations to be scaled in groups."""
+    shape = {"num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 256}
+    return make_tiny_reader(tokenizer, seed=5, initializer_range=0.1, **shape)
+
+
+@pytest.mark.parametrize(("int8", "precisions"), [("dynamic", ["auto"]), ("static", ["fp32", "bf16"])])
+def test_int8_answers_depend_on_no_other_window(
+    wide: Reader, int8: str, precisions: list[str], squad_file: Path, tmp_path: Path
+) -> None:
+    """Rounding apart: a scale over a whole batch would make differences as large as those that int8 makes."""
+    calibration = squad_file if int8 == "static" else None
+    export_reader(wide, tmp_path, ExportSettings(int8=int8, runtime="openvino"), calibration=calibration)
+    inputs = inputs_of(wide)
+    mask, exact = inputs["attention_mask"].bool(), wide.forward(inputs)
+    for precision in precisions:
+        model = opened(tmp_path, "openvino-int8", precision=precision)
+        together = model(inputs)
+        by_int8 = max(float((one - other)[mask].abs().max()) for one, other in zip(together, exact, strict=True))
+        apart = 0.0
+        for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+            window = {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
+            padded = {name: torch.nn.functional.pad(tensor, (0, 9)) for name, tensor in window.items()}
+            for given in (window, padded):
+                for found, others in zip(model(given), together, strict=True):
+                    apart = max(apart, float((found[0, :length] - others[row, :length]).abs().max()))
+        print(int8, precision, by_int8, apart)
+        assert 1e-3 < by_int8 < 1
+        assert apart < by_int8 / 5
+    if int8 == "dynamic":
+        assert model.precision == "fp32"
+        with pytest.raises(DistilError, match="computes in fp32 between its int8 weights; leave precision out"):
+            opened(tmp_path, "openvino-int8", precision="bf16")
+
+
+def test_callers_get_a_request_each(exported: tuple[Reader, Path]) -> None:
+    _, directory = exported
+    served = Reader.load(directory, backend="openvino", precision="fp32", num_threads=1, window_settings=WINDOWS)
+    expected = [served.answer(*pair) for pair in PAIRS]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda pair: served.answer(*pair), PAIRS * 4)) == expected * 4
+    assert isinstance(served.exported, OpenVinoModel)
+    assert 1 <= len(served.exported._idle) <= 8
+
+
+def test_num_threads_are_those_of_a_call(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from haystack_distill.models.backends import openvino_runtime
+
+    monkeypatch.setattr(openvino_runtime, "_cores", lambda: 2)
+    for num_threads, streams in ((1, 2), (2, 1)):
+        compiled = opened(exported[1], num_threads=num_threads)._compiled
+        assert compiled.get_property("NUM_STREAMS") == streams
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == streams * num_threads
+
+
+def test_a_file_that_is_no_model_is_refused(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    broken = tiny_reader().save(tmp_path / "broken")
+    with pytest.raises(DistilError, match=r"has no openvino/openvino_model\.xml.*export --runtime openvino"):
+        Reader.load(broken, backend="openvino", window_settings=WINDOWS)
+    (broken / "openvino").mkdir()
+    for file in FILES["openvino"]:
+        (broken / file).write_bytes(b"no model")
+    with pytest.raises(DistilError, match=r"openvino_model\.xml cannot be run.*: export the reader again") as error:
+        Reader.load(broken, backend="openvino", window_settings=WINDOWS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(DistilError, match=r"need nncf: pip install 'haystack-distill\[openvino\]'"):
+        import_openvino("nncf")
+
+
+def test_nothing_is_reported_to_a_web_service() -> None:
+    from unittest.mock import MagicMock
+
+    wrapper = import_openvino("nncf.telemetry.wrapper")
+    assert isinstance(wrapper.telemetry, MagicMock)  # what NNCF takes where the module that reports is not installed
+    assert sys.modules.get("openvino_telemetry", wrapper) is not None
