@@ -36,7 +36,7 @@ _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to evaluate on, or a dataset on the hub.", metavar="FILE|NAME"
 )
 
-_WORDS = {"int8": Literal["dynamic", "static", "none"], "runtime": Literal["onnx", "openvino", "all"]}
+_WORDS = {"int8": Literal["dynamic", "static", "auto", "none"], "runtime": Literal["onnx", "openvino", "all"]}
 _MEASURING = ("max_answer_length", "no_answer_threshold")
 _SETTINGS = {
     source.name: option_from(source, "Export", **{"type": _WORDS[source.name]} if source.name in _WORDS else {})
@@ -56,7 +56,7 @@ _EXPORT = [
         "calibration_data",
         list[str] | None,
         None,
-        "For --int8 static: training examples, never evaluation data.",
+        "For --int8 static and auto: training examples, never evaluation data.",
         "Export",
         metavar="FILE|NAME",
     ),
@@ -74,6 +74,8 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
     Examples:
       haystack-distill export --model finished --data dev.json
       haystack-distill export --model finished --runtime openvino
+      haystack-distill export --model finished --runtime all --int8 auto \\
+          --data dev.json --calibration-data train.json
       haystack-distill ask --model finished --backend openvino \\
           --question "Who wrote it?" --context "Ada Lovelace wrote it in 1843."
     """
@@ -81,6 +83,8 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
         refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --data")
         if not given["calibration_data"]:
             refuse_without_effect(ctx, ["on_bad_example"], "without data", "add --data")
+    if given["int8"] != "auto":
+        refuse_without_effect(ctx, ["max_f1_drop"], f"with --int8 {given['int8']}", "use --int8 auto")
     if given["int8"] == "none":
         refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "leave that out")
     if given["runtime"] == "openvino":
@@ -92,6 +96,8 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
     require_writable(output_dir)
     with logs_on_stderr():
         from haystack_distill.export.exporting import ExportSettings, export_reader
+        from haystack_distill.reporting.card_sections import add_section, read_card
+        from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
 
         settings = ExportSettings(**{name: given[name] for name in _SETTINGS})
         calibration = None
@@ -99,10 +105,20 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
             calibration = examples_of(given["calibration_data"], "train", given)
         measured = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
+        card = read_card(Path(model))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
+        if card is not None and "tried" in record:
+            add_section(output_dir, card, "int8", int8_section(record))
     if given["json"]:
-        print_result(True, {"command": "export", "output_dir": output_dir, "backends": record["backends"]})
+        result = {"command": "export", "output_dir": output_dir, "backends": record["backends"]}
+        print_result(True, result | {name: record[name] for name in ("tried",) if name in record})
         return
+    if "tried" in record:
+        title = escape(f"int8, F1 at most {settings.max_f1_drop:g} below fp32's")
+        tried = Table(*COLUMNS, title=title)
+        for row in int8_rows(record):
+            tried.add_row(*row)
+        Console().print(tried)
     table = Table("backend", "MB", "same answer", "EM", "F1", title=escape(f"{model} exported to {output_dir}"))
     for backend, found in record["backends"].items():
         size = f"{found['megabytes']:.1f}" if "megabytes" in found else ""

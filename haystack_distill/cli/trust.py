@@ -79,8 +79,8 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
     target = _target(model, output_dir, in_place, given["overwrite"])
     with logs_on_stderr():
         from haystack_distill.evaluation import calibration
-        from haystack_distill.reporting.calibration import add_to_card, summary_of, write_calibration
-        from haystack_distill.reporting.model_card import CARD_FILE
+        from haystack_distill.reporting.calibration import calibration_section, summary_of, write_calibration
+        from haystack_distill.reporting.card_sections import add_section, read_card
 
         examples = measured_examples(dev_data, given)
         reader = load_reader(model, **reader_settings(given))
@@ -92,11 +92,10 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
             threshold_for=given["threshold_for"],
             cache_dir=given["cache_dir"],
         )
-        card_file = Path(model) / CARD_FILE
-        card = card_file.read_text(encoding="utf-8", errors="replace") if card_file.is_file() else None
+        card = read_card(Path(model))
         result.reader.save(target, only_trained=(Path(model) / TRAINED_RECORD).exists())
         if card is not None:
-            add_to_card(target, result, card)
+            add_section(target, card, "Calibration", calibration_section(summary_of(result)))
         page = write_calibration(target, result, model=Path(model).name, data=[Path(name).name for name in dev_data])
         summary = {"command": "calibrate", "model": model, "output_dir": target, "page": page} | summary_of(result)
     print_result(given["json"], summary, f"{model} calibrated, in {target}")

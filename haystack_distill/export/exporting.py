@@ -1,5 +1,6 @@
 """Export of a reader for ONNX Runtime and OpenVINO, in fp32 and int8, verified against the original model."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
-from haystack_distill.export import onnx, openvino
+from haystack_distill.export import onnx, openvino, promise
 from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, open_exported
 from haystack_distill.models.backends.onnx_runtime import import_onnx
 from haystack_distill.models.backends.openvino_runtime import import_openvino
@@ -22,11 +24,14 @@ from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.checks import check_argument, is_number
 from haystack_distill.utils.files import expand_user, require_writable, temporary_directory, writing
 from haystack_distill.utils.model_files import EXPORT_RECORD
 from haystack_distill.utils.model_inputs import model_inputs
 
-INT8 = ("dynamic", "static", "none")
+logger = logging.getLogger(__name__)
+
+INT8 = ("dynamic", "static", "auto", "none")
 RUNTIMES = ("onnx", "openvino", "all")
 _PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
 _NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -47,27 +52,38 @@ class ExportSettings:
 
     Args:
         int8: "dynamic" (int8 weights, activations scaled in every call), "static" (activations scaled once, on
-            calibration data) or "none".
+            calibration data), "auto" (both are tried, in several ways, and the fastest is exported that keeps its F1)
+            or "none".
         per_channel: For ONNX: whether each output column of a weight has its own int8 scale. OpenVINO's always have.
         reduce_range: For ONNX: whether weights use 7 of the 8 bits. Processors without VNNI add pairs of int8 products
             in 16 bits and overflow otherwise; with VNNI it costs a little precision and no time. OpenVINO knows which
             processor it runs on.
         runtime: What the reader is exported for: "onnx" (ONNX Runtime), "openvino" or "all", which is both.
+        max_f1_drop: For int8 "auto": how much F1 may be lost against the reader in fp32, in points of a hundred.
     """
 
     int8: str = "dynamic"
     per_channel: bool = True
     reduce_range: bool = True
     runtime: str = "onnx"
+    max_f1_drop: float = 0.3
 
     def __post_init__(self) -> None:
         for name, words in (("int8", INT8), ("runtime", RUNTIMES)):
             if getattr(self, name) not in words:
                 raise DistilError(f"{name} must be one of {', '.join(words)}, not {getattr(self, name)!r}")
-        if self.runtime == "openvino" and not (self.per_channel and self.reduce_range):
-            raise DistilError(
-                "per_channel and reduce_range have no effect on OpenVINO's int8; leave them out, or use runtime='onnx'"
-            )
+        drop = self.max_f1_drop
+        check_argument("max_f1_drop", drop, is_number(drop) and drop >= 0, "a number of at least 0")
+        if self.int8 != "auto" and drop != ExportSettings.max_f1_drop:
+            raise DistilError("max_f1_drop has an effect with int8='auto' only; leave it out, or set that")
+        if not (self.per_channel and self.reduce_range):
+            if self.runtime == "openvino":
+                raise DistilError(
+                    "per_channel and reduce_range have no effect on OpenVINO's int8; leave them out, or use "
+                    "runtime='onnx'"
+                )
+            if self.int8 == "auto":
+                raise DistilError("int8='auto' chooses per_channel and reduce_range itself; leave them out")
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -89,15 +105,17 @@ def export_reader(
     `onnx/model.onnx` and `openvino/openvino_model.xml` are the model in fp32 for any batch size and length; those with
     `int8` in their names have int8 weights, a quarter of the size (ONNX Runtime:
     https://onnxruntime.ai/docs/performance/model-optimizations/, OpenVINO: see `export.openvino.Quantisation`).
-    `export.json` in each folder records how close they are to the original model, and their metrics.
+    `export.json` in each folder records how close they are to the original model, and their metrics. With int8 "auto"
+    it has everything that was tried, too; a runtime of which nothing is within the limit gets no int8 model.
 
     Args:
         reader: A reader with weights.
         directory: The directory for the reader and the exported models. Each file is replaced atomically, and
             what was exported before is removed.
         settings: The settings of the export; the default is `ExportSettings()`.
-        calibration: Examples for static quantisation to scale activations; training data, never evaluation data.
-        data: Examples to evaluate every backend on.
+        calibration: Examples for static quantisation to scale activations; training data, never evaluation data. For
+            int8 "static" and "auto".
+        data: Examples to evaluate every backend on. For int8 "auto" they are needed.
 
     Returns:
         The content of `export.json`.
@@ -108,8 +126,10 @@ def export_reader(
         WriteError: The directory or a temporary one cannot be written.
     """
     chosen = settings or ExportSettings()
-    if (chosen.int8 == "static") != (calibration is not None):
+    if (chosen.int8 in ("static", "auto")) != (calibration is not None):
         raise DistilError("calibration data is needed for static quantisation, and only for it: give both or neither")
+    if chosen.int8 == "auto" and data is None:
+        raise DistilError("int8='auto' keeps F1, which needs labelled data to measure it on; give data")
     reader.require_weights()
     if reader.model.config.model_type == "longformer":  # its export fails only after minutes
         raise DistilError(
@@ -131,15 +151,30 @@ def export_reader(
     target = expand_user(directory)
     require_writable(target)
     with temporary_directory() as scratch, writing(Path(scratch)):
-        windows = None if calibration is None else list(calibration_inputs(reader.cut(load_examples(calibration))))
-        exported = _export(reader, Path(scratch), chosen, windows)
+        examples = None if data is None else load_examples(data)
+        inputs = None
+        if calibration is not None:
+            calibrated_on = load_examples(calibration)
+            if examples is not None:
+                promise.require_other_questions(calibrated_on, examples)
+            inputs = list(calibration_inputs(reader.cut(calibrated_on)))
+        exported = _export(reader, Path(scratch), chosen, inputs)
+        tried: list[promise.Tried] = []
+        known: dict[str, Any] = {}
+        if chosen.int8 == "auto":
+            assert examples is not None and inputs is not None  # noqa: PT018
+            search = promise.PromiseSearch(reader, reader.cut(examples), inputs, chosen.max_f1_drop, Path(scratch))
+            known["torch"] = search.metrics
+            tried = _keep_promises(search, Path(scratch), exported)
         folders = list(dict.fromkeys(Path(FILES[backend][0]).parent for backend in exported))
         packages = [package for folder in folders for package in _PACKAGES[str(folder)]]
-        record = {
+        record: dict[str, Any] = {
             "settings": vars(chosen),
             "versions": versions(*packages),
-            "backends": _compare(reader, exported, data),
+            "backends": _compare(reader, exported, examples, known),
         }
+        if tried:
+            record["tried"] = [vars(one) for one in tried]
         reader.save(target)
         for folder in folders:
             write_json(target / folder / EXPORT_RECORD, record)  # first: marks the other files as exports
@@ -173,8 +208,9 @@ def _require_installed(settings: ExportSettings) -> None:
 def _export(
     reader: Reader, scratch: Path, settings: ExportSettings, calibration: list[dict[str, torch.Tensor]] | None
 ) -> dict[str, Path]:
-    """The file of each backend, written below a directory."""
-    files = {backend: scratch / FILES[backend][0] for backend in settings.backends}
+    """The file of each backend, written below a directory; without int8 where it has to be searched for."""
+    found = [name for name in settings.backends if settings.int8 != "auto" or name not in INT8_BACKENDS]
+    files = {backend: scratch / FILES[backend][0] for backend in found}
     for file in files.values():
         file.parent.mkdir(exist_ok=True)
     traced = scratch / "traced.onnx"
@@ -197,13 +233,46 @@ def _export(
     return files
 
 
-def _compare(reader: Reader, exported: dict[str, Path], data: ExampleSource | None) -> dict[str, Any]:
-    """Compare the logits of each exported model with those of the reader, and evaluate all of them on `data`.
+def _keep_promises(search: promise.PromiseSearch, scratch: Path, exported: dict[str, Path]) -> list[promise.Tried]:
+    """Add to the exported files the fastest int8 model of each runtime that is within the limit, if there is one."""
+    tried = []
+    for backend, find in (("onnx", search.for_onnx), ("openvino", search.for_openvino)):
+        if backend not in exported:
+            continue
+        file, found = find(exported[backend])
+        tried += found
+        if file is None:
+            best = max(found, key=lambda one: one.f1)
+            logger.warning(
+                "no int8 model for %s is within %g points of F1 (the best, %s, lost %.2f), so none is written; allow "
+                "more with max_f1_drop, or train for it (adaptation quantisation_aware)",
+                _NAMES[backend],
+                search.max_f1_drop,
+                best.name,
+                best.f1_drop,
+            )
+            continue
+        target = f"{backend}-int8"
+        for name in FILES[target]:
+            shutil.copyfile(file.with_suffix(Path(name).suffix), scratch / name)
+        exported[target] = scratch / FILES[target][0]
+    return tried
+
+
+def _compare(
+    reader: Reader, exported: dict[str, Path], examples: datasets.Dataset | None, known: dict[str, Any]
+) -> dict[str, Any]:
+    """Compare the logits of each exported model with those of the reader, and evaluate all of them on the examples.
+
+    Args:
+        reader: The reader.
+        exported: The file of each backend.
+        examples: Labelled examples, or None.
+        known: Metrics that have been measured already, by backend.
 
     Raises:
         DistilError: The logits of the fp32 model differ by more than the tolerance.
     """
-    examples = None if data is None else load_examples(data)
     windows = reader.cut_pairs(_PROBES) if examples is None else reader.cut(examples)
     selection = range(len(windows))[:_COMPARED_WINDOWS]
     expected = dict(_logits(reader, windows, selection))
@@ -240,7 +309,7 @@ def _compare(reader: Reader, exported: dict[str, Path], data: ExampleSource | No
         for backend in compared:
             # As it is served unless something else is asked for.
             one = _with_exported(reader, exported[backend], backend) if backend == "openvino" else served[backend]
-            compared[backend]["metrics"] = one.evaluate_windows(windows)  # type: ignore[arg-type]
+            compared[backend]["metrics"] = known.get(backend) or one.evaluate_windows(windows)  # type: ignore[arg-type]
             if runtime_of(backend) == "openvino":
                 compared[backend]["precision"] = one.precision
     return compared

@@ -1,6 +1,5 @@
 """The page on a calibration with its reliability diagram, its numbers as JSON, and its section of the model card."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,14 +8,11 @@ from typing import Any
 from haystack_distill.evaluation.calibration import Calibration
 from haystack_distill.models.calibration import calibration_record
 from haystack_distill.reporting import plots
-from haystack_distill.reporting.model_card import CARD_FILE
 from haystack_distill.reporting.page import figure_of, page_of, png_of, table_of
 from haystack_distill.utils.atomic import write_atomically, write_json
 
 PAGE_FILE = "calibration.html"
 NUMBERS_FILE = "calibration.json"
-
-_HEADING = "## Calibration"
 
 
 def summary_of(calibration: Calibration) -> dict[str, Any]:
@@ -67,7 +63,7 @@ def write_calibration(directory: Path, calibration: Calibration, *, model: str, 
     title = f"Calibration of {model}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(_sentence(summary))}</p>",
+        f"<p>{escape(calibration_section(summary))}</p>",
         "<h2>Results</h2>",
         table_of(["", "calibration error", *(titles[name] for name in names)], rows),
         f'<p class="note">{escape(note)}</p>',
@@ -85,24 +81,12 @@ def write_calibration(directory: Path, calibration: Calibration, *, model: str, 
     return directory / PAGE_FILE
 
 
-def add_to_card(directory: Path, calibration: Calibration, card: str) -> Path:
-    """Write a model card with a section on the calibration, in place of an earlier one, to a reader's directory.
+def calibration_section(summary: dict[str, Any]) -> str:
+    """The section of a model card: what was done and what came of it.
 
     Args:
-        directory: The directory of the calibrated reader.
-        calibration: The calibration.
-        card: The text of the card that the reader had before.
+        summary: What `summary_of` returns.
     """
-    kept = re.sub(rf"^{_HEADING}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    section = f"{_HEADING}\n\n{_sentence(summary_of(calibration))}\n\n"
-    before, limits, after = kept.partition("## Limits\n")
-    text = f"{before}{section}{limits}{after}" if limits else f"{kept.rstrip()}\n\n{section.rstrip()}\n"
-    write_atomically(directory / CARD_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return directory / CARD_FILE
-
-
-def _sentence(summary: dict[str, Any]) -> str:
-    """What was done and what came of it."""
     total = summary["total_temperature"]
     earlier = "" if total == summary["temperature"] else f" ({total:.4g} with those of earlier calibrations)"
     before, after = summary["before"]["calibration_error"], summary["after"]["calibration_error"]

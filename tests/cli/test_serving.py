@@ -55,6 +55,23 @@ def test_export_for_openvino(student_dir: Path, squad_file: Path, tmp_path: Path
     assert metrics == pytest.approx(found["backends"]["openvino"]["metrics"])
 
 
+def test_export_with_a_promise(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    directory, other = tmp_path / "reader", tmp_path / "train.json"
+    shutil.copytree(student_dir, directory)
+    (directory / "README.md").write_text("# A reader\n\n## Limits\n\nMany.\n")
+    other.write_text(squad_file.read_text().replace("?", " then?"))
+    base = ["export", "--model", directory, "--int8", "auto", "--data", squad_file, *WINDOWS]
+    printed = run(*base, "--calibration-data", other, "--max-f1-drop", "100").stdout
+    assert "F1 at most 100 below" in " ".join(printed.split())
+    record = json.loads((directory / "onnx" / "export.json").read_text())
+    assert [one["kept"] for one in record["tried"]].count(True) == 1
+    card = (directory / "README.md").read_text()
+    assert card.index("## int8") < card.index("## Limits")
+    found = run_json(*base, "--calibration-data", other, "--max-f1-drop", "100")
+    assert {one["name"] for one in found["tried"]} == {one["name"] for one in record["tried"]}
+    assert (directory / "README.md").read_text().count("## int8") == 1
+
+
 def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:
     for arguments, message in (
         (["export", "--model", "embedded"], "give --output-dir"),
@@ -78,6 +95,7 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
         (["export", "--runtime", "openvino", "--per-channel"], "--per-channel has no effect on OpenVINO's int8"),
         (["export", "--int8", "none", "--reduce-range"], "--reduce-range has no effect with --int8 none"),
         (["export", "--max-answer-length", "9"], "--max-answer-length has no effect without data to measure on"),
+        (["export", "--max-f1-drop", "1"], "--max-f1-drop has no effect with --int8 dynamic; use --int8 auto"),
         (["export", "--on-bad-example", "skip"], "--on-bad-example has no effect without data"),
         (["prune", "--no-answer-threshold", "1"], "--no-answer-threshold has no effect without data to measure on"),
         (["prune", "--batch-size", "4"], "--batch-size has no effect without data to measure on"),

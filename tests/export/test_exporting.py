@@ -96,9 +96,13 @@ def test_static_quantisation_needs_and_uses_calibration_data(
         export_reader(reader, tmp_path / "a", ExportSettings(int8="static"))
     with pytest.raises(DistilError, match="and only for it"):
         export_reader(reader, tmp_path / "a", calibration=squad_file)
-    record = export_reader(
-        reader, tmp_path / "b", ExportSettings(int8="static"), calibration=squad_file, data=squad_file
-    )
+    static = ExportSettings(int8="static")
+    with pytest.raises(DistilError, match="8 questions of the calibration data are among those that are measured on"):
+        export_reader(reader, tmp_path / "b", static, calibration=squad_file, data=squad_file)
+    assert not (tmp_path / "b").exists()
+    others = tmp_path / "others.json"
+    others.write_text(squad_file.read_text().replace("?", " then?"))
+    record = export_reader(reader, tmp_path / "b", static, calibration=others, data=squad_file)
     assert 1e-4 < record["backends"]["onnx-int8"]["largest_difference"] < 0.5
     assert record["backends"]["torch"]["metrics"]["total"] == 8
     assert set(record["backends"]["onnx-int8"]["metrics"]) == set(record["backends"]["torch"]["metrics"])

@@ -1,0 +1,230 @@
+"""int8 with a promise: several ways to quantise a reader are tried, and the fastest that keeps its F1 is taken."""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from haystack_distill.data.windows import Windows
+from haystack_distill.errors import DistilError
+from haystack_distill.export import onnx, openvino
+from haystack_distill.export.openvino import Quantisation
+from haystack_distill.models.backends.exported import open_exported
+from haystack_distill.models.reader import Reader
+from haystack_distill.utils.processor import processor_record
+
+logger = logging.getLogger(__name__)
+
+_SMOOTH_QUANT = 0.5
+_TIMED_WINDOWS = 128
+_ROUNDS = 3
+_HARM_WINDOWS = 64  # of the calibration data, to measure what int8 costs each layer
+_LAYER = re.compile(r"\.(\d+)/")  # in the names of nodes, such as /bert/encoder/layer.3/output/dense/MatMul
+# Instructions that add products of int8 numbers in 32 bits; elsewhere weights of 8 bits overflow.
+_EIGHT_BITS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way to quantise a reader, and what came of it.
+
+    Attributes:
+        backend: "onnx-int8" or "openvino-int8".
+        name: What was done, such as "static, SmoothQuant 0.5".
+        exact: Exact match on the data, in percent.
+        f1: F1 on the data, in percent.
+        f1_drop: What it lost against the reader in fp32; negative if it gained.
+        windows_per_second: On this machine; None if it lost too much to be timed.
+        kept: Whether it is what was exported.
+    """
+
+    backend: str
+    name: str
+    exact: float
+    f1: float
+    f1_drop: float
+    windows_per_second: float | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    backend: str
+    name: str
+    file: Path
+
+
+_Measured = tuple[_Candidate, Tried]
+
+
+class PromiseSearch:
+    """The search for the fastest int8 model that loses at most so much F1.
+
+    Args:
+        reader: The reader in fp32, in PyTorch.
+        windows: Its windows of the questions that F1 is measured on.
+        calibration: Inputs to scale activations on, one window each; of other questions.
+        max_f1_drop: How much F1 may be lost, in points of a hundred.
+        directory: An existing directory for the models that are tried.
+
+    Attributes:
+        metrics: Those of the reader itself.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        windows: Windows,
+        calibration: list[dict[str, torch.Tensor]],
+        max_f1_drop: float,
+        directory: Path,
+    ) -> None:
+        self.reader = reader
+        self.windows = windows
+        self.calibration = calibration
+        self.max_f1_drop = max_f1_drop
+        self.directory = directory
+        self.metrics = reader.evaluate_windows(windows)
+        self._numbered = 0
+
+    def for_onnx(self, source: Path) -> tuple[Path | None, list[Tried]]:
+        """Try ONNX Runtime's dynamic and static quantisation.
+
+        Args:
+            source: The optimised graph in fp32, as `export.onnx.optimise` writes it.
+
+        Returns:
+            The file of the fastest model within the limit, or None; and everything that was tried.
+        """
+        eight = bool(_EIGHT_BITS & set(processor_record(torch.device("cpu"))["instructions"]))
+        measured = []
+        for recipe, calibration in (("dynamic", None), ("static", self.calibration)):
+            for bits in (7, 8) if eight else (7,):
+                candidate = self._candidate("onnx-int8", f"{recipe}, weights of {bits} bits", ".onnx")
+                onnx.quantise(source, candidate.file, per_channel=True, reduce_range=bits == 7, calibration=calibration)
+                measured.append(self._measure(candidate))
+        return self._fastest(measured)
+
+    def for_openvino(self, source: Path) -> tuple[Path | None, list[Tried]]:
+        """Try OpenVINO's dynamic quantisation and NNCF's static one, with SmoothQuant and without.
+
+        If no static one is within the limit, the better of them is tried with the most harmful layers left in float:
+        those in which int8 alone moves the logits of the calibration inputs most.
+
+        Args:
+            source: The model in fp32, as `export.openvino.convert` writes it.
+
+        Returns:
+            As `for_onnx`.
+        """
+        static = [Quantisation("static"), Quantisation("static", smooth_quant=_SMOOTH_QUANT)]
+        measured = [self._quantised(source, one) for one in (Quantisation("dynamic"), *static)]
+        if not any(self._within(tried) for _, tried in measured[1:]):
+            better = max(zip(static, measured[1:], strict=True), key=lambda pair: pair[1][1].f1)[0]
+            layers = _layers(openvino.node_names(source))
+            ranked = self._by_harm(source, better, layers)
+            for number in range(1, len(layers) // 2 + 1):
+                left = tuple(re.escape(node) for layer in ranked[:number] for node in layers[layer])
+                addition = f", {number} of {len(layers)} layers in float"
+                measured.append(self._quantised(source, replace(better, ignored=left), addition))
+                if self._within(measured[-1][1]):
+                    break
+        return self._fastest(measured)
+
+    def _quantised(self, source: Path, quantisation: Quantisation, addition: str = "") -> _Measured:
+        smooth = "" if quantisation.smooth_quant is None else f", SmoothQuant {quantisation.smooth_quant}"
+        candidate = self._candidate("openvino-int8", f"{quantisation.recipe}{smooth}{addition}", ".xml")
+        calibration = self.calibration if quantisation.recipe == "static" else None
+        openvino.quantise(source, candidate.file, quantisation, calibration)
+        return self._measure(candidate)
+
+    def _candidate(self, backend: str, name: str, suffix: str) -> _Candidate:
+        self._numbered += 1
+        return _Candidate(backend, name, self.directory / f"tried_{self._numbered}{suffix}")
+
+    def _measure(self, candidate: _Candidate) -> _Measured:
+        """The F1 of a candidate that has been written."""
+        metrics = self._served(candidate).evaluate_windows(self.windows)
+        drop = self.metrics["f1"] - metrics["f1"]
+        logger.info("%s, %s: F1 %.2f, %.2f lost", candidate.backend, candidate.name, metrics["f1"], drop)
+        return candidate, Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
+
+    def _within(self, tried: Tried) -> bool:
+        return tried.f1_drop <= self.max_f1_drop
+
+    def _fastest(self, measured: list[_Measured]) -> tuple[Path | None, list[Tried]]:
+        """Time those within the limit, in turn, and choose the fastest."""
+        eligible = [candidate for candidate, tried in measured if self._within(tried)]
+        if not eligible:
+            return None, [tried for _, tried in measured]
+        served = [self._served(candidate) for candidate in eligible]
+        count = min(len(self.windows), _TIMED_WINDOWS)
+        selection = np.linspace(0, len(self.windows) - 1, count).astype(int).tolist()
+        seconds = [float("inf")] * len(served)
+        for _ in range(_ROUNDS):
+            for number, reader in enumerate(served):
+                start = time.perf_counter()
+                for _ in reader.logits(self.windows, selection):
+                    pass
+                seconds[number] = min(seconds[number], time.perf_counter() - start)
+        rates = {candidate: count / taken for candidate, taken in zip(eligible, seconds, strict=True)}
+        fastest = max(eligible, key=lambda candidate: rates[candidate])
+        found = [
+            replace(tried, windows_per_second=rates.get(candidate), kept=candidate == fastest)
+            for candidate, tried in measured
+        ]
+        return fastest.file, found
+
+    def _served(self, candidate: _Candidate, precision: str = "auto") -> Reader:
+        model_type = self.reader.model.config.model_type
+        exported = open_exported(candidate.file, candidate.backend, precision=precision, model_type=model_type)
+        return self.reader.replace(exported=exported, device="cpu", precision="auto")
+
+    def _by_harm(self, source: Path, quantisation: Quantisation, layers: dict[str, list[str]]) -> list[str]:
+        """The layers, those first that do the most harm in int8 while all others stay in float."""
+        inputs = self.calibration[:: max(1, len(self.calibration) // _HARM_WINDOWS)][:_HARM_WINDOWS]
+        expected = [torch.stack(self.reader.forward(one)) for one in inputs]
+        harm = {}
+        everything = openvino.node_names(source)
+        for layer, own in layers.items():
+            others = tuple(re.escape(name) for name in everything if name not in own)
+            candidate = self._candidate("openvino-int8", layer, ".xml")
+            openvino.quantise(source, candidate.file, replace(quantisation, ignored=others), inputs)
+            served = self._served(candidate, "fp32")
+            found = [torch.stack(served.forward(one)) for one in inputs]
+            harm[layer] = sum(float((a - b).square().mean()) for a, b in zip(found, expected, strict=True))
+        return sorted(layers, key=lambda layer: -harm[layer])
+
+
+def _layers(names: Sequence[str]) -> dict[str, list[str]]:
+    """The nodes of each layer by its number; empty if the names do not hold numbers."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        number = _LAYER.search(name)
+        if number is not None:
+            found.setdefault(number.group(1), []).append(name)
+    return found
+
+
+def require_other_questions(calibration: datasets.Dataset, data: datasets.Dataset) -> None:
+    """Check that activations are not scaled on what F1 is measured on.
+
+    Raises:
+        DistilError: They share questions.
+    """
+
+    def questions(examples: datasets.Dataset) -> set[tuple[str, str]]:
+        return set(zip(examples["question"], examples["context"], strict=True))
+
+    shared = len(questions(calibration) & questions(data))
+    if shared:
+        raise DistilError(
+            f"{shared} questions of the calibration data are among those that are measured on, where F1 would look "
+            "better than it is; calibrate on training data"
+        )

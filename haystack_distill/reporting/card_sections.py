@@ -1,0 +1,32 @@
+"""Sections that are added to a reader's model card after it was written: by `calibrate` and `export`."""
+
+import re
+from pathlib import Path
+
+from haystack_distill.reporting.model_card import CARD_FILE
+from haystack_distill.utils.atomic import write_atomically
+
+_LIMITS = "## Limits\n"
+
+
+def read_card(directory: Path) -> str | None:
+    """The text of the model card in a directory; None without one."""
+    file = directory / CARD_FILE
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def add_section(directory: Path, card: str, title: str, text: str) -> Path:
+    """Write a model card with a section, in place of an earlier one of that title, to a reader's directory.
+
+    Args:
+        directory: The directory of the reader.
+        card: The text of the card that the reader had before.
+        title: The title of the section.
+        text: Its content, in Markdown.
+    """
+    kept = re.sub(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    section = f"## {title}\n\n{text}\n\n"
+    before, limits, after = kept.partition(_LIMITS)
+    written = f"{before}{section}{limits}{after}" if limits else f"{kept.rstrip()}\n\n{section.rstrip()}\n"
+    write_atomically(directory / CARD_FILE, lambda temporary: temporary.write_text(written, encoding="utf-8"))
+    return directory / CARD_FILE

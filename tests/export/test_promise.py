@@ -1,0 +1,168 @@
+"""int8 with a promise: what is tried, what is kept, and what is said where nothing keeps it."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import BertTokenizerFast, MPNetConfig
+
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.data.sample import sample_path
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.export import promise
+from haystack_distill.export.exporting import ExportSettings, calibration_inputs, export_reader
+from haystack_distill.models.backends.exported import FILES
+from haystack_distill.models.embedded_teacher import embedded_teacher
+from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
+from tests.conftest import CONTEXTS, make_tiny_reader
+from tests.export.test_exporting import SMALL, reader_of
+
+pytest.importorskip("openvino")
+
+MakeReader = Callable[..., Reader]
+WINDOWS = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+OTHERS = [("Who came from Delft?", CONTEXTS[1]), ("What moves?", CONTEXTS[3]), ("When was it?", CONTEXTS[0])]
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions that are not those of `squad_file`."""
+    paragraphs = [
+        {"context": context, "qas": [{"id": str(number), "question": question, "labelled": False}]}
+        for number, (question, context) in enumerate(OTHERS)
+    ]
+    path = tmp_path_factory.mktemp("calibration") / "train.json"
+    path.write_text(json.dumps({"version": "1", "data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def reader(tokenizer: BertTokenizerFast) -> Reader:
+    return make_tiny_reader(tokenizer, seed=5, initializer_range=0.3, num_hidden_layers=2)
+
+
+def test_the_fastest_within_the_limit_is_kept(
+    reader: Reader, squad_file: Path, calibration: Path, tmp_path: Path
+) -> None:
+    settings = ExportSettings(int8="auto", runtime="all", max_f1_drop=100.0)
+    record = export_reader(reader, tmp_path / "reader", settings, calibration=calibration, data=squad_file)
+    written = json.loads((tmp_path / "reader" / "openvino" / "export.json").read_text())
+    assert written == json.loads(json.dumps(record))
+    assert written["settings"]["max_f1_drop"] == 100.0
+    tried = written["tried"]
+    names = [one["name"] for one in tried if one["backend"] == "openvino-int8"]
+    assert names == ["dynamic", "static", "static, SmoothQuant 0.5"]
+    assert {one["name"] for one in tried if one["backend"] == "onnx-int8"} >= {
+        "dynamic, weights of 7 bits",
+        "static, weights of 7 bits",
+    }
+    f1 = written["backends"]["torch"]["metrics"]["f1"]
+    for backend in ("onnx-int8", "openvino-int8"):
+        assert all((tmp_path / "reader" / file).exists() for file in FILES[backend])
+        own = [one for one in tried if one["backend"] == backend]
+        kept = [one for one in own if one["kept"]]
+        assert len(kept) == 1
+        assert kept[0]["windows_per_second"] == max(one["windows_per_second"] for one in own)
+        assert written["backends"][backend]["metrics"]["f1"] == pytest.approx(kept[0]["f1"])
+        served = Reader.load(tmp_path / "reader", backend=backend, window_settings=WINDOWS)
+        assert served.evaluate(squad_file)["f1"] == pytest.approx(kept[0]["f1"])
+        for one in own:
+            assert one["f1_drop"] == pytest.approx(f1 - one["f1"])
+    rows = int8_rows(written)
+    assert [row[-1] for row in rows].count("yes") == 2
+    assert all(len(row) == len(COLUMNS) for row in rows)
+    assert "at most 100 points of F1" in int8_section(written)
+
+
+def worse(self: Reader, windows: object, **_: object) -> dict[str, float]:
+    """An F1 that falls by a point with every model that is measured, and is best in fp32."""
+    worse.calls += 1  # type: ignore[attr-defined]
+    return {"exact": 50.0, "f1": 80.0 - worse.calls}  # type: ignore[attr-defined]
+
+
+def test_none_within_the_limit_is_said_and_none_written(
+    reader: Reader,
+    squad_file: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worse.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(Reader, "evaluate_windows", worse)
+    settings = ExportSettings(int8="auto", runtime="all", max_f1_drop=0.5)
+    with caplog.at_level(logging.WARNING):
+        record = export_reader(reader, tmp_path / "reader", settings, calibration=calibration, data=squad_file)
+    assert (
+        "no int8 model for ONNX Runtime is within 0.5 points of F1 (the best, dynamic, weights of 7 bits" in caplog.text
+    )
+    assert "no int8 model for OpenVINO" in caplog.text
+    assert not any(one["kept"] or one["windows_per_second"] for one in record["tried"])
+    # The static one that lost least was tried once more with the more harmful of two layers in float.
+    assert record["tried"][-1]["name"] == "static, 1 of 2 layers in float"
+    for backend in FILES:
+        assert all((tmp_path / "reader" / file).exists() != ("int8" in backend) for file in FILES[backend])
+
+
+def test_the_most_harmful_layer_is_found(reader: Reader, squad_file: Path, tmp_path: Path) -> None:
+    """A layer whose values have outliers loses most in int8."""
+    from haystack_distill.export import onnx, openvino
+    from haystack_distill.export.openvino import Quantisation
+
+    damaged = reader.copy()
+    dense = damaged.model.bert.encoder.layer[1].intermediate.dense
+    dense.weight.data[0] *= 300.0  # one neuron far out of the range of the others
+    inputs = list(calibration_inputs(damaged.cut(load_examples(squad_file))))
+    onnx.trace(damaged, inputs[0], tmp_path / "traced.onnx")
+    openvino.convert(tmp_path / "traced.onnx", tmp_path / "model.xml")
+    windows = damaged.cut(load_examples(squad_file))
+    search = promise.PromiseSearch(damaged, windows, inputs, 0.3, tmp_path)
+    layers = promise._layers(openvino.node_names(tmp_path / "model.xml"))
+    assert {layer: len(nodes) for layer, nodes in layers.items()} == {"0": 8, "1": 8}
+    assert search._by_harm(tmp_path / "model.xml", Quantisation("static"), layers) == ["1", "0"]
+
+
+def test_layers_by_the_names_of_other_families(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    from haystack_distill.export import onnx, openvino
+
+    other = reader_of(MPNetConfig(**SMALL, vocab_size=len(tokenizer)), tokenizer)
+    windows = other.cut_pairs(OTHERS)
+    from haystack_distill.utils.model_inputs import model_inputs
+
+    onnx.trace(other, model_inputs(windows.collate(windows.__getitems__([0, 1]))), tmp_path / "traced.onnx")
+    openvino.convert(tmp_path / "traced.onnx", tmp_path / "model.xml")
+    layers = promise._layers(openvino.node_names(tmp_path / "model.xml"))
+    assert set(layers) == {str(number) for number in range(other.model.config.num_hidden_layers)}
+
+
+def test_what_does_not_fit(reader: Reader, squad_file: Path, calibration: Path, tmp_path: Path) -> None:
+    auto = ExportSettings(int8="auto")
+    for given, match in (
+        ({"data": squad_file}, "calibration data is needed"),
+        ({"calibration": calibration}, "needs labelled data to measure it on; give data"),
+        ({"calibration": squad_file, "data": squad_file}, "8 questions of the calibration data are among those"),
+    ):
+        with pytest.raises(DistilError, match=match):
+            export_reader(reader, tmp_path / "x", auto, **given)
+    for wrong, match in (
+        ({"int8": "auto", "reduce_range": False}, "chooses per_channel and reduce_range itself"),
+        ({"max_f1_drop": 0.1}, "has an effect with int8='auto' only"),
+        ({"int8": "auto", "max_f1_drop": -1}, "max_f1_drop must be a number of at least 0"),
+    ):
+        with pytest.raises(DistilError, match=match):
+            ExportSettings(**wrong)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_a_real_reader_keeps_its_promise(tmp_path: Path) -> None:
+    teacher = embedded_teacher().replace(device="cpu", precision="fp32")
+    settings = ExportSettings(int8="auto", runtime="openvino", max_f1_drop=1.0)
+    data = load_examples(sample_path("dev")).select(range(24))
+    calibration = load_examples(sample_path("train")).select(range(40))
+    record = export_reader(teacher, tmp_path, settings, calibration=calibration, data=data)
+    kept = [one for one in record["tried"] if one["kept"]]
+    assert len(kept) == 1
+    assert kept[0]["f1_drop"] <= 1.0
