@@ -43,13 +43,20 @@ def load_teacher(name: str, settings: dict[str, Any]) -> "Reader":
     return teacher.replace(window_settings=replace(wanted, max_seq_len=longest))
 
 
-def reader_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's settings of `Reader` from a command's options."""
+def reader_settings(given: dict[str, Any], passages: int | None = None) -> dict[str, Any]:
+    """The constructor's settings of `Reader` from a command's options.
+
+    Args:
+        given: The options.
+        passages: With backend "auto": passages that the command reads at once.
+    """
     from haystack_distill.data.window_settings import WindowSettings
 
     window_settings = WindowSettings(given["max_seq_len"], given["doc_stride"], given["max_query_length"])
     names = ("max_answer_length", "no_answer_threshold", "batch_size", "precision", "device")
-    running = {name: given[name] for name in ("backend", "num_threads", "speed") if name in given}
+    running: dict[str, Any] = {name: given[name] for name in ("backend", "num_threads", "speed") if name in given}
+    if passages is not None and running["backend"] == "auto":
+        running["passages"] = passages
     return {"window_settings": window_settings} | {name: given[name] for name in names} | running
 
 

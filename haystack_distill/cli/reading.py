@@ -47,7 +47,7 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
     with logs_on_stderr():
         began = time.monotonic()
         examples = measured_examples(data, given)
-        reader = load_reader(model, **reader_settings(given))
+        reader = load_reader(model, **reader_settings(given, passages=1000))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         layers: list[int] = []  # that ran for each window, of a reader that leaves early
         metrics = reader.evaluate_windows(
@@ -64,6 +64,8 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
         "seconds": time.monotonic() - began,
         "metrics": metrics,
     }
+    if given["backend"] == "auto":
+        report["backend"] = reader.backend
     if layers:
         report["layers_per_window"] = sum(layers) / len(layers)
     print_result(given["json"], report, f"{model} on {', '.join(data)}")
@@ -89,7 +91,7 @@ def ask(
     text = context if context is not None else text_of(str(context_file))
     question = replace_lone_surrogates(question)  # what is no text cannot be printed either
     with logs_on_stderr():
-        reader = load_reader(model, **reader_settings(given))
+        reader = load_reader(model, **reader_settings(given, passages=1))
         answers = reader.answer(question, text, given["top_k"], allow_no_answer=given["allow_no_answer"])
     if given["json"]:
         found = [asdict(answer) for answer in answers]

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from haystack_distill import students
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
+from haystack_distill.models.backends.choice import installed_runtimes
 from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, check_backend
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.reader import Reader
@@ -89,7 +91,7 @@ def suggest_students(
         teacher: The reader to distil.
         budget: The budget of the student.
         pairs: Typical questions and contexts, to measure the latency.
-        backend: The backend that students will run on, see `Reader.load`.
+        backend: The backend that students will run on, see `Reader.load`; "auto": the fastest for each, int8 aside.
         num_threads: CPU threads per forward pass.
 
     Raises:
@@ -101,22 +103,25 @@ def suggest_students(
     found = []
     for making, student in _candidates(teacher):
         with temporary_directory() as scratch, writing(Path(scratch)):
-            if backend == "torch":
+            runtime = _runtime_for(backend)
+            if runtime is None:
                 student.save(scratch)
             else:
-                from haystack_distill.export.exporting import ExportSettings, export_reader, runtime_of
+                from haystack_distill.export.exporting import ExportSettings, export_reader
 
                 int8 = "dynamic" if backend in INT8_BACKENDS else "none"
-                export_reader(student, scratch, ExportSettings(int8=int8, runtime=runtime_of(backend)))
-            files = ["model.safetensors"] if backend == "torch" else FILES[backend]
-            megabytes = sum((Path(scratch) / file).stat().st_size for file in files) / 1e6
+                export_reader(student, scratch, ExportSettings(int8=int8, runtime=runtime))
             placement: dict[str, Any] = {}
             if backend == "torch":
                 placement = {"device": teacher.device, "precision": teacher.precision}
+            elif backend == "auto":
+                placement = {"device": teacher.device, "passages": 1}
             served = Reader.load(
                 scratch, backend=backend, num_threads=num_threads, window_settings=teacher.window_settings, **placement
             )
             milliseconds = milliseconds_per_question(served, pairs)
+            files = FILES.get(served.backend, ("model.safetensors",))
+            megabytes = sum((Path(scratch) / file).stat().st_size for file in files) / 1e6
         cost = milliseconds if budget.unit == "ms" else megabytes
         config = student.model.config
         found.append(
@@ -132,6 +137,14 @@ def suggest_students(
             )
         )
     return sorted(found, key=lambda one: (-one.parameters, -one.milliseconds))
+
+
+def _runtime_for(backend: str) -> str | None:
+    """What students are exported for, so that a backend can run them; None for PyTorch alone."""
+    if backend != "auto":
+        return None if backend == "torch" else backend.partition("-")[0]
+    installed = [one for one in installed_runtimes() if find_spec("onnx") is not None]  # which both are exported by
+    return "all" if len(installed) > 1 else next(iter(installed), None)
 
 
 def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:

@@ -239,11 +239,13 @@ class DistilledReader(ReadsText, BaseReader):
         max_query_length: Tokens of the query that are kept.
         preprocessing_batch_size: Pairs of query and document that are computed at once; None: all.
         model_kwargs: `torch_dtype` is another way to set `precision`; what else changes no answer is without effect.
-        backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8" for a reader that was exported.
+        backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8" for a reader that was exported; or
+            "auto", the fastest of these here (see `Reader.load`).
         num_threads: Processor threads that a forward pass may use.
         precision: "fp32", as FARMReader computes, "auto", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
         farm_confidences: Whether windows are padded and padding is counted as FARMReader does. On the same device and
-            in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8".
+            in fp32, scores are then FARMReader's to the bit. Not with "onnx-int8" and "auto".
+        passages: For backend "auto": documents that a query is asked of, as a rule; 10 by default.
         speed: For a reader with early exits, from 0 (all layers run) to 1; see `Reader`. `run`, `run_batch`, `predict`
             and `predict_batch` take another one for their call.
 
@@ -288,6 +290,7 @@ class DistilledReader(ReadsText, BaseReader):
         precision: str = "fp32",
         farm_confidences: bool = False,
         speed: float = 0.0,
+        passages: int | None = None,
     ) -> None:
         super().__init__()
         self.model_name_or_path = model_name_or_path
@@ -298,10 +301,10 @@ class DistilledReader(ReadsText, BaseReader):
         self.confidence_threshold = confidence_threshold
         self.preprocessing_batch_size = preprocessing_batch_size
         self.progress_bar = progress_bar
-        if farm_confidences and backend == "onnx-int8":
+        if farm_confidences and backend in ("onnx-int8", "auto"):
             raise DistilError(
-                "farm_confidences counts padding, which onnx-int8 leaves out; take backend 'torch' or 'onnx', or leave "
-                "farm_confidences out"
+                "farm_confidences counts padding, which onnx-int8 leaves out; take backend 'torch', 'onnx' or "
+                "'openvino', or leave farm_confidences out"
             )
         rest = set(model_kwargs or {}) - {"torch_dtype"}
         if not rest <= _HARMLESS_MODEL_ARGUMENTS:
@@ -316,7 +319,7 @@ class DistilledReader(ReadsText, BaseReader):
             names = ", ".join(name for name, given in idle.items() if given)
             logger.warning("one process answers on one device with the model as it is; without effect: %s", names)
         device = "cpu"
-        if use_gpu and (devices or backend == "torch"):
+        if use_gpu and (devices or backend in ("torch", "auto")):
             device = str(devices[0]) if devices else "auto"
         reader = Reader.load(
             _fetched(
@@ -329,6 +332,7 @@ class DistilledReader(ReadsText, BaseReader):
             ),
             backend=backend,
             num_threads=num_threads,
+            passages=passages,
             token=use_auth_token,  # type: ignore[arg-type]
             revision=model_version,
             window_settings=_window_settings(max_seq_len, doc_stride, max_query_length),

@@ -77,7 +77,14 @@ def embedded_teacher(**reader_kwargs: Any) -> Reader:
     return Reader(model, base_tokenizer(folder), **reader_kwargs)
 
 
-def named_reader(name: str, *, backend: str = "torch", num_threads: int | None = None, **settings: Any) -> Reader:
+def named_reader(
+    name: str,
+    *,
+    backend: str = "torch",
+    num_threads: int | None = None,
+    passages: int | None = None,
+    **settings: Any,
+) -> Reader:
     """A reader by directory, hub name or the word "embedded"; the arguments are those of `Reader.load`.
 
     Raises:
@@ -86,8 +93,8 @@ def named_reader(name: str, *, backend: str = "torch", num_threads: int | None =
     from haystack_distill.models.reader import Reader
 
     if name != EMBEDDED:
-        return Reader.load(name, backend=backend, num_threads=num_threads, **settings)
-    if backend != "torch":
+        return Reader.load(name, backend=backend, num_threads=num_threads, passages=passages, **settings)
+    if backend not in ("torch", "auto"):
         raise DistilError(
             "the embedded teacher has no files of its own: `haystack-distill export --model embedded --output-dir "
             "DIRECTORY` writes them, then name that directory"

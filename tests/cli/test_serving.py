@@ -53,6 +53,10 @@ def test_export_for_openvino(student_dir: Path, squad_file: Path, tmp_path: Path
     measured = ["evaluate", "--model", tmp_path / "there", "--backend", "openvino", "--num-threads", 1]
     metrics = run_json(*measured, "--data", squad_file, *WINDOWS)["metrics"]
     assert metrics == pytest.approx(found["backends"]["openvino"]["metrics"])
+    by_itself = run_json("evaluate", "--model", tmp_path / "there", "--backend", "auto", "--data", squad_file, *WINDOWS)
+    assert by_itself["backend"] in ("torch", "openvino", "openvino-int8")
+    asked = ["ask", "--model", tmp_path / "there", "--backend", "auto", "--question", "Who?", "--context", "Ada."]
+    assert run_json(*asked, *WINDOWS)["answers"]
 
 
 def test_export_with_a_promise(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:

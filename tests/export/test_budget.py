@@ -60,6 +60,13 @@ def test_sizes_are_those_of_the_backend(tiny_reader: Callable[..., Reader]) -> N
     assert plain[0].megabytes != int8[0].megabytes
 
 
+def test_each_runs_on_what_is_fastest_for_it(tiny_reader: Callable[..., Reader]) -> None:
+    teacher = tiny_reader(num_hidden_layers=1, num_attention_heads=1)
+    found = suggest_students(teacher, Budget(1, "MB"), PAIRS, backend="auto", num_threads=1)
+    assert [one.intermediate_size for one in found] == [36, 24, 12]
+    assert all(0 < one.megabytes < 1 for one in found)
+
+
 def test_refused(tiny_reader: Callable[..., Reader]) -> None:
     with pytest.raises(DistilError, match="no questions to time"):
         suggest_students(tiny_reader(), Budget(1, "MB"), [])

@@ -23,7 +23,7 @@ from haystack.errors import HaystackError
 from haystack.nodes import BM25Retriever, FARMReader
 
 from haystack_distill import DistilError, Reader, WindowSettings, students
-from haystack_distill.export.exporting import export_reader
+from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.integrations import farm_reader
 from haystack_distill.integrations.farm import DistilFARMReader
 from haystack_distill.integrations.farm_reader import DistilledReader
@@ -215,6 +215,22 @@ def test_int8_answers_depend_on_no_other_query_or_document(tiny_reader: Callable
     assert together == alone
     one = reader.predict(queries[0], documents()[:1])["answers"]
     assert all(answer in reader.predict(queries[0], documents(), top_k=100)["answers"] for answer in one)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "auto"])
+def test_openvino_and_what_is_fastest(tiny_reader: Callable[..., Reader], tmp_path: Path, backend: str) -> None:
+    pytest.importorskip("openvino")
+    directory = str(tmp_path / "reader")
+    made = tiny_reader(seed=3, initializer_range=0.4)
+    export_reader(made, directory, ExportSettings(int8="none", runtime="openvino"))
+    served = DistilledReader(directory, backend=backend, passages=4 if backend == "auto" else None, **CUT)
+    assert served.inferencer.reader.backend in (("openvino",) if backend == "openvino" else ("openvino", "torch"))
+    expected = DistilledReader(directory, **CUT).predict("Who built the harbour?", documents())["answers"]
+    found = served.predict("Who built the harbour?", documents())["answers"]
+    assert [(one.answer, one.document_ids) for one in found] == [(one.answer, one.document_ids) for one in expected]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+    with pytest.raises(DistilError, match="farm_confidences counts padding"):
+        DistilledReader(directory, backend="auto", farm_confidences=True, **CUT)
 
 
 def test_a_batch_size_is_that_of_the_reader(directory: str) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.text_tokenizer import text_tokenizer
-from haystack_distill.export.exporting import export_reader
+from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.models import reader as reader_module
 from haystack_distill.utils import transformers_compat as compat
 
@@ -581,6 +581,7 @@ def test_to_dict_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "backend": "torch",
         "num_threads": 3,
         "speed": 0.0,
+        "passages": None,
     }
     monkeypatch.setenv("MY_TOKEN", "secret value")
     written = DistilledReader(**given).to_dict()
@@ -623,6 +624,7 @@ def test_what_was_serialised_before_calibration_factor_was_taken_still_loads() -
     }
     found = DistilledReader.from_dict(written).to_dict()
     assert found["init_parameters"].pop("speed") == 0  # which there was not then
+    assert found["init_parameters"].pop("passages") is None
     assert found == written
 
 
@@ -840,6 +842,26 @@ def test_an_exported_reader_answers_as_its_model_does(directory: str, documents:
     assert {answer.data for answer in found} == {answer.data for answer in expected}
     # A longer window than it was loaded with makes a reader anew, exported still.
     assert component.run("Who built the harbour?", documents, max_seq_length=64)["answers"]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "auto"])
+def test_openvino_and_what_is_fastest(directory: str, documents: list[Document], backend: str) -> None:
+    pytest.importorskip("openvino")
+    export_reader(
+        Reader.load(directory, window_settings=WindowSettings(48, 16, 16), device="cpu"),
+        directory,
+        ExportSettings(int8="none", runtime="openvino"),
+    )
+    expected = warm(make(directory)).run("Who built the harbour?", documents)["answers"]
+    made = {"backend": backend, "num_threads": 1, "max_seq_length": 48, "stride": 8, "device": CPU}
+    component = warm(DistilledReader(directory, precision="fp32", **made, passages=3 if backend == "auto" else None))
+    found = component.run("Who built the harbour?", documents)["answers"]
+    assert component.reader.backend in (("openvino",) if backend == "openvino" else ("openvino", "torch"))
+    assert component.reader.precision == "fp32"
+    assert spans(found) == spans(
+        DistilledReader.from_dict(component.to_dict()).run("Who built the harbour?", documents)["answers"]
+    )
+    assert {answer.data for answer in found} == {answer.data for answer in expected}
 
 
 def test_int8_answers_do_not_depend_on_the_batch(directory: str, documents: list[Document]) -> None:

@@ -24,7 +24,7 @@ FILES = {
     "openvino": (f"{OPENVINO_FOLDER}/openvino_model.xml", f"{OPENVINO_FOLDER}/openvino_model.bin"),
     "openvino-int8": (f"{OPENVINO_FOLDER}/openvino_model_int8.xml", f"{OPENVINO_FOLDER}/openvino_model_int8.bin"),
 }
-BACKENDS = ("torch", *FILES)
+BACKENDS = ("torch", *FILES, "auto")
 INT8_BACKENDS = ("onnx-int8", "openvino-int8")
 
 

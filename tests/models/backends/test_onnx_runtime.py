@@ -37,10 +37,11 @@ def inputs_of(reader: Reader) -> dict[str, torch.Tensor]:
 
 
 def test_backends_are_checked_by_name() -> None:
-    for backend in ("torch", "onnx", "onnx-int8", "openvino", "openvino-int8"):
+    for backend in ("torch", "onnx", "onnx-int8", "openvino", "openvino-int8", "auto"):
         check_backend(backend)
     with pytest.raises(
-        DistilError, match="backend must be one of torch, onnx, onnx-int8, openvino, openvino-int8, not 'tensorrt'"
+        DistilError,
+        match="backend must be one of torch, onnx, onnx-int8, openvino, openvino-int8, auto, not 'tensorrt'",
     ):
         check_backend("tensorrt")
 

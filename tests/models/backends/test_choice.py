@@ -1,0 +1,146 @@
+"""Backend "auto": the fastest is taken and remembered, int8 only where its promise was kept."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertTokenizerFast
+
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.models.backends import choice
+from haystack_distill.models.backends.choice import keeps_promise
+from haystack_distill.models.embedded_teacher import named_reader
+from haystack_distill.utils.cache import CACHE_VARIABLE
+from tests.conftest import CONTEXTS, QUESTIONS, make_tiny_reader
+
+WINDOWS = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
+
+
+@pytest.fixture(scope="module")
+def directory(tokenizer: BertTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny reader, exported in fp32 and int8."""
+    reader = make_tiny_reader(tokenizer, seed=5, initializer_range=0.3, num_hidden_layers=1)
+    place = tmp_path_factory.mktemp("exported") / "reader"
+    export_reader(reader, place, ExportSettings(runtime="all" if len(choice.installed_runtimes()) > 1 else "onnx"))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO)
+    return tmp_path / "cache" / "backends"
+
+
+def load(directory: Path, **settings: Any) -> Reader:
+    return Reader.load(directory, backend="auto", window_settings=WINDOWS, **settings)
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> list[list[str]]:
+    """Take these times for measured, and list what would have been measured."""
+    calls: list[list[str]] = []
+
+    def measure(readers: dict[str, Reader], passages: int) -> dict[str, float]:
+        calls.append(list(readers))
+        return {name: milliseconds.get(name.replace("-", "_"), 10.0) for name in readers}
+
+    monkeypatch.setattr(choice, "_measure", measure)
+    return calls
+
+
+def test_something_is_chosen_and_answers(
+    directory: Path, empty_cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_ROUNDS", 3)
+    served = load(directory, passages=3)
+    assert "backend 'auto' is " + repr(served.backend) in caplog.text
+    (kept,) = (json.loads(file.read_text()) for file in empty_cache.iterdir())
+    assert kept["backend"] == served.backend
+    assert {"torch", "onnx"} <= kept["milliseconds"].keys()
+    assert not {"onnx-int8", "openvino-int8"} & kept["milliseconds"].keys()  # nothing was measured on data
+    expected = Reader.load(directory, window_settings=WINDOWS, device="cpu")
+    question, place, _ = QUESTIONS[0]
+    assert served.answer(question, CONTEXTS[place])[0].text == expected.answer(question, CONTEXTS[place])[0].text
+
+
+def test_the_fastest_is_taken_and_remembered(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
+) -> None:
+    calls = timed(monkeypatch, onnx=1.0)
+    assert [load(directory).backend for _ in range(3)] == ["onnx"] * 3
+    assert len(calls) == 1
+    load(directory, num_threads=1)
+    load(directory, passages=1)
+    load(directory, precision="fp32")
+    assert len(calls) == 4
+    for file in empty_cache.iterdir():
+        file.write_text("{")
+    assert load(directory).backend == "onnx"
+    assert len(calls) == 5
+    monkeypatch.setattr(choice, "_version", lambda package: "another")
+    timed(monkeypatch, torch=1.0)
+    served = load(directory)
+    assert (served.backend, served.exported) == ("torch", None)
+
+
+def test_int8_is_taken_only_where_it_kept_its_promise(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, onnx_int8=1.0, torch=2.0)
+    place = tmp_path / "reader"
+    export_reader(tiny_reader(num_hidden_layers=1, initializer_range=0.3), place, data=squad_file)
+    record = json.loads((place / "onnx" / "export.json").read_text())
+    for drop, chosen in ((0.2, "onnx-int8"), (0.4, "torch")):
+        record["backends"]["onnx-int8"]["metrics"]["f1"] = record["backends"]["torch"]["metrics"]["f1"] - drop
+        (place / "onnx" / "export.json").write_text(json.dumps(record))
+        assert load(place).backend == chosen
+    for limits in ({"max_f1_drop": 0.5}, {"settings": {"max_f1_drop": 0.5}}):
+        assert keeps_promise(record | limits, "onnx-int8")
+    assert not keeps_promise(record | {"max_f1_drop": 0}, "onnx-int8")
+    assert not keeps_promise({"backends": {"onnx-int8": {}}}, "onnx-int8")
+
+
+def test_without_exports_it_is_torch(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
+) -> None:
+    calls = timed(monkeypatch)
+    place = tiny_reader(num_hidden_layers=1).save(tmp_path / "reader")
+    assert load(place).backend == "torch"
+    assert named_reader(str(place), backend="auto", passages=2, window_settings=WINDOWS).backend == "torch"
+    assert not calls
+    assert not empty_cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, empty_cache: Path
+) -> None:
+    timed(monkeypatch, onnx=1.0)
+    empty_cache.parent.write_text("a file")
+    assert load(directory).backend == "onnx"
+    assert "cannot be kept, and is measured again next time" in caplog.text
+
+
+def test_a_broken_export_is_left_out(
+    tiny_reader: Callable[..., Reader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = timed(monkeypatch)
+    place = tmp_path / "reader"
+    export_reader(tiny_reader(num_hidden_layers=1), place, ExportSettings(int8="none"))
+    (place / "onnx" / "model.onnx").write_bytes(b"no model")
+    assert load(place).backend == "torch"
+    assert calls == [["torch"]]
+    assert "does without 'onnx'" in caplog.text
+
+
+def test_refused(directory: Path) -> None:
+    with pytest.raises(DistilError, match="passages has no effect with backend 'onnx'; leave it out"):
+        Reader.load(directory, backend="onnx", passages=3, window_settings=WINDOWS)
+    with pytest.raises(DistilError, match="passages must be a whole number of at least 1"):
+        load(directory, passages=0)
