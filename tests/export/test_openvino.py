@@ -66,10 +66,14 @@ def test_saving_other_weights_removes_it(tiny_reader: Callable[..., Reader], tmp
 def test_optimum_loads_it(exported: tuple[Reader, Path, dict]) -> None:
     """Where optimum-intel is installed; its versions need other versions of transformers than some that we run with."""
     optimum = pytest.importorskip("optimum.intel")
+    try:
+        load = optimum.OVModelForQuestionAnswering.from_pretrained
+    except RuntimeError as error:  # what it raises where it finds other versions of torch or NNCF than it needs
+        pytest.skip(str(error))
     reader, directory, _ = exported
     for file in ("openvino_model.xml", "openvino_model_int8.xml"):
         settings = {"subfolder": "openvino", "file_name": file, "ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
-        model = optimum.OVModelForQuestionAnswering.from_pretrained(directory, **settings)
+        model = load(directory, **settings)
         inputs = reader.tokenizer(*PAIRS[0], return_tensors="pt")
         found, expected = model(**inputs), reader.model(**inputs)
         worst = (found.start_logits - expected.start_logits).abs().max()

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_F1_DROP = 0.3  # what int8 may lose where the record of the export names no other limit
+MAX_F1_DROP = 0.3  # what int8 may lose where the record of an export is older than the setting
 PASSAGES = 10  # of a typical request, as a retriever finds them
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 _PACKAGES = ("haystack-distill", "torch", "transformers", "onnxruntime", "openvino")
 _CACHE = "backends"  # the folder of the package's cache directory
 _MOST_PASSAGES = 24  # that are timed: more of them only make more batches of the same size
-_ROUNDS = 15
+_ROUNDS = 60
 _SECONDS = 3.0  # no round begins after this, once there were two
 _FAR_BEHIND = 1.7  # as slow as this times the fastest in a round: not timed again
 _SENTENCE = "Bees dance to tell their sisters where the flowers are, and how far. "
@@ -52,7 +52,7 @@ def fastest_reader(
     """The reader in the backend that answers a typical request fastest on this processor.
 
     Candidates are PyTorch and what `export.exporting.export_reader` wrote into the reader's directory. An int8 model is
-    one only where its record holds F1 on `--data`, within the record's `max_f1_drop` (0.3 without one) of PyTorch's.
+    one only where its record holds F1 on `--data`, within the export's `max_f1_drop` of PyTorch's.
     Each candidate answers the same request several times, in turns; its fastest time counts. The choice is kept in the
     package's cache directory (`utils.cache.cache_directory`), by the shape of the model and the sizes of its files,
     processor, versions, threads and the request: what the weights are changes no time.
@@ -131,13 +131,10 @@ def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
 def keeps_promise(record: Mapping[str, Any], backend: str) -> bool:
     """Whether the record of an export (`export.json`) holds that a backend loses no more F1 than it may.
 
-    The limit is the record's or its settings' `max_f1_drop`, `MAX_F1_DROP` without one. Where nothing was measured no
-    promise is kept.
+    The limit is `max_f1_drop` of the export's settings. Where nothing was measured no promise is kept.
     """
     measured = [record.get("backends", {}).get(one, {}).get("metrics", {}).get("f1") for one in ("torch", backend)]
-    settings = record.get("settings") or {}
-    limit = record.get("max_f1_drop", settings.get("max_f1_drop"))
-    limit = MAX_F1_DROP if limit is None else limit
+    limit = record.get("settings", {}).get("max_f1_drop", MAX_F1_DROP)
     return None not in measured and measured[0] - measured[1] <= limit
 
 
