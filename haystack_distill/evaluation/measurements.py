@@ -194,6 +194,6 @@ def _device(reader: Reader) -> str:
     if reader.device.type != "cpu":
         return f"{reader.device.type}, {reader.precision}"
     if reader.exported is not None:
-        return f"cpu, {reader.exported.path.name}"
+        return f"cpu, {reader.exported.path.name}{'' if reader.precision == 'fp32' else f', {reader.precision}'}"
     threads = torch.get_num_threads()
     return f"cpu, {reader.precision}, {threads} thread{'s' if threads > 1 else ''}"

@@ -114,10 +114,10 @@ def installed_runtimes() -> list[str]:
 def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
     """The backends beside PyTorch that may be taken, with their files."""
     found = {}
+    records = {runtime: _record(name, f"{runtime}/{EXPORT_RECORD}", **hub) for runtime in installed_runtimes()}
     for backend, files in FILES.items():
-        runtime = backend.partition("-")[0]
-        record = _record(name, f"{runtime}/{EXPORT_RECORD}", **hub)
-        if backend not in record.get("backends", {}) or runtime not in installed_runtimes():
+        record = records.get(backend.partition("-")[0], {})
+        if backend not in record.get("backends", {}):
             continue
         if backend in INT8_BACKENDS and not keeps_promise(record, backend):
             continue
@@ -144,7 +144,7 @@ def _record(name: str, file: str, **hub: Any) -> dict[str, Any]:
         content = json.loads(Path(str(cached_file(name, file, **hub))).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("backends"), dict) else {}
 
 
 def _measure(readers: Mapping[str, "Reader"], passages: int) -> dict[str, float]:

@@ -86,7 +86,7 @@ class OpenVinoModel:
         except IndexError:  # one request can serve one call at a time
             request = self._compiled.create_infer_request()
         try:
-            found = request.infer({name: inputs[name].numpy() for name in self._inputs}, share_inputs=True)
+            found = request.infer({name: inputs[name].contiguous().numpy() for name in self._inputs}, share_inputs=True)
         finally:
             self._idle.append(request)
         return torch.from_numpy(found["start_logits"]), torch.from_numpy(found["end_logits"])
