@@ -25,6 +25,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import Reader, require_trained
 from haystack_distill.teachers.teacher import Teacher
+from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.cache import cached_table, drop_cached, is_cached
 from haystack_distill.utils.devices import evaluating
 from haystack_distill.utils.hashing import hash_json
@@ -136,7 +137,7 @@ class CachedTeacher(Teacher):
         self.key = hash_json(_FORMAT, identity["weights"], self.windows.key, identity["precision"])
 
         def run(share: range) -> Iterator[dict[str, Any]]:
-            with self._loaded() as reader, evaluating(reader.model):
+            with self._loaded() as reader, evaluating(reader.model), kept_memory():
                 yield from _run(reader, self.windows, share, progress)
 
         everything = range(len(self.windows))

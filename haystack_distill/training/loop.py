@@ -25,6 +25,7 @@ from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
 from haystack_distill.utils.devices import autocast, resolve_precision
@@ -127,6 +128,7 @@ def run_loop(
             contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
             FastBFloat16Gradients(),
+            kept_memory(),
             writing(checkpoints.folder),
         ):
             more = [*callbacks, *adaptation.callbacks(student.model, settings)]
