@@ -165,8 +165,12 @@ class TextWindows:
         """A description of the given windows for error messages."""
         return f"the windows {', '.join(map(str, windows))} of the corpus"
 
-    def collate(self, rows: TextRows) -> dict[str, torch.Tensor]:
+    def collate(self, rows: TextRows, multiple: int = 1) -> dict[str, torch.Tensor]:
         """A batch of B windows, L tokens long.
+
+        Args:
+            rows: The windows.
+            multiple: Without effect: all windows are `max_seq_len` long.
 
         Returns:
             `input_ids`, `attention_mask` and, with `token_types`, `token_type_ids` (B, L) int64; `labels` (B, L) int64:

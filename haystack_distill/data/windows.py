@@ -95,8 +95,12 @@ class AnyWindows:
             int(np.searchsorted(self.example_of, first, "left")), int(np.searchsorted(self.example_of, stop, "left"))
         )
 
-    def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
+    def collate(self, rows: "WindowRows", multiple: int = 1) -> dict[str, torch.Tensor]:
         """A padded batch of B windows, L tokens long.
+
+        Args:
+            rows: The windows.
+            multiple: L is the next multiple of this from the longest window on, at most `max_seq_len`.
 
         Returns:
             `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids` (B, L) int64; `context_mask`
@@ -106,6 +110,7 @@ class AnyWindows:
         lengths = rows.ints("length")
         starts = rows.ints("context_start")
         n, longest = len(lengths), int(lengths.max())
+        longest = max(longest, min(-(-longest // multiple) * multiple, self.settings.max_seq_len))
         input_ids = np.full((n, longest), self.pad_token_id, dtype=np.int64)
         attention = np.zeros((n, longest), dtype=np.int64)
         types = np.zeros((n, longest), dtype=np.int64)
@@ -301,9 +306,9 @@ class Windows(AnyWindows):
     def contexts(self, first: int, stop: int) -> list[str]:
         return self.examples[first:stop]["context"]
 
-    def collate(self, rows: "WindowRows") -> dict[str, torch.Tensor]:
+    def collate(self, rows: "WindowRows", multiple: int = 1) -> dict[str, torch.Tensor]:
         """As `AnyWindows.collate`; where parts of the data have heads of their own, also `head` (B,) int64."""
-        batch = super().collate(rows)
+        batch = super().collate(rows, multiple)
         if self.mixture is not None and self.mixture.heads is not None:
             batch["head"] = torch.from_numpy(self.mixture.heads_of(rows.indices))
         return batch

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.mpnet_attention import use_fused_attention
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.devices import resolve_device, resolve_precision
 from haystack_distill.utils.transformers_compat import load_with_tokenizer, save_model
@@ -40,6 +41,7 @@ class LanguageModel:
         precision: str = "auto",
         device: str | torch.device = "auto",
     ) -> None:
+        use_fused_attention(model)
         self.model = model
         self.tokenizer = tokenizer
         self.device = resolve_device(device)

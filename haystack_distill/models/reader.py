@@ -30,10 +30,12 @@ from haystack_distill.models.backends.exported import (
 )
 from haystack_distill.models.calibration import stored_threshold, without_threshold
 from haystack_distill.models.early_exit import EarlyExitModel, EarlyExits
+from haystack_distill.models.mpnet_attention import use_fused_attention
 from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
-from haystack_distill.utils.devices import autocast, resolve_device, resolve_precision
+from haystack_distill.utils.cpu_linear import kept_casts
+from haystack_distill.utils.devices import autocast, length_multiple, resolve_device, resolve_precision
 from haystack_distill.utils.families import family_of
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
@@ -119,6 +121,7 @@ class Reader:
                 f"the tokenizer knows {len(tokenizer)} tokens, the model "
                 f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
             )
+        use_fused_attention(model)
         self.model = model
         self.untrained: tuple[str, ...] = ()  # names of weights that no file held and no training has set
         self.tokenizer = _without_presets(tokenizer)
@@ -393,17 +396,23 @@ class Reader:
         budget = self.batch_size * self.window_settings.max_seq_len
         if self.device.type == "cpu":
             budget = min(budget, _CPU_TOKENS)
-        first = 0
+        first, multiple = 0, 1
+        # For this pass alone: the model may be trained before the next one.
+        casts = kept_casts(self.device, self.precision if self.exported is None else "fp32", self.model)
         if self.exported is None:
             self.model.eval()
+            multiple = length_multiple(self.precision)
         while first < len(ordered):
-            size = max(1, budget // int(windows.lengths[ordered[first]]))
-            batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
+            longest = int(windows.lengths[ordered[first]])
+            size = max(1, budget // (-(-longest // multiple) * multiple))
+            batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
             if self.speed:
                 found = self._exit_early(model_inputs(batch))
                 yield batch | {"layers": found.layers}, found.start_logits, found.end_logits
             else:
-                yield batch, *self.forward(model_inputs(batch))
+                with casts:  # not while the caller has control
+                    found_logits = self.forward(model_inputs(batch))
+                yield batch, *found_logits
             first += size
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

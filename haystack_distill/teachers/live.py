@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,6 +17,7 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, at_places, run_model
 from haystack_distill.models.reader import Reader, position_limit
 from haystack_distill.teachers.teacher import Teacher
+from haystack_distill.utils.cpu_linear import kept_casts
 from haystack_distill.utils.devices import autocast, evaluating
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
@@ -50,6 +52,7 @@ class LiveTeacher(Teacher):
         self.token_types = takes_token_types(model.model)
         self.config = model.model.config
         self._translation: TokenTranslation | None = None
+        self._casts: AbstractContextManager[Any] = contextlib.nullcontext()  # another while it is active
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -74,16 +77,22 @@ class LiveTeacher(Teacher):
         if request.logits and isinstance(self.model, Reader):
             self.model.require_trained()
 
-    def active(self) -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
         """The teacher in evaluation mode; see `Teacher.active`."""
-        return evaluating(self.model.model)
+        self._casts = kept_casts(self.model.device, self.model.precision, self.model.model)
+        try:
+            with evaluating(self.model.model):
+                yield
+        finally:
+            self._casts = contextlib.nullcontext()
 
     def outputs(self, batch: Mapping[str, Tensor], request: OutputRequest) -> ModelOutputs:
         """Run the teacher on a batch; see `Teacher.outputs`."""
         inputs, places = dict(batch), None
         if self._translation is not None:
             inputs, places = self._translation.translate(batch["input_ids"], batch["attention_mask"])
-        with torch.no_grad(), autocast(self.model.device, self.model.precision):
+        with torch.no_grad(), autocast(self.model.device, self.model.precision), self._casts:
             found = run_model(self.model.model, model_inputs(inputs, token_types=self.token_types), request)
             return found if places is None else at_places(found, places)
 

@@ -28,7 +28,8 @@ from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
-from haystack_distill.utils.devices import autocast, resolve_precision
+from haystack_distill.utils.cpu_linear import KeptCasts
+from haystack_distill.utils.devices import autocast, length_multiple, resolve_precision
 from haystack_distill.utils.files import writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.processes import run_on_main_process
@@ -68,8 +69,8 @@ class TrainingData(Protocol):
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """The rows of the given windows; `~i` stands for window i with weight 0."""
 
-    def collate(self, rows: Any) -> dict[str, Tensor]:
-        """Collate rows into a batch, which includes `weight` (B,) and `window` (B,)."""
+    def collate(self, rows: Any, multiple: int = 1) -> dict[str, Tensor]:
+        """Collate rows into a batch, padded to a multiple; it includes `weight` (B,) and `window` (B,)."""
 
     def place_of(self, window: int) -> dict[str, Any] | None:
         """The position of a window, for `go_to`; None for data with random access."""
@@ -128,6 +129,7 @@ def run_loop(
             contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
             FastBFloat16Gradients(),
+            KeptCasts(),
             kept_memory(),
             writing(checkpoints.folder),
         ):
@@ -220,7 +222,7 @@ class _LoopTrainer(Trainer):
             args=arguments,
             train_dataset=data,
             eval_dataset=data if has_dev else None,  # Trainer requires one; `evaluate` has its own
-            data_collator=data.collate if teacher is None else self._collate,
+            data_collator=self._collate,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # Trainer adds it when its progress bar is off; it would print the log
@@ -230,9 +232,8 @@ class _LoopTrainer(Trainer):
         self._terms_checked = False
 
     def _collate(self, rows: Any) -> dict[str, Tensor]:
-        batch = self.data.collate(rows)
-        assert self.teacher is not None
-        return batch | self.teacher.cached(batch)
+        batch = self.data.collate(rows, length_multiple(self.precision))
+        return batch if self.teacher is None else batch | self.teacher.cached(batch)
 
     def create_optimizer(self, *arguments: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and not is_plain(self.settings):  # type: ignore[has-type]

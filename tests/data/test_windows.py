@@ -454,6 +454,18 @@ def test_a_long_question_loses_its_end(family: PreTrainedTokenizerFast) -> None:
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("multiple", [1, 5, 1000])
+def test_a_batch_is_padded_to_a_multiple(family: PreTrainedTokenizerFast, multiple: int) -> None:
+    windows = cut(rows((QUESTION, PLAIN), ("who", "so")), family)
+    chosen = windows.__getitems__([0])
+    windows_length = int(chosen.ints("length")[0])
+    batch = windows.collate(chosen, multiple)
+    expected = min(-(-windows_length // multiple) * multiple, windows.settings.max_seq_len)
+    assert batch["input_ids"].shape == (1, expected)
+    assert batch["attention_mask"].sum() == windows_length
+    assert (batch["input_ids"][0, windows_length:] == windows.pad_token_id).all()
+
+
 def test_a_batch_is_padded_to_its_own_longest_window(family: PreTrainedTokenizerFast) -> None:
     windows = cut(rows((QUESTION, PLAIN), ("who", "so"), ("who", "so it was")), family)
     batch = windows.collate(windows.__getitems__([1, 2]))
