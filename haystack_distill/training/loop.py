@@ -25,6 +25,7 @@ from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.training.step_losses import StepLosses
 from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
@@ -227,7 +228,7 @@ class _LoopTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # Trainer adds it when its progress bar is off; it would print the log
         self._windows_with: dict[str, float] = {}  # number of windows with each term in this step, over all processes
-        self._sums: dict[str, float] = {}  # sum of each term's means over the steps since the last log entry
+        self._losses = StepLosses(student.device, data.describe)  # since the last log entry
         self._steps_with: dict[str, int] = {}  # number of those steps that had the term
         self._terms_checked = False
 
@@ -274,6 +275,10 @@ class _LoopTrainer(Trainer):
             pin_memory=self.args.device.type == "cuda",
             generator=torch.Generator(),  # otherwise iterating would draw a number from the global generator
         )
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        # From pinned memory, a copy need not wait for what the device still computes.
+        return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *_: Any) -> tuple[list, int]:
         """The batches of one optimiser step, and the number of their windows over all processes."""
@@ -329,35 +334,31 @@ class _LoopTrainer(Trainer):
             share = inputs["weight"] * masks[name] * (self.args.world_size / count if count else 0.0)
             parts[name] = (term.values.masked_fill(~masks[name], 0.0) * share).sum()
         total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
-        if not torch.isfinite(total):
-            found = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
-            raise DistilError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1} ({found}) on "
-                f"{self.data.describe(inputs['window'].tolist())}; lower learning_rate or set precision='fp32'"
-            )
+        self._losses.add(self.state.global_step + 1, parts, total, inputs["window"])
         if not total.requires_grad:
             raise DistilError(
                 f"no trained weight changes the loss at step {self.state.global_step + 1}: the adaptation freezes all "
                 "that the method compares; choose another adaptation or, for layers, layer_mapping='uniform'"
             )
-        for name, part in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + part.item()
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._sums:
-            names = list(self._sums)
+        sums = self._losses.read() if "loss" in logs else {}
+        if sums:
+            names = list(sums)
             steps = torch.tensor([max(1, self._steps_with.get(name, 0)) for name in names])
-            means = (torch.tensor(list(self._sums.values())) / steps).to(self.args.device)
+            means = torch.tensor(list(sums.values())) / steps
             if self.args.world_size > 1:
-                means = self.accelerator.reduce(means, "mean")
+                means = self.accelerator.reduce(means.to(self.args.device), "mean")
             logs |= {f"loss_{name}": mean for name, mean in zip(names, means.tolist(), strict=True)}
-            self._sums, self._steps_with = {}, {}
+            self._losses.clear()
+            self._steps_with = {}
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """SQuAD metrics of the student with its current weights."""
         assert self.measure is not None
+        self._losses.read()
         measured = self.measure()
         self.model.train()
         metrics = {f"eval_{name}": value for name, value in measured.items()}
@@ -380,6 +381,7 @@ class _LoopTrainer(Trainer):
         return str(self.checkpoints.staging)  # the directory in which Trainer writes a checkpoint
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
+        self._losses.read()  # a checkpoint of a student that is lost would be resumed from
         super()._save_checkpoint(*arguments, **keywords)
         step = self.state.global_step
         place = self.data.place_of(step * self.batches.step_size)
