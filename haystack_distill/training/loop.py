@@ -29,7 +29,7 @@ from haystack_distill.training.step_losses import StepLosses
 from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
-from haystack_distill.utils.cpu_linear import KeptCasts
+from haystack_distill.utils.cpu_linear import kept_casts
 from haystack_distill.utils.devices import autocast, length_multiple, resolve_precision
 from haystack_distill.utils.files import writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
@@ -121,6 +121,7 @@ def run_loop(
     """
     adaptation = adaptation or AllWeights()
     set_seed(settings.seed)
+    precision = resolve_precision(settings.precision, student.device, student.model.config.model_type)
     student.model.to(student.device)
     resumed_from = run_on_main_process(checkpoints.newest, PartialState()) if settings.resume else None
     try:
@@ -130,7 +131,7 @@ def run_loop(
             contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
             FastBFloat16Gradients(),
-            KeptCasts(),
+            kept_casts(student.device, precision),
             kept_memory(),
             writing(checkpoints.folder),
         ):

@@ -12,9 +12,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 
-def kept_casts(
-    device: torch.device, precision: str, frozen: nn.Module | None = None
-) -> AbstractContextManager[Any]:
+def kept_casts(device: torch.device, precision: str, frozen: nn.Module | None = None) -> AbstractContextManager[Any]:
     """`KeptCasts` where they have an effect, which can be entered again and again.
 
     Args:
