@@ -25,7 +25,7 @@ def kept_memory() -> Iterator[None]:
 
     glibc takes each large block from the kernel and returns it when it is freed, and it returns the end of its heap.
     The tensors of a training step are such blocks, and the kernel fills every page of them with zeros in every step: a
-    fifth of the processor time of a base-size student (PyTorch 2.13, glibc 2.36). With the thresholds raised, the next
+    sixth of the processor time of a base-size student (PyTorch 2.13, glibc 2.36). With the thresholds raised, the next
     step finds the memory of the one before.
 
     Without effect where the C library is not glibc, where the environment sets these thresholds itself, and where the
