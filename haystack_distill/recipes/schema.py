@@ -785,7 +785,7 @@ def _misplaced_in_stage(content: Mapping[str, Any], key: str) -> str | None:
     for name in METHODS:
         if key in _hints_of(METHODS[name]):
             return f"{key!r} is an option of the method; write method: {{name: {name}, {key}: ...}}"
-    if key in ("proportion", "question_pool", "questions_per_context"):
+    if key in ("proportion", "question_pool", "questions_per_context", "same_title"):
         return f"{key!r} is an option of the transfer set; write transfer: {{data: ..., {key}: ...}}"
     if key in _hints_of(AugmentSettings):
         return f"{key!r} is an option of augmentation; write augment: {{{key}: ...}}"

@@ -125,7 +125,8 @@ def test_student_with_early_exits_learns_and_answers(teacher_dir: Path, squad_fi
         "seed": 3,
     }
     learn = ["distil", "--student", start, "--data", squad_file, "--method", "self_distillation", *QUICK]
-    assert run_json(*learn, "--output-dir", fast)["steps"] > 0
+    wrong_passages = ["--transfer-data", squad_file, "--question-pool", squad_file, "--same-title"]
+    assert run_json(*learn, *wrong_passages, "--output-dir", fast)["steps"] > 0
     assert "--teacher would have no effect" in refusal(*learn, "--teacher", teacher_dir, "--output-dir", fast)
     evaluate = ["evaluate", "--model", fast, "--data", squad_file, *WINDOWS]
     assert "layers_per_window" not in run_json(*evaluate)
