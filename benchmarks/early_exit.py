@@ -21,47 +21,7 @@ import torch
 from haystack_distill import Reader
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import example_scores
-from haystack_distill.models.answers import merged
-
-
-def with_other_passages(
-    examples: datasets.Dataset, questions: int, passages: int, seed: int
-) -> tuple[datasets.Dataset, list[list[str]]]:
-    """Questions, spread over the data, and the passages of each: its own and others of its article, mixed."""
-    contexts: dict[str, list[str]] = {}
-    for title, context in zip(examples["title"], examples["context"], strict=True):
-        contexts.setdefault(title, []).append(context)
-    contexts = {title: list(dict.fromkeys(texts)) for title, texts in contexts.items()}
-    rows = [row for row, title in enumerate(examples["title"]) if len(contexts[title]) >= passages]
-    rows = [rows[number * len(rows) // questions] for number in range(min(questions, len(rows)))]
-    chosen = examples.select(rows)
-    random = np.random.default_rng(seed)
-    mixed = []
-    for title, own in zip(chosen["title"], chosen["context"], strict=True):
-        others = [text for text in contexts[title] if text != own]
-        texts = [own, *(others[place] for place in random.choice(len(others), passages - 1, replace=False))]
-        mixed.append([texts[place] for place in random.permutation(passages)])
-    return chosen, mixed
-
-
-def ask(reader: Reader, questions: list[str], passages: list[list[str]]) -> tuple[list[str], list[int], list[int]]:
-    """The answer to each question; of each window the layers that ran, and its tokens."""
-    layers: list[int] = []
-    tokens: list[int] = []
-
-    def observe(batch: dict[str, torch.Tensor], *_: object) -> None:
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        tokens.extend(lengths)
-        layers.extend(
-            batch["layers"].tolist() if reader.speed else [reader.model.config.num_hidden_layers] * len(lengths)
-        )
-
-    texts = []
-    for question, own in zip(questions, passages, strict=True):
-        windows = reader.cut_pairs([(question, passage) for passage in own], [0] * len(own))
-        answers = merged(list(reader.predict_windows(windows, observe=observe))).answers
-        texts.append(answers[0].text if answers else "")
-    return texts, layers, tokens
+from haystack_distill.evaluation.passages import answer_with_passages, with_other_passages
 
 
 def measure(
@@ -72,11 +32,11 @@ def measure(
     seconds = dict.fromkeys(speeds, float("inf"))
     found: dict[float, dict[str, Any]] = {}
     questions, ids = examples["question"], examples["id"]
-    ask(reader, questions[:3], passages[:3])
+    answer_with_passages(reader, questions[:3], passages[:3])
     for _ in range(rounds):
         for speed, one in readers.items():
             began = time.perf_counter()
-            texts, layers, tokens = ask(one, questions, passages)
+            texts, layers, tokens, _ = answer_with_passages(one, questions, passages)
             seconds[speed] = min(seconds[speed], time.perf_counter() - began)
             scores = example_scores(examples, dict(zip(ids, texts, strict=True)))
             found[speed] = {

@@ -160,8 +160,9 @@ def paired_by_title(contexts: datasets.Dataset, pool: datasets.Dataset, per_cont
     for row in _different(contexts):
         own = hash(row["context"])
         others = [question for question, asked in of_title.get(row["title"], {}).items() if own not in asked]
-        drawn = random.choice(len(others), size=min(per_context, len(others)), replace=False) if others else []
-        yield from _unlabelled(row, [others[place] for place in drawn])
+        if others:
+            drawn = random.choice(len(others), size=min(per_context, len(others)), replace=False)
+            yield from _unlabelled(row, [others[place] for place in drawn])
 
 
 def _different(contexts: datasets.Dataset) -> Iterator[dict[str, Any]]:
