@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedModel
 
 from haystack_distill.errors import DistilError
@@ -75,43 +76,49 @@ class EarlyExitModel(PreTrainedModel):
         speed: float,
         questions: Sequence[Sequence[int]] | None = None,
         odds: dict[int, float] | None = None,
+        batch_tokens: int = 0,
     ) -> list[EarlyExits]:
         """Answer each window by the first layer whose uncertainty is below `speed`, else by the last.
 
         The windows of one question compete. With matchers, a window also leaves, without an answer, where its odds of
         holding the answer are less than `speed` times those of the best window of its question.
 
-        All batches run a layer before any runs the next. Windows that left are not in the batches of the layers above.
-        Nothing is kept on the model: any number of threads may call this at once, each with its own speed.
+        All batches run a layer before any runs the next. Windows that left are not in the batches of the layers above,
+        and batches of few windows are put together. Nothing is kept on the model: any number of threads may call this
+        at once, each with its own speed.
 
         Args:
             batches: The tensors that the model is called with: input_ids, attention_mask, maybe token_type_ids, (B, L).
             speed: 0 (all layers run, and the logits are those of `forward` to the bit) to 1 (only the first runs).
             questions: For each batch the question of each window, as a number; None where no windows compete.
             odds: The highest log-odds of each question among windows that were answered before, which this updates.
+            batch_tokens: Tokens, padding included, in a batch that others are put together to, at most.
         """
         if not speed:
             return [self._whole(batch) for batch in batches]
-        runs = [_Run(self, batch) for batch in batches]
+        results = _Results(batches)
+        runs = [_Run(self, batch, windows) for batch, windows in zip(batches, results.windows, strict=True)]
         contest = None
         if questions is not None and len(self.matchers):
-            contest = _Contest(self.matchers, questions, {} if odds is None else odds, math.log(speed))
+            contest = _Contest([one for of_batch in questions for one in of_batch], {} if odds is None else odds)
         for depth in range(self.config.num_hidden_layers):
             if contest is not None:
-                contest.hold(runs, depth)
+                contest.hold(runs, self.matchers[depth], math.log(speed))
+            runs = _together(self, [run for run in runs if run.windows], batch_tokens)
             for run in runs:
                 run.layer(depth)
-            if depth < len(self.branches):
-                for number, run in enumerate(runs):
-                    certain = run.certain(self.branches[depth], speed)
-                    if contest is not None:
-                        contest.answered(number, run.rows[certain])
-                    run.keep(~certain)
-        for number, run in enumerate(runs):
-            if contest is not None:
-                contest.answered(number, run.rows)
-            run.finish(self.qa_outputs)
-        return [EarlyExits(run.start_logits, run.end_logits, run.layers.cpu()) for run in runs]
+                results.ran(run.windows)
+                head = self.branches[depth] if depth < len(self.branches) else self.qa_outputs
+                start, end = head(run.hidden).unbind(dim=-1)
+                leaving = torch.ones(len(start), dtype=torch.bool, device=start.device)
+                if depth < len(self.branches) and speed < 1:
+                    leaving = uncertainty(start, end, run.mask) < speed
+                answered = run.keep(~leaving)
+                results.answered(answered, start[leaving], end[leaving])
+                if contest is not None:
+                    contest.answered(answered)
+            runs = [run for run in runs if run.windows]
+        return results.of_batches()
 
     def _whole(self, batch: Mapping[str, Tensor]) -> EarlyExits:
         output = self(**batch)
@@ -151,118 +158,174 @@ def _stop(_layer: nn.Module, arguments: Any, keywords: Any) -> None:
 
 
 class _Run:
-    """One batch of B windows on its way through the layers.
+    """Some windows that go through the layers together.
+
+    Args:
+        model: The model.
+        inputs: What it is called with, of B windows.
+        windows: The numbers of these windows.
+        hidden: Their hidden states, (B, L, H), where some layers have run already.
 
     Attributes:
-        rows: Which windows are left.
-        hidden: Their hidden states, (windows left, L, H).
-        start_logits: Of the windows that have left, (B, L), float32.
-        end_logits: Likewise.
-        layers: How many layers ran for the windows that have left, (B,).
+        windows: The numbers of the windows that are left.
+        hidden: Their hidden states.
     """
 
-    def __init__(self, model: EarlyExitModel, batch: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, model: EarlyExitModel, inputs: Mapping[str, Tensor], windows: list[int], hidden: Tensor | None = None
+    ) -> None:
         self._layers = _layers(model)
-        self._arguments, self._keywords = _arguments_of_layers(model, batch)
-        self.hidden: Tensor = self._arguments[0]
-        self._mask = batch["attention_mask"].bool()
-        count, device = len(self._mask), self._mask.device
-        self.question, self.context = question_and_context(batch["input_ids"], self._mask)
-        self.rows = torch.arange(count, device=device)
-        # As of windows that lost: nothing but the no-answer.
-        self.start_logits = torch.full(self._mask.shape, -torch.inf, device=device)
-        self.start_logits[:, 0] = _CERTAIN
-        self.end_logits = self.start_logits.clone()
-        self.layers = torch.zeros(count, dtype=torch.long, device=device)
+        self._arguments, self._keywords = _arguments_of_layers(model, inputs)
+        self._inputs = inputs
+        self._masks = question_and_context(inputs["input_ids"], inputs["attention_mask"])
+        self._rows = torch.arange(len(windows), device=inputs["input_ids"].device)  # of those that are left
+        self.windows = windows
+        self.hidden: Tensor = self._arguments[0] if hidden is None else hidden
+
+    @property
+    def mask(self) -> Tensor:
+        """True for tokens, False for padding, (windows left, L)."""
+        return self._of_rows(self._inputs["attention_mask"]).bool()  # type: ignore[no-any-return]
 
     def layer(self, depth: int) -> None:
-        """Run the next layer, of number `depth` from 0 on, on the windows that are left."""
-        if not len(self.rows):
-            return
+        """Run the next layer, of number `depth` from 0 on."""
         arguments = (self.hidden, *map(self._of_rows, self._arguments[1:]))
         output = self._layers[depth](*arguments, **{name: self._of_rows(one) for name, one in self._keywords.items()})
         self.hidden = output[0] if isinstance(output, tuple) else output
-        self.layers[self.rows] += 1
+
+    def match(self, matcher: nn.Module) -> list[float]:
+        """The log-odds of the windows that are left."""
+        return matcher(self.hidden, *map(self._of_rows, self._masks)).tolist()  # type: ignore[no-any-return]
+
+    def keep(self, staying: Tensor) -> list[int]:
+        """Continue with some of the windows that are left, a mask over them; returns the numbers of the others."""
+        if staying.all():
+            return []
+        self._rows, self.hidden = self._rows[staying], self.hidden[staying]
+        flags = staying.tolist()
+        leaving = [window for window, stays in zip(self.windows, flags, strict=True) if not stays]
+        self.windows = [window for window, stays in zip(self.windows, flags, strict=True) if stays]
+        return leaving
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model would be called with for the windows that are left."""
+        return {name: self._of_rows(tensor) for name, tensor in self._inputs.items()}
 
     def _of_rows(self, value: Any) -> Any:
-        """The rows of the windows that are left, of masks and biases that are made for the whole batch."""
-        count = len(self._mask)
-        if len(self.rows) < count and isinstance(value, Tensor) and value.dim() > 1 and len(value) == count:
-            return value[self.rows]
+        """The rows of the windows that are left, of what was made for all."""
+        count = len(self._inputs["input_ids"])
+        if len(self._rows) < count and isinstance(value, Tensor) and value.dim() > 1 and len(value) == count:
+            return value[self._rows]
         return value
 
-    def certain(self, branch: nn.Module, speed: float) -> Tensor:
-        """Which of the windows left are certain enough after this layer; their logits are stored."""
-        if not len(self.rows):
-            return torch.zeros(0, dtype=torch.bool, device=self.rows.device)
-        start, end = branch(self.hidden).unbind(dim=-1)
-        if speed >= 1:
-            certain = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
-        else:
-            certain = uncertainty(start, end, self._of_rows(self._mask)) < speed
-        self._store(self.rows[certain], start[certain], end[certain])
-        return certain
 
-    def keep(self, staying: Tensor) -> None:
-        """Go on with some of the windows left, a mask over them."""
-        if not staying.all():
-            self.rows, self.hidden = self.rows[staying], self.hidden[staying]
+def _together(model: EarlyExitModel, runs: list[_Run], tokens: int) -> list[_Run]:
+    """The runs put together to at most half as many, where no batch then has more than `tokens` tokens."""
+    lengths = [int(run.mask.sum(dim=1).amax()) for run in runs] if len(runs) > 1 and tokens else []
+    groups: list[list[_Run]] = []
+    count, longest = 0, 0
+    for run, length in zip(runs, lengths, strict=False):
+        count, longest = count + len(run.windows), max(longest, length)
+        if not groups or count * longest > tokens:
+            groups.append([])
+            count, longest = len(run.windows), length
+        groups[-1].append(run)
+    # The embeddings run again for these, for the sake of masks and biases.
+    if not groups or 2 * len(groups) > len(runs):
+        return runs
+    return [_joined(model, group) if len(group) > 1 else group[0] for group in groups]
 
-    def match(self, matcher: nn.Module) -> Tensor:
-        """The log-odds of the windows that are left, on the CPU."""
-        return matcher(self.hidden, self._of_rows(self.question), self._of_rows(self.context)).cpu()  # type: ignore[no-any-return]
 
-    def finish(self, head: nn.Module) -> None:
-        """Answer the windows that are left by the last layer."""
-        if len(self.rows):
-            self._store(self.rows, *head(self.hidden).unbind(dim=-1))
+def _joined(model: EarlyExitModel, runs: Sequence[_Run]) -> _Run:
+    """Runs as one, without the padding that none of them needs."""
+    length = max(int(run.mask.sum(dim=1).amax()) for run in runs)
+    padding = {"input_ids": model.config.pad_token_id or 0}  # some models count positions by it
 
-    def _store(self, rows: Tensor, start: Tensor, end: Tensor) -> None:
-        self.start_logits[rows] = start.float()
-        self.end_logits[rows] = end.float()
+    def fitted(tensor: Tensor, value: int = 0) -> Tensor:
+        missing = length - tensor.shape[1]
+        if missing <= 0:
+            return tensor[:, :length]
+        return pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing), value=value)
+
+    every = [run.inputs() for run in runs]
+    inputs = {name: torch.cat([fitted(one[name], padding.get(name, 0)) for one in every]) for name in every[0]}
+    hidden = torch.cat([fitted(run.hidden) for run in runs])
+    return _Run(model, inputs, [window for run in runs for window in run.windows], hidden)
+
+
+class _Results:
+    """What becomes of each window of a pass.
+
+    Args:
+        batches: The inputs of the pass.
+
+    Attributes:
+        windows: For each batch the numbers of its windows, counted over all batches.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        self._batches = batches
+        self.windows: list[list[int]] = []
+        for batch in batches:
+            first = self.windows[-1][-1] + 1 if self.windows else 0
+            self.windows.append(list(range(first, first + len(batch["input_ids"]))))
+        self._layers = [0] * sum(map(len, self.windows))
+        self._logits: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def ran(self, windows: Sequence[int]) -> None:
+        """A layer ran for some windows."""
+        for window in windows:
+            self._layers[window] += 1
+
+    def answered(self, windows: Sequence[int], starts: Tensor, ends: Tensor) -> None:
+        """Some windows have left with these logits."""
+        self._logits |= zip(windows, zip(starts.float(), ends.float(), strict=True), strict=True)
+
+    def of_batches(self) -> list[EarlyExits]:
+        """The results of each batch. A window that has no logits has lost."""
+        made = []
+        for batch, windows in zip(self._batches, self.windows, strict=True):
+            shape = batch["input_ids"].shape
+            logits = torch.full((2, *shape), -torch.inf, device=batch["input_ids"].device)
+            logits[:, :, 0] = _CERTAIN
+            for row, window in enumerate(windows):
+                for place, found in enumerate(self._logits.get(window, ())):
+                    length = min(shape[1], len(found))
+                    logits[place, row, :length] = found[:length]
+            made.append(EarlyExits(logits[0], logits[1], torch.tensor([self._layers[window] for window in windows])))
+        return made
 
 
 class _Contest:
     """The windows of each question against each other: which of them have lost.
 
     Args:
-        matchers: One for the embeddings and for each layer but the last.
-        questions: For each batch the question of each window.
+        question_of: The question of each window.
         best: The highest log-odds of each question among windows that were answered; updated.
-        margin: A window has lost where its log-odds are less than the best ones plus this negative number.
     """
 
-    def __init__(
-        self, matchers: nn.ModuleList, questions: Sequence[Sequence[int]], best: dict[int, float], margin: float
-    ) -> None:
-        self._matchers = matchers
-        self._questions = questions
+    def __init__(self, question_of: Sequence[int], best: dict[int, float]) -> None:
+        self._question_of = question_of
         self._best = best
-        self._margin = margin
-        self._odds: list[dict[int, float]] = [{} for _ in questions]  # of each batch, by row
+        self._odds: dict[int, float] = {}  # of each window, by the last matcher
 
-    def hold(self, runs: Sequence[_Run], depth: int) -> None:
-        """After `depth` layers: let the windows leave that have lost."""
+    def hold(self, runs: Sequence[_Run], matcher: nn.Module, margin: float) -> None:
+        """Let the windows leave whose log-odds are less than the best ones of their question plus a negative margin."""
         present = dict(self._best)
-        places: list[list[tuple[int, float]]] = []
-        for number, run in enumerate(runs):
-            if not len(run.rows):
-                places.append([])
-                continue
-            rows = run.rows.tolist()
-            odds = self._odds[number] = dict(zip(rows, run.match(self._matchers[depth]).tolist(), strict=True))
-            places.append([(self._questions[number][row], odds[row]) for row in rows])
-            for question, own in places[-1]:
+        for run in runs:
+            for window, own in zip(run.windows, run.match(matcher), strict=True):
+                self._odds[window] = own
+                question = self._question_of[window]
                 present[question] = max(present.get(question, -math.inf), own)
-        for run, windows in zip(runs, places, strict=True):
-            staying = [own >= present[question] + self._margin for question, own in windows]
-            run.keep(torch.tensor(staying, dtype=torch.bool, device=run.rows.device))
+        for run in runs:
+            staying = [self._odds[window] >= present[self._question_of[window]] + margin for window in run.windows]
+            run.keep(torch.tensor(staying, dtype=torch.bool, device=run.hidden.device))
 
-    def answered(self, number: int, rows: Tensor) -> None:
-        """Some windows of a batch have answered: others compete with the last log-odds of these."""
-        for row in rows.tolist():
-            question = self._questions[number][row]
-            self._best[question] = max(self._best.get(question, -math.inf), self._odds[number][row])
+    def answered(self, windows: Sequence[int]) -> None:
+        """Some windows have answered: others compete with the last log-odds of these."""
+        for window in windows:
+            question = self._question_of[window]
+            self._best[question] = max(self._best.get(question, -math.inf), self._odds[window])
 
 
 def _arguments_of_layers(model: EarlyExitModel, batch: Mapping[str, Tensor]) -> tuple[tuple, dict[str, Any]]:

@@ -447,14 +447,17 @@ class Reader:
     def _batches(self, windows: AnyWindows, chosen: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
         """Batches of some windows, longest first, of about equal numbers of tokens."""
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
-        budget = self.batch_size * self.window_settings.max_seq_len
-        if self.device.type == "cpu":
-            budget = min(budget, _CPU_TOKENS)
         first = 0
         while first < len(ordered):
-            size = max(1, budget // int(windows.lengths[ordered[first]]))
+            size = max(1, self._batch_tokens // int(windows.lengths[ordered[first]]))
             yield windows.collate(windows.__getitems__(ordered[first : first + size].tolist()))
             first += size
+
+    @property
+    def _batch_tokens(self) -> int:
+        """The tokens of a batch, padding included, at most."""
+        tokens = self.batch_size * self.window_settings.max_seq_len
+        return min(tokens, _CPU_TOKENS) if self.device.type == "cpu" else tokens
 
     def _early_logits(
         self, windows: AnyWindows, chosen: np.ndarray
@@ -501,9 +504,10 @@ class Reader:
     ) -> list[EarlyExits]:
         """As `forward`, of a reader with early exits at its speed; see `EarlyExitModel.exit_early`."""
         assert isinstance(self.model, EarlyExitModel)
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        # Not in inference mode, in which autocast would convert the weights of a layer anew for each batch.
+        with torch.no_grad(), autocast(self.device, self.precision):
             placed = [{name: tensor.to(self.device) for name, tensor in inputs.items()} for inputs in batches]
-            found = self.model.exit_early(placed, self.speed, questions, odds)
+            found = self.model.exit_early(placed, self.speed, questions, odds, self._batch_tokens)
         return [EarlyExits(one.start_logits.float().cpu(), one.end_logits.float().cpu(), one.layers) for one in found]
 
     def at_speed(self, speed: float | None) -> "Reader":

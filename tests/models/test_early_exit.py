@@ -16,6 +16,7 @@ from haystack_distill import Reader, students
 from haystack_distill.errors import DistilError
 from haystack_distill.models.early_exit import (
     EarlyExitModel,
+    _layers,
     early_exit_class,
     early_exit_config,
     families,
@@ -233,6 +234,39 @@ def test_a_window_leaves_where_another_one_of_its_question_is_much_likelier() ->
     assert first.layers.tolist() == [4, 0]
     assert second.layers.tolist() == [4, 0]
     assert odds == {7: 0.0, 8: 2.5}
+
+
+@pytest.mark.parametrize("family", families())
+@torch.inference_mode()
+def test_batches_of_few_windows_are_put_together(family: str) -> None:
+    model = model_of(family)
+    never_certain(model)
+    whole = batch(5)
+    whole["attention_mask"][1] = 1
+    whole["attention_mask"][1, 12:] = 0
+    whole["input_ids"] = whole["input_ids"].clamp(min=5) * whole["attention_mask"]
+    parts = [
+        {name: tensor[[row], :length] for name, tensor in whole.items()}
+        for row, length in enumerate((20, 16, 20, 15, 18))
+    ]
+    ran: list[tuple[int, ...]] = []
+    for layer in {id(one): one for one in _layers(model)}.values():
+        layer.register_forward_hook(lambda _layer, arguments, _output: ran.append(tuple(arguments[0].shape[:2])))
+    apart = model.exit_early(parts, 0.01)
+    assert len(ran) == 5 * 4
+    ran.clear()
+    # Three windows of 20 tokens fit, of 15 four would.
+    together = model.exit_early(parts, 0.01, batch_tokens=60)
+    assert ran == [(3, 20), (2, 15)] * 4
+    for one, other in zip(apart, together, strict=True):
+        assert one.start_logits.shape == other.start_logits.shape
+    for row, length in enumerate((20, 12, 20, 15, 15)):
+        torch.testing.assert_close(
+            apart[row].end_logits[:, :length], together[row].end_logits[:, :length], atol=1e-5, rtol=1e-4
+        )
+    ran.clear()
+    model.exit_early(parts, 0.01, batch_tokens=40)  # three batches are more than the half of five
+    assert len(ran) == 5 * 4
 
 
 @torch.inference_mode()
