@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,6 +31,10 @@ from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MO
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import require_writable
 from haystack_distill.utils.options import read_dataclass, read_keywords
+
+if TYPE_CHECKING:
+    from haystack_distill.export.budget import Budget
+    from haystack_distill.models.reader import Reader
 
 _MEASURED = option(
     "data", list[str] | None, None, "SQuAD files to evaluate on, or a dataset on the hub.", metavar="FILE|NAME"
@@ -195,39 +199,55 @@ _SUGGEST = [
         "data",
         list[str] | None,
         None,
-        "SQuAD files with the questions for timing. Default: the sample of this package.",
+        "SQuAD files with the questions for timing, and for the F1 of speeds. Default: the sample of this package.",
         metavar="FILE|NAME",
     ),
-    option("questions", int, 30, "The number of questions per candidate."),
+    option("questions", int | None, None, "The number of questions per candidate. Default: 30; 200 for speeds."),
+    option(
+        "passages",
+        int,
+        1,
+        "Of a reader with early exits: with how many passages each question comes, its own and others of its article.",
+    ),
 ]
 
 
 @with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
-def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
+def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
     """Measure students of several sizes on this machine, and suggest the largest one within a budget.
 
+    Of a reader with early exits it measures speeds, and suggests the one with the highest F1 within the budget.
+
     \b
-    Example:
+    Examples:
       haystack-distill suggest --teacher deepset/roberta-base-squad2 \\
           --budget "20 ms/question" --backend onnx-int8
+      haystack-distill suggest --teacher fast --budget "100 ms/question" \\
+          --data dev.json --passages 10
     """
-    if given["questions"] < 1:
-        raise DistilError(f"--questions must be at least 1, not {given['questions']}")
+    for name in ("questions", "passages"):
+        if given[name] is not None and given[name] < 1:
+            raise DistilError(f"--{name} must be at least 1, not {given[name]}")
     with logs_on_stderr():
         from haystack_distill.data.sample import sample_path
         from haystack_distill.evaluation.measurements import question_context_pairs
         from haystack_distill.export.budget import Budget, suggest_students
+        from haystack_distill.models.early_exit import EarlyExitModel
 
         wanted = Budget.parse(budget)
         data = given["data"] or [str(sample_path("dev"))]
-        pairs = question_context_pairs(examples_of(data, "validation", given), given["questions"])
-        found = suggest_students(
-            load_reader(teacher, **reader_settings(given)),
-            wanted,
-            pairs,
-            backend=backend,  # of the students; the teacher itself is not run
-            num_threads=num_threads,
-        )
+        reader = load_reader(teacher, **reader_settings(given))
+        exits = isinstance(reader.model, EarlyExitModel)
+        if exits:
+            refuse_without_effect(ctx, ["backend"], "on a reader with early exits, which runs in torch", "leave it out")
+        else:
+            refuse_without_effect(ctx, ["passages"], "on a reader without early exits", "leave it out")
+            pairs = question_context_pairs(examples_of(data, "validation", given), given["questions"] or 30)
+            # The backend is that of the students; the teacher itself is not run.
+            found = suggest_students(reader, wanted, pairs, backend=backend, num_threads=num_threads)
+    if exits:
+        _suggest_speed(teacher, reader, wanted, budget, num_threads, given | {"data": data})
+        return
     best = next((one for one in found if one.fits), None)
     if given["json"]:
         result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
@@ -254,3 +274,32 @@ def suggest(teacher: str, budget: str, backend: str, num_threads: int | None, **
     if not given["json"]:
         arguments = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.making.items())
         print(f"haystack-distill student --teacher {teacher} {arguments} --output-dir student")
+
+
+def _suggest_speed(
+    name: str, reader: "Reader", wanted: "Budget", budget: str, num_threads: int | None, given: dict[str, Any]
+) -> None:
+    """`suggest` of a reader with early exits."""
+    with logs_on_stderr():
+        from haystack_distill.export.budget import best_speed, suggest_speed
+
+        examples = measured_examples(given["data"], given)
+        if num_threads is not None:
+            reader = load_reader(name, **reader_settings(given | {"num_threads": num_threads}))
+        sizes = {"questions": given["questions"] or 200, "passages": given["passages"]}
+        found = suggest_speed(reader, wanted, examples, **sizes)
+    best = best_speed(found)
+    if given["json"]:
+        result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
+        print_result(True, {"command": "suggest", "teacher": name, "budget": budget} | result)
+    else:
+        table = Table("speed", "F1", "exact", "layers/window", "ms/question", "", title=escape(f"{name}: {budget}"))
+        for one in found:
+            mark = "[bold green]this one[/]" if one is best else "fits" if one.fits else ""
+            figures = (one.f1, one.exact, one.layers_per_window, one.milliseconds)
+            table.add_row(f"{one.speed:g}", *(f"{number:.1f}" for number in figures), mark)
+        Console().print(table)
+    if best is None:
+        raise DistilError(f"no speed of {name} is within {budget}: allow more, or give a smaller reader early exits")
+    if not given["json"]:
+        print(f"haystack-distill ask --model {name} --speed {best.speed:g} --question ... --context ...")

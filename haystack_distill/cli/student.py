@@ -31,7 +31,7 @@ from haystack_distill.utils.model_files import RUN_FILE
 from haystack_distill.utils.options import read_keywords
 
 _EXITS = "With early exits"
-_BRANCHES = [one for one in read_keywords("haystack_distill.students.exits", "early_exit") if one.name == "branch_size"]
+_EXIT_SIZES = [one for one in read_keywords("haystack_distill.students.exits", "early_exit") if one.name != "seed"]
 _CUT = "Cut from the teacher"
 _PRUNED = "Pruned by importance"
 _FRESH = "From a configuration, with fresh weights"
@@ -124,7 +124,7 @@ _OPTIONS = [
     ),
     option("text_column", str, "text", "The column with the text in JSON lines or Parquet.", _TOKENIZER),
     option("early_exit", bool, False, "Give the student early exits: a branch on every layer but the last.", _EXITS),
-    *(option_from(source, _EXITS, default=None) for source in _BRANCHES),
+    *(option_from(source, _EXITS, default=None) for source in _EXIT_SIZES),
     OVERWRITE,
 ]
 
@@ -163,8 +163,10 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
     _check_tokenizer(ctx)
     if not given["data"] and not any(map(is_squad, given["corpus"] or ())):
         refuse_without_effect(ctx, ["on_bad_example", "cache_dir"], "without data", "add --data")
-    if given["branch_size"] is not None and not given["early_exit"]:
-        raise DistilError("--branch-size has no effect without --early-exit; add that, or leave it out")
+    sizes = {one.name: given[one.name] for one in _EXIT_SIZES if given[one.name] is not None}
+    if sizes and not given["early_exit"]:
+        name = "--" + next(iter(sizes)).replace("_", "-")
+        raise DistilError(f"{name} has no effect without --early-exit; add that, or leave it out")
     refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
@@ -201,11 +203,9 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
             made = students.with_tokenizer(made, texts, **own_tokenizer)
             arguments["tokenizer"] = own_tokenizer | {"corpus": given["corpus"]}
         if given["early_exit"]:
-            branches = {"seed": seed}
-            if given["branch_size"] is not None:
-                branches["branch_size"] = given["branch_size"]
-            made = students.early_exit(made, **branches)
-            arguments |= {"early_exit": True, "branch_size": made.model.config.branch_size, "seed": seed}
+            made = students.early_exit(made, seed=seed, **sizes)
+            made_sizes = {one.name: getattr(made.model.config, one.name) for one in _EXIT_SIZES}
+            arguments |= {"early_exit": True, **made_sizes, "seed": seed}
         made.save(output_dir)
         record = {
             "method": "student",
@@ -256,7 +256,7 @@ def _check_shape(ctx: typer.Context, changed: dict[str, Any]) -> None:
         )
     if given["seed"] is not None and not (changed or given["early_exit"]):
         raise DistilError(
-            "--seed is for the random weights of a fresh student or of branches; leave it out for one that is cut"
+            "--seed is for the random weights of a fresh student or of early exits; leave it out for one that is cut"
         )
 
 

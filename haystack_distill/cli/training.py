@@ -105,6 +105,7 @@ _TRANSFER = [
     option_from(_OF_TRANSFER["proportion"]._replace(name="transfer_proportion", type=float), "Transfer set"),
     option("question_pool", Path | None, None, _OF_TRANSFER["question_pool"].help, "Transfer set", metavar="FILE"),
     option_from(_OF_TRANSFER["questions_per_context"], "Transfer set"),
+    option_from(_OF_TRANSFER["same_title"], "Transfer set"),
 ]
 _RUN = [*_SETTINGS, *READING, BAD_EXAMPLES, CACHE, CONFIG, JSON]
 _MEASURING = (
@@ -274,7 +275,11 @@ def _transfer_set(given: dict[str, Any], seed: int) -> "TransferSet | None":
 
     data, pool = given["transfer_data"], given["question_pool"]
     source = TransferSet(
-        data[0] if len(data) == 1 else data, given["transfer_proportion"], pool, given["questions_per_context"]
+        data[0] if len(data) == 1 else data,
+        given["transfer_proportion"],
+        pool,
+        given["questions_per_context"],
+        given["same_title"],
     )
     examples = source.load(seed, on_bad_example=given["on_bad_example"], cache_dir=given["cache_dir"])
     return TransferSet(examples, source.proportion)
@@ -287,7 +292,7 @@ def _require_effects(ctx: typer.Context) -> None:
     elif ctx.params["dev_split"] is None:
         refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data or --dev-split")
     if not ctx.params.get("transfer_data", True):
-        names = ("transfer_proportion", "question_pool", "questions_per_context")
+        names = ("transfer_proportion", "question_pool", "questions_per_context", "same_title")
         refuse_without_effect(ctx, names, "without a transfer set", "add --transfer-data")
     if ctx.params["max_steps"] is not None:
         refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run", "leave that out")

@@ -39,6 +39,8 @@ class TransferSet:
         question_pool: A file of questions that are drawn for the contexts of `data`, whose own questions are then
             ignored: a text file (.txt) with one question a line, or questions in the formats of `data`.
         questions_per_context: How many questions of the pool are drawn for each context.
+        same_title: Whether a context gets only questions of the pool that are asked of other contexts with its title
+            (in SQuAD, of the same article), as many as there are: passages that look right and do not hold the answer.
 
     Raises:
         DistilError: A value is out of range or has no effect.
@@ -52,6 +54,7 @@ class TransferSet:
     proportion: float = 0.5
     question_pool: PathLike | None = None
     questions_per_context: int = 1
+    same_title: bool = False
 
     def __post_init__(self) -> None:
         share = self.proportion
@@ -67,6 +70,12 @@ class TransferSet:
             raise DistilError(
                 f"questions_per_context={number} draws from question_pool, which is not given; give it, or leave "
                 "questions_per_context out"
+            )
+        check_argument("same_title", self.same_title, isinstance(self.same_title, bool), "True or False")
+        if self.same_title and (self.question_pool is None or Path(self.question_pool).suffix == ".txt"):
+            raise DistilError(
+                "same_title draws from a question_pool whose questions have contexts and titles; give one in SQuAD's "
+                "format, which may be the data itself, or leave same_title out"
             )
 
     def load(
@@ -84,6 +93,8 @@ class TransferSet:
         """
         if self.question_pool is None:
             return load_examples(self.data, only="questions", on_bad_example=on_bad_example, cache_dir=cache_dir)
+        if self.same_title:
+            return self._load_by_title(seed, on_bad_example, cache_dir)
         pool = _questions_of(expand_user(self.question_pool), on_bad_example, cache_dir)
         if self.questions_per_context > len(pool):
             raise DataError(
@@ -98,6 +109,25 @@ class TransferSet:
 
         return cached_table("examples", key, SCHEMA, batches, cache_dir)[0]
 
+    def _load_by_title(self, seed: int, on_bad_example: OnBadExample, cache_dir: PathLike | None) -> datasets.Dataset:
+        reading: dict[str, Any] = {"on_bad_example": on_bad_example, "cache_dir": cache_dir}
+        contexts = load_examples(self.data, only="contexts", **reading)
+        assert self.question_pool is not None
+        pool = load_examples(expand_user(self.question_pool), only="questions", **reading)
+        hashes = content_hash(contexts), content_hash(pool)
+        key = hash_json("pool by title", _FORMAT, *hashes, self.questions_per_context, seed)
+
+        def batches() -> Iterator[dict[str, pa.Array]]:
+            return record_batches(paired_by_title(contexts, pool, self.questions_per_context, seed))
+
+        made = cached_table("examples", key, SCHEMA, batches, cache_dir)[0]
+        if not len(made):
+            raise DataError(
+                f"{self.question_pool} has no question of another context with the title of one of these; leave "
+                "same_title out"
+            )
+        return made
+
 
 def paired(contexts: datasets.Dataset, pool: Sequence[str], per_context: int, seed: int) -> Iterator[Row]:
     """Each different context with questions drawn from a pool, no question twice for one context.
@@ -109,15 +139,45 @@ def paired(contexts: datasets.Dataset, pool: Sequence[str], per_context: int, se
         seed: The seed of the draws.
     """
     random = np.random.default_rng(seed)
+    for row in _different(contexts):
+        drawn = random.choice(len(pool), size=per_context, replace=False)
+        yield from _unlabelled(row, [pool[place] for place in drawn])
+
+
+def paired_by_title(contexts: datasets.Dataset, pool: datasets.Dataset, per_context: int, seed: int) -> Iterator[Row]:
+    """Each different context with questions that are asked of other contexts with the same title.
+
+    Args:
+        contexts: As for `paired`.
+        pool: Examples, from whose questions is drawn.
+        per_context: Questions for each context at most.
+        seed: The seed of the draws.
+    """
+    random = np.random.default_rng(seed)
+    of_title: dict[str, dict[str, set[int]]] = {}  # of each title its questions with their contexts
+    for row in plain_rows(pool, ["title", "context", "question"]):
+        of_title.setdefault(row["title"], {}).setdefault(row["question"], set()).add(hash(row["context"]))
+    for row in _different(contexts):
+        own = hash(row["context"])
+        others = [question for question, asked in of_title.get(row["title"], {}).items() if own not in asked]
+        if others:
+            drawn = random.choice(len(others), size=min(per_context, len(others)), replace=False)
+            yield from _unlabelled(row, [others[place] for place in drawn])
+
+
+def _different(contexts: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows with each context once."""
     seen: set[int] = set()
     for row in plain_rows(contexts, ["id", "title", "context"]):
-        if hash(row["context"]) in seen:
-            continue
-        seen.add(hash(row["context"]))
-        for number, drawn in enumerate(random.choice(len(pool), size=per_context, replace=False), start=1):
-            yield Row(
-                f"{row['id']}-pool{number}", row["title"], row["context"], pool[drawn], [], [], False, False, False
-            )
+        if hash(row["context"]) not in seen:
+            seen.add(hash(row["context"]))
+            yield row
+
+
+def _unlabelled(row: dict[str, Any], questions: Sequence[str]) -> Iterator[Row]:
+    """The context of a row with other questions."""
+    for number, question in enumerate(questions, start=1):
+        yield Row(f"{row['id']}-pool{number}", row["title"], row["context"], question, [], [], False, False, False)
 
 
 def _questions_of(path: Path, on_bad_example: Any, cache_dir: PathLike | None) -> list[str]:

@@ -70,6 +70,11 @@ class AnyWindows:
         self.pad_token_id = tokenizer.pad_token_id or 0
         self.token_types = token_types
 
+    @property
+    def question_of(self) -> np.ndarray:
+        """The question of each window, as a number: the windows of one question compete for its answer."""
+        return self.example_of
+
     def take(self, windows: np.ndarray) -> pa.Table:
         """Some windows as an Arrow table, in the order asked for."""
         raise NotImplementedError
@@ -159,6 +164,8 @@ class PairWindows(AnyWindows):
         tokenizer: The fast tokenizer that they were cut with.
         settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+        question_of: The question of each pair, as a number that pairs share whose answers compete; None: each is a
+            question of its own.
     """
 
     def __init__(
@@ -169,6 +176,7 @@ class PairWindows(AnyWindows):
         settings: WindowSettings,
         *,
         token_types: bool,
+        question_of: Sequence[int] | None = None,
     ) -> None:
         super().__init__(tokenizer, settings, token_types=token_types)
         self._contexts = contexts
@@ -176,6 +184,11 @@ class PairWindows(AnyWindows):
         self.lengths = _whole_numbers(table, "length")
         self.example_of = _whole_numbers(table, "example")
         self.n_examples = len(contexts)
+        self._question_of = None if question_of is None else np.asarray(question_of)[self.example_of]
+
+    @property
+    def question_of(self) -> np.ndarray:
+        return super().question_of if self._question_of is None else self._question_of
 
     @classmethod
     def cut(
@@ -185,6 +198,7 @@ class PairWindows(AnyWindows):
         settings: WindowSettings | None = None,
         *,
         token_types: bool,
+        question_of: Sequence[int] | None = None,
     ) -> "PairWindows":
         """Cut (question, context) pairs.
 
@@ -193,6 +207,7 @@ class PairWindows(AnyWindows):
             tokenizer: A fast tokenizer.
             settings: How to cut.
             token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
+            question_of: See the class.
 
         Raises:
             DistilError: A question leaves no room for its context.
@@ -208,7 +223,8 @@ class PairWindows(AnyWindows):
             "labelled": [False] * len(pairs),
         }
         columns = _columns(_cut(rows, 0, tokenizer, PairTemplate.of(tokenizer), settings))
-        return cls(contexts, pa.table(columns, schema=_SCHEMA), tokenizer, settings, token_types=token_types)
+        table = pa.table(columns, schema=_SCHEMA)
+        return cls(contexts, table, tokenizer, settings, token_types=token_types, question_of=question_of)
 
     def take(self, windows: np.ndarray) -> pa.Table:
         return self._table.take(windows)

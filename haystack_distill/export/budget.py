@@ -1,24 +1,32 @@
-"""Students that fit a budget: candidate shapes are built and measured on this machine."""
+"""Students, and speeds of a reader with early exits, that fit a budget: candidates are measured on this machine."""
 
 import re
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from haystack_distill import students
+from haystack_distill.data.squad.metrics import squad_metrics
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
+from haystack_distill.evaluation.passages import answer_with_passages, with_other_passages
 from haystack_distill.models.backends.choice import installed_runtimes
 from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, check_backend
 from haystack_distill.models.bilstm_config import MODEL_TYPE
+from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.parts import feed_forward_size
 from haystack_distill.students.pruning import narrowed
 from haystack_distill.utils.files import temporary_directory, writing
 
 _WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
+_SPEEDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+_WARM_UP = 3  # questions that are asked before time is taken
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
 
 
@@ -70,6 +78,83 @@ class Candidate:
     milliseconds: float
     fits: bool
     making: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SpeedCandidate:
+    """A speed of a reader with early exits, what it costs and how right its answers are.
+
+    Attributes:
+        speed: The speed, from 0 (all layers run) on.
+        f1: F1 on the questions, in per cent.
+        exact: Exact match, in per cent.
+        layers_per_window: How many layers ran for a window, on average.
+        milliseconds: The median latency of a question with all its passages.
+        fits: Whether it is within the budget.
+    """
+
+    speed: float
+    f1: float
+    exact: float
+    layers_per_window: float
+    milliseconds: float
+    fits: bool
+
+
+def suggest_speed(
+    reader: Reader,
+    budget: Budget,
+    examples: datasets.Dataset,
+    *,
+    questions: int = 200,
+    passages: int = 1,
+    speeds: Sequence[float] = _SPEEDS,
+) -> list[SpeedCandidate]:
+    """Measure speeds of a reader with early exits on questions of the kind that it will be asked.
+
+    Args:
+        reader: The reader.
+        budget: The budget of a question, in milliseconds.
+        examples: Labelled examples.
+        questions: How many of their questions to ask.
+        passages: How many passages each question comes with: its own context and others of the same title. More of them
+            can leave early.
+        speeds: The speeds to measure.
+
+    Returns:
+        A candidate for each speed, in order. `best_speed` chooses.
+
+    Raises:
+        DistilError: The reader has no early exits, the budget is one of megabytes, or the data has too few passages.
+    """
+    if not isinstance(reader.model, EarlyExitModel):
+        raise DistilError("the reader has no early exits, so it has one speed; make one with students.early_exit")
+    if budget.unit != "ms":
+        raise DistilError("a speed does not change the size of a model file; give a budget like '20 ms/question'")
+    chosen, texts = with_other_passages(examples, questions, passages)
+    found = []
+    for speed in speeds:
+        one = reader.replace(speed=speed)
+        answer_with_passages(one, chosen["question"][:_WARM_UP], texts[:_WARM_UP])
+        answers = answer_with_passages(one, chosen["question"], texts)
+        metrics = squad_metrics(chosen, dict(zip(chosen["id"], answers.texts, strict=True)))
+        milliseconds = 1000 * statistics.median(answers.seconds)
+        found.append(
+            SpeedCandidate(
+                speed=speed,
+                f1=metrics["f1"],
+                exact=metrics["exact"],
+                layers_per_window=statistics.fmean(answers.layers),
+                milliseconds=milliseconds,
+                fits=milliseconds <= budget.amount,
+            )
+        )
+    return found
+
+
+def best_speed(candidates: Sequence[SpeedCandidate]) -> SpeedCandidate | None:
+    """Of the speeds within the budget the one with the highest F1, the lowest of equal ones; None if none fits."""
+    return max((one for one in candidates if one.fits), key=lambda one: (one.f1, -one.speed), default=None)
 
 
 def suggest_students(

@@ -385,7 +385,7 @@ class DistilledReader(ReadsText, BaseReader):
         self, query: str, documents: list[Document], top_k: int | None = None, speed: float | None = None
     ) -> dict[str, Any]:
         """As FARMReader; documents without text are left out. `speed` is that of this call."""
-        with _at_speed(speed):
+        with _at_speed(speed), _competing(True):
             return super().predict(query, documents, top_k)
 
     def predict_batch(
@@ -397,7 +397,9 @@ class DistilledReader(ReadsText, BaseReader):
         speed: float | None = None,
     ) -> dict[str, Any]:
         """As FARMReader; documents without text have no answers, in their place. `speed` is that of this call."""
-        with _at_speed(speed):
+        # Where each query has documents of its own, the answers are ranked together.
+        own = len(documents) == len(queries) == len(set(queries)) and all(isinstance(one, list) for one in documents)
+        with _at_speed(speed), _competing(own):
             return super().predict_batch(queries, documents, top_k, batch_size)
 
     @property
@@ -516,6 +518,8 @@ def _fetched(name: str, *, proxies: dict | None, local_files_only: bool, force_d
 
 # The speed of the call that this thread is in; None for the reader's own.
 _SPEED: ContextVar[float | None] = ContextVar("speed", default=None)
+# Whether the documents of one query compete in it; otherwise each is read by itself.
+_COMPETING: ContextVar[bool] = ContextVar("competing", default=False)
 
 
 @contextlib.contextmanager
@@ -527,6 +531,16 @@ def _at_speed(speed: float | None) -> Iterator[None]:
     finally:
         if token is not None:
             _SPEED.reset(token)
+
+
+@contextlib.contextmanager
+def _competing(compete: bool) -> Iterator[None]:
+    """The context of a call in which the documents of a query compete, or do not."""
+    token = _COMPETING.set(compete)
+    try:
+        yield
+    finally:
+        _COMPETING.reset(token)
 
 
 class _Inferencer:
@@ -552,7 +566,9 @@ class _Inferencer:
         pairs = [(one.questions[0].text, one.doc_text) for one in objects]
         if not all(question.strip() for question, _ in pairs):
             raise DistilError("the query is empty; give a question")
-        windows = self.reader.cut_pairs(pairs)
+        queries = {question: number for number, (question, _) in enumerate(pairs)}
+        compete = [queries[question] for question, _ in pairs] if _COMPETING.get() else None
+        windows = self.reader.cut_pairs(pairs, compete)
         of_window: dict[int, list[QACandidate]] = {}
         for batch, starts, ends in self._logits(windows):
             for window, candidates in zip(batch["window"].tolist(), self._candidates(batch, starts, ends), strict=True):

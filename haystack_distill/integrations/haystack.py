@@ -424,7 +424,7 @@ class _Found:
 
 def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
     """Run the reader over all texts and put the spans of all windows into one softmax."""
-    windows = reader.cut_pairs([(query, text) for text in texts])
+    windows = reader.cut_pairs([(query, text) for text in texts], [0] * len(texts))
     documents = range(len(texts))
     position = windows.template.no_answer_position
     decoder = SpanDecoder(windows, documents, per_window, reader.max_answer_length)

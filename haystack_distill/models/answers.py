@@ -1,6 +1,7 @@
 """What a reader answers: one `Answer`, and the `Prediction` that holds all of them for one example."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class Answer:
     score: float
     logit: float
     no_answer: bool = False
+
+
+@dataclass(frozen=True)
+class PassageAnswer(Answer):
+    """One answer of a reader to a question about several passages.
+
+    Attributes:
+        passage: Which passage it is in, counted from 0; None for no-answer.
+    """
+
+    passage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,3 +60,19 @@ class Prediction:
         below = self.no_answer.logit - no_answer_threshold
         place = sum(answer.logit >= below for answer in self.answers)
         return [*self.answers[:place], self.no_answer, *self.answers[place:]][:top_k]
+
+
+def merged(predictions: Sequence[Prediction]) -> Prediction:
+    """The predictions for the passages of one question as one: all answers, best first, and the lowest no-answer.
+
+    Args:
+        predictions: One for each passage, in order, at least one.
+    """
+    answers = [
+        PassageAnswer(**asdict(answer), passage=passage)
+        for passage, prediction in enumerate(predictions)
+        for answer in prediction.answers
+    ]
+    no_answer = min((prediction.no_answer for prediction in predictions), key=lambda answer: answer.logit)
+    answers.sort(key=lambda answer: -answer.logit)  # of equal ones the earlier passage's first
+    return Prediction(list(answers), PassageAnswer(**asdict(no_answer)))

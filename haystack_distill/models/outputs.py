@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from haystack_distill.errors import DistilError
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.early_exit import EarlyExitModel
+from haystack_distill.models.matching import question_and_context
 from haystack_distill.utils.families import EARLY_EXIT, family_of
 
 
@@ -27,7 +28,7 @@ class OutputRequest:
         hidden_states: the embedding output and the hidden states of all layers.
         attention_scores: the layers, counted from 1, whose attention scores are needed.
         query_key_value: the layers, counted from 1, whose queries, keys and values are needed.
-        exits: start and end logits of each layer of a reader with early exits.
+        exits: start and end logits of each layer of a reader with early exits, and the log-odds of its matchers.
         exit_gradients: whether the gradient of `exits` reaches the layers, and not the branches alone.
     """
 
@@ -86,6 +87,8 @@ class ModelOutputs:
             MPNet, its relative position bias, without the padding mask: (B, heads, L, L), float32.
         query_key_value: by layer number (1-based), the queries, keys and values.
         exits: start and end logits, each (B, L), of the branch of each layer but the last, from the first layer on.
+        matches: log-odds that a window holds the answer, each (B,), by the matchers of the embeddings and of each layer
+            but the last; none for a reader without matchers.
     """
 
     start_logits: Tensor | None = None
@@ -95,6 +98,7 @@ class ModelOutputs:
     attention_scores: dict[int, Tensor] | None = None
     query_key_value: dict[int, QueryKeyValue] | None = None
     exits: tuple[tuple[Tensor, Tensor], ...] | None = None
+    matches: tuple[Tensor, ...] | None = None
 
 
 class _AttentionPaths(NamedTuple):
@@ -258,6 +262,7 @@ def run_model(
         projections = (layer.query, layer.key, layer.value)
         query_key_value[number] = QueryKeyValue(*(layer.output(projection, captured) for projection in projections))
 
+    exits, matches = _exits(model, inputs, outputs, request) if request.exits else (None, None)
     return ModelOutputs(
         start_logits=getattr(outputs, "start_logits", None),
         end_logits=getattr(outputs, "end_logits", None),
@@ -265,7 +270,8 @@ def run_model(
         hidden_states=_hidden_states(model, outputs) if request.hidden_states else None,
         attention_scores=scores or None,
         query_key_value=query_key_value or None,
-        exits=_exits(model, outputs, request) if request.exits else None,
+        exits=exits,
+        matches=matches,
     )
 
 
@@ -329,14 +335,21 @@ def _unchanged(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def _exits(model: PreTrainedModel, outputs: Any, request: OutputRequest) -> tuple[tuple[Tensor, Tensor], ...]:
+def _exits(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: Any, request: OutputRequest
+) -> tuple[tuple[tuple[Tensor, Tensor], ...], tuple[Tensor, ...]]:
+    """What branches and matchers make of the hidden states."""
     require_exits(model.config)
     assert isinstance(model, EarlyExitModel)
-    found = []
-    for branch, states in zip(model.branches, _hidden_states(model, outputs)[1:-1], strict=True):
-        start, end = branch(states if request.exit_gradients else states.detach()).unbind(dim=-1)
-        found.append((start, end))
-    return tuple(found)
+    states = [one if request.exit_gradients else one.detach() for one in _hidden_states(model, outputs)[:-1]]
+    exits = []
+    for branch, hidden in zip(model.branches, states[1:], strict=True):
+        start, end = branch(hidden).unbind(dim=-1)
+        exits.append((start, end))
+    masks = question_and_context(inputs["input_ids"], inputs["attention_mask"])
+    # No matchers, or one for each.
+    matches = [matcher(hidden, *masks) for matcher, hidden in zip(model.matchers, states, strict=False)]
+    return tuple(exits), tuple(matches)
 
 
 class _AttentionLayer(NamedTuple):

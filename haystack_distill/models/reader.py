@@ -20,7 +20,7 @@ from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows, PairWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import adapters_of
-from haystack_distill.models.answers import Answer, Prediction
+from haystack_distill.models.answers import Answer, PassageAnswer, Prediction, merged
 from haystack_distill.models.backends.exported import (
     ExportedModel,
     check_backend,
@@ -60,6 +60,7 @@ _SETTINGS = (
     "speed",
 )
 _CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
+_TOGETHER = 16 * 1024  # tokens of the windows that leave early together: their hidden states are in memory at once
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
 
 
@@ -79,7 +80,8 @@ class Reader:
         device: "auto", "cpu", "cuda", ...
         exported: What runs in place of the model (`Reader.load` with a backend), which then has a shape but no weights.
         speed: For a reader with early exits (`students.early_exit`), from 0 to 1: a window leaves at the first layer
-            whose uncertainty is below this. 0 runs all layers, 1 only the first.
+            whose uncertainty is below this. Where several windows are read for one question, a window also leaves where
+            its odds of holding the answer are less than this times the best one's. 0 runs all layers, 1 only the first.
 
     Raises:
         DistilError: The model is not for question answering, or tokenizer and model do not fit, or an exported model
@@ -284,9 +286,21 @@ class Reader:
             cache_dir=cache_dir,
         )
 
-    def cut_pairs(self, pairs: Sequence[tuple[str, str]]) -> PairWindows:
-        """The windows of (question, context) pairs as this reader sees them, in memory."""
-        return PairWindows.cut(pairs, self.tokenizer, self.window_settings, token_types=takes_token_types(self.model))
+    def cut_pairs(self, pairs: Sequence[tuple[str, str]], question_of: Sequence[int] | None = None) -> PairWindows:
+        """The windows of (question, context) pairs as this reader sees them, in memory.
+
+        Args:
+            pairs: Questions and contexts.
+            question_of: The question of each pair, as a number that pairs share whose answers compete; None: each is a
+                question of its own. See `speed`.
+        """
+        return PairWindows.cut(
+            pairs,
+            self.tokenizer,
+            self.window_settings,
+            token_types=takes_token_types(self.model),
+            question_of=question_of,
+        )
 
     def answer(
         self,
@@ -325,6 +339,38 @@ class Reader:
         if allow_no_answer:
             return [prediction.ranked(top_k, self.no_answer_threshold) for prediction in predictions]
         return [prediction.answers[:top_k] for prediction in predictions]
+
+    def answer_passages(
+        self,
+        question: str,
+        passages: Sequence[str],
+        top_k: int = 1,
+        *,
+        allow_no_answer: bool = True,
+        speed: float | None = None,
+    ) -> list[PassageAnswer]:
+        """The best answers to a question in several passages, best first, in one ranking.
+
+        A reader with early exits then drops passages that are much less likely to hold the answer than another one; see
+        `speed` of `Reader`.
+
+        Args:
+            question: The question.
+            passages: The passages, of any length.
+            top_k: How many answers at most.
+            allow_no_answer: Whether "no answer" may be among them.
+            speed: Another speed than the reader's for this call.
+
+        Raises:
+            DistilError: There are no passages, or the question or a passage is empty.
+        """
+        check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
+        if not passages or not all(text.strip() for text in (question, *passages)):
+            raise DistilError("question and passages must not be empty; give at least one passage with text")
+        windows = self.cut_pairs([(question, passage) for passage in passages], [0] * len(passages))
+        found = merged(list(self.at_speed(speed).predict_windows(windows, top_k)))
+        ranked = found.ranked(top_k, self.no_answer_threshold) if allow_no_answer else found.answers[:top_k]
+        return [answer for answer in ranked if isinstance(answer, PassageAnswer)]
 
     def predict_pairs(self, pairs: Sequence[tuple[str, str]], top_k: int = 1) -> list[Prediction]:
         """Spans and no-answer of each (question, context) pair, in order; nothing is written to disk."""
@@ -389,49 +435,89 @@ class Reader:
 
         Yields:
             The batch (on the CPU), and its start and end logits (B, L), float32 on the CPU. With a `speed` the batch
-            has "layers" (B,): how many layers ran for each window.
+            has "layers" (B,): how many layers ran for each window; only windows of neighbouring questions are then in
+            the order of their lengths.
         """
-        chosen = np.asarray(selection, dtype=np.int64)
-        ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
-        budget = self.batch_size * self.window_settings.max_seq_len
-        if self.device.type == "cpu":
-            budget = min(budget, _CPU_TOKENS)
-        first, multiple = 0, 1
-        # For this pass alone: the model may be trained before the next one.
-        casts = kept_casts(self.device, self.precision if self.exported is None else "fp32", self.model)
         if self.exported is None:
             self.model.eval()
-            multiple = length_multiple(self.precision)
+        chosen = np.asarray(selection, dtype=np.int64)
+        if self.speed:
+            yield from self._early_logits(windows, chosen)
+            return
+        # For this pass alone: the model may be trained before the next one.
+        casts = kept_casts(self.device, self.precision if self.exported is None else "fp32", self.model)
+        for batch in self._batches(windows, chosen):
+            with casts:  # not while the caller has control
+                found = self.forward(model_inputs(batch))
+            yield batch, *found
+
+    def _batches(self, windows: AnyWindows, chosen: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches of some windows, longest first, of about equal numbers of tokens."""
+        ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
+        multiple = length_multiple(self.precision) if self.exported is None else 1
+        first = 0
         while first < len(ordered):
             longest = int(windows.lengths[ordered[first]])
-            size = max(1, budget // (-(-longest // multiple) * multiple))
-            batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
-            if self.speed:
-                found = self._exit_early(model_inputs(batch))
-                yield batch | {"layers": found.layers}, found.start_logits, found.end_logits
-            else:
-                with casts:  # not while the caller has control
-                    found_logits = self.forward(model_inputs(batch))
-                yield batch, *found_logits
+            size = max(1, self._batch_tokens // (-(-longest // multiple) * multiple))
+            yield windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
             first += size
+
+    @property
+    def _batch_tokens(self) -> int:
+        """The tokens of a batch, padding included, at most."""
+        tokens = self.batch_size * self.window_settings.max_seq_len
+        return min(tokens, _CPU_TOKENS) if self.device.type == "cpu" else tokens
+
+    def _early_logits(
+        self, windows: AnyWindows, chosen: np.ndarray
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """As `logits`, at a speed above 0: questions one after the other, so that their windows can compete."""
+        by_question = chosen[np.argsort(windows.question_of[chosen], kind="stable")]
+        tokens = np.cumsum(windows.lengths[by_question])
+        odds: dict[int, float] = {}
+        first = 0
+        while first < len(by_question):
+            # As many windows as run together. A question with more of them competes with what it found before.
+            last = int(np.searchsorted(tokens, (tokens[first - 1] if first else 0) + _TOGETHER, "right"))
+            last = self._whole_questions(windows.question_of[by_question], first, max(first + 1, last))
+            batches = list(self._batches(windows, by_question[first:last]))
+            questions = [windows.question_of[batch["window"].numpy()].tolist() for batch in batches]
+            found = self._exit_early([model_inputs(batch) for batch in batches], questions, odds)
+            for batch, one in zip(batches, found, strict=True):
+                yield batch | {"layers": one.layers}, one.start_logits, one.end_logits
+            first = last
+
+    @staticmethod
+    def _whole_questions(question_of: np.ndarray, first: int, last: int) -> int:
+        """Where windows from `first` on may end, at `last` or before it, so that no question is cut in two."""
+        if last == len(question_of) or question_of[last - 1] != question_of[last]:
+            return last
+        begin = int(np.searchsorted(question_of, question_of[last]))
+        return begin if begin > first else last
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Start and end logits (B, L) of a padded batch, float32 on the CPU, without gradients."""
         if self.exported is not None:
             return self.exported(inputs)
         if self.speed:
-            return self._exit_early(inputs)[:2]
+            return self._exit_early([inputs])[0][:2]
         with torch.inference_mode(), autocast(self.device, self.precision):
             output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
         return output.start_logits.float().cpu(), output.end_logits.float().cpu()
 
-    def _exit_early(self, inputs: dict[str, torch.Tensor]) -> EarlyExits:
-        """As `forward`, of a reader with early exits at its speed, with the number of layers that ran."""
+    def _exit_early(
+        self,
+        batches: Sequence[dict[str, torch.Tensor]],
+        questions: Sequence[Sequence[int]] | None = None,
+        odds: dict[int, float] | None = None,
+    ) -> list[EarlyExits]:
+        """As `forward`, of a reader with early exits at its speed; see `EarlyExitModel.exit_early`."""
         assert isinstance(self.model, EarlyExitModel)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            placed = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            found = self.model.exit_early(placed, self.speed)
-        return EarlyExits(found.start_logits.float().cpu(), found.end_logits.float().cpu(), found.layers)
+        # Not in inference mode, in which autocast would convert the weights of a layer anew for each batch.
+        with torch.no_grad(), autocast(self.device, self.precision):
+            placed = [{name: tensor.to(self.device) for name, tensor in inputs.items()} for inputs in batches]
+            found = self.model.exit_early(placed, self.speed, questions, odds, self._batch_tokens)
+        return [EarlyExits(one.start_logits.float().cpu(), one.end_logits.float().cpu(), one.layers) for one in found]
 
     def at_speed(self, speed: float | None) -> "Reader":
         """This reader with another `speed`, sharing its weights; this reader itself with None."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity, cross_entropy, normalize
 
 from haystack_distill.errors import DistilError
 
@@ -146,6 +146,22 @@ def level_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> 
         for logits in (student_logits, teacher_logits.detach())
     )
     return (own - target).square()
+
+
+def binary_divergence(log_odds: Tensor, target: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of two outcomes, KL(target || own), in nats.
+
+    Args:
+        log_odds: log(p / (1 - p)) of the own probability p, any shape.
+        target: The other probability, from 0 to 1, of the same shape.
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    _require_same_shape(log_odds, target)
+    target = target.detach().float()
+    entropy = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target))
+    return binary_cross_entropy_with_logits(log_odds.float(), target, reduction="none") - entropy
 
 
 def log_odds_loss(predicted: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:

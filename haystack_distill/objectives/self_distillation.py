@@ -13,7 +13,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require_exits
 from haystack_distill.objectives.answer_losses import answer_logits_of
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
-from haystack_distill.objectives.losses import kl_div_loss, level_loss
+from haystack_distill.objectives.losses import binary_divergence, kl_div_loss, level_loss
 from haystack_distill.objectives.method import Method, check_temperature
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.utils.checks import check_argument, is_number
@@ -26,12 +26,15 @@ class SelfDistillation(Method):
     FastBERT (Liu et al. 2020, arXiv 2004.02178), section 3.3, for readers that `students.early_exit` makes. No teacher
     and no labels are needed. The divergence is that of `prediction_layer`, KL(last layer || branch); the paper's is the
     other way round. `level_loss_weight` is not in the paper, which classifies: a reader compares the logits of windows
-    that left at different layers.
+    that left at different layers. Nor are the matchers (`models.matching`): each learns the probability that the window
+    holds an answer by the last layer, 1 - p(start at the no-answer) p(end at the no-answer). For them the data should
+    have questions with passages that do not answer them; a reader that never learnt "no answer" has nothing to teach.
 
     Args:
         temperature: T of both distributions, the last layer's and the branch's; higher is softer.
         level_loss_weight: Weight of the squared difference of the logarithms of the sums of exponentials of the logits,
             to which the divergence is blind.
+        match_loss_weight: Weight of the divergence of the matchers from the last layer, of a reader that has matchers.
         label_loss_weight: Weight of the cross entropy of the labels, for each branch and, with backbone, the last
             layer.
         backbone: Whether the layers and the last head learn too; otherwise they are frozen. What they learn are the
@@ -43,12 +46,13 @@ class SelfDistillation(Method):
 
     temperature: float = 1.0
     level_loss_weight: float = 0.1
+    match_loss_weight: float = 1.0
     label_loss_weight: float = 0.0
     backbone: bool = False
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        for name in ("level_loss_weight", "label_loss_weight"):
+        for name in ("level_loss_weight", "match_loss_weight", "label_loss_weight"):
             weight = getattr(self, name)
             check_argument(name, weight, is_number(weight) and weight >= 0, "a number of 0 or more")
         check_argument("backbone", self.backbone, isinstance(self.backbone, bool), "True or False")
@@ -62,23 +66,25 @@ class SelfDistillation(Method):
             DistilError: The student has no early exits.
         """
         require_exits(student)
-        return SelfDistillationObjective(self)
+        return SelfDistillationObjective(self, matchers=bool(getattr(student, "match_size", 0)))
 
 
 class SelfDistillationObjective(ObjectiveWithLabels):
-    """The objective of `SelfDistillation`. Its terms are sums over the branches: "exits", "level" and "labels", of
-    which those of weight 0 are left out.
+    """The objective of `SelfDistillation`. Its terms are sums over the branches, "exits", "level" and "labels",
+    and over the matchers, "matches"; those of weight 0 are left out.
 
     Args:
         options: The options of the method.
+        matchers: Whether the student has any.
     """
 
-    def __init__(self, options: SelfDistillation) -> None:
+    def __init__(self, options: SelfDistillation, *, matchers: bool = False) -> None:
         super().__init__()
         self.options = options
         weights = {
             "exits": float(options.temperature) ** 2,
             "level": float(options.level_loss_weight),
+            "matches": float(options.match_loss_weight) * matchers,
             "labels": float(options.label_loss_weight),
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
@@ -93,10 +99,10 @@ class SelfDistillationObjective(ObjectiveWithLabels):
         Raises:
             DistilError: There are no outputs of branches.
         """
-        if student.exits is None:
+        if student.exits is None or ("matches" in self.weights and not student.matches):
             raise DistilError("the objective needs the outputs of branches; use a reader of students.early_exit")
         last, tokens = answer_logits_of(student, "student"), batch["attention_mask"].bool()
-        exits, level, labels = [], [], []
+        exits, level, labels, matches = [], [], [], []
         for own in student.exits:
             for logits, target in zip(own, last, strict=True):
                 exits.append(kl_div_loss(logits, target, tokens, tokens, self.options.temperature) / 2)
@@ -106,6 +112,24 @@ class SelfDistillationObjective(ObjectiveWithLabels):
                 labels.append(label_loss(ModelOutputs(*own), batch))
         if labels and self.options.backbone:
             labels.append(label_loss(student, batch))
+        if "matches" in self.weights:
+            target = answer_probability(*last, tokens)
+            matches = [binary_divergence(log_odds, target) for log_odds in student.matches or ()]
         masks = self.masks(batch)
-        values = {"exits": exits, "level": level, "labels": labels}
+        values = {"exits": exits, "level": level, "matches": matches, "labels": labels}
         return {name: LossTerm(torch.stack(values[name]).sum(dim=0), masks[name]) for name in self.weights}
+
+
+def answer_probability(start_logits: Tensor, end_logits: Tensor, tokens: Tensor) -> Tensor:
+    """The probability that windows hold an answer, (B,): that not both start and end are at the no-answer position.
+
+    Args:
+        start_logits: (B, L), the no-answer first.
+        end_logits: (B, L).
+        tokens: True for tokens, False for padding, (B, L).
+    """
+    starts, ends = (
+        logits.detach().float().masked_fill(~tokens, -torch.inf).log_softmax(dim=1)[:, 0]
+        for logits in (start_logits, end_logits)
+    )
+    return -torch.expm1(starts + ends)

@@ -456,8 +456,9 @@ class Inputs:
         shape = self.recipe.student
         if not (shape.early_exit and isinstance(made, Reader)):
             return made
-        size = {} if shape.branch_size is None else {"branch_size": shape.branch_size}
-        return students.early_exit(made, seed=self.recipe.seed, **size)
+        sizes = {"branch_size": shape.branch_size, "match_size": shape.match_size}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        return students.early_exit(made, seed=self.recipe.seed, **given)
 
 
 @dataclass(frozen=True)

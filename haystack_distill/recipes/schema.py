@@ -42,7 +42,7 @@ LABELS_ONLY, READER = "labels-only", "reader"  # directories beside those of the
 _OF_THE_RECIPE = ("seed", "precision")  # settings of a run that are one for all stages
 _OF_THE_RUN = ("resume", "overwrite", "progress")  # settings of a run that a recipe decides itself
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_LATER = ("pruned", "bilstm", "tokenizer", "early_exit", "branch_size")  # not in the record of a student without them
+_LATER = ("pruned", "bilstm", "tokenizer", "early_exit", "branch_size", "match_size")  # not recorded where not given
 _IN_CONFIG = 0.88  # how like one of our own keys a key must be not to count as one of a model's configuration
 
 
@@ -105,6 +105,7 @@ class StudentShape:
         early_exit: Whether it gets early exits, see `students.early_exit`; where nothing else is given, all layers of
             the teacher are kept.
         branch_size: Width of their branches; None for the default.
+        match_size: Width in which they compare question and context; None for the default.
     """
 
     start_from: str | None = None
@@ -116,6 +117,7 @@ class StudentShape:
     tokenizer: OwnTokenizer | None = None
     early_exit: bool = False
     branch_size: int | None = None
+    match_size: int | None = None
 
     def __post_init__(self) -> None:
         others = [self.start_from, self.layers, self.pruned, self.bilstm]
@@ -126,8 +128,9 @@ class StudentShape:
             )
         if self.which != BLOCK_STARTS and self.layers is None:
             raise DistilError("which chooses among layers that are cut from the teacher; give their number (layers)")
-        if self.branch_size is not None and not self.early_exit:
-            raise DistilError("branch_size has no effect without early_exit; set early_exit: true, or leave it out")
+        for name in ("branch_size", "match_size"):
+            if getattr(self, name) is not None and not self.early_exit:
+                raise DistilError(f"{name} has no effect without early_exit; set early_exit: true, or leave it out")
         if self.tokenizer is not None and self.start_from is not None:
             raise DistilError("tokenizer is for a student that the recipe makes; leave out tokenizer or start_from")
 
@@ -782,7 +785,7 @@ def _misplaced_in_stage(content: Mapping[str, Any], key: str) -> str | None:
     for name in METHODS:
         if key in _hints_of(METHODS[name]):
             return f"{key!r} is an option of the method; write method: {{name: {name}, {key}: ...}}"
-    if key in ("proportion", "question_pool", "questions_per_context"):
+    if key in ("proportion", "question_pool", "questions_per_context", "same_title"):
         return f"{key!r} is an option of the transfer set; write transfer: {{data: ..., {key}: ...}}"
     if key in _hints_of(AugmentSettings):
         return f"{key!r} is an option of augmentation; write augment: {{{key}: ...}}"

@@ -11,17 +11,19 @@ from haystack_distill.utils.checks import check_argument, is_integer, require_se
 from haystack_distill.utils.families import family_of
 
 
-def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Reader:
+def early_exit(reader: Reader, *, branch_size: int = 128, match_size: int = 32, seed: int = 42) -> Reader:
     """Create a reader with early exits from any reader, also from a distilled student.
 
-    Layers and head are those of the reader, which answers as before until it is given a `speed`. The branches must
-    learn first: `objectives.SelfDistillation` (FastBERT, Liu et al. 2020, arXiv 2004.02178).
+    Layers and head are those of the reader, which answers as before until it is given a `speed`. The branches and
+    matchers must learn first: `objectives.SelfDistillation` (FastBERT, Liu et al. 2020, arXiv 2004.02178).
 
     Args:
         reader: A reader of two layers or more. It is not changed.
         branch_size: Width of the hidden layer of each branch; 0 for branches of one dense layer, which start as copies
             of the reader's head.
-        seed: The seed of the random weights of the branches.
+        match_size: Width in which question and context are compared, layer by layer, so that of many passages those
+            leave early that hold no answer (`models.matching`); 0 for none of this.
+        seed: The seed of the random weights of branches and matchers.
 
     Raises:
         DistilError: The reader has early exits already, one layer only or no weights, its family cannot have early
@@ -34,6 +36,7 @@ def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Rea
     """
     require_weights(reader)
     check_argument("branch_size", branch_size, is_integer(branch_size, 0), "a whole number of at least 0")
+    check_argument("match_size", match_size, is_integer(match_size, 0), "a whole number of at least 0")
     require_seed(seed)
     require_no_exits(reader, "it needs no others; train it as it is")
     plain = reader.model
@@ -46,7 +49,7 @@ def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Rea
         for name, value in plain.config.to_dict().items()
         if name != "model_type" and not name.startswith("_")  # how the other model was set up
     }
-    config = early_exit_config(family)(**values, branch_size=int(branch_size))
+    config = early_exit_config(family)(**values, branch_size=int(branch_size), match_size=int(match_size))
     config.name_or_path = ""  # what it was loaded from is another model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,7 +57,7 @@ def early_exit(reader: Reader, *, branch_size: int = 128, seed: int = 42) -> Rea
         model = made_class._from_config(config, attn_implementation=plain.config._attn_implementation)
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
-    assert all(name.startswith("branches.") for name in missing)
+    assert all(name.startswith(("branches.", "matchers.")) for name in missing)
     if not branch_size:
         for branch in model.branches:
             assert isinstance(branch, nn.Linear)

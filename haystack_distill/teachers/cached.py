@@ -289,6 +289,8 @@ def _run_together(
 def _run(teacher: Reader, windows: Windows, share: range, progress: bool) -> Iterator[dict[str, Any]]:
     """Run the teacher over a share of the windows, in order; yields the columns of one record batch at a time."""
     position = windows.template.no_answer_position
+    if teacher.speed:
+        teacher = teacher.at_speed(0.0)  # a student learns from the whole of it
     with progress_bar("teacher", len(share), "windows", visible=progress) as bar:
         for first in range(share.start, share.stop, _WINDOWS_PER_BATCH):
             selection = range(first, min(first + _WINDOWS_PER_BATCH, share.stop))

@@ -142,3 +142,25 @@ def test_suggest(student_dir: Path, squad_file: Path) -> None:
     assert nothing.exit_code == 2
     assert "no student of" in nothing.stderr
     assert run(*base, "--budget", "cheap").exit_code == 2
+    assert "--passages has no effect on a reader without" in run(*base, "--budget", "1 MB", "--passages", "2").stderr
+
+
+def test_suggest_a_speed(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    run_json("student", "--teacher", student_dir, "--early-exit", "--output-dir", tmp_path / "fast")
+    base = ["suggest", "--teacher", tmp_path / "fast", "--data", squad_file, "--questions", 2, *WINDOWS]
+    made = run_json(*base, "--budget", "10000 ms/question", "--passages", "2")
+    speeds = [one["speed"] for one in made["candidates"]]
+    assert speeds[0] == 0
+    assert speeds == sorted(speeds)
+    assert made["suggested"]["f1"] == max(one["f1"] for one in made["candidates"])
+    assert run(*base, "--budget", "10000 ms").stdout.count("this one") == 1
+    for arguments, message in (
+        (("--budget", "0.001 ms"), "no speed of"),
+        (("--budget", "10 MB"), "a speed does not change the size of a model file"),
+        (("--budget", "9 ms", "--backend", "onnx"), "--backend has no effect"),
+        (("--budget", "9 ms", "--passages", "99"), "99 contexts with its title"),
+        (("--budget", "9 ms", "--passages", "0"), "--passages must be at least 1"),
+    ):
+        refused = run(*base, *arguments)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.stderr.split())

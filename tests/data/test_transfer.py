@@ -76,6 +76,32 @@ def test_contexts_get_questions_of_a_pool(tmp_path: Path, ending: str) -> None:
     assert len({content_hash(transfer.load(seed=seed)) for seed in range(5)}) > 1
 
 
+def test_questions_of_other_contexts_with_the_same_title(tmp_path: Path) -> None:
+    questions = [("A", "One.", "What?"), ("A", "One.", "Who?"), ("A", "Two.", "Where?"), ("A", "Two.", "What?")]
+    rows = [*questions, ("B", "Three.", "When?"), ("C", "Four.", "Why?"), ("C", "Five.", "How?")]
+    table = datasets.Dataset.from_list(
+        [
+            {"id": str(number), "title": title, "context": context, "question": question}
+            for number, (title, context, question) in enumerate(rows)
+        ]
+    )
+    file = tmp_path / "squad.jsonl"
+    table.to_json(file)
+    transfer = TransferSet(file, question_pool=file, questions_per_context=5, same_title=True)
+    made = transfer.load()
+    found = {(row["title"], row["context"], row["question"]) for row in made}
+    # "What?" is asked of both contexts, and the third one is alone with its title.
+    others = [("A", "One.", "Where?"), ("A", "Two.", "Who?"), ("C", "Four.", "How?"), ("C", "Five.", "Why?")]
+    assert found == set(others)
+    assert len(made) == len(set(made["id"]))
+    assert not any(made["labelled"])
+    assert content_hash(transfer.load(1)) == content_hash(transfer.load(1))
+    alone = tmp_path / "alone.jsonl"
+    table.select([4]).to_json(alone)
+    with pytest.raises(DataError, match="has no question of another context with the title"):
+        TransferSet(alone, question_pool=file, same_title=True).load()
+
+
 def test_contexts_alone_and_a_pool_of_examples(tmp_path: Path) -> None:
     contexts = tmp_path / "contexts.json"
     contexts.write_text(json.dumps({"data": [{"paragraphs": [{"context": "One."}, {"context": "Two."}]}]}))
@@ -90,6 +116,9 @@ def test_contexts_alone_and_a_pool_of_examples(tmp_path: Path) -> None:
         ({"proportion": 1}, "above 0 and below 1"),
         ({"proportion": 0}, "above 0 and below 1"),
         ({"questions_per_context": 2}, "question_pool"),
+        ({"same_title": True}, "same_title draws from a question_pool"),
+        ({"same_title": True, "question_pool": "pool.txt"}, "same_title draws from a question_pool"),
+        ({"same_title": 1, "question_pool": "pool.json"}, "same_title must be True or False"),
         ({"questions_per_context": 0, "question_pool": "pool.txt"}, "at least 1"),
     ],
 )

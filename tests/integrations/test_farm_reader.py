@@ -68,6 +68,11 @@ def test_a_speed_for_each_call(directory: str, tmp_path: Path) -> None:
 
     full, first = (spans(each.predict(query, documents())) for each in (node, fast))
     assert full != first
+    # At this speed all documents but one are dropped before the first layer; not where each is asked by itself.
+    of_documents = node.predict(query, documents(), top_k=20, speed=1.0)["answers"]
+    assert len({one.document_ids[0] for one in of_documents if one.document_ids}) == 1
+    alone = node.predict_batch([query], documents(), speed=1.0)["answers"]
+    assert all(any(one.document_ids for one in answers) for answers in alone)
     pipeline = Pipeline()
     pipeline.add_node(node, "Reader", ["Query"])
 

@@ -359,6 +359,9 @@ def test_a_speed_for_each_run(reader: Reader, documents: list[Document], tmp_pat
     query = "Who built the harbour?"
     full, first = (one.run(query, documents)["answers"] for one in (node, fast))
     assert full != first
+    # At this speed all documents but one are dropped before the first layer.
+    assert len({answer.document.id for answer in full if answer.document}) > 1
+    assert len({answer.document.id for answer in first if answer.document}) == 1
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda speed: node.run(query, documents, speed=speed)["answers"], [0.0, 1.0] * 4))
     assert found == [full, first] * 4

@@ -1,5 +1,6 @@
 """Readers with early exits: the full reader to the bit, batches that shrink, threads, families, save and load."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from haystack_distill import Reader, students
 from haystack_distill.errors import DistilError
 from haystack_distill.models.early_exit import (
     EarlyExitModel,
+    _layers,
     early_exit_class,
     early_exit_config,
     families,
@@ -46,7 +48,7 @@ PAIRS = [
 
 
 def model_of(family: str) -> EarlyExitModel:
-    config = early_exit_config(family)(branch_size=8)
+    config = early_exit_config(family)(branch_size=8, match_size=4)
     for name, value in SHAPES.items():
         if hasattr(config, name):
             setattr(config, name, value)
@@ -75,15 +77,17 @@ def test_smaller_batches_have_the_logits_of_whole_ones(family: str) -> None:
     layers = every_layer(model, inputs)
     mask = inputs["attention_mask"]
     lowest = torch.stack([uncertainty(*one, mask) for one in layers[:-1]]).amin(dim=0)
-    found = model.exit_early(inputs, float(lowest.sort().values[3]) + 1e-6)  # four of seven leave before the last layer
+    (found,) = model.exit_early(
+        [inputs], float(lowest.sort().values[3]) + 1e-6
+    )  # four of seven leave before the last layer
     assert sorted((found.layers < 4).tolist()).count(True) == 4
     for row, layer in enumerate(found.layers.tolist()):
         length = int(mask[row].sum())
         for own, whole in zip((found.start_logits, found.end_logits), layers[layer - 1], strict=True):
             torch.testing.assert_close(own[row, :length], whole[row, :length], atol=1e-5, rtol=1e-4)
-    assert model.exit_early(inputs, 1).layers.tolist() == [1] * 7
+    assert model.exit_early([inputs], 1)[0].layers.tolist() == [1] * 7
     plain = model(**inputs)
-    none = model.exit_early(inputs, 0)
+    (none,) = model.exit_early([inputs], 0)
     assert torch.equal(none.start_logits, plain.start_logits)
     assert torch.equal(none.end_logits, plain.end_logits)
     assert none.layers.tolist() == [4] * 7
@@ -152,7 +156,7 @@ def test_fewer_layers_run_the_higher_the_speed(reader: Reader) -> None:
         means.append(float(layers.mean()))
     assert means == sorted(means, reverse=True)
     assert means[0] > 3
-    assert means[-1] == 1
+    assert means[-1] < 1  # of the windows of one passage but one leaves before the first layer
     assert len(set(means)) > 2
 
 
@@ -184,3 +188,148 @@ def test_a_speed_that_cannot_be(tiny_reader: MakeReader, reader: Reader) -> None
 
 def test_every_family_is_one_of_transformers() -> None:
     assert set(families()) <= set(CONFIG_MAPPING)
+
+
+# --- windows that compete for one question ----------------------------------------------------------------------------
+
+
+def with_odds(model: EarlyExitModel, log_odds: list[list[float]]) -> None:
+    """Matchers that give the windows of a batch log-odds: a row for the embeddings and each layer but the last."""
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, row: list[float]) -> None:
+            super().__init__()
+            self.row = torch.tensor(row)
+
+        def forward(self, hidden: Tensor, _question: Tensor, _context: Tensor) -> Tensor:
+            return self.row[: len(hidden)]
+
+    model.matchers = torch.nn.ModuleList(map(Fixed, log_odds))
+
+
+def never_certain(model: EarlyExitModel) -> None:
+    for branch in model.branches:
+        torch.nn.init.zeros_(branch[2].weight)
+        torch.nn.init.zeros_(branch[2].bias)
+
+
+@torch.inference_mode()
+def test_a_window_leaves_where_another_one_of_its_question_is_much_likelier() -> None:
+    model, inputs = model_of("bert"), batch(4)
+    never_certain(model)
+    # Of windows 0, 1 and 2; the odds in later rows are those of the windows that are left.
+    with_odds(model, [[0.0, -1.0, -3.0, -9.0], [0.0, -1.0, -9.0], [0.0, -3.0, -9.0], [-9.0, -9.0]])
+    (found,) = model.exit_early([inputs], math.exp(-2), questions=[[7, 7, 7, 8]])
+    assert found.layers.tolist() == [4, 2, 0, 4]  # the last one is alone with its question
+    whole = model(**inputs)
+    for row in (0, 3):
+        torch.testing.assert_close(found.start_logits[row], whole.start_logits[row], atol=1e-5, rtol=1e-4)
+    for row in (1, 2):  # no span, and a no-answer above any other
+        assert found.end_logits[row].tolist() == [1e4] + [-math.inf] * 19
+    # Across batches, and against what was answered before.
+    halves = [{name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(0, 2), slice(2, 4))]
+    with_odds(model, [[0.0, -3.0]] * 4)
+    odds = {8: 2.5}
+    first, second = model.exit_early(halves, math.exp(-2), questions=[[7, 8], [7, 8]], odds=odds)
+    assert first.layers.tolist() == [4, 0]
+    assert second.layers.tolist() == [4, 0]
+    assert odds == {7: 0.0, 8: 2.5}
+
+
+@pytest.mark.parametrize("family", families())
+@torch.inference_mode()
+def test_batches_of_few_windows_are_put_together(family: str) -> None:
+    model = model_of(family)
+    never_certain(model)
+    whole = batch(5)
+    whole["attention_mask"][1] = 1
+    whole["attention_mask"][1, 12:] = 0
+    whole["input_ids"] = whole["input_ids"].clamp(min=5) * whole["attention_mask"]
+    parts = [
+        {name: tensor[[row], :length] for name, tensor in whole.items()}
+        for row, length in enumerate((20, 16, 20, 15, 18))
+    ]
+    ran: list[tuple[int, ...]] = []
+    for layer in {id(one): one for one in _layers(model)}.values():
+        layer.register_forward_hook(lambda _layer, arguments, _output: ran.append(tuple(arguments[0].shape[:2])))
+    apart = model.exit_early(parts, 0.01)
+    assert len(ran) == 5 * 4
+    ran.clear()
+    # Three windows of 20 tokens fit, of 15 four would.
+    together = model.exit_early(parts, 0.01, batch_tokens=60)
+    assert ran == [(3, 20), (2, 15)] * 4
+    for one, other in zip(apart, together, strict=True):
+        assert one.start_logits.shape == other.start_logits.shape
+    for row, length in enumerate((20, 12, 20, 15, 15)):
+        torch.testing.assert_close(
+            apart[row].end_logits[:, :length], together[row].end_logits[:, :length], atol=1e-5, rtol=1e-4
+        )
+    ran.clear()
+    model.exit_early(parts, 0.01, batch_tokens=40)  # three batches are more than the half of five
+    assert len(ran) == 5 * 4
+
+
+@torch.inference_mode()
+def test_windows_that_answered_still_compete() -> None:
+    class FirstIsCertain(torch.nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            logits = torch.zeros(*hidden.shape[:2], 2)
+            logits[0, 3] = 50.0
+            return logits
+
+    model, inputs = model_of("bert"), batch(2)
+    never_certain(model)
+    model.branches[0] = FirstIsCertain()
+    # The first window answers after one layer, when the odds of the second one are 0.37 times its own; then 0.22 times.
+    with_odds(model, [[0.0, -1.0], [-1.5], [-9.0], [-9.0]])
+    (found,) = model.exit_early([inputs], 0.3, questions=[[1, 1]])
+    assert found.layers.tolist() == [1, 1]
+    assert found.start_logits[0, 3] == 50
+    assert found.start_logits[1, 3] == -math.inf
+
+
+def test_a_reader_drops_passages_of_one_question_alone(reader: Reader) -> None:
+    question, passages = PAIRS[0][0], [context for _, context in PAIRS]
+    pairs = [(question, passage) for passage in passages]
+    apart, together = reader.replace(speed=0.5).cut_pairs(pairs), reader.cut_pairs(pairs, [0] * len(pairs))
+    assert len(set(apart.question_of.tolist())) == len(pairs)
+    assert set(together.question_of.tolist()) == {0}
+    layers = [
+        torch.cat([batch["layers"] for batch, _, _ in reader.replace(speed=0.97).logits(windows, range(len(windows)))])
+        for windows in (apart, together)
+    ]
+    assert layers[1].sum() < layers[0].sum()
+    for speed in (0.0, 0.5, 0.97, 1.0):
+        best = reader.answer_passages(question, passages, 3, allow_no_answer=False, speed=speed)
+        assert best
+        assert all(passages[one.passage][one.start : one.end] == one.text for one in best)
+        assert [one.logit for one in best] == sorted((one.logit for one in best), reverse=True)
+    single = reader.answer_batch(pairs, 3, allow_no_answer=False)
+    ranked = sorted((one for answers in single for one in answers), key=lambda one: -one.logit)[:3]
+    assert [one.text for one in reader.answer_passages(question, passages, 3, allow_no_answer=False)] == [
+        one.text for one in ranked
+    ]
+    with pytest.raises(DistilError, match="give at least one passage with text"):
+        reader.answer_passages(question, [])
+
+
+def test_questions_of_any_number_of_windows_are_read_together(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(question, context) for question, _ in PAIRS for _, context in PAIRS]
+    numbers = [number // len(PAIRS) for number in range(len(pairs))]
+    fast = reader.replace(speed=0.9)
+    windows = fast.cut_pairs(pairs, numbers)
+
+    def layers_by_window() -> dict[int, int]:
+        found = {}
+        for batch, starts, _ in fast.logits(windows, range(len(windows))):
+            assert starts[:, 0].isfinite().all()
+            found |= dict(zip(batch["window"].tolist(), batch["layers"].tolist(), strict=True))
+        return found
+
+    expected = layers_by_window()
+    assert sorted(expected) == list(range(len(windows)))
+    for tokens in (300, 600):  # about one question and two
+        monkeypatch.setattr("haystack_distill.models.reader._TOGETHER", tokens)
+        assert layers_by_window() == expected
+    monkeypatch.setattr("haystack_distill.models.reader._TOGETHER", 1)  # a question in several parts
+    assert sorted(layers_by_window()) == list(range(len(windows)))

@@ -11,7 +11,8 @@ from haystack_distill import Reader, ReaderTrainer, TrainingSettings, students
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives import Labels, SelfDistillation
-from haystack_distill.objectives.losses import level_loss
+from haystack_distill.objectives.losses import binary_divergence, level_loss
+from haystack_distill.objectives.self_distillation import answer_probability
 
 MakeReader = Callable[..., Reader]
 
@@ -29,20 +30,23 @@ def batch_of(length: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
-def outputs_of(exits: list[list[float]], last: list[float]) -> ModelOutputs:
+def outputs_of(exits: list[list[float]], last: list[float], matches: list[float] | None = None) -> ModelOutputs:
     """The same logits for start and end."""
     rows = [(torch.tensor([row]), torch.tensor([row])) for row in exits]
-    return ModelOutputs(torch.tensor([last]), torch.tensor([last]), exits=tuple(rows))
+    odds = tuple(torch.tensor([one]) for one in matches or [0.0])
+    return ModelOutputs(torch.tensor([last]), torch.tensor([last]), exits=tuple(rows), matches=odds)
 
 
 def test_the_losses_by_hand(tiny_reader: MakeReader) -> None:
     student = students.early_exit(tiny_reader()).model.config
     objective = SelfDistillation(label_loss_weight=0.5).objective(student)
-    assert objective.weights == {"exits": 1.0, "level": 0.1, "labels": 0.5}
+    assert objective.weights == {"exits": 1.0, "level": 0.1, "matches": 1.0, "labels": 0.5}
     third, half = math.log(1 / 3), math.log(1 / 2)
     last = [half, math.log(1 / 4), math.log(1 / 4)]
     branch = [third + 2, third + 2, third + 2]  # uniform, and 2 higher
-    terms = objective(outputs_of([branch, last], last), None, batch_of())
+    terms = objective(outputs_of([branch, last], last, matches=[0.0, math.log(3)]), None, batch_of())
+    # The last layer is at the no-answer twice with probability 1/4; the matchers have 1/2, and the same 3/4.
+    assert terms["matches"].values.tolist() == pytest.approx([0.75 * math.log(1.5) + 0.25 * math.log(0.5)])
     divergence = 0.5 * (half - third) + 0.5 * (math.log(1 / 4) - third)
     assert terms["exits"].values.tolist() == pytest.approx([divergence])  # of the first branch; the second is identical
     assert terms["level"].values.tolist() == pytest.approx([4.0])
@@ -57,7 +61,9 @@ def test_zero_at_identity_and_blind_to_padding(tiny_reader: MakeReader) -> None:
     objective = SelfDistillation(temperature=2.0).objective(students.early_exit(tiny_reader()).model.config)
     assert objective.weights["exits"] == 4
     logits, other = [1.0, -2.0, 0.5], [0.1, 0.2, 0.3]
-    for term in objective(outputs_of([logits], logits), None, batch_of()).values():
+    held = answer_probability(torch.tensor([logits]), torch.tensor([logits]), torch.ones(1, 3).bool())
+    same = outputs_of([logits], logits, matches=[float(held.logit())])
+    for term in objective(same, None, batch_of()).values():
         assert term.values.tolist() == pytest.approx([0.0], abs=1e-6)
     short = objective(outputs_of([other], logits), None, batch_of())
     padded = objective(outputs_of([[*other, 9.0, -9.0]], [*logits, 5.0, 7.0]), None, batch_of(5))
@@ -66,9 +72,11 @@ def test_zero_at_identity_and_blind_to_padding(tiny_reader: MakeReader) -> None:
 
 
 def test_terms_without_weight_are_left_out(tiny_reader: MakeReader) -> None:
-    config = students.early_exit(tiny_reader()).model.config
-    objective = SelfDistillation(level_loss_weight=0.0).objective(config)
-    assert set(objective(outputs_of([[0.0, 1.0, 2.0]], [1.0, 2.0, 3.0]), None, batch_of())) == {"exits"}
+    exits = outputs_of([[0.0, 1.0, 2.0]], [1.0, 2.0, 3.0])
+    for match_size, weight, terms in ((0, 1.0, {"exits"}), (4, 0.0, {"exits"}), (4, 1.0, {"exits", "matches"})):
+        config = students.early_exit(tiny_reader(), match_size=match_size).model.config
+        method = SelfDistillation(level_loss_weight=0.0, match_loss_weight=weight)
+        assert set(method.objective(config)(exits, None, batch_of())) == terms
 
 
 def test_the_level_loss() -> None:
@@ -81,12 +89,25 @@ def test_the_level_loss() -> None:
     assert own.grad.tolist() == [pytest.approx([-1.0, -1.0, 0.0])]
 
 
+def test_the_divergence_of_two_outcomes() -> None:
+    odds = torch.tensor([0.0, 2.0, -50.0], requires_grad=True)
+    target = torch.tensor([0.25, 1.0, 0.0], requires_grad=True)
+    loss = binary_divergence(odds, target)
+    expected = [0.25 * math.log(0.5) + 0.75 * math.log(1.5), math.log1p(math.exp(-2)), 0.0]
+    assert loss.tolist() == pytest.approx(expected, abs=1e-6)
+    loss.sum().backward()
+    assert target.grad is None
+    assert odds.grad.tolist() == pytest.approx([0.25, 1 / (1 + math.exp(-2)) - 1, 0.0], abs=1e-6)
+
+
 @pytest.mark.parametrize("backbone", [False, True])
 def test_where_the_gradient_goes(backbone: bool, tiny_reader: MakeReader) -> None:
     student = students.early_exit(tiny_reader())
     objective = SelfDistillation(backbone=backbone).objective(student.model.config)
     batch = batch_of()
-    inputs = {"input_ids": torch.tensor([[2, 5, 6]]), "attention_mask": batch["attention_mask"]}
+    # A question of two tokens, whose weights matter.
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3, 7, 3]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
+    batch |= inputs
     student.model.train()
     outputs = run_model(student.model, inputs, objective.student_request)
     assert student.model.training
@@ -95,9 +116,10 @@ def test_where_the_gradient_goes(backbone: bool, tiny_reader: MakeReader) -> Non
     learns = {
         name for name, weight in student.model.named_parameters() if weight.grad is not None and weight.grad.any()
     }
-    assert {name for name in learns if name.startswith("branches.")} == {
-        name for name, _ in student.model.named_parameters() if name.startswith("branches.")
-    }
+    own = {name for name, _ in student.model.named_parameters() if name.startswith(("branches.", "matchers."))} - {
+        f"matchers.{layer}.weight.bias" for layer in range(4)
+    }  # it moves equal weights alike
+    assert own <= learns
     assert any(name.startswith("bert.encoder.layer.2.") for name in learns) is backbone
     assert not any(name.startswith("qa_outputs") for name in learns)  # its outputs are the targets
 
@@ -119,12 +141,12 @@ def test_a_run_changes_the_branches_alone(tiny_reader: MakeReader, squad_file: P
         ReaderTrainer(student, None, settings, cache_dir=tmp_path / "cache").distil(None, squad_file, method)
         changed = {name for name, weight in student.model.state_dict().items() if not torch.equal(weight, before[name])}
         assert changed
-        assert all(name.startswith("branches.") for name in changed) is frozen
+        assert all(name.startswith(("branches.", "matchers.")) for name in changed) is frozen
 
 
 def test_a_student_without_early_exits(tiny_reader: MakeReader) -> None:
     with pytest.raises(DistilError, match=r"a 'bert' model has no early exits; make a reader that has with students"):
         SelfDistillation().objective(tiny_reader().model.config)
-    for options in ({"backbone": 1}, {"temperature": 0}, {"level_loss_weight": -1}):
+    for options in ({"backbone": 1}, {"temperature": 0}, {"level_loss_weight": -1}, {"match_loss_weight": -1}):
         with pytest.raises(DistilError, match=next(iter(options))):
             SelfDistillation(**options)

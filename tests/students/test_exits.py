@@ -13,13 +13,19 @@ MakeReader = Callable[..., Reader]
 
 def test_the_reader_is_kept_and_gets_branches(tiny_reader: MakeReader) -> None:
     plain = tiny_reader()
-    made = students.early_exit(plain, branch_size=8)
+    made = students.early_exit(plain, branch_size=8, match_size=4)
     weights = made.model.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in plain.model.state_dict().items())
     assert sorted(name for name in weights if name not in plain.model.state_dict()) == [
-        f"branches.{number}.{place}.{kind}" for number in range(3) for place in (0, 2) for kind in ("bias", "weight")
+        *(f"branches.{layer}.{place}.{kind}" for layer in range(3) for place in (0, 2) for kind in ("bias", "weight")),
+        *(
+            f"matchers.{layer}.{name}"
+            for layer in range(4)
+            for name in ("first.bias", "first.weight", "projection.weight", "scale", "weight.bias", "weight.weight")
+        ),
     ]
-    assert made.n_parameters == plain.n_parameters + 3 * (33 * 8 + 9 * 2)
+    assert made.n_parameters == plain.n_parameters + 3 * (33 * 8 + 9 * 2) + 4 * (32 * 4 + 33 * 2 + 1)
+    assert not students.early_exit(plain, match_size=0).model.matchers
     made.model.qa_outputs.weight.data.zero_()
     assert plain.model.qa_outputs.weight.any()  # not shared
 
@@ -50,6 +56,8 @@ def test_what_cannot_have_early_exits(tiny_reader: MakeReader) -> None:
         students.early_exit(students.bilstm(reader, units=8, embedding_size=6))
     with pytest.raises(DistilError, match=r"branch_size must be a whole number of at least 0"):
         students.early_exit(reader, branch_size=-1)
+    with pytest.raises(DistilError, match=r"match_size must be a whole number of at least 0"):
+        students.early_exit(reader, match_size=0.5)
     made = students.early_exit(reader)
     for make in (students.early_exit, students.from_teacher, students.from_config):
         with pytest.raises(DistilError, match="the reader has early exits already; "):
