@@ -1,4 +1,4 @@
-"""int8 with a promise: what is tried, what is kept, and what is said where nothing keeps it."""
+"""int8 with a promise: what is tried, what is kept, and the warning where nothing keeps it."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ def worse(self: Reader, windows: object, **_: object) -> dict[str, float]:
     return {"exact": 50.0, "f1": 80.0 - worse.calls}  # type: ignore[attr-defined]
 
 
-def test_none_within_the_limit_is_said_and_none_written(
+def test_none_within_the_limit_is_written(
     reader: Reader,
     squad_file: Path,
     calibration: Path,
