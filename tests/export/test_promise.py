@@ -9,12 +9,10 @@ import pytest
 from transformers import BertTokenizerFast, MPNetConfig
 
 from haystack_distill import DistilError, Reader, WindowSettings
-from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.export import promise
 from haystack_distill.export.exporting import ExportSettings, calibration_inputs, export_reader
 from haystack_distill.models.backends.exported import FILES
-from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
 from tests.conftest import CONTEXTS, make_tiny_reader
 from tests.export.test_exporting import SMALL, reader_of
@@ -154,15 +152,3 @@ def test_what_does_not_fit(reader: Reader, squad_file: Path, calibration: Path, 
         with pytest.raises(DistilError, match=match):
             ExportSettings(**wrong)
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.slow
-def test_a_real_reader_keeps_its_promise(tmp_path: Path) -> None:
-    teacher = embedded_teacher().replace(device="cpu", precision="fp32")
-    settings = ExportSettings(int8="auto", runtime="openvino", max_f1_drop=1.0)
-    data = load_examples(sample_path("dev")).select(range(24))
-    calibration = load_examples(sample_path("train")).select(range(40))
-    record = export_reader(teacher, tmp_path, settings, calibration=calibration, data=data)
-    kept = [one for one in record["tried"] if one["kept"]]
-    assert len(kept) == 1
-    assert kept[0]["f1_drop"] <= 1.0

@@ -66,7 +66,7 @@ def test_frozen_weights_cost_neither_gradient_nor_optimiser_state(
     student, _ = run(adaptation, pair, data, None, watch, max_steps=4)
     assert watch.trained == watch.trainable == watch.held
     assert watch.trained[0]
-    if ADAPTATIONS.name_of(adaptation) == "all":
+    if ADAPTATIONS.name_of(adaptation) in ("all", "quantisation_aware"):
         assert watch.trained[0] == {name for name, _ in student.model.named_parameters()}
     else:
         total = sum(parameter.numel() for parameter in student.model.parameters())
@@ -108,8 +108,10 @@ def test_what_is_left_answers_as_the_adapted_model(adaptation: Adaptation, pair:
     student, _ = pair()
     batch = dict(student.tokenizer("Who wrote it?", "Ada wrote it in 1843.", return_tensors="pt"))
     student, _ = run(adaptation, pair, data, None, Last(), max_steps=3, learning_rate=1e-2)
+    # What was trained with rounded values is left without the rounding.
+    atol = 1e-2 if ADAPTATIONS.name_of(adaptation) == "quantisation_aware" else 1e-5
     with torch.no_grad():
-        torch.testing.assert_close(student.model(**batch).start_logits, seen["logits"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(student.model(**batch).start_logits, seen["logits"], rtol=0, atol=atol)
     plain = {name for name, _ in pair()[0].model.named_parameters()}
     if adapters_of(student.model):
         assert plain < weights_of(student).keys()
