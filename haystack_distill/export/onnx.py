@@ -148,7 +148,12 @@ class _Logits(nn.Module):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the progress output and the internal warnings of the exporters."""
+    """Suppress the progress output and the internal warnings of the exporters.
+
+    NNCF logs by functions that set up the root logger, after which every message would be printed twice; that is
+    undone.
+    """
+    handlers = list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -156,6 +161,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+        logging.root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

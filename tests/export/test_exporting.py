@@ -1,6 +1,7 @@
 """Exported readers give the model's answers, refuse what they cannot do, and go when their weights do."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import (
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.export.onnx import quiet
 from haystack_distill.models.backends.exported import FILES
 from haystack_distill.models.backends.onnx_runtime import OnnxModel
 from haystack_distill.models.embedded_teacher import embedded_teacher
@@ -106,6 +108,13 @@ def test_static_quantisation_needs_and_uses_calibration_data(
     assert 1e-4 < record["backends"]["onnx-int8"]["largest_difference"] < 0.5
     assert record["backends"]["torch"]["metrics"]["total"] == 8
     assert set(record["backends"]["onnx-int8"]["metrics"]) == set(record["backends"]["torch"]["metrics"])
+
+
+def test_an_exporter_does_not_set_up_the_root_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with quiet():
+        logging.error("This function adds a handler where there is none.")
+    assert logging.root.handlers == []
 
 
 def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
