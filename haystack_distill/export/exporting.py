@@ -156,7 +156,7 @@ def export_reader(
         if calibration is not None:
             calibrated_on = load_examples(calibration)
             if examples is not None:
-                promise.require_other_questions(calibrated_on, examples)
+                _require_other_questions(calibrated_on, examples)
             inputs = list(calibration_inputs(reader.cut(calibrated_on)))
         exported = _export(reader, Path(scratch), chosen, inputs)
         tried: list[promise.Tried] = []
@@ -164,8 +164,8 @@ def export_reader(
         if chosen.int8 == "auto":
             assert examples is not None and inputs is not None  # noqa: PT018
             search = promise.PromiseSearch(reader, reader.cut(examples), inputs, chosen.max_f1_drop, Path(scratch))
-            known["torch"] = search.metrics
             tried = _keep_promises(search, Path(scratch), exported)
+            known = search.metrics
         folders = list(dict.fromkeys(Path(FILES[backend][0]).parent for backend in exported))
         packages = [package for folder in folders for package in _PACKAGES[str(folder)]]
         record: dict[str, Any] = {
@@ -231,6 +231,24 @@ def _export(
         recipe = openvino.Quantisation("dynamic" if calibration is None else "static")
         openvino.quantise(files["openvino"], files["openvino-int8"], recipe, calibration)
     return files
+
+
+def _require_other_questions(calibration: datasets.Dataset, data: datasets.Dataset) -> None:
+    """Check that activations are not scaled on what F1 is measured on.
+
+    Raises:
+        DistilError: They share questions.
+    """
+
+    def questions(examples: datasets.Dataset) -> set[tuple[str, str]]:
+        return set(zip(examples["question"], examples["context"], strict=True))
+
+    shared = len(questions(calibration) & questions(data))
+    if shared:
+        raise DistilError(
+            f"{shared} questions of the calibration data are among those that are measured on, where F1 would look "
+            "better than it is; calibrate on training data"
+        )
 
 
 def _keep_promises(search: promise.PromiseSearch, scratch: Path, exported: dict[str, Path]) -> list[promise.Tried]:

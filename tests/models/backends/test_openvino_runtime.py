@@ -9,18 +9,16 @@ import pytest
 import torch
 from transformers import BertTokenizerFast
 
-from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import DistilError, Reader
 from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.models.backends.exported import FILES, find_exported
 from haystack_distill.models.backends.openvino_runtime import OpenVinoModel, import_openvino
 from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.utils.model_inputs import model_inputs
-from tests.conftest import CONTEXTS, QUESTIONS, make_tiny_reader
+from tests.conftest import make_tiny_reader
+from tests.models.backends.test_onnx_runtime import PAIRS, WINDOWS
 
 pytest.importorskip("openvino")
-
-PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS] + [("Who?", " ".join(CONTEXTS))]
-WINDOWS = WindowSettings(max_seq_len=48, doc_stride=16, max_query_length=16)
 
 
 @pytest.fixture(scope="module")
