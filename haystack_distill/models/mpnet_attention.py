@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
+from haystack_distill.utils.cpu_attention import added_mask, attention_gradients, attention_weights
+
 
 def use_fused_attention(model: nn.Module) -> None:
     """Let MPNet's attention in a model run by fused kernels; other models are left as they are.
@@ -70,11 +72,7 @@ def _added(bias: Tensor, mask: Tensor | None, dtype: torch.dtype, *, detached: b
         return found
     total = bias.detach() if detached else bias
     if mask is not None:
-        if mask.dtype == torch.bool:
-            mask_added = torch.zeros_like(mask, dtype=total.dtype).masked_fill(~mask, torch.finfo(total.dtype).min)
-        else:
-            mask_added = mask
-        total = total + mask_added
+        total = total + (added_mask(mask, total.dtype) if mask.dtype == torch.bool else mask)
     # The lowest number of fp32 would become -inf in a shorter format, and a window without any token NaN.
     total = total.clamp(min=torch.finfo(dtype).min).to(dtype)
     bias._added = (mask, (dtype, detached), total)  # type: ignore[attr-defined]
@@ -106,8 +104,7 @@ class BiasedAttention(torch.autograd.Function):
         by_head = [one.flatten(0, 1) for one in (query, key, value)]
         places = added.expand(*shape[:3], key.shape[2]).flatten(0, 1)
         with torch.autocast(query.device.type, enabled=False):
-            scores = torch.baddbmm(places, by_head[0], by_head[1].mT, alpha=shape[-1] ** -0.5)
-            weights = scores.softmax(dim=-1)
+            weights = attention_weights(by_head[0], by_head[1], places, shape[-1] ** -0.5)
             attended = torch.bmm(weights, by_head[2])
         ctx.save_for_backward(*by_head, weights)
         ctx.shape, ctx.bias = shape, (bias.shape, bias.dtype)
@@ -118,17 +115,11 @@ class BiasedAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of query, key, value and bias."""
         query, key, value, weights = ctx.saved_tensors
-        shape, scale = ctx.shape, ctx.shape[-1] ** -0.5
-        gradient = gradient.flatten(0, 1)
-        of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, value.mT), weights, -1, weights.dtype)
+        shape = ctx.shape
+        *found, of_scores = attention_gradients(gradient.flatten(0, 1), query, key, value, weights, shape[-1] ** -0.5)
         of_bias = None
         if ctx.needs_input_grad[3]:
             bias_shape, dtype = ctx.bias
             by_window = of_scores.view(*shape[:2], *of_scores.shape[1:])
             of_bias = by_window.sum(0, keepdim=True, dtype=dtype) if bias_shape[0] == 1 else by_window.to(dtype)
-        found = (
-            torch.bmm(of_scores, key) * scale,
-            torch.bmm(of_scores.mT, query) * scale,
-            torch.bmm(weights.mT, gradient),
-        )
         return *(one.view(shape) for one in found), of_bias, None

@@ -56,12 +56,47 @@ def _attention(
             query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, **more
         )
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        # The lowest number, not -inf: the scores of a query without any key stay finite.
-        added = torch.zeros(attn_mask.shape, dtype=query.dtype)
-        attn_mask = added.masked_fill(~attn_mask, torch.finfo(query.dtype).min)
+        attn_mask = added_mask(attn_mask, query.dtype)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     attended: Tensor = _Attention.apply(query, key, value, attn_mask, scale)
     return attended
+
+
+def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores for a mask that is True where a key counts.
+
+    The lowest number, not -inf, stands for the others: the scores of a query without any key stay finite.
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def attention_weights(query: Tensor, key: Tensor, added: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q k^T + added), (B heads, L, L), of queries and keys (B heads, L, head size)."""
+    if added is None:
+        return (torch.bmm(query, key.mT) * scale).softmax(dim=-1)
+    return torch.baddbmm(added, query, key.mT, alpha=scale).softmax(dim=-1)
+
+
+def attention_gradients(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, (B heads, L, head size), and of the scores, (B heads, L, L).
+
+    Args:
+        gradient: That of the attended values, (B heads, L, head size).
+        query: (B heads, L, head size), like `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        weights: What `attention_weights` returned.
+        scale: As for it.
+    """
+    of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, value.mT), weights, -1, weights.dtype)
+    return (
+        torch.bmm(of_scores, key) * scale,
+        torch.bmm(of_scores.mT, query) * scale,
+        torch.bmm(weights.mT, gradient),
+        of_scores,
+    )
 
 
 class _Attention(torch.autograd.Function):
@@ -77,16 +112,7 @@ class _Attention(torch.autograd.Function):
         shapes = [one.shape for one in ctx.saved_tensors[:3]]
         query, key, value, gradient = (one.flatten(0, 1) for one in (*ctx.saved_tensors[:3], gradient))
         mask = ctx.saved_tensors[3]
-        if mask is None:
-            scores = torch.bmm(query, key.mT) * ctx.scale
-        else:
-            added = mask.to(query.dtype).expand(*shapes[0][:3], key.shape[1]).flatten(0, 1)
-            scores = torch.baddbmm(added, query, key.mT, alpha=ctx.scale)
-        weights = scores.softmax(dim=-1)
-        of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, value.mT), weights, -1, weights.dtype)
-        found = (
-            torch.bmm(of_scores, key) * ctx.scale,
-            torch.bmm(of_scores.mT, query) * ctx.scale,
-            torch.bmm(weights.mT, gradient),
-        )
+        added = None if mask is None else mask.to(query.dtype).expand(*shapes[0][:3], key.shape[1]).flatten(0, 1)
+        weights = attention_weights(query, key, added, ctx.scale)
+        found = attention_gradients(gradient, query, key, value, weights, ctx.scale)[:3]
         return *(one.view(shape) for one, shape in zip(found, shapes, strict=True)), None, None
