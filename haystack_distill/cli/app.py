@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from haystack_distill import __version__
-from haystack_distill.cli import compare, demo_command, reading, recipe, serving, student, training, trust
+from haystack_distill.cli import compare, demo_command, profile, reading, recipe, serving, student, training, trust
 from haystack_distill.cli.output import Commands
 from haystack_distill.utils.console import LogHandler
 
@@ -25,7 +25,7 @@ app.add_typer(recipe.RECIPE, name="recipe")
 for command in (
     *(training.train, training.distil, student.student),
     *(reading.evaluate, reading.ask, reading.info),
-    *(serving.export, serving.prune, serving.suggest),
+    *(serving.export, serving.prune, serving.suggest, profile.profile),
     *(trust.calibrate, trust.agree),
     *(compare.compare, recipe.report, recipe.push, demo_command.demo),
 ):

@@ -139,7 +139,7 @@ def measure_reader(
         metrics=metrics,
         milliseconds=milliseconds_per_question(reader, pairs),
         timed_questions=len(pairs),
-        device=_device(reader),
+        device=running_on(reader),
         data=data,
         examples=example_results(examples, predictions, reader.no_answer_threshold),
     )
@@ -190,7 +190,7 @@ def _check_role(role: str) -> None:
     check_argument("role", role, role in ROLES, f"one of {', '.join(ROLES)}")
 
 
-def _device(reader: Reader) -> str:
+def running_on(reader: Reader) -> str:
     if reader.device.type != "cpu":
         return f"{reader.device.type}, {reader.precision}"
     if reader.exported is not None:

@@ -40,6 +40,7 @@ from haystack_distill.utils.families import family_of
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.progress import progress_bar
+from haystack_distill.utils.stopwatch import part
 from haystack_distill.utils.transformers_compat import load_without_weights, save_model
 
 ExampleSource: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
@@ -278,13 +279,14 @@ class Reader:
 
     def cut(self, examples: datasets.Dataset, *, cache_dir: str | Path | None = None) -> Windows:
         """The windows of `examples` as this reader sees them, kept in the cache."""
-        return Windows.cut(
-            examples,
-            self.tokenizer,
-            self.window_settings,
-            token_types=takes_token_types(self.model),
-            cache_dir=cache_dir,
-        )
+        with part("tokenising"):
+            return Windows.cut(
+                examples,
+                self.tokenizer,
+                self.window_settings,
+                token_types=takes_token_types(self.model),
+                cache_dir=cache_dir,
+            )
 
     def cut_pairs(self, pairs: Sequence[tuple[str, str]], question_of: Sequence[int] | None = None) -> PairWindows:
         """The windows of (question, context) pairs as this reader sees them, in memory.
@@ -294,13 +296,14 @@ class Reader:
             question_of: The question of each pair, as a number that pairs share whose answers compete; None: each is a
                 question of its own. See `speed`.
         """
-        return PairWindows.cut(
-            pairs,
-            self.tokenizer,
-            self.window_settings,
-            token_types=takes_token_types(self.model),
-            question_of=question_of,
-        )
+        with part("tokenising"):
+            return PairWindows.cut(
+                pairs,
+                self.tokenizer,
+                self.window_settings,
+                token_types=takes_token_types(self.model),
+                question_of=question_of,
+            )
 
     def answer(
         self,
@@ -403,13 +406,16 @@ class Reader:
             for batch, starts, ends in self.answer_logits(
                 windows, windows.windows_of_examples(chunk.start, chunk.stop)
             ):
-                decoder.add(batch, starts, ends)
+                with part("spans"):
+                    decoder.add(batch, starts, ends)
                 if observe is not None:
                     observe(batch, starts, ends)
                 if advance is not None:
                     advance(len(starts))
             for example, context in zip(chunk, contexts, strict=True):
-                yield decoder.prediction(example, context, top_k)
+                with part("spans"):
+                    prediction = decoder.prediction(example, context, top_k)
+                yield prediction
 
     def answer_logits(
         self, windows: AnyWindows, selection: Sequence[int] | range
@@ -447,7 +453,7 @@ class Reader:
         # For this pass alone: the model may be trained before the next one.
         casts = kept_casts(self.device, self.precision if self.exported is None else "fp32", self.model)
         for batch in self._batches(windows, chosen):
-            with casts:  # not while the caller has control
+            with casts, part("model"):  # not while the caller has control
                 found = self.forward(model_inputs(batch))
             yield batch, *found
 
@@ -459,7 +465,9 @@ class Reader:
         while first < len(ordered):
             longest = int(windows.lengths[ordered[first]])
             size = max(1, self._batch_tokens // (-(-longest // multiple) * multiple))
-            yield windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
+            with part("batches"):
+                batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
+            yield batch
             first += size
 
     @property
@@ -482,7 +490,8 @@ class Reader:
             last = self._whole_questions(windows.question_of[by_question], first, max(first + 1, last))
             batches = list(self._batches(windows, by_question[first:last]))
             questions = [windows.question_of[batch["window"].numpy()].tolist() for batch in batches]
-            found = self._exit_early([model_inputs(batch) for batch in batches], questions, odds)
+            with part("model"):
+                found = self._exit_early([model_inputs(batch) for batch in batches], questions, odds)
             for batch, one in zip(batches, found, strict=True):
                 yield batch | {"layers": one.layers}, one.start_logits, one.end_logits
             first = last

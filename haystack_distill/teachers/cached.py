@@ -33,6 +33,7 @@ from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import takes_token_types
 from haystack_distill.utils.processes import process_share
 from haystack_distill.utils.progress import progress_bar
+from haystack_distill.utils.stopwatch import part
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,14 @@ class CachedTeacher(Teacher):
         Several processes share the work.
         """
         self.student_windows = windows
-        self.windows = Windows.cut(
-            examples,
-            self._tokenizer,
-            self._window_settings,
-            token_types=self._takes_token_types,
-            cache_dir=cache_dir,
-        )
+        with part("tokenising"):
+            self.windows = Windows.cut(
+                examples,
+                self._tokenizer,
+                self._window_settings,
+                token_types=self._takes_token_types,
+                cache_dir=cache_dir,
+            )
         identity = self.fingerprint
         self.key = hash_json(_FORMAT, identity["weights"], self.windows.key, identity["precision"])
 

@@ -34,6 +34,7 @@ from haystack_distill.utils.devices import autocast, length_multiple, resolve_pr
 from haystack_distill.utils.files import writing
 from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.processes import run_on_main_process
+from haystack_distill.utils.stopwatch import next_lap, part
 from haystack_distill.utils.transformers_compat import training_arguments
 
 _WEIGHTS = "model.safetensors"
@@ -167,7 +168,7 @@ class StudentAndObjective(nn.Module):
     def forward(self, batch: dict[str, Tensor], teacher: ModelOutputs | None = None) -> dict[str, LossTerm]:
         """The objective's unweighted terms by name."""
         inputs = model_inputs(batch, token_types=self.token_types)
-        with choosing(self.student, batch.get("head")):
+        with choosing(self.student, batch.get("head")), part("forward"):
             outputs = run_model(self.student, inputs, self.objective.student_request)
         terms: dict[str, LossTerm] = self.objective(outputs, teacher, batch)
         return terms
@@ -279,14 +280,16 @@ class _LoopTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         # From pinned memory, a copy need not wait for what the device still computes.
-        return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
+        with part("batches"):
+            return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, *_: Any) -> tuple[list, int]:
         """The batches of one optimiser step, and the number of their windows over all processes."""
         batches = []
+        next_lap()
         # `num_batches` is ignored: transformers 4.49 miscounts the batches of an epoch's last step.
         for _number in range(self.args.gradient_accumulation_steps):
-            with contextlib.suppress(StopIteration):
+            with contextlib.suppress(StopIteration), part("batches"):
                 batches.append(next(epoch_iterator))
         if batches:
             self.objective.begin_step(self.state.global_step / max(1, self.state.max_steps - 1))
@@ -307,6 +310,10 @@ class _LoopTrainer(Trainer):
                     self._steps_with[name] = self._steps_with.get(name, 0) + 1
         return batches, int(counts[0])
 
+    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
+        with part("backward"):  # and within it the batch and the loss, parts of their own
+            return super().training_step(*arguments, **keywords)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -314,6 +321,10 @@ class _LoopTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | Tensor | None = None,
     ) -> Tensor:
+        with part("losses"):
+            return self._loss(model, inputs)
+
+    def _loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """This batch's share of the loss of the optimiser step.
 
         The loss of the step is the sum over terms of weight * mean, the mean being over those windows of the step that
@@ -321,7 +332,8 @@ class _LoopTrainer(Trainer):
         """
         teacher_outputs = None
         if self.teacher is not None:
-            teacher_outputs = self.teacher.outputs(inputs, self.objective.teacher_request)
+            with part("teacher"):
+                teacher_outputs = self.teacher.outputs(inputs, self.objective.teacher_request)
         masks = self.objective.masks(inputs)
         with autocast(self.args.device, self.precision):
             terms = model(inputs, teacher_outputs)

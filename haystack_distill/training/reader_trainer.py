@@ -39,6 +39,7 @@ from haystack_distill.training.run_record import method_name
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.files import expand_user
+from haystack_distill.utils.stopwatch import part
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,14 @@ class ReaderTrainer:
 
         def prepare() -> None:
             if chosen is not None:
-                chosen.prepare(
-                    examples,
-                    windows,
-                    cache_dir=self.cache_dir,
-                    progress=self.settings.progress,
-                    processes=run.processes,
-                )
+                with part("teacher"):
+                    chosen.prepare(
+                        examples,
+                        windows,
+                        cache_dir=self.cache_dir,
+                        progress=self.settings.progress,
+                        processes=run.processes,
+                    )
 
         def on_trained() -> None:
             if objective.student_request.logits:  # otherwise the head is unchanged

@@ -31,6 +31,7 @@ COMMANDS = [
     "export",
     "prune",
     "suggest",
+    "profile",
     "calibrate",
     "agree",
 ]
@@ -247,6 +248,7 @@ def test_as_a_process(student_dir: Path, tmp_path: Path) -> None:
         ("export", "--model", "BROKEN", "--output-dir", "OUT"),
         ("prune", "--model", "BROKEN", "--corpus", "DATA", "--output-dir", "OUT"),
         ("suggest", "--teacher", "BROKEN", "--budget", "10 MB"),
+        ("profile", "--model", "BROKEN"),
         ("info", "BROKEN"),
     ],
     ids=" ".join,
