@@ -260,7 +260,7 @@ def _keep_promises(search: promise.PromiseSearch, scratch: Path, exported: dict[
         file, found = find(exported[backend])
         tried += found
         if file is None:
-            best = max(found, key=lambda one: one.f1)
+            best = max((one for one in found if one.backend in INT8_BACKENDS), key=lambda one: one.f1)
             logger.warning(
                 "no int8 model for %s is within %g points of F1 (the best, %s, lost %.2f), so none is written; allow "
                 "more with max_f1_drop, or train for it (adaptation quantisation_aware)",

@@ -30,16 +30,16 @@ _EIGHT_BITS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 @dataclass(frozen=True)
 class Tried:
-    """A way to quantise a reader, and what came of it.
+    """A way to quantise a reader, and what came of it; or the reader in float, to compare with.
 
     Attributes:
-        backend: "onnx-int8" or "openvino-int8".
-        name: What was done, such as "static, SmoothQuant 0.5".
+        backend: "onnx-int8" or "openvino-int8"; "onnx" or "openvino" in float.
+        name: What was done, such as "static, SmoothQuant 0.5"; in float, "fp32" or "bf16".
         exact: Exact match on the data, in percent.
         f1: F1 on the data, in percent.
         f1_drop: What it lost against the reader in fp32; negative if it gained.
         windows_per_second: On this machine; None if it lost too much to be timed.
-        kept: Whether it is what was exported.
+        kept: Whether it was exported.
     """
 
     backend: str
@@ -99,7 +99,8 @@ class PromiseSearch:
             source: The optimised graph in fp32, as `export.onnx.optimise` writes it.
 
         Returns:
-            The file of the fastest model within the limit, or None; and everything that was tried.
+            The file of the fastest model within the limit, or None; and everything that was tried, the model in float
+            first.
         """
         eight = bool(_EIGHT_BITS & set(processor_record(torch.device("cpu"))["instructions"]))
         measured = []
@@ -108,7 +109,7 @@ class PromiseSearch:
                 candidate = self._candidate("onnx-int8", f"{recipe}, weights of {bits} bits", ".onnx")
                 onnx.quantise(source, candidate.file, per_channel=True, reduce_range=bits == 7, calibration=calibration)
                 measured.append(self._measure(candidate))
-        return self._fastest(measured)
+        return self._fastest(measured, _Candidate("onnx", "fp32", source))
 
     def for_openvino(self, source: Path) -> tuple[Path | None, list[Tried]]:
         """Try OpenVINO's dynamic quantisation and NNCF's static one, with SmoothQuant and without.
@@ -134,7 +135,8 @@ class PromiseSearch:
                 measured.append(self._quantised(source, replace(better, ignored=left), addition))
                 if self._within(measured[-1][1]):
                     break
-        return self._fastest(measured)
+        in_float = _Candidate("openvino", "fp32", source)
+        return self._fastest(measured, replace(in_float, name=self._served(in_float).precision))
 
     def _quantised(self, source: Path, quantisation: Quantisation, addition: str = "") -> _Measured:
         smooth = "" if quantisation.smooth_quant is None else f", SmoothQuant {quantisation.smooth_quant}"
@@ -158,12 +160,16 @@ class PromiseSearch:
     def _within(self, tried: Tried) -> bool:
         return tried.f1_drop <= self.max_f1_drop
 
-    def _fastest(self, measured: list[_Measured]) -> tuple[Path | None, list[Tried]]:
-        """Time those within the limit, in turn, and choose the fastest."""
+    def _fastest(self, measured: list[_Measured], in_float: _Candidate) -> tuple[Path | None, list[Tried]]:
+        """Time those within the limit and the model in float, in turn, and choose the fastest of the former."""
+        _, unquantised = self._measure(in_float)
+        unquantised = replace(unquantised, kept=True)
+        self.metrics[in_float.backend] = self._metrics_of[in_float]
         eligible = [candidate for candidate, tried in measured if self._within(tried)]
         if not eligible:
-            return None, [tried for _, tried in measured]
-        served = [self._served(candidate) for candidate in eligible]
+            return None, [unquantised, *(tried for _, tried in measured)]
+        timed = [in_float, *eligible]
+        served = [self._served(candidate) for candidate in timed]
         count = min(len(self.windows), _TIMED_WINDOWS)
         selection = np.linspace(0, len(self.windows) - 1, count).astype(int).tolist()
         seconds = [float("inf")] * len(served)
@@ -173,14 +179,20 @@ class PromiseSearch:
                 for _ in reader.logits(self.windows, selection):
                     pass
                 seconds[number] = min(seconds[number], time.perf_counter() - start)
-        rates = {candidate: count / taken for candidate, taken in zip(eligible, seconds, strict=True)}
+        rates = {candidate: count / taken for candidate, taken in zip(timed, seconds, strict=True)}
         fastest = max(eligible, key=lambda candidate: rates[candidate])
         self.metrics[fastest.backend] = self._metrics_of[fastest]
+        if rates[fastest] < rates[in_float]:
+            logger.warning(
+                "%s (%s, %.1f windows/s) is smaller than %s in %s, but slower (%.1f windows/s) on this machine",
+                *(fastest.backend, fastest.name, rates[fastest]),
+                *(in_float.backend, in_float.name, rates[in_float]),
+            )
         found = [
             replace(tried, windows_per_second=rates.get(candidate), kept=candidate == fastest)
             for candidate, tried in measured
         ]
-        return fastest.file, found
+        return fastest.file, [replace(unquantised, windows_per_second=rates[in_float]), *found]
 
     def _served(self, candidate: _Candidate, precision: str = "auto") -> Reader:
         model_type = self.reader.model.config.model_type

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-COLUMNS = ("backend", "int8", "EM", "F1", "F1 lost", "windows/s", "exported")
+COLUMNS = ("backend", "how", "EM", "F1", "F1 lost", "windows/s", "exported")
 
 
 def int8_rows(record: Mapping[str, Any]) -> list[list[str]]:
@@ -33,5 +33,6 @@ def int8_section(record: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"Quantised in several ways; of those that lose at most {limit:g} points of F1 against fp32 on the data that "
-        f"it was exported with, the fastest of each runtime was exported.\n\n{table}"
+        f"it was exported with, the fastest of each runtime was exported. windows/s are those of the machine that "
+        f"exported it.\n\n{table}"
     )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +71,12 @@ def test_the_fastest_within_the_limit_is_kept(
         for one in own:
             assert one["f1_drop"] == pytest.approx(f1 - one["f1"])
     rows = int8_rows(written)
-    assert [row[-1] for row in rows].count("yes") == 2
+    assert [row[-1] for row in rows].count("yes") == 4  # in float and in int8
+    for backend in ("onnx", "openvino"):
+        (in_float,) = (one for one in tried if one["backend"] == backend)
+        assert in_float["name"] == "fp32"
+        assert in_float["f1_drop"] == pytest.approx(0.0)
+        assert in_float["windows_per_second"] > 0
     assert all(len(row) == len(COLUMNS) for row in rows)
     assert "at most 100 points of F1" in int8_section(written)
 
@@ -97,11 +104,34 @@ def test_none_within_the_limit_is_written(
         "no int8 model for ONNX Runtime is within 0.5 points of F1 (the best, dynamic, weights of 7 bits" in caplog.text
     )
     assert "no int8 model for OpenVINO" in caplog.text
-    assert not any(one["kept"] or one["windows_per_second"] for one in record["tried"])
+    assert not any(one["windows_per_second"] for one in record["tried"])
+    assert {one["backend"] for one in record["tried"] if one["kept"]} == {"onnx", "openvino"}
     # The static one that lost least was tried once more with the more harmful of two layers in float.
     assert record["tried"][-1]["name"] == "static, 1 of 2 layers in float"
     for backend in FILES:
         assert all((tmp_path / "reader" / file).exists() != ("int8" in backend) for file in FILES[backend])
+
+
+def test_an_int8_that_is_slower_than_float_is_named(
+    reader: Reader,
+    squad_file: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logits = Reader.logits
+
+    def slow(self: Reader, windows: object, selection: object) -> object:
+        if self.backend == "onnx-int8":
+            time.sleep(0.3)
+        return logits(self, windows, selection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Reader, "logits", slow)
+    settings = ExportSettings(int8="auto", max_f1_drop=100.0)
+    with caplog.at_level(logging.WARNING):
+        export_reader(reader, tmp_path / "reader", settings, calibration=calibration, data=squad_file)
+    assert re.search(r"onnx-int8 \(.*\) is smaller than onnx in fp32, but slower \(.* windows/s\)", caplog.text)
 
 
 def test_the_most_harmful_layer_is_found(reader: Reader, squad_file: Path, tmp_path: Path) -> None:
