@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
-from bench_page import page, plot
+from bench_page import OWN, page, plot
 from environments import ROOT, python_of
 from watch import matrix_gigaflops
 
 from haystack_distill import Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples, write_squad
-from haystack_distill.export.exporting import export_reader
+from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_atomically, write_json
+from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE, resolve_precision
 
 HERE = Path(__file__).resolve().parent
 WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)
@@ -35,39 +37,60 @@ WINDOWS = WindowSettings(max_seq_len=384, doc_stride=128)
 # gained by caching the teacher's outputs.
 TRAINING = [
     ("ours", "answers", 1, "farm"),
+    (f"ours{OWN}", "answers", 1, "farm"),
     ("farm", "answers", 1, "farm"),
     ("textbrewer", "answers", 1, "textbrewer"),
     ("textbrewer, our batches", "answers", 1, "textbrewer"),
     ("trainer", "answers", 1, "farm"),
     ("ours", "answers", 2, "farm"),
+    (f"ours{OWN}", "answers", 2, "farm"),
     ("farm", "answers", 2, "farm"),
+    ("textbrewer", "answers", 2, "textbrewer"),
+    ("trainer", "answers", 2, "farm"),
     ("ours", "layers", 1, "farm"),
+    (f"ours{OWN}", "layers", 1, "farm"),
     ("farm", "layers", 1, "farm"),
 ]
 EPOCHS = 2  # of the student that is exported and served, and of the share of the machine that is reached
-# Name, framework, backend, which reader.
+# Name, framework, backend, which reader. In fp32, which is theirs, unless the name says otherwise.
+_OURS = [
+    ("ours, teacher, torch", "torch", "teacher"),
+    ("ours, teacher, onnx", "onnx", "teacher"),
+    (f"ours, teacher, openvino{OWN}", "openvino", "teacher"),
+    ("ours, student, torch", "torch", "student"),
+    (f"ours, student, torch{OWN}", "torch", "student"),
+    ("ours, student, onnx", "onnx", "student"),
+    ("ours, student, onnx-int8", "onnx-int8", "student"),
+    (f"ours, student, openvino{OWN}", "openvino", "student"),
+    (f"ours, student, openvino-int8{OWN}", "openvino-int8", "student"),
+    (f"ours, student, auto{OWN}", "auto", "student"),
+]
 SERVING = [
-    ("FARMReader, teacher", "farm", "theirs", "teacher"),
-    ("ours, teacher, torch", "farm", "torch", "teacher"),
-    ("ours, teacher, onnx", "farm", "onnx", "teacher"),
-    ("ours, student, onnx", "farm", "onnx", "student"),
-    ("ours, student, onnx-int8", "farm", "onnx-int8", "student"),
-    ("TransformersExtractiveReader, teacher", "haystack", "theirs", "teacher"),
-    ("ours, teacher, torch", "haystack", "torch", "teacher"),
-    ("ours, teacher, onnx", "haystack", "onnx", "teacher"),
-    ("ours, student, onnx", "haystack", "onnx", "student"),
-    ("ours, student, onnx-int8", "haystack", "onnx-int8", "student"),
+    (name, framework, backend, which)
+    for framework, theirs in (("farm", "FARMReader"), ("haystack", "TransformersExtractiveReader"))
+    for name, backend, which in [(f"{theirs}, teacher", "theirs", "teacher"), *_OURS]
 ]
 
 
-def call(script: str, environment: str, arguments: dict[str, Any], cache: Path, *, ours: bool = True) -> dict[str, Any]:
-    """Run a script in an environment; its last line of output is the result."""
+def call(
+    script: str,
+    environment: str,
+    arguments: dict[str, Any],
+    cache: Path,
+    *,
+    ours: bool = True,
+    own_precision: bool = False,
+) -> dict[str, Any]:
+    """Run a script in an environment, in fp32 unless it is to take its own precision; its last line is the result."""
     command = [str(python_of(environment)), str(HERE / script)]
     for name, value in arguments.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     settings = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
     settings["HAYSTACK_DISTILL_CACHE"] = str(cache)
     surroundings = os.environ | settings
+    surroundings.pop(AUTO_PRECISION_VARIABLE, None)
+    if not own_precision:
+        surroundings[AUTO_PRECISION_VARIABLE] = "fp32"
     # Importing our package sets this, here too. Our arms set it themselves, as they do for a user, or come too late;
     # the others, which borrow helpers from us, keep PyTorch's default.
     del surroundings["THP_MEM_ALLOC_ENABLE"]
@@ -122,15 +145,18 @@ def main(
         write_squad(load_examples(train).select(range(questions)), data, version="1.1")
         students.from_teacher(base, layers=3).save(started)
     measured = load_examples(load_examples(dev).select(range(dev_questions)))
-    found: dict[str, Any] = {"machine": machine(), **counts}
+    own = resolve_precision("auto", torch.device("cpu"))
+    found: dict[str, Any] = {"machine": machine(), "own_precision": own, **counts}
     found["training"] = distil(output, teacher.resolve(), measured, runs)
     windows = base.cut(load_examples(data)).lengths
     # A student's backward pass takes twice its forward pass; the teacher runs once.
     found["gigaflops_training"] = gigaflops(base, windows) + 3 * EPOCHS * gigaflops(load(started), windows)
 
     def export() -> Any:
-        export_reader(base, output / "teacher")
-        return export_reader(load(output / "made" / f"ours-answers-{EPOCHS}-0"), output / "served", data=measured)
+        settings = ExportSettings(runtime="all")
+        export_reader(base, output / "teacher", settings)
+        student = load(output / "made" / f"ours-answers-{EPOCHS}-0")
+        return export_reader(student, output / "served", settings, data=measured)
 
     found["export"] = kept(output, "export", export)
     everything = questions_with_passages(dev, asked)
@@ -177,16 +203,21 @@ def distil(output: Path, teacher: Path, measured: Any, runs: int) -> dict[str, l
     for run in range(runs):
         for arm, method, epochs, environment in TRAINING:
             made = output / "made" / _file_name(f"{arm}-{method}-{epochs}-{run}")
-            arguments = {"arm": arm, "method": method, "epochs": epochs, "teacher": teacher}
+            own, arm_alone = arm.endswith(OWN), arm.removesuffix(OWN)
+            arguments = {"arm": arm_alone, "method": method, "epochs": epochs, "teacher": teacher}
             arguments |= {"student": output / "student", "data": output / "train.json", "output": made}
 
             def train(
-                arguments: dict[str, Any] = arguments, environment: str = environment, made: Path = made, run: int = run
+                arguments: dict[str, Any] = arguments,
+                environment: str = environment,
+                made: Path = made,
+                run: int = run,
+                own: bool = own,
             ) -> Any:
                 ours = arguments["arm"] == "ours"
                 cache = output / "caches" / made.name
                 shutil.rmtree(cache, ignore_errors=True)  # of a run that was interrupted: it would save work
-                result = call("train_arm.py", environment, arguments, cache, ours=ours)
+                result = call("train_arm.py", environment, arguments, cache, ours=ours, own_precision=own)
                 if run == 0:
                     result["f1"] = load(made).evaluate(measured)["f1"]
                 print(f"{made.name}: {result['seconds']:.1f} s", flush=True)
@@ -210,7 +241,8 @@ def serve(output: Path, runs: int, callers: int) -> dict[str, list[Any]]:
 
             def ask(arguments: dict[str, Any] = arguments, framework: str = framework, name: str = name) -> Any:
                 ours = arguments["backend"] != "theirs"
-                result = call("serve_arm.py", framework, arguments, output / "caches" / "serving", ours=ours)
+                cache, own = output / "caches" / "serving", name.endswith(OWN)
+                result = call("serve_arm.py", framework, arguments, cache, ours=ours, own_precision=own)
                 print(f"{framework}: {name}: {result['passages_per_second']:.1f} passages/s", flush=True)
                 return result
 
@@ -276,7 +308,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "huge_pages": huge.read_text().split("[")[1].split("]")[0] if huge.exists() else "none",
         "date": time.strftime("%Y-%m-%d"),
-        "versions": versions("onnxruntime", "farm-haystack"),
+        "versions": versions("onnxruntime", "openvino", "farm-haystack"),
     }
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from haystack_distill.models.backends.exported import BACKENDS
+
 SEQUENCE, STRIDE, TOP_K = 384, 128, 3
 Ask = Callable[[str, list[str]], list[str]]
 
@@ -29,7 +31,8 @@ def farm(model: str, backend: str) -> Ask:
     else:
         from haystack_distill.integrations.farm_reader import DistilledReader
 
-        reader = DistilledReader(model, backend=backend, **common)
+        # By default it computes in fp32, as FARMReader; "auto" is fp32 too where the environment variable says so.
+        reader = DistilledReader(model, backend=backend, precision="auto", **common)
     pipeline = Pipeline()
     pipeline.add_node(reader, name="Reader", inputs=["Query"])
 
@@ -80,7 +83,7 @@ def main() -> None:
     """Ask the questions of a file and time them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--framework", choices=["farm", "haystack"], required=True)
-    parser.add_argument("--backend", choices=["theirs", "torch", "onnx", "onnx-int8"], required=True)
+    parser.add_argument("--backend", choices=["theirs", *BACKENDS], required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--callers", type=int, default=0)

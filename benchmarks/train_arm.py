@@ -122,8 +122,6 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
     from watch import Watch
 
-    from haystack_distill.utils.devices import resolve_precision
-
     tokenizer, teacher, student = models(options)
 
     class Distiller(Trainer):
@@ -153,7 +151,6 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
         save_strategy="no",
         report_to="none",
         use_cpu=True,
-        bf16=resolve_precision("auto", torch.device("cpu")) == "bf16",
         seed=options.seed,
         disable_tqdm=True,
     )

@@ -40,6 +40,12 @@ class PairTemplate:
         Raises:
             DistilError: The tokenizer is not a fast one, or does not write the question before the context.
         """
+        if tokenizer not in _TEMPLATES:
+            _TEMPLATES[tokenizer] = cls._of(tokenizer)
+        return _TEMPLATES[tokenizer]
+
+    @classmethod
+    def _of(cls, tokenizer: PreTrainedTokenizerBase) -> "PairTemplate":
         _require_fast(tokenizer)
         encoded = tokenizer("a", "b", return_token_type_ids=True, padding=False, truncation=False)
         sequences = encoded.sequence_ids(0)
@@ -62,6 +68,9 @@ class PairTemplate:
             question_type=types[question[0]],
             context_type=types[context[0]],
         )
+
+
+_TEMPLATES: WeakKeyDictionary[PreTrainedTokenizerBase, PairTemplate] = WeakKeyDictionary()  # a cache
 
 
 def _require_fast(tokenizer: PreTrainedTokenizerBase) -> None:

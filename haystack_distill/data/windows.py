@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 2  # raise it when the meaning of a stored window changes
 _ROWS_PER_BATCH = 1000
-_BLANKS = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype="<u4")  # there are none above
+_IS_BLANK = np.array([chr(code).isspace() for code in range(0x3001)] + [False])  # the last for all above
+_FIRST_MARK = 0x300  # below, no character is a combining mark
 
 _SCHEMA = pa.schema(
     {
@@ -527,8 +528,9 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[
 
 def _trim(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take white space off both ends of each span: some tokenizers count the space before a word to the word."""
-    blank = np.isin(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4"), _BLANKS)
-    if not blank.any():
+    blank = _IS_BLANK[np.minimum(_codes(text), len(_IS_BLANK) - 1)]
+    spans = starts < ends
+    if not (blank[starts[spans]].any() or blank[ends[spans] - 1].any()):
         return starts, ends
     starts = np.where(starts < ends, np.minimum(_first_outside(blank)[starts], ends), starts)
     # Backwards, the character before place p is the one at len(text) - p.
@@ -541,12 +543,19 @@ def _with_marks(text: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Ends moved over combining marks that no token covers: some tokenizers would cut "e" from its accent."""
     if text.isascii() or not len(ends):
         return ends
-    mark = np.fromiter((unicodedata.category(character)[0] == "M" for character in text), dtype=bool, count=len(text))
+    codes = _codes(text)
+    mark = codes >= _FIRST_MARK
+    mark[mark] = [unicodedata.category(chr(code))[0] == "M" for code in codes[mark]]
     if not mark.any():
         return ends
     following = np.append(starts[1:], len(text))
     moved = np.minimum(_first_outside(mark)[ends], following)
     return np.where((starts < ends) & (ends < following), moved, ends).astype(np.int32)
+
+
+def _codes(text: str) -> np.ndarray:
+    """The code point of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def _first_outside(within: np.ndarray) -> np.ndarray:

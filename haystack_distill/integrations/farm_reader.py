@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import huggingface_hub
+import numpy as np
 import torch
 
 try:
@@ -574,10 +575,13 @@ class _Inferencer:
             for window, candidates in zip(batch["window"].tolist(), self._candidates(batch, starts, ends), strict=True):
                 of_window[window] = candidates
         predictions = []
+        rows = windows.__getitems__(range(len(windows)))
+        heads, first_characters = rows.ints("context_start").tolist(), rows.lists("char_starts")
         for number, (one, (question, text)) in enumerate(zip(objects, pairs, strict=True)):
             own = windows.windows_of_examples(number, number + 1)
             candidates = [of_window[window] for window in own]
-            offsets = _to_document(windows, own, candidates)
+            places = list(zip(heads[own.start : own.stop], first_characters[own.start : own.stop], strict=True))
+            offsets = _to_document(windows, places, candidates)
             with_spans = [some for some in candidates if len(some) > 1]
             if with_spans:
                 best, gap = self.head.reduce_preds(with_spans)
@@ -656,17 +660,21 @@ def _candidate(kind: str, score: float, confidence: float, start: int, end: int)
     )
 
 
-def _to_document(windows: AnyWindows, own: range, candidates: list[list[QACandidate]]) -> list[int]:
+def _to_document(
+    windows: AnyWindows, places: list[tuple[int, np.ndarray]], candidates: list[list[QACandidate]]
+) -> list[int]:
     """Move candidates from positions in their windows to tokens of the document, whose first characters are returned.
 
     The no-answer becomes (-1, -1), as FARM has it.
+
+    Args:
+        windows: The windows.
+        places: Of each window of the document, where its context begins and the first characters of its tokens.
+        candidates: Those of each window.
     """
-    rows = windows.__getitems__(own)
     offsets: list[int] = []
     settings, n_suffix = windows.settings, len(windows.template.suffix)
-    for number, (head, starts) in enumerate(
-        zip(rows.ints("context_start").tolist(), rows.lists("char_starts"), strict=True)
-    ):
+    for number, (head, starts) in enumerate(places):
         first = number * min(settings.doc_stride, settings.max_seq_len - head - n_suffix)
         offsets[first:] = starts.tolist()
         for candidate in candidates[number]:

@@ -460,7 +460,7 @@ class Reader:
     def _batches(self, windows: AnyWindows, chosen: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
         """Batches of some windows, longest first, of about equal numbers of tokens."""
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
-        multiple = length_multiple(self.precision) if self.exported is None else 1
+        multiple = length_multiple(self.precision) if self.exported is None else self.exported.length_multiple
         first = 0
         while first < len(ordered):
             longest = int(windows.lengths[ordered[first]])

@@ -82,7 +82,9 @@ def separate_spans(
     found = []
     for _ in range(top_k):
         best_end, end_place = end.flip(1).cummax(1)
-        score, first = (start + best_end.flip(1)).max(1)
+        total = start + best_end.flip(1)
+        first = total.argmax(1)  # not `max`, which wakes PyTorch's threads even for a few numbers
+        score = total.gather(1, first.unsqueeze(1)).squeeze(1)
         last = (len(places) - 1 - end_place.flip(1)).gather(1, first.unsqueeze(1)).squeeze(1)
         found.append((score, first, last))
         start = start.masked_fill((places - first.unsqueeze(1)).abs() <= apart, -torch.inf)

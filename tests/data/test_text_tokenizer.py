@@ -22,6 +22,7 @@ def test_the_tokenizer_of_texts_is_made_once_and_leaves_the_other_alone(family: 
 
 def test_pair_template(bert: PreTrainedTokenizerFast) -> None:
     assert PairTemplate.of(bert) == PairTemplate((2,), (3,), (3,), 0, context_type=1, question_type=0)
+    assert PairTemplate.of(bert) is PairTemplate.of(bert)  # found once
     assert PairTemplate.of(fast(byte_level())) == PairTemplate((0,), (2, 2), (2,), 0, context_type=0, question_type=0)
 
 

@@ -577,7 +577,10 @@ def test_windows_are_cut_once(
 
 
 def test_white_space_is_what_python_calls_so() -> None:
-    assert features._BLANKS.tolist() == [code for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    found = features._IS_BLANK[np.minimum(np.arange(sys.maxunicode + 1), len(features._IS_BLANK) - 1)]
+    assert np.flatnonzero(found).tolist() == [code for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    marks = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "M"]
+    assert min(marks) == features._FIRST_MARK
 
 
 def test_windows_of_pairs_are_those_on_disk(tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path) -> None:

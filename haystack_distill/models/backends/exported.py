@@ -35,11 +35,13 @@ class ExportedModel(Protocol):
         backend: The name of the backend.
         path: The file that it was opened from.
         precision: The number format that it computes in, int8 layers aside: "fp32" or "bf16".
+        length_multiple: The multiple of tokens to which batches are padded because that is faster.
     """
 
     backend: str
     path: Path
     precision: str
+    length_multiple: int
 
     def __call__(self, inputs: "dict[str, torch.Tensor]") -> "tuple[torch.Tensor, torch.Tensor]":
         """Start and end logits (B, L), float32, of a batch of `utils.model_inputs.model_inputs`.

@@ -25,6 +25,7 @@ class OnnxModel:
     """
 
     precision = "fp32"
+    length_multiple = 1
 
     def __init__(self, path: Path, backend: str = "onnx", num_threads: int | None = None) -> None:
         runtime = import_onnx("onnxruntime")

@@ -39,6 +39,9 @@ class OpenVinoModel:
             precision.
     """
 
+    # A kernel is made for each new shape, and in bf16 kernels work on tiles of so many tokens.
+    length_multiple = 16
+
     def __init__(
         self,
         path: Path,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertTokenizerFast
 
-from haystack_distill import DistilError, Reader
+from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.models.backends.exported import FILES, find_exported
 from haystack_distill.models.backends.openvino_runtime import OpenVinoModel, import_openvino
@@ -50,6 +50,26 @@ def test_it_gives_the_logits_of_the_model(exported: tuple[Reader, Path]) -> None
     for found, expected in zip(model({"unknown": torch.zeros(1)} | inputs), reader.forward(inputs), strict=True):
         assert (found.shape, found.dtype) == (mask.shape, torch.float32)
         torch.testing.assert_close(found[mask], expected[mask], atol=1e-4, rtol=1e-4)
+
+
+def test_batches_are_padded_so_that_few_shapes_occur(exported: tuple[Reader, Path]) -> None:
+    reader, directory = exported
+    served = Reader.load(directory, backend="openvino", precision="fp32", window_settings=WindowSettings(40, 8, 16))
+    reader = reader.replace(window_settings=served.window_settings)
+    windows = served.cut_pairs(PAIRS)
+    everything = range(len(windows))
+    expected = {
+        window: starts[row, : int(windows.lengths[window])]
+        for batch, starts, _ in reader.logits(windows, everything)
+        for row, window in enumerate(batch["window"].tolist())
+    }
+    lengths = set()
+    for batch, starts, _ in served.logits(windows, everything):
+        lengths.add(batch["input_ids"].shape[1])
+        for row, window in enumerate(batch["window"].tolist()):
+            found = starts[row, : int(windows.lengths[window])]
+            torch.testing.assert_close(found, expected[window], atol=1e-4, rtol=1e-4)
+    assert lengths <= {16, 32, 40}  # multiples of 16, and the longest that a window can be
 
 
 def test_precision_is_chosen_as_elsewhere(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
