@@ -191,6 +191,7 @@ def _check_role(role: str) -> None:
 
 
 def running_on(reader: Reader) -> str:
+    """Device, precision and threads of a reader, such as "cpu, fp32, 2 threads"."""
     if reader.device.type != "cpu":
         return f"{reader.device.type}, {reader.precision}"
     if reader.exported is not None:
