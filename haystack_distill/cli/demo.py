@@ -20,6 +20,7 @@ from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.models.reader import Reader
+from haystack_distill.objectives.intermediate_layers import IntermediateLayers
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_json
@@ -35,6 +36,7 @@ LAYERS = 3
 INTERMEDIATE_EPOCHS = 3
 PREDICTION_EPOCHS = 2
 LEARNING_RATE = 3e-4
+INTERMEDIATE_LEARNING_RATE = 1e-3
 RESULT_FILE = "demo.json"
 
 
@@ -88,14 +90,16 @@ def train_students(
 ) -> tuple[Reader, Reader]:
     """The same cut of `teacher` trained twice on the sample for as many steps: on labels only, and distilled.
 
-    The shape (how many epochs go to the layers, the learning rate) was chosen on articles held out of the sample's
+    The shape (how many epochs go to the layers, the learning rates) was chosen on articles held out of the sample's
     training split. The distilled student is written to `directory`.
     """
     train = sample_path("train")
     start = students.from_teacher(teacher, layers=LAYERS)
 
-    def trainer(student: Reader, n_epochs: int, output: Path | None = None) -> ReaderTrainer:
-        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=LEARNING_RATE, seed=seed, progress=progress)
+    def trainer(
+        student: Reader, n_epochs: int, output: Path | None = None, learning_rate: float = LEARNING_RATE
+    ) -> ReaderTrainer:
+        settings = TrainingSettings(n_epochs=n_epochs, learning_rate=learning_rate, seed=seed, progress=progress)
         return ReaderTrainer(student, output, replace(settings, overwrite=overwrite))
 
     console.print(f"[bold]1. labels only[/bold]: {INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS} epochs, {LAYERS} layers")
@@ -103,7 +107,9 @@ def train_students(
     trainer(labels_only, INTERMEDIATE_EPOCHS + PREDICTION_EPOCHS).train(train)
     console.print(f"[bold]2. distil the teacher's layers[/bold]: {INTERMEDIATE_EPOCHS} epochs")
     distilled = start.copy()
-    trainer(distilled, INTERMEDIATE_EPOCHS).distil_intermediate_layers_from(teacher, train)
+    trainer(distilled, INTERMEDIATE_EPOCHS, learning_rate=INTERMEDIATE_LEARNING_RATE).distil(
+        teacher, train, IntermediateLayers(attention_loss_weight=0.0)
+    )
     console.print(f"[bold]3. distil the teacher's answers[/bold]: {PREDICTION_EPOCHS} epochs")
     trainer(distilled, PREDICTION_EPOCHS, directory).distil_prediction_layer_from(
         teacher, train, temperature=2.0, distillation_loss_weight=0.8
