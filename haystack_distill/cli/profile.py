@@ -137,7 +137,7 @@ def _of_training(
 def _print(found: "Profile", model: str, backend: str) -> None:
     """The parts with their times and shares."""
     name = found.unit
-    table = Table("part", "once, s", f"a {name}, ms", "share")
+    table = Table("part", "once, s", f"ms per {name}", "share")
     for part in dict.fromkeys((*found.once, *found.each)):
         once = f"{found.once[part]:.2f}" if part in found.once else ""
         own = found.each.get(part)

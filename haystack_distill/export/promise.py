@@ -15,6 +15,7 @@ from haystack_distill.export import onnx, openvino
 from haystack_distill.export.openvino import Quantisation
 from haystack_distill.models.backends.exported import open_exported
 from haystack_distill.models.reader import Reader
+from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.processor import processor_record
 
 logger = logging.getLogger(__name__)
@@ -135,8 +136,8 @@ class PromiseSearch:
                 measured.append(self._quantised(source, replace(better, ignored=left), addition))
                 if self._within(measured[-1][1]):
                     break
-        in_float = _Candidate("openvino", "fp32", source)
-        return self._fastest(measured, replace(in_float, name=self._served(in_float).precision))
+        precision = resolve_precision("auto", torch.device("cpu"), self.reader.model.config.model_type)
+        return self._fastest(measured, _Candidate("openvino", precision, source))
 
     def _quantised(self, source: Path, quantisation: Quantisation, addition: str = "") -> _Measured:
         smooth = "" if quantisation.smooth_quant is None else f", SmoothQuant {quantisation.smooth_quant}"

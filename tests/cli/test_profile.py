@@ -16,10 +16,10 @@ def test_profile_of_answers(student_dir: Path, squad_file: Path) -> None:
     assert found["n"] == 3
     assert found["backend"] == "torch"
     assert {"tokenising", "model", "spans"} < set(found["each"])
-    shown = run(*base).stdout
-    assert "mean of 3 questions" in shown
-    assert "tokenising" in shown
-    assert "together" in shown
+    printed = run(*base).stdout
+    assert "mean of 3 questions" in printed
+    assert "tokenising" in printed
+    assert "together" in printed
 
 
 def test_profile_of_training(student_dir: Path, squad_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
