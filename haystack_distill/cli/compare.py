@@ -40,7 +40,7 @@ _COMPARISON = {source.name: source for source in options_of(Comparison)}
 
 _SAME = (  # options of the command that are the comparison's own
     *("teacher", "data", "dev_data", "student", "layers", "seed", "max_steps", "n_epochs", "questions"),
-    *("dev_questions", "held_out", "baseline", "time_steps", "int8", "keep_readers", "precision", "device"),
+    *("dev_questions", "held_out", "baseline", "time_steps", "parallel", "int8", "keep_readers", "precision", "device"),
 )
 
 
@@ -106,6 +106,7 @@ _RUN = [
     option_from(_SETTINGS["precision"], "Reading"),
     _of_comparison("device", "Reading", type=str, default="auto"),
     _of_comparison("time_steps", "Run"),
+    _of_comparison("parallel", "Run"),
     _of_comparison("int8", "Run"),
     _of_comparison("keep_readers", "Run"),
     option_from(_SETTINGS["progress"], "Run"),

@@ -40,7 +40,7 @@ RECIPE_FILE = "recipe.yaml"
 ARM, TIMED_ARM = "arm", "timed-arm"  # kinds of jobs: a student, and some of its steps, which are only timed
 TEACHER, TEACHER_INT8 = "teacher", "teacher-int8"
 
-_OF_THE_CALL = ("progress", "keep_reader")  # of a job: not for its record
+_OF_THE_CALL = ("progress", "keep_reader", "alone")  # of a job: not for its record
 _TRAINED_SECONDS = "train_runtime"  # in the last line of a run's log: seconds of its steps, evaluations included
 
 
@@ -102,7 +102,8 @@ def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
         "stages": stages,
         "steps": steps,
         "seconds": sum(stage["seconds"] for stage in stages),
-        "timed": fresh,  # a resumed run has lost the seconds before it was stopped
+        # A resumed run has lost the seconds before it was stopped; beside others, it has theirs too.
+        "timed": fresh and job["alone"],
         "memory_megabytes": memory,
         "trained": max(trained) if None not in trained else None,
         **measured,

@@ -8,18 +8,21 @@ resumes from its last checkpoint.
 import json
 import logging
 import math
+import os
 import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
+import torch
 import yaml
 
 from haystack_distill.data.squad.held_out import without_articles
@@ -54,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 _ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
 _FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_THREADS = "OMP_NUM_THREADS"  # of a process's computing
 _STDERR = 2  # its descriptor: stdout is for the table
 _OF_A_TEACHER = ("teacher", "dev_data", "windows")  # what decides its figures, of what students have in common
 _ON_A_DEVICE = ("precision", "device")  # besides; not of its export
@@ -279,6 +284,7 @@ class _Runner:
         self.output = output
         self.progress = progress
         self.session = secrets.token_hex(8)
+        self.processes: set[subprocess.Popen[bytes]] = set()  # those that are at work
         self.checked: set[Path] = set()  # directories of finished students that are those asked for
         self.failed: list[str] = []
         self.notes: list[str] = []
@@ -288,11 +294,11 @@ class _Runner:
         self.prepared = _Prepared(comparison, self.output / _DATA)
         self._check_finished()
         teachers = self._teachers()
-        chosen = {arm.name: self._choose(arm) for arm in comparison.arms}
-        for arm, seed in students_of(comparison):
-            choice = chosen[arm.name]
-            if choice is not None:
-                self._student(*choice, seed)
+        chosen = dict(
+            zip((arm.name for arm in comparison.arms), self._at_once(self._choose, comparison.arms), strict=True)
+        )
+        students = [(chosen[arm.name], seed) for arm, seed in students_of(comparison)]
+        self._at_once(lambda one: self._student(*one[0], one[1]) if one[0] is not None else None, students)
         records = self._finished()
         if not records:
             raise DistilError("no arm could be trained; the messages of each are above")
@@ -307,6 +313,20 @@ class _Runner:
             notes=self.notes,
         )
         return ComparisonResult(self.output, content, self.failed)
+
+    def _at_once(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        """The results of `work` for all items, of which it does `parallel` at once; after an error none is begun."""
+        if self.comparison.parallel == 1:
+            return [work(item) for item in items]
+        pool = ThreadPoolExecutor(self.comparison.parallel)
+        try:
+            return list(pool.map(work, items))
+        except BaseException:
+            for process in list(self.processes):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _finished(self) -> list[dict[str, Any]]:
         """The records of all finished students of the directory."""
@@ -368,7 +388,8 @@ class _Runner:
             return done
         content, _ = self.prepared.recipe(arm, seed, self.prepared.steps[arm.name], directory, trial=trial)
         _write_recipe(directory, content)
-        return self._run(directory, {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more})
+        job = {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more}
+        return self._run(directory, job, beside=self.comparison.parallel)
 
     def _known(self, arm: Arm, seed: int, directory: Path, *, trial: bool = False) -> dict[str, Any] | None:
         """The record of a finished student, checked; None where it is not finished."""
@@ -380,12 +401,19 @@ class _Runner:
             _require_same_arm(arm.name, directory, done, recipe, expected)
         return done
 
-    def _run(self, directory: Path, job: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of a job that is done in a process of its own; None where it failed."""
-        write_json(directory / JOB_FILE, {**job, "session": self.session, "progress": self.progress})
+    def _run(self, directory: Path, job: dict[str, Any], *, beside: int = 1) -> dict[str, Any] | None:
+        """The record of a job that is done in a process of its own; None where it failed.
+
+        Args:
+            directory: Where it is done.
+            job: What is to be done.
+            beside: How many processes may be at work at the same time, this one included.
+        """
+        call = {"session": self.session, "progress": self.progress and beside == 1, "alone": beside == 1}
+        write_json(directory / JOB_FILE, {**job, **call})
         what = f"{job['name']}, seed {job['seed']}" if job["kind"] == ARM else str(job["name"])
         logger.info("%s: %s", what, directory)
-        code = run_in_own_process(directory)
+        code = run_in_own_process(directory, self.processes, None if beside == 1 else _shared_among(beside))
         record = _read(directory / ARM_FILE)
         if code or record is None:
             logger.error("%s failed with exit code %s; the others are not affected", what, code)
@@ -494,10 +522,35 @@ def _write_recipe(directory: Path, content: dict[str, Any]) -> None:
     write_atomically(directory / RECIPE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def run_in_own_process(directory: Path) -> int:
-    """Do the job in a directory in a process of its own; returns its exit code."""
+def run_in_own_process(
+    directory: Path, at_work: set[subprocess.Popen[bytes]], environment: Mapping[str, str] | None = None
+) -> int:
+    """Do the job in a directory in a process of its own.
+
+    Args:
+        directory: The directory.
+        at_work: Has the process while it runs, so that another thread can stop it.
+        environment: Its environment variables; None for those of this process.
+
+    Returns:
+        Its exit code.
+    """
     command = [sys.executable, "-m", "haystack_distill.recipes.arm", str(directory)]
-    return subprocess.run(command, stdout=_STDERR).returncode
+    with subprocess.Popen(command, stdout=_STDERR, env=environment) as process:
+        at_work.add(process)
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            at_work.discard(process)
+
+
+def _shared_among(processes: int) -> dict[str, str]:
+    """The environment of each of so many processes that share the processor."""
+    threads = str(max(1, torch.get_num_threads() // processes))
+    return {_THREADS: threads, **os.environ}
 
 
 def split_by_article(examples: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -280,6 +280,9 @@ class Comparison:
             first one.
         time_steps: Optimiser steps that each arm is timed for at the end, all arms one after the other; None for none,
             which is enough where one call trains all students without a stop.
+        parallel: How many students are trained at the same time, each by a process of its own. A GPU that a small
+            student leaves idle trains several in the time of one; on a processor they share its cores. What they took is
+            measured by `time_steps` then.
         int8: Whether the teacher is also measured as exported to ONNX in int8, the cheapest alternative.
         keep_readers: Whether each arm's reader is kept; else figures alone are.
         windows: How questions and contexts become windows.
@@ -309,6 +312,7 @@ class Comparison:
     held_out: float = 0.1
     baseline: str | None = None
     time_steps: int | None = None
+    parallel: int = 1
     int8: bool = True
     keep_readers: bool = True
     windows: WindowSettings = field(default_factory=WindowSettings)
@@ -325,7 +329,7 @@ class Comparison:
                 raise DistilError(f"two arms are called {other.name}; give each a name of its own")
         if self.student is not None and self.layers is not None:
             raise DistilError("student and layers are two ways to make the student; give one")
-        for name in ("n_seeds", "n_epochs"):
+        for name in ("n_seeds", "n_epochs", "parallel"):
             value = getattr(self, name)
             check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         for name in ("max_steps", "questions", "dev_questions", "layers", "time_steps"):

@@ -13,7 +13,7 @@ from tests.cli.command_line import WINDOWS, refusal, run, run_json
 def options(teacher_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A comparison of a few steps, its jobs done in this process."""
 
-    def here(directory: Path) -> int:
+    def here(directory: Path, *_: object) -> int:
         run_job(directory)
         return 0
 
@@ -62,7 +62,9 @@ def test_refusals(options: list[object]) -> None:
 
 def test_a_failed_arm_is_an_error_after_the_table(options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     here = compare.run_in_own_process
-    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 1 if "prediction" in str(path) else here(path))
+    monkeypatch.setattr(
+        compare, "run_in_own_process", lambda path, *rest: 1 if "prediction" in str(path) else here(path, *rest)
+    )
     result = run(*options, "--methods", "labels,prediction_layer")
     assert result.exit_code == 2
     assert "labels" in result.stdout
@@ -70,7 +72,7 @@ def test_a_failed_arm_is_an_error_after_the_table(options: list[object], monkeyp
 
 
 def test_an_interruption_ends_in_how_to_resume(options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(directory: Path) -> int:
+    def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compare, "run_in_own_process", interrupt)

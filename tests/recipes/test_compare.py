@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
@@ -35,7 +39,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The directories of the jobs that were done, in this process because a new one takes seconds to start."""
     done: list[str] = []
 
-    def here(directory: Path) -> int:
+    def here(directory: Path, *_: object) -> int:
         done.append("/".join(directory.parts[-2:]))
         try:
             run_job(directory)
@@ -237,7 +241,9 @@ def test_a_failing_arm_leaves_the_others(
     given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = compare.run_in_own_process
-    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 9 if "both" in str(path) else here(path))
+    monkeypatch.setattr(
+        compare, "run_in_own_process", lambda path, *rest: 9 if "both" in str(path) else here(path, *rest)
+    )
     result = run_comparison(given(keep_readers=False), progress=False)
     assert result.failed == ["both, seed 42"]
     assert [row["name"] for row in result.content["rows"]] == ["teacher", "labels"]
@@ -333,14 +339,16 @@ def test_the_teacher_in_int8(
     result = run_comparison(given(arms=labels, int8=True), progress=False)
     assert any("onnx and onnxruntime is not installed" in note for note in result.content["notes"])
     monkeypatch.setattr(compare, "find_spec", lambda name: True)
-    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 2 if "int8" in str(path) else here(path))
+    monkeypatch.setattr(
+        compare, "run_in_own_process", lambda path, *rest: 2 if "int8" in str(path) else here(path, *rest)
+    )
     result = run_comparison(given(arms=labels, int8=True), progress=False)
     assert any("its export failed" in note for note in result.content["notes"])
     assert result.failed == []
     monkeypatch.setattr(compare, "run_in_own_process", here)
     rows = run_comparison(given(arms=labels, int8=True), progress=False).content["rows"]
     assert [row["name"] for row in rows] == ["teacher", "teacher in int8 (ONNX Runtime)", "labels"]
-    monkeypatch.setattr(compare, "run_in_own_process", lambda path: 2)
+    monkeypatch.setattr(compare, "run_in_own_process", lambda path, *rest: 2)
     with pytest.raises(DistilError, match="the teacher could not be measured"):
         run_comparison(given(arms=labels, output_dir=str(tmp_path / "other")), progress=False)
 
@@ -351,7 +359,87 @@ def test_a_process_of_its_own(
 ) -> None:
     here = compare.run_in_own_process
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setattr(compare, "run_in_own_process", lambda path: own(path) if "labels" in str(path) else here(path))
+    monkeypatch.setattr(
+        compare,
+        "run_in_own_process",
+        lambda path, *rest: own(path, *rest) if "labels" in str(path) else here(path, *rest),
+    )
     result = run_comparison(given(arms=arms_from_text("labels")), progress=False)
     assert (result.failed, ran) == ([], ["out/teacher"])
     assert result.content["rows"][1]["seconds"] > 0
+
+
+# --- several at the same time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_in_parallel_the_students_are_the_same(
+    given: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, two = (
+        run_comparison(given(parallel=parallel, n_seeds=2, output_dir=str(tmp_path / str(parallel))), progress=False)
+        for parallel in (1, 2)
+    )
+    assert (two.failed, two.content["rows"][1]["seconds"]) == ([], None)
+    assert one.content["rows"][1]["seconds"] is not None
+    for name in ("f1_by_seed", "exact", "trained"):
+        assert [row.get(name) for row in two.content["rows"]] == [row.get(name) for row in one.content["rows"]]
+    for record in two.directory.glob("arms/*/seed-*/arm.json"):
+        losses, before = (
+            [
+                line["loss"]
+                for stage in json.loads(path.read_text())["stages"]
+                for line in stage["history"]
+                if "loss" in line
+            ]
+            for path in (record, one.directory / record.relative_to(two.directory))
+        )
+        assert losses == before
+
+
+def test_so_many_are_at_work_at_once(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, both, one_by_one = compare.run_in_own_process, threading.Barrier(2), threading.Lock()
+    threads: list[str] = []
+
+    def at_once(directory: Path, at_work: set[Any], environment: dict[str, str] | None) -> int:
+        if "seed-" not in directory.name:
+            assert environment is None
+            return here(directory)
+        assert environment is not None
+        threads.append(environment["OMP_NUM_THREADS"])
+        both.wait(timeout=30)  # breaks unless the other arm is at work too
+        with one_by_one:  # a thread's random numbers are those of the process
+            return here(directory)
+
+    monkeypatch.setattr(compare, "run_in_own_process", at_once)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run_comparison(given(parallel=2), progress=False).failed == []
+    assert threads == [str(max(1, torch.get_num_threads() // 2))] * 2
+    assert sorted(ran) == ["both/seed-42", "labels/seed-42", "out/teacher"]
+
+
+def test_an_interruption_stops_all_of_them(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other, started = compare.run_in_own_process, threading.Event(), []
+
+    def interrupted(directory: Path, at_work: set[Any], *_: object) -> int:
+        if "seed-" not in directory.name:
+            return here(directory)
+        if "labels" in str(directory):
+            assert other.wait(timeout=30)
+            raise KeyboardInterrupt
+        process = subprocess.Popen(["sleep", "60"])
+        at_work.add(process)
+        started.append(process)
+        other.set()
+        return process.wait()
+
+    monkeypatch.setattr(compare, "run_in_own_process", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(given(parallel=2), progress=False)
+    assert [process.wait(timeout=30) for process in started] == [-signal.SIGTERM]
