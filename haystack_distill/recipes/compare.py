@@ -57,7 +57,8 @@ logger = logging.getLogger(__name__)
 
 _ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
 _FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _THREADS = "OMP_NUM_THREADS"  # of a process's computing
 _STDERR = 2  # its descriptor: stdout is for the table
 _OF_A_TEACHER = ("teacher", "dev_data", "windows")  # what decides its figures, of what students have in common
