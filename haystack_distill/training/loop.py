@@ -36,6 +36,7 @@ from haystack_distill.utils.model_inputs import model_inputs, takes_token_types
 from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.stopwatch import next_lap, part
 from haystack_distill.utils.transformers_compat import training_arguments
+from haystack_distill.utils.weights import load_weights, save_weights
 
 _WEIGHTS = "model.safetensors"
 _PLACE = "place.json"  # the position in a stream from which to resume
@@ -387,7 +388,7 @@ class _LoopTrainer(Trainer):
         if state_dict is not None:  # gathered by FSDP or DeepSpeed
             safetensors.torch.save_file({k: v.contiguous().cpu() for k, v in state_dict.items()}, directory / _WEIGHTS)
         else:
-            safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(directory / _WEIGHTS))
+            save_weights(self.accelerator.unwrap_model(self.model), directory / _WEIGHTS)
         inherit_permissions(directory / _WEIGHTS)
 
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
@@ -426,7 +427,7 @@ class _LoopTrainer(Trainer):
             self.data.go_to(json.loads(place.read_text(encoding="utf-8")))
         target = self.accelerator.unwrap_model(model if model is not None else self.model)
         try:
-            safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / _WEIGHTS), strict=True)
+            load_weights(target, Path(resume_from_checkpoint) / _WEIGHTS)
         except RuntimeError as error:
             raise DistilError(
                 f"the checkpoint {resume_from_checkpoint} does not fit this run ({error}); remove it to resume from an "
