@@ -33,6 +33,7 @@ from haystack_distill.models.early_exit import EarlyExitModel, EarlyExits
 from haystack_distill.models.mpnet_attention import use_fused_attention
 from haystack_distill.models.span_decoding import SpanDecoder
 from haystack_distill.models.trained_weights import load_reader_model, remove_trained, save_trained
+from haystack_distill.utils.ahead import one_ahead
 from haystack_distill.utils.checks import check_argument, check_type, is_integer, is_number
 from haystack_distill.utils.cpu_linear import kept_casts
 from haystack_distill.utils.devices import autocast, length_multiple, resolve_device, resolve_precision
@@ -452,10 +453,35 @@ class Reader:
             return
         # For this pass alone: the model may be trained before the next one.
         casts = kept_casts(self.device, self.precision if self.exported is None else "fp32", self.model)
-        for batch in self._batches(windows, chosen):
+        batches = self._batches(windows, chosen)
+        if self.exported is None and self.device.type != "cpu":
+            yield from self._logits_on_device(batches)
+            return
+        for batch in batches:
             with casts, part("model"):  # not while the caller has control
                 found = self.forward(model_inputs(batch))
             yield batch, *found
+
+    def _logits_on_device(
+        self, batches: Iterator[dict[str, torch.Tensor]]
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+        """As `logits`: a GPU computes a batch while the next one is made and the caller has the one before it."""
+        waiting = None
+        for batch in one_ahead(batches):
+            with part("model"):
+                started = batch, self._launch(model_inputs(batch))
+            if waiting is not None:
+                yield self._landed(*waiting)
+            waiting = started
+        if waiting is not None:
+            yield self._landed(*waiting)
+
+    def _landed(
+        self, batch: dict[str, torch.Tensor], found: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        with part("model"):
+            starts, ends = found.cpu()
+        return batch, starts, ends
 
     def _batches(self, windows: AnyWindows, chosen: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
         """Batches of some windows, longest first, of about equal numbers of tokens."""
@@ -510,9 +536,14 @@ class Reader:
             return self.exported(inputs)
         if self.speed:
             return self._exit_early([inputs])[0][:2]
+        starts, ends = self._launch(inputs).cpu()
+        return starts, ends
+
+    def _launch(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The start and end logits (2, B, L), float32 on the device, which may still be computing them."""
         with torch.inference_mode(), autocast(self.device, self.precision):
             output = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
-        return output.start_logits.float().cpu(), output.end_logits.float().cpu()
+        return torch.stack([output.start_logits, output.end_logits]).float()
 
     def _exit_early(
         self,

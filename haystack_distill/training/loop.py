@@ -26,6 +26,7 @@ from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_sch
 from haystack_distill.training.progress import training_progress
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.training.step_losses import StepLosses
+from haystack_distill.utils.ahead import one_ahead
 from haystack_distill.utils.allocator import kept_memory
 from haystack_distill.utils.atomic import inherit_permissions, write_json
 from haystack_distill.utils.cpu_attention import FastBFloat16Gradients
@@ -132,7 +133,7 @@ def run_loop(
             contextlib.nullcontext() if teacher is None else teacher.active(),
             contextlib.nullcontext() if heads is None else heads.inserted(student.model),
             adapted(student.model, adaptation),
-            FastBFloat16Gradients(),
+            FastBFloat16Gradients() if student.device.type == "cpu" else contextlib.nullcontext(),
             kept_casts(student.device, precision),
             kept_memory(),
             writing(checkpoints.folder),
@@ -271,7 +272,8 @@ class _LoopTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by Accelerate: the sampler divides the batches among processes, and makes their order resumable.
-        return DataLoader(
+        on_device = self.args.device.type != "cpu"
+        return (_LoaderAhead if on_device else DataLoader)(
             self.data,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
@@ -433,6 +435,13 @@ class _LoopTrainer(Trainer):
                 f"the checkpoint {resume_from_checkpoint} does not fit this run ({error}); remove it to resume from an "
                 "earlier one"
             ) from error
+
+
+class _LoaderAhead(DataLoader):
+    """Reads and pads a batch while the device computes the one before it."""
+
+    def __iter__(self) -> Any:
+        return one_ahead(super().__iter__())
 
 
 class _EpochOrder(TrainerCallback):
