@@ -21,7 +21,7 @@ from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.parts import feed_forward_size
-from haystack_distill.students.pruning import narrowed
+from haystack_distill.students.pruning import half_shape, narrowed
 from haystack_distill.utils.files import temporary_directory, writing
 
 _WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
@@ -165,12 +165,16 @@ def suggest_students(
     backend: str = "torch",
     num_threads: int | None = None,
 ) -> list[Candidate]:
-    """Measure candidate students of a teacher, largest first; the first that fits is the one to distil.
+    """Measure candidate students of a teacher, best first; the first that fits is the one to distil.
 
     Candidates are the teacher cut to each smaller number of layers; with all and half of its layers, the teacher pruned
-    to three quarters, half and a quarter of its feed-forward neurons, where its architecture can do with fewer; and,
-    with half and a quarter of its layers, models of three quarters, half and a quarter of its width. Nothing is trained
-    and no importance is measured, because cost depends on the shape only.
+    to three quarters, half and a quarter of its feed-forward neurons, where its architecture can do with fewer; the
+    shape of `students.pruning.half_shape`; and, with half and a quarter of its layers, models of three quarters, half
+    and a quarter of its width. Nothing is trained and no importance is measured, because cost depends on the shape
+    only.
+
+    Of students at the same cost, those with more layers and fewer neurons came out best (docs/methods/measured.md), so
+    the order is by layers, then by neurons; those of another width, whose weights are random, come last.
 
     Args:
         teacher: The reader to distil.
@@ -221,7 +225,11 @@ def suggest_students(
                 making=making,
             )
         )
-    return sorted(found, key=lambda one: (-one.parameters, -one.milliseconds))
+    width = int(teacher.model.config.hidden_size)
+    return sorted(
+        found,
+        key=lambda one: (one.hidden_size != width, -one.layers, -(one.intermediate_size or 0), -one.parameters),
+    )
 
 
 def _runtime_for(backend: str) -> str | None:
@@ -242,8 +250,12 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
     )
     for layers in range(total - 1, 0, -1):
         yield {"layers": layers}, students.from_teacher(teacher, layers=layers)
-    for layers in sorted({total, max(1, total // 2)}, reverse=True):
-        yield from _pruned(teacher, layers)
+    for layers, neurons in _pruned_shapes(teacher):
+        making = {"intermediate_size": neurons, "data": "train.json"}
+        if layers == total:
+            yield making, narrowed(teacher, neurons)
+        else:
+            yield {"layers": layers} | making, narrowed(students.from_teacher(teacher, layers=layers), neurons)
     head_width = width // heads
     for layers in sorted({max(1, total // 2), max(1, total // 4)}, reverse=True):
         for share in _WIDTHS:
@@ -259,15 +271,13 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
             yield shape, students.from_config(teacher, **shape)
 
 
-def _pruned(teacher: Reader, layers: int) -> Iterator[tuple[dict[str, Any], Reader]]:
-    """Candidates of a number of layers with fewer feed-forward neurons; none where there is no such model."""
+def _pruned_shapes(teacher: Reader) -> list[tuple[int, int]]:
+    """Layers and neurons of candidates with fewer neurons, largest first; none where there is no such model."""
     size = feed_forward_size(teacher.model)
     if size is None:
-        return
-    whole = layers == int(teacher.model.config.num_hidden_layers)
-    cut = teacher if whole else students.from_teacher(teacher, layers=layers)
-    for share in _WIDTHS:
-        fewer = round(size * share)
-        if 1 <= fewer < size:
-            making = {} if whole else {"layers": layers}
-            yield making | {"intermediate_size": fewer, "data": "train.json"}, narrowed(cut, fewer)
+        return []
+    total = int(teacher.model.config.num_hidden_layers)
+    shapes = {(layers, round(size * share)) for layers in (total, max(1, total // 2)) for share in _WIDTHS}
+    half = half_shape(teacher)
+    shapes |= set() if half is None else {half}
+    return sorted(((layers, neurons) for layers, neurons in shapes if 1 <= neurons < size), reverse=True)

@@ -23,8 +23,19 @@ _AUGMENTED = {"cpu": 20_000, "gpu": 400_000}  # questions after augmentation tha
 _FACTOR = 20  # of TinyBERT and of Tang et al.
 _TOKENS_PER_STEP = 32 * 128  # of the stage on a corpus
 _COLUMN = 36  # where comments stand, where there is room
-_WIDE = 768  # from this width on, a base-size reader's, the answers have a lower learning rate
 _PASSES = 3  # over the corpus, as TinyBERT reads it
+
+
+def _student_of(layers: int, neurons: int | None, kept: int, fewer: int) -> str:
+    """The lines of a pruned student, with a cut of half the layers as what could stand instead; or of the cut alone."""
+    half = max(1, layers // 2)
+    if neurons is None:
+        return f"layers: {half}  # half of the teacher's {layers}, evenly spread from the first ..."
+    return (
+        f"pruned: {{layers: {kept}, intermediate_size: {fewer}}}  # of {layers} layers and {neurons:,} neurons "
+        "of each, those that matter most\n"
+        f"  # layers: {half}  # or, about as fast and less good: whole layers, evenly spread from the first ..."
+    )
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Draft:
     dev_data: str = "dev_data: dev.json  # likewise: what teacher and student are measured on; never trained on"
     max_seq_len: str = "384  # tokens of a window"
     precision: str = "auto  # bf16 where the hardware is fast at it"
-    layers: str = "3  # cut from the teacher, evenly spread from the first ..."
+    student: str = _student_of(12, 3072, 10, 896)
     general_steps: str = "1000  # far more for a large corpus and a student with random layers"
     method: str = "intermediate_layers"
     multiplication_factor: str = "5  # versions of each question; TinyBERT has 20"
@@ -95,7 +106,10 @@ def _rendered(draft: Draft) -> str:
 def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
     from haystack_distill.models.outputs import require_attention_scores
     from haystack_distill.models.reader import position_limit
+    from haystack_distill.students.parts import feed_forward_size
+    from haystack_distill.students.pruning import WIDE, half_shape
 
+    shape = half_shape(reader)
     config = reader.model.config
     layers = int(config.num_hidden_layers)
     positions = position_limit(reader.model)
@@ -104,9 +118,9 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
         draft,
         teacher=f"{_quoted(name)}  # {config.model_type}, {layers} layers, {heads} heads, "
         f"{reader.n_parameters / 1e6:.0f} M weights",
-        layers=f"{max(1, layers // 2)}  # half of the teacher's {layers}, evenly spread from the first ...",
+        student=_student_of(layers, *((None, 0, 0) if shape is None else (feed_forward_size(reader.model), *shape))),
     )
-    if config.hidden_size >= _WIDE:
+    if config.hidden_size >= WIDE:
         draft = replace(draft, answers_rate=f"2e-4  # for a width of {config.hidden_size}; narrower ones had 3e-4")
     if positions is not None and positions < 384:
         draft = replace(draft, max_seq_len=f"{positions}  # the teacher has no more positions")
@@ -214,7 +228,7 @@ precision: {precision}
 # language:  # likewise, such as en
 {notes}
 student:
-  layers: {layers}
+  {student}
   # which: block_starts  # ... or uniform (with the last layer), first, last, importance, or a list like [2, 4, 6]
   # hidden_size: 192  # instead of layers: any values of the teacher's configuration, for a student
   # num_hidden_layers: 3  # with random layers (the first stage is for these)

@@ -25,22 +25,26 @@ def test_budgets_that_are_none(text: str) -> None:
         Budget.parse(text)
 
 
-def test_candidates_are_largest_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
+def test_candidates_are_best_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
     teacher = tiny_reader(num_attention_heads=4)
     found = suggest_students(teacher, Budget(0.07, "MB"), PAIRS)
     cut = [one for one in found if one.making.keys() == {"layers"}]
     assert [one.layers for one in cut] == [3, 2, 1]
     pruned = [one for one in found if "data" in one.making]
     assert [(one.layers, one.intermediate_size) for one in pruned] == [
-        (layers, size) for layers in (4, 2) for size in (36, 24, 12)
+        *((4, size) for size in (36, 24, 12)),
+        (3, 12),  # about as fast as two whole layers
+        *((2, size) for size in (36, 24, 12)),
     ]
     assert all(one.hidden_size == 32 for one in [*cut, *pruned])
-    assert [one.making for one in pruned[2:4]] == [
+    assert [one.making for one in pruned[2:5]] == [
         {"intermediate_size": 12, "data": "train.json"},
+        {"layers": 3, "intermediate_size": 12, "data": "train.json"},
         {"layers": 2, "intermediate_size": 36, "data": "train.json"},
     ]
     assert {one.hidden_size for one in found} == {32, 24, 16, 8}
-    assert [one.parameters for one in found] == sorted((one.parameters for one in found), reverse=True)
+    shapes = [(one.hidden_size == 32, one.layers, one.intermediate_size) for one in found]
+    assert shapes == sorted(shapes, reverse=True)  # fresh weights last, then by layers, then by neurons
     assert all(one.milliseconds > 0 for one in found)
     assert all(one.fits == (one.megabytes <= 0.07) for one in found)
     assert {one.fits for one in found} == {True, False}

@@ -151,7 +151,7 @@ def test_a_template_for_data_and_teacher(tiny_reader: Callable[..., Reader], squ
     assert "the teacher has no more positions" in text
     recipe = written(tmp_path, text)
     assert (recipe.teacher, recipe.data, recipe.dev_data) == (str(teacher), [str(squad_file)], None)
-    assert recipe.student.layers == 2
+    assert (recipe.student.pruned.layers, recipe.student.pruned.intermediate_size) == (3, 12)
     assert recipe.windows.max_seq_len == 128
     assert recipe.stages[1].augment.multiplication_factor == 20
     assert recipe.stages[0].settings.max_steps == 100
@@ -159,6 +159,16 @@ def test_a_template_for_data_and_teacher(tiny_reader: Callable[..., Reader], squ
     assert [stage.settings.learning_rate for stage in recipe.stages] == [3e-4, 1e-3, 3e-4]
     wide = tiny_reader(hidden_size=768, num_hidden_layers=1).save(tmp_path / "wide")
     assert written(tmp_path, template(teacher=str(wide))).stages[2].settings.learning_rate == 2e-4
+
+
+def test_a_template_for_a_teacher_that_cannot_be_pruned(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haystack_distill.students.pruning.half_shape", lambda reader: None)
+    text = template(teacher=str(tiny_reader().save(tmp_path / "teacher")))
+    assert "half of the teacher's 4" in text
+    student = written(tmp_path, text).student
+    assert (student.layers, student.pruned) == (2, None)
 
 
 def test_a_template_for_unlabelled_data_and_an_unusual_teacher(
@@ -184,7 +194,7 @@ def test_a_template_for_unlabelled_data_and_an_unusual_teacher(
     monkeypatch.setattr("haystack_distill.recipes.template._AUGMENTED", {"cpu": 60, "gpu": 60})
     recipe = written(tmp_path, template(str(tmp_path / "it's mine.json"), str(directory)))
     general, layers, answers = recipe.stages
-    assert recipe.student.layers == 1
+    assert recipe.student.pruned.layers == 1
     assert general.method.attention_loss_weight == layers.method.attention_loss_weight == 0
     assert layers.augment.p_mask == 0
     assert layers.augment.multiplication_factor == 3

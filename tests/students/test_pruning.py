@@ -15,7 +15,7 @@ from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import IntermediateLayers
 from haystack_distill.students.importance import Sample, importance_of
 from haystack_distill.students.parts import feed_forward_size, keep_parts, neurons_of, require_free_heads
-from haystack_distill.students.pruning import most, narrowed
+from haystack_distill.students.pruning import half_shape, most, narrowed
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs
 from haystack_distill.utils.transformers_compat import TRANSFORMERS_5
@@ -236,3 +236,26 @@ def test_the_table_of_architectures(make_teacher: Callable[..., Reader]) -> None
             except DistilError:
                 found.append("no")
         assert found == cells, kind
+
+
+@pytest.mark.parametrize(
+    ("layers", "neurons", "width", "expected"),
+    [
+        (6, 1536, 384, (5, 384)),  # these two were measured
+        (12, 3072, 768, (10, 896)),
+        (24, 4096, 1024, (20, 1216)),
+        (3, 64, 32, (2, 16)),
+        (1, 8, 32, (1, 2)),
+        (1, 1, 32, None),
+    ],
+)
+def test_a_shape_about_as_fast_as_half_the_layers(
+    tiny_reader: Callable[..., Reader], layers: int, neurons: int, width: int, expected: tuple[int, int] | None
+) -> None:
+    teacher = tiny_reader(num_hidden_layers=1, intermediate_size=neurons)
+    teacher.model.config.num_hidden_layers, teacher.model.config.hidden_size = layers, width
+    assert half_shape(teacher) == expected
+
+
+def test_no_such_shape_where_neurons_cannot_be_fewer(tiny_reader: Callable[..., Reader]) -> None:
+    assert half_shape(students.bilstm(tiny_reader(), embedding_size=12, units=8)) is None
