@@ -214,7 +214,7 @@ _SUGGEST = [
 
 @with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
-    """Measure students of several sizes on this machine, and suggest the largest one within a budget.
+    """Measure students of several sizes on this machine, and suggest the best one within a budget.
 
     Of a reader with early exits it measures speeds, and suggests the one with the highest F1 within the budget.
 
