@@ -1,5 +1,6 @@
 """The measuring scripts that are not part of `make bench` run, on tiny readers: what they print is another matter."""
 
+import gzip
 import json
 import runpy
 import sys
@@ -62,3 +63,29 @@ def test_early_exits(
     rows = found[0]["rows"]
     assert [row["speed"] for row in rows] == [0, 1]
     assert rows[0]["layers_per_window"] > rows[1]["layers_per_window"] >= 1
+
+
+def test_readers_served_on_every_backend(
+    run_script: Callable[..., list],
+    tiny_reader: Callable[..., Reader],
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    teacher = tiny_reader(max_position_embeddings=512)
+    directories = [tmp_path / "teacher", tmp_path / "student"]
+    for reader, directory in zip((teacher, students.from_teacher(teacher, layers=1)), directories, strict=True):
+        export_reader(reader, directory, data=squad_file)
+    (tmp_path / "dev-v1.1.json.gz").write_bytes(gzip.compress(squad_file.read_bytes()))
+    named = [part for directory in directories for part in ("--reader", f"{directory.name}={directory}")]
+    chart = tmp_path / "chart.svg"
+    sizes = ("--squad", tmp_path, "--questions", 2, "--rounds", 1, "--chart", chart)
+    rows = run_script("served.py", *named, *sizes)
+    backends = {name: [row["backend"] for row in rows if row["reader"] == name] for name in ("teacher", "student")}
+    assert backends["student"] == ["torch, fp32", "torch", "onnx", "onnx-int8"]
+    assert backends["teacher"] == [rows[0]["backend"], *backends["student"]]
+    assert rows[0]["backend"] in ("FARMReader", "TransformersExtractiveReader")
+    assert all(row["passages_per_second"] > 0 and 0 <= row["f1"] <= 100 for row in rows)
+    assert "passages a second" in chart.read_text()

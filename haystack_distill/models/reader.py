@@ -466,8 +466,12 @@ class Reader:
         self, batches: Iterator[dict[str, torch.Tensor]]
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
         """As `logits`: a GPU computes a batch while the next one is made and the caller has the one before it."""
-        waiting = None
-        for batch in one_ahead(batches):
+        waiting, ahead = None, one_ahead(batches)
+        while True:
+            with part("batches"):  # what is left to wait for
+                batch = next(ahead, None)
+            if batch is None:
+                break
             with part("model"):
                 started = batch, self._launch(model_inputs(batch))
             if waiting is not None:

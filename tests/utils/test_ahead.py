@@ -13,6 +13,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.objectives import PredictionLayer
 from haystack_distill.training import loop
 from haystack_distill.utils.ahead import one_ahead
+from haystack_distill.utils.stopwatch import Stopwatch
 
 
 def test_all_items_in_order() -> None:
@@ -92,3 +93,7 @@ def test_logits_of_a_device_are_those_of_the_processor(tiny_reader: Callable[...
     for (batch, *found), (other, *again) in zip(usual, ahead, strict=True):
         assert torch.equal(batch["window"], other["window"])
         assert all(torch.equal(*pair) for pair in zip(found, again, strict=True))
+    watch = Stopwatch()
+    with watch.running():
+        list(reader._logits_on_device(reader._batches(windows, torch.arange(len(windows)).numpy())))
+    assert {"batches", "model"} <= watch.laps[0].keys()
