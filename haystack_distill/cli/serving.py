@@ -231,7 +231,7 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
     with logs_on_stderr():
         from haystack_distill.data.sample import sample_path
         from haystack_distill.evaluation.measurements import question_context_pairs
-        from haystack_distill.export.budget import Budget, suggest_students
+        from haystack_distill.export.budget import Budget, best_student, suggest_students
         from haystack_distill.models.early_exit import EarlyExitModel
 
         wanted = Budget.parse(budget)
@@ -248,7 +248,7 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
     if exits:
         _suggest_speed(teacher, reader, wanted, budget, num_threads, given | {"data": data})
         return
-    best = next((one for one in found if one.fits), None)
+    best = best_student(found, wanted)
     if given["json"]:
         result = {"candidates": [asdict(one) for one in found], "suggested": asdict(best) if best else None}
         print_result(True, {"command": "suggest", "teacher": teacher, "budget": budget} | result)

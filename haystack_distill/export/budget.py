@@ -26,6 +26,7 @@ from haystack_distill.utils.files import temporary_directory, writing
 
 _WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
 _SPEEDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+_ABOUT = 0.9  # students from this share of the highest cost on are about as costly
 _WARM_UP = 3  # questions that are asked before time is taken
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms(?:\s*/\s*question)?|MB)\s*", re.IGNORECASE)
 
@@ -165,16 +166,13 @@ def suggest_students(
     backend: str = "torch",
     num_threads: int | None = None,
 ) -> list[Candidate]:
-    """Measure candidate students of a teacher, best first; the first that fits is the one to distil.
+    """Measure candidate students of a teacher, largest first; `best_student` chooses.
 
     Candidates are the teacher cut to each smaller number of layers; with all and half of its layers, the teacher pruned
     to three quarters, half and a quarter of its feed-forward neurons, where its architecture can do with fewer; the
     shape of `students.pruning.half_shape`; and, with half and a quarter of its layers, models of three quarters, half
     and a quarter of its width. Nothing is trained and no importance is measured, because cost depends on the shape
     only.
-
-    Of students at the same cost, those with more layers and fewer neurons came out best (docs/methods/measured.md), so
-    the order is by layers, then by neurons; those of another width, whose weights are random, come last.
 
     Args:
         teacher: The reader to distil.
@@ -225,11 +223,29 @@ def suggest_students(
                 making=making,
             )
         )
-    width = int(teacher.model.config.hidden_size)
-    return sorted(
-        found,
-        key=lambda one: (one.hidden_size != width, -one.layers, -(one.intermediate_size or 0), -one.parameters),
-    )
+    return sorted(found, key=lambda one: (-one.parameters, -one.milliseconds))
+
+
+def best_student(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
+    """Of the candidates within the budget the one to distil; None if none fits.
+
+    Of those that keep the teacher's weights (any at all where none does) and cost at most a tenth less than the
+    costliest, the one with the most layers, and of these the one with the most neurons: at the same cost, many narrow
+    layers came out better than few whole ones (docs/methods/measured.md).
+
+    Args:
+        candidates: What `suggest_students` returned.
+        budget: The budget.
+    """
+    fitting = [one for one in candidates if one.fits]
+    kept = [one for one in fitting if "hidden_size" not in one.making] or fitting
+
+    def cost(one: Candidate) -> float:
+        return one.milliseconds if budget.unit == "ms" else one.megabytes
+
+    most = max(map(cost, kept), default=0.0)
+    near = [one for one in kept if cost(one) >= _ABOUT * most]
+    return max(near, key=lambda one: (one.layers, one.intermediate_size or 0, one.parameters), default=None)
 
 
 def _runtime_for(backend: str) -> str | None:

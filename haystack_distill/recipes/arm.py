@@ -103,7 +103,7 @@ def _student(directory: Path, job: dict[str, Any]) -> dict[str, Any]:
         "steps": steps,
         "seconds": sum(stage["seconds"] for stage in stages),
         # A resumed run has lost the seconds before it was stopped; beside others, it has theirs too.
-        "timed": fresh and job["alone"],
+        "timed": fresh and job.get("alone", True),
         "memory_megabytes": memory,
         "trained": max(trained) if None not in trained else None,
         **measured,

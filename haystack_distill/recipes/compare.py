@@ -13,8 +13,9 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -285,7 +286,8 @@ class _Runner:
         self.output = output
         self.progress = progress
         self.session = secrets.token_hex(8)
-        self.processes: set[subprocess.Popen[bytes]] = set()  # those that are at work
+        self.processes = Processes()
+        self.beside = 1  # how many of them may be at work at the same time
         self.checked: set[Path] = set()  # directories of finished students that are those asked for
         self.failed: list[str] = []
         self.notes: list[str] = []
@@ -295,11 +297,24 @@ class _Runner:
         self.prepared = _Prepared(comparison, self.output / _DATA)
         self._check_finished()
         teachers = self._teachers()
-        chosen = dict(
-            zip((arm.name for arm in comparison.arms), self._at_once(self._choose, comparison.arms), strict=True)
-        )
-        students = [(chosen[arm.name], seed) for arm, seed in students_of(comparison)]
-        self._at_once(lambda one: self._student(*one[0], one[1]) if one[0] is not None else None, students)
+        trials = [
+            (arm, number, values)
+            for arm in comparison.arms
+            for number, values in enumerate(arm.candidates(comparison.grid), start=1)
+        ]
+        tried = self._at_once(self._tried, trials, _unfinished(self._trial(*trial) for trial in trials))
+        chosen = {
+            arm.name: self._choose(
+                arm,
+                [(values, found) for (one, _, values), found in zip(trials, tried, strict=True) if one is arm],
+            )
+            for arm in comparison.arms
+        }
+        students = [
+            (*choice, seed) for arm, seed in students_of(comparison) if (choice := chosen[arm.name]) is not None
+        ]
+        left = _unfinished(self._directory(arm, seed) for arm, _, seed in students)
+        self._at_once(lambda one: self._student(*one), students, left)
         records = self._finished()
         if not records:
             raise DistilError("no arm could be trained; the messages of each are above")
@@ -315,19 +330,32 @@ class _Runner:
         )
         return ComparisonResult(self.output, content, self.failed)
 
-    def _at_once(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """The results of `work` for all items, of which it does `parallel` at once; after an error none is begun."""
-        if self.comparison.parallel == 1:
-            return [work(item) for item in items]
-        pool = ThreadPoolExecutor(self.comparison.parallel)
+    def _at_once(self, work: Callable[[_Item], _Result], items: Sequence[_Item], left: int) -> list[_Result]:
+        """The results of `work` for all items, several at once; after an error those at work are stopped.
+
+        Args:
+            work: Is called in a thread of its own, unless one after the other is asked for or left.
+            items: What it is called with.
+            left: How many of them are not done yet: no more share the processor.
+        """
+        self.beside = max(1, min(self.comparison.parallel, left))
         try:
-            return list(pool.map(work, items))
-        except BaseException:
-            for process in list(self.processes):
-                process.terminate()
-            raise
+            if self.beside == 1:
+                return [work(item) for item in items]
+            with ThreadPoolExecutor(self.beside) as pool:
+                futures = [pool.submit(work, item) for item in items]
+                try:
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    for future in futures:
+                        if future.done():
+                            future.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self.processes.stop()
+                    raise
+                return [future.result() for future in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            self.beside = 1
 
     def _finished(self) -> list[dict[str, Any]]:
         """The records of all finished students of the directory."""
@@ -362,15 +390,22 @@ class _Runner:
         """The directory of a candidate."""
         return self.output / _GRID / arm.directory / f"{number}-{_slug(values)}"
 
-    def _choose(self, arm: Arm) -> tuple[Arm, dict[str, Any]] | None:
-        """The arm with the values of the grid that were best on held-out questions, and what was tried."""
-        candidates = arm.candidates(self.comparison.grid)
+    def _tried(self, trial: tuple[Arm, int, dict[str, str]]) -> dict[str, Any] | None:
+        """The record of a candidate."""
+        arm, _, values = trial
+        return self._trained(arm.chosen(values), self.comparison.seed, self._trial(*trial), {}, trial=True)
+
+    def _choose(
+        self, arm: Arm, candidates: Sequence[tuple[dict[str, str], dict[str, Any] | None]]
+    ) -> tuple[Arm, dict[str, Any]] | None:
+        """The arm with the values of the grid that were best on held-out questions, and what was tried.
+
+        None where there are candidates and all have failed.
+        """
         if not candidates:
             return arm, {}
         tried = []
-        for number, values in enumerate(candidates, start=1):
-            directory = self._trial(arm, number, values)
-            record = self._trained(arm.chosen(values), self.comparison.seed, directory, {}, trial=True)
+        for values, record in candidates:
             if record is not None:
                 metrics = record["measurements"]["metrics"]
                 tried.append({"values": values, "f1": metrics["f1"], "exact": metrics["exact"]})
@@ -390,7 +425,7 @@ class _Runner:
         content, _ = self.prepared.recipe(arm, seed, self.prepared.steps[arm.name], directory, trial=trial)
         _write_recipe(directory, content)
         job = {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more}
-        return self._run(directory, job, beside=self.comparison.parallel)
+        return self._run(directory, job)
 
     def _known(self, arm: Arm, seed: int, directory: Path, *, trial: bool = False) -> dict[str, Any] | None:
         """The record of a finished student, checked; None where it is not finished."""
@@ -402,19 +437,14 @@ class _Runner:
             _require_same_arm(arm.name, directory, done, recipe, expected)
         return done
 
-    def _run(self, directory: Path, job: dict[str, Any], *, beside: int = 1) -> dict[str, Any] | None:
-        """The record of a job that is done in a process of its own; None where it failed.
-
-        Args:
-            directory: Where it is done.
-            job: What is to be done.
-            beside: How many processes may be at work at the same time, this one included.
-        """
-        call = {"session": self.session, "progress": self.progress and beside == 1, "alone": beside == 1}
+    def _run(self, directory: Path, job: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of a job that is done in a process of its own; None where it failed."""
+        alone = self.beside == 1
+        call = {"session": self.session, "progress": self.progress and alone, "alone": alone}
         write_json(directory / JOB_FILE, {**job, **call})
         what = f"{job['name']}, seed {job['seed']}" if job["kind"] == ARM else str(job["name"])
         logger.info("%s: %s", what, directory)
-        code = run_in_own_process(directory, self.processes, None if beside == 1 else _shared_among(beside))
+        code = run_in_own_process(directory, self.processes, None if alone else _shared_among(self.beside))
         record = _read(directory / ARM_FILE)
         if code or record is None:
             logger.error("%s failed with exit code %s; the others are not affected", what, code)
@@ -523,29 +553,55 @@ def _write_recipe(directory: Path, content: dict[str, Any]) -> None:
     write_atomically(directory / RECIPE_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def run_in_own_process(
-    directory: Path, at_work: set[subprocess.Popen[bytes]], environment: Mapping[str, str] | None = None
-) -> int:
-    """Do the job in a directory in a process of its own.
+class Processes:
+    """Processes that are at work, so that another thread can stop all of them; after that, none begins."""
 
-    Args:
-        directory: The directory.
-        at_work: Has the process while it runs, so that another thread can stop it.
-        environment: Its environment variables; None for those of this process.
+    def __init__(self) -> None:
+        self._at_work: set[subprocess.Popen[bytes]] = set()
+        self._change = threading.Lock()
+        self._stopped = False
 
-    Returns:
-        Its exit code.
-    """
-    command = [sys.executable, "-m", "haystack_distill.recipes.arm", str(directory)]
-    with subprocess.Popen(command, stdout=_STDERR, env=environment) as process:
-        at_work.add(process)
+    def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+        """Run a command, its output on stderr, and return its exit code.
+
+        Raises:
+            DistilError: All were stopped before it began.
+        """
+        with self._change:
+            if self._stopped:
+                raise DistilError("stopped before it began")
+            process = subprocess.Popen(command, stdout=_STDERR, env=environment)
+            self._at_work.add(process)
         try:
             return process.wait()
         except BaseException:
             process.terminate()
+            process.wait()
             raise
         finally:
-            at_work.discard(process)
+            self._at_work.discard(process)
+
+    def stop(self) -> None:
+        """Stop those that are at work, and let none begin."""
+        with self._change:
+            self._stopped = True
+            for process in self._at_work.copy():
+                process.terminate()
+
+
+def run_in_own_process(directory: Path, processes: Processes, environment: Mapping[str, str] | None = None) -> int:
+    """Do the job in a directory in a process of its own; returns its exit code.
+
+    Args:
+        directory: The directory.
+        processes: What runs it.
+        environment: Its environment variables; None for those of this process.
+    """
+    return processes.run([sys.executable, "-m", "haystack_distill.recipes.arm", str(directory)], environment)
+
+
+def _unfinished(directories: Iterable[Path]) -> int:
+    return sum(not (directory / ARM_FILE).exists() for directory in directories)
 
 
 def _shared_among(processes: int) -> dict[str, str]:

@@ -280,9 +280,9 @@ class Comparison:
             first one.
         time_steps: Optimiser steps that each arm is timed for at the end, all arms one after the other; None for none,
             which is enough where one call trains all students without a stop.
-        parallel: How many students are trained at the same time, each by a process of its own. A GPU that a small
-            student leaves idle trains several in the time of one; on a processor they share its cores. What they took
-            is measured by `time_steps` then.
+        parallel: How many students, and candidates of a grid, are trained at the same time, each by a process of its
+            own. A small student leaves most of a GPU idle, so several can share it; on a processor they share its
+            cores. They have no progress bars, and what they took is measured by `time_steps` alone.
         int8: Whether the teacher is also measured as exported to ONNX in int8, the cheapest alternative.
         keep_readers: Whether each arm's reader is kept; else figures alone are.
         windows: How questions and contexts become windows.

@@ -49,7 +49,7 @@ class Draft:
     dev_data: str = "dev_data: dev.json  # likewise: what teacher and student are measured on; never trained on"
     max_seq_len: str = "384  # tokens of a window"
     precision: str = "auto  # bf16 where the hardware is fast at it"
-    student: str = _student_of(12, 3072, 10, 896)
+    student: str = _student_of(12, 3072, 10, 896) + "\n  # pruned: {layers: 5, intermediate_size: 384}  # of 'embedded'"
     general_steps: str = "1000  # far more for a large corpus and a student with random layers"
     method: str = "intermediate_layers"
     multiplication_factor: str = "5  # versions of each question; TinyBERT has 20"

@@ -208,7 +208,9 @@ def _notes(arms: Mapping[str, Sequence[Record]], baseline: str, timed: bool, tim
         notes.append("Milliseconds: one question at a time, the median.")
     else:
         missing = "milliseconds" if timing_run else "seconds and milliseconds"
-        notes.append(f"No {missing}: the students were not all trained by one call without a stop.")
+        notes.append(
+            f"No {missing}: the students were not all trained by one call, one after the other, without a stop."
+        )
     notes.append(
         "Memory: the largest resident memory of a process that trains a student of the arm, libraries included."
     )

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from haystack_distill.data.samplers import StepBatches
+from haystack_distill.data.text_windows import TextWindows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.heads import Heads, choosing
 from haystack_distill.models.outputs import ModelOutputs, run_model
@@ -272,8 +273,9 @@ class _LoopTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by Accelerate: the sampler divides the batches among processes, and makes their order resumable.
-        on_device = self.args.device.type != "cpu"
-        return (_LoaderAhead if on_device else DataLoader)(
+        # A corpus is read ahead by itself, and its place must not move on while a checkpoint is written.
+        ahead = self.args.device.type != "cpu" and not isinstance(self.data, TextWindows)
+        return (_LoaderAhead if ahead else DataLoader)(
             self.data,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from haystack_distill import DistilError, Reader
-from haystack_distill.export.budget import Budget, suggest_students
+from haystack_distill.export.budget import Budget, Candidate, best_student, suggest_students
 from tests.conftest import CONTEXTS, QUESTIONS
 
 PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS[:3]]
@@ -25,7 +25,7 @@ def test_budgets_that_are_none(text: str) -> None:
         Budget.parse(text)
 
 
-def test_candidates_are_best_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
+def test_candidates_are_largest_first_and_measured(tiny_reader: Callable[..., Reader]) -> None:
     teacher = tiny_reader(num_attention_heads=4)
     found = suggest_students(teacher, Budget(0.07, "MB"), PAIRS)
     cut = [one for one in found if one.making.keys() == {"layers"}]
@@ -43,12 +43,28 @@ def test_candidates_are_best_first_and_measured(tiny_reader: Callable[..., Reade
         {"layers": 2, "intermediate_size": 36, "data": "train.json"},
     ]
     assert {one.hidden_size for one in found} == {32, 24, 16, 8}
-    shapes = [(one.hidden_size == 32, one.layers, one.intermediate_size) for one in found]
-    assert shapes == sorted(shapes, reverse=True)  # fresh weights last, then by layers, then by neurons
+    assert [one.parameters for one in found] == sorted((one.parameters for one in found), reverse=True)
     assert all(one.milliseconds > 0 for one in found)
     assert all(one.fits == (one.megabytes <= 0.07) for one in found)
     assert {one.fits for one in found} == {True, False}
     assert all(one.parameters < teacher.n_parameters for one in found)
+
+
+def candidate(layers: int, neurons: int, milliseconds: float, fits: bool = True, **making: int) -> Candidate:
+    return Candidate(layers, 32, neurons, 1000 * layers + neurons, milliseconds / 10, milliseconds, fits, making)
+
+
+def test_many_narrow_layers_before_few_whole_ones_at_the_same_cost() -> None:
+    whole, narrow, cheap = candidate(3, 48, 10), candidate(5, 12, 9.5), candidate(6, 6, 8)
+    wider, fresh = candidate(5, 13, 9.6), candidate(6, 48, 10, hidden_size=16)
+    too_much = candidate(6, 48, 20, fits=False)
+    in_time = Budget(10, "ms")
+    assert best_student([too_much, fresh, whole, narrow, cheap], in_time) == narrow
+    assert best_student([whole, narrow, wider, cheap], in_time) == wider
+    assert best_student([whole, cheap], in_time) == whole  # much less than it may cost
+    assert best_student([fresh, too_much], in_time) == fresh
+    assert best_student([too_much], in_time) is None
+    assert best_student([whole, narrow], Budget(1, "MB")) == narrow
 
 
 def test_time_is_a_budget_too(tiny_reader: Callable[..., Reader]) -> None:

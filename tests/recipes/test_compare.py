@@ -3,7 +3,7 @@
 import json
 import shutil
 import signal
-import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.recipes import compare
 from haystack_distill.recipes.arm import run_job
-from haystack_distill.recipes.compare import plan_comparison, run_comparison, split_by_article
+from haystack_distill.recipes.compare import Processes, plan_comparison, run_comparison, split_by_article
 from haystack_distill.recipes.compare import run_in_own_process as own
 from haystack_distill.recipes.comparison import Arm, Comparison, arms_from_text
 from haystack_distill.recipes.schema import load_recipe
@@ -405,7 +405,7 @@ def test_so_many_are_at_work_at_once(
     here, both, one_by_one = compare.run_in_own_process, threading.Barrier(2), threading.Lock()
     threads: list[str] = []
 
-    def at_once(directory: Path, at_work: set[Any], environment: dict[str, str] | None) -> int:
+    def at_once(directory: Path, processes: Processes, environment: dict[str, str] | None) -> int:
         if "seed-" not in directory.name:
             assert environment is None
             return here(directory)
@@ -422,24 +422,52 @@ def test_so_many_are_at_work_at_once(
     assert sorted(ran) == ["both/seed-42", "labels/seed-42", "out/teacher"]
 
 
+@pytest.mark.parametrize("grid", [{}, {"learning_rate": ["1e-4", "2e-4", "3e-4"]}], ids=["students", "candidates"])
 def test_an_interruption_stops_all_of_them(
-    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
+    grid: dict[str, list[str]],
+    given: Callable[..., Comparison],
+    ran: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    here, other, started = compare.run_in_own_process, threading.Event(), []
+    data = tmp_path / "several.json"
+    data.write_text(json.dumps(squad_content(repeat=4)))
+    here, other, codes = compare.run_in_own_process, threading.Event(), []
 
-    def interrupted(directory: Path, at_work: set[Any], *_: object) -> int:
-        if "seed-" not in directory.name:
+    def interrupted(directory: Path, processes: Processes, *_: object) -> int:
+        if "labels" not in str(directory) and "both" not in str(directory):
             return here(directory)
         if "labels" in str(directory):
             assert other.wait(timeout=30)
             raise KeyboardInterrupt
-        process = subprocess.Popen(["sleep", "60"])
-        at_work.add(process)
-        started.append(process)
-        other.set()
-        return process.wait()
+        threading.Timer(0.5, other.set).start()
+        codes.append(processes.run(["sleep", "60"]))
+        return codes[-1]
 
     monkeypatch.setattr(compare, "run_in_own_process", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(given(parallel=2), progress=False)
-    assert [process.wait(timeout=30) for process in started] == [-signal.SIGTERM]
+        run_comparison(given(data=[str(data)], parallel=2, grid=grid), progress=False)
+    assert codes == [-signal.SIGTERM]  # one was at work, and none was begun after it
+
+
+def test_stopped_processes() -> None:
+    processes = Processes()
+    assert processes.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    processes.stop()
+    with pytest.raises(DistilError, match="stopped"):
+        processes.run([sys.executable, "-c", "pass"])
+
+
+def test_one_that_is_left_has_the_machine_to_itself(
+    given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_comparison(given(arms=arms_from_text("labels")), progress=False)
+    here, environments = compare.run_in_own_process, []
+
+    def noted(directory: Path, processes: Processes, environment: object) -> int:
+        environments.append(environment)
+        return here(directory)
+
+    monkeypatch.setattr(compare, "run_in_own_process", noted)
+    run_comparison(given(parallel=4), progress=False)
+    assert environments == [None]
