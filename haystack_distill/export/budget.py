@@ -1,5 +1,6 @@
 """Students, and speeds of a reader with early exits, that fit a budget: candidates are measured on this machine."""
 
+import itertools
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,10 @@ class Budget:
         if found is None or float(found.group(1)) == 0:
             raise DistilError(f"budget must be written like '20 ms/question' or '10 MB', not {text!r}")
         return cls(float(found.group(1)), "MB" if found.group(2).lower() == "mb" else "ms")
+
+    def cost(self, milliseconds: float, megabytes: float) -> float:
+        """What of the two the budget limits."""
+        return milliseconds if self.unit == "ms" else megabytes
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def suggest_students(
             milliseconds = milliseconds_per_question(served, pairs)
             files = FILES.get(served.backend, ("model.safetensors",))
             megabytes = sum((Path(scratch) / file).stat().st_size for file in files) / 1e6
-        cost = milliseconds if budget.unit == "ms" else megabytes
+        cost = budget.cost(milliseconds, megabytes)
         config = student.model.config
         found.append(
             Candidate(
@@ -239,12 +244,8 @@ def best_student(candidates: Sequence[Candidate], budget: Budget) -> Candidate |
     """
     fitting = [one for one in candidates if one.fits]
     kept = [one for one in fitting if "hidden_size" not in one.making] or fitting
-
-    def cost(one: Candidate) -> float:
-        return one.milliseconds if budget.unit == "ms" else one.megabytes
-
-    most = max(map(cost, kept), default=0.0)
-    near = [one for one in kept if cost(one) >= _ABOUT * most]
+    costs = [budget.cost(one.milliseconds, one.megabytes) for one in kept]
+    near = [one for one, cost in zip(kept, costs, strict=True) if cost >= _ABOUT * max(costs)]
     return max(near, key=lambda one: (one.layers, one.intermediate_size or 0, one.parameters), default=None)
 
 
@@ -266,12 +267,12 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
     )
     for layers in range(total - 1, 0, -1):
         yield {"layers": layers}, students.from_teacher(teacher, layers=layers)
-    for layers, neurons in _pruned_shapes(teacher):
-        making = {"intermediate_size": neurons, "data": "train.json"}
-        if layers == total:
-            yield making, narrowed(teacher, neurons)
-        else:
-            yield {"layers": layers} | making, narrowed(students.from_teacher(teacher, layers=layers), neurons)
+    for layers, shapes in itertools.groupby(_pruned_shapes(teacher), key=lambda shape: shape[0]):
+        whole = layers == total
+        cut = teacher if whole else students.from_teacher(teacher, layers=layers)
+        for _, neurons in shapes:
+            making = {} if whole else {"layers": layers}
+            yield making | {"intermediate_size": neurons, "data": "train.json"}, narrowed(cut, neurons)
     head_width = width // heads
     for layers in sorted({max(1, total // 2), max(1, total // 4)}, reverse=True):
         for share in _WIDTHS:

@@ -424,8 +424,7 @@ class _Runner:
             return done
         content, _ = self.prepared.recipe(arm, seed, self.prepared.steps[arm.name], directory, trial=trial)
         _write_recipe(directory, content)
-        job = {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more}
-        return self._run(directory, job)
+        return self._run(directory, {"kind": ARM, "name": arm.name, "seed": seed, "keep_reader": keep, **more})
 
     def _known(self, arm: Arm, seed: int, directory: Path, *, trial: bool = False) -> dict[str, Any] | None:
         """The record of a finished student, checked; None where it is not finished."""

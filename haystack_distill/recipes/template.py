@@ -26,11 +26,12 @@ _COLUMN = 36  # where comments stand, where there is room
 _PASSES = 3  # over the corpus, as TinyBERT reads it
 
 
-def _student_of(layers: int, neurons: int | None, kept: int, fewer: int) -> str:
+def _student_of(layers: int, neurons: int | None, shape: tuple[int, int] | None) -> str:
     """The lines of a pruned student, with a cut of half the layers as what could stand instead; or of the cut alone."""
     half = max(1, layers // 2)
-    if neurons is None:
+    if neurons is None or shape is None:
         return f"layers: {half}  # half of the teacher's {layers}, evenly spread from the first ..."
+    kept, fewer = shape
     return (
         f"pruned: {{layers: {kept}, intermediate_size: {fewer}}}  # of {layers} layers and {neurons:,} neurons "
         "of each, those that matter most\n"
@@ -49,7 +50,9 @@ class Draft:
     dev_data: str = "dev_data: dev.json  # likewise: what teacher and student are measured on; never trained on"
     max_seq_len: str = "384  # tokens of a window"
     precision: str = "auto  # bf16 where the hardware is fast at it"
-    student: str = _student_of(12, 3072, 10, 896) + "\n  # pruned: {layers: 5, intermediate_size: 384}  # of 'embedded'"
+    student: str = (
+        _student_of(12, 3072, (10, 896)) + "\n  # pruned: {layers: 5, intermediate_size: 384}  # of 'embedded'"
+    )
     general_steps: str = "1000  # far more for a large corpus and a student with random layers"
     method: str = "intermediate_layers"
     multiplication_factor: str = "5  # versions of each question; TinyBERT has 20"
@@ -109,7 +112,6 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
     from haystack_distill.students.parts import feed_forward_size
     from haystack_distill.students.pruning import WIDE, half_shape
 
-    shape = half_shape(reader)
     config = reader.model.config
     layers = int(config.num_hidden_layers)
     positions = position_limit(reader.model)
@@ -118,7 +120,7 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
         draft,
         teacher=f"{_quoted(name)}  # {config.model_type}, {layers} layers, {heads} heads, "
         f"{reader.n_parameters / 1e6:.0f} M weights",
-        student=_student_of(layers, *((None, 0, 0) if shape is None else (feed_forward_size(reader.model), *shape))),
+        student=_student_of(layers, feed_forward_size(reader.model), half_shape(reader)),
     )
     if config.hidden_size >= WIDE:
         draft = replace(draft, answers_rate=f"2e-4  # for a width of {config.hidden_size}; narrower ones had 3e-4")

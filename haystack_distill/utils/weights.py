@@ -7,6 +7,7 @@ those of an LSTM are on a GPU.
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 
@@ -17,13 +18,14 @@ def save_weights(module: nn.Module, path: Path) -> None:
         module: The module.
         path: The file.
     """
-    written: dict[tuple[object, ...], str] = {}
+    written = set()
     weights = {}
     for name, weight in module.state_dict().items():
-        if written.setdefault(_place(weight), name) == name:
+        if _place(weight) not in written:
+            written.add(_place(weight))
             # What is written must be alone in its storage.
             alone = weight.is_contiguous() and weight.untyped_storage().nbytes() == weight.nbytes
-            weights[name] = weight if alone else weight.clone().contiguous()
+            weights[name] = weight if alone else weight.clone(memory_format=torch.contiguous_format)
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
 
 
@@ -35,8 +37,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     weights = safetensors.torch.load_file(path)
     missing, unexpected = module.load_state_dict(weights, strict=False)
-    there = {_place(weight) for name, weight in module.state_dict().items() if name in weights}
-    missing = [name for name, weight in module.state_dict().items() if name in missing and _place(weight) not in there]
+    places = {name: _place(weight) for name, weight in module.state_dict().items()}
+    there = {places[name] for name in places.keys() & weights.keys()}
+    missing = [name for name in missing if places[name] not in there]
     if missing or unexpected:
         raise RuntimeError(f"missing weights {missing}, unexpected weights {unexpected}")
 
