@@ -18,6 +18,7 @@ from haystack_distill.evaluation.processes import predict_distributed
 from haystack_distill.models.answers import Answer, Prediction
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.checks import check_argument
+from haystack_distill.utils.families import shape_of
 
 Role: TypeAlias = Literal["teacher", "labels", "distilled", "other"]
 
@@ -59,6 +60,7 @@ class Measurements:
         device: Device, precision and threads, such as "cpu, fp32, 2 threads".
         data: The `data.squad.load.content_hash` of the examples.
         examples: The answer to each question, in the order of the data.
+        shape: What the reader is: architecture, layers, width (`utils.families.shape_of`).
     """
 
     name: str
@@ -71,6 +73,7 @@ class Measurements:
     device: str
     data: str
     examples: tuple[ExampleResult, ...]
+    shape: str = ""
 
     def __post_init__(self) -> None:
         _check_role(self.role)
@@ -142,6 +145,7 @@ def measure_reader(
         device=running_on(reader),
         data=data,
         examples=example_results(examples, predictions, reader.no_answer_threshold),
+        shape=shape_of(reader.model.config.to_dict()),
     )
 
 

@@ -16,7 +16,7 @@ from haystack_distill.reporting.licences import require_language, require_licenc
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run_record import head_names
 from haystack_distill.utils.atomic import write_atomically
-from haystack_distill.utils.families import EARLY_EXIT
+from haystack_distill.utils.families import EARLY_EXIT, shape_of
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import HEADS_FOLDER, read_json_object
 
@@ -238,6 +238,9 @@ def _body(
             f"Sources of its data have heads of their own on its encoder. Each is a complete reader: {listed}."
         )
     parts.append("## How it was made")
+    shape = shape_of(read_json_object(directory, "config.json") or {})
+    if shape:
+        parts.append(f"Its shape: {_escaped(shape)}.")
     if train_data:
         parts.append(f"Learnt from {', '.join(_linked(data, 'datasets/') for data in train_data)}.")
     parts += [_run(run) for run in runs]
@@ -309,6 +312,7 @@ def _comparison(measurements: Sequence[Measurements]) -> str:
     rows = [
         [
             one.name,
+            one.shape,
             f"{one.parameters / 1e6:.1f} M",
             f"{one.metrics['exact']:.1f}",
             f"{one.metrics['f1']:.1f}",
@@ -317,7 +321,7 @@ def _comparison(measurements: Sequence[Measurements]) -> str:
         for one in measurements
     ]
     devices = ", ".join(sorted({one.device for one in measurements}))
-    table = _table(["reader", "parameters", "exact match", "F1", "ms per question"], rows)
+    table = _table(["reader", "shape", "parameters", "exact match", "F1", "ms per question"], rows)
     return f"{table}\n\nOne question at a time, the median of {measurements[0].timed_questions} ({_escaped(devices)})."
 
 

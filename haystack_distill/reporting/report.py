@@ -296,8 +296,9 @@ def _results(measurements: Sequence[Measurements], content: Mapping[str, Any]) -
         numbers += [f"{one.milliseconds:.1f}", f"{calibration_error(one.examples):.3f}"]
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         role = _ROLE_NAMES[one.role]
-        role = "" if role in one.name else f"<small>{role}</small>"
-        rows.append(f'<tr><th scope="row">{escape(one.name)}{role}</th>{cells}</tr>')
+        under = [one.shape, *([] if role in one.name else [role])]
+        notes = "".join(f"<small>{escape(note)}</small>" for note in under if note)
+        rows.append(f'<tr><th scope="row">{escape(one.name)}{notes}</th>{cells}</tr>')
     titles = "".join(
         f'<th scope="col"{" class=number" if number else ""}>{title}</th>' for number, title in enumerate(header)
     )
