@@ -1,7 +1,7 @@
 """Training and the teacher's pass against bare PyTorch loops on the same batches.
 
     python benchmarks/gpu.py --teacher MODEL [--layers 3] [--data TRAIN] [--batch-size 16] [--steps 30] [--rounds 3]
-        [--device auto] [--precision auto] [--json FILE]
+        [--device auto] [--precision auto] [--torch-compile] [--json FILE]
 
 A bare loop is what somebody would write who wants nothing but the same gradients: batches that are collated in memory
 beforehand, the copy to the device, forward and backward passes under autocast, losses of `torch.nn.functional`,
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--torch-compile", action="store_true", help="compile our layers; the bare loop has none compiled")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     running = {"device": given.device, "precision": given.precision, "window_settings": WindowSettings(256, 128, 64)}
@@ -180,6 +181,7 @@ def main() -> None:
         max_steps=_WARM_UP + given.steps,
         batch_size=given.batch_size,
         precision=given.precision,
+        torch_compile=given.torch_compile,
         progress=False,
         checkpoint_every=None,
     )

@@ -19,9 +19,11 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.heads import Heads, choosing
 from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.objective import LossTerm, Objective
+from haystack_distill.teachers.live import LiveTeacher
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
+from haystack_distill.training.compilation import compiled_layers
 from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
@@ -136,6 +138,7 @@ def run_loop(
             adapted(student.model, adaptation),
             FastBFloat16Gradients() if student.device.type == "cpu" else contextlib.nullcontext(),
             kept_casts(student.device, precision),
+            _compiled(student, teacher, objective) if settings.torch_compile else contextlib.nullcontext(),
             kept_memory(),
             writing(checkpoints.folder),
         ):
@@ -155,6 +158,17 @@ def run_loop(
         student.model.eval()  # also after an interruption: the student must not answer with dropout
     student.model.to(student.device)
     return trainer.state.global_step, trainer.state.log_history, trained
+
+
+@contextlib.contextmanager
+def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> Iterator[None]:
+    """While it is active, the layers of all models that run in a step are compiled."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(compiled_layers(student.model, objective.student_request))
+        for member in [] if teacher is None else teacher.members():
+            if isinstance(member, LiveTeacher):
+                stack.enter_context(compiled_layers(member.model.model, objective.teacher_request))
+        yield
 
 
 class StudentAndObjective(nn.Module):

@@ -25,6 +25,7 @@ from haystack_distill.objectives.schedule import Weight, weight_at
 from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, adapted
+from haystack_distill.training.compilation import require_compilable
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.optimisation import learning_rates
@@ -108,6 +109,8 @@ class Run:
             objective = objective.objective(self.student.model.config, teacher_config)
         _require_weights(objective, method_name(self.method))
         learning_rates(self.settings, self.student.model, objective)  # checks them
+        if self.settings.torch_compile:
+            require_compilable(self.student.model)
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
             trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"

@@ -45,6 +45,8 @@ class TrainingSettings:
             BiLSTM reader and is 0 for others: a student is small and sees few epochs, so it underfits rather than
             overfits, and on a CPU dropout takes a third of the time.
         precision: "auto", "fp32", "bf16" or "fp16"; see `utils.devices.resolve_precision`.
+        torch_compile: Compile the layers of the student, and of a teacher that runs beside it, with torch.compile. It
+            takes a minute or two at the beginning, and is for long runs on a GPU; on a CPU it gains nothing.
         evaluate_every: When the student is measured on the dev data: "epoch", a number of steps, or None for only at
             the end. "auto" is "epoch" with dev data; without dev data, any other value but None is refused.
         keep_best: End with the weights of the best evaluation, not with the last ones; needs dev data.
@@ -86,6 +88,7 @@ class TrainingSettings:
     seed: int = 42
     dropout: float | Literal["auto"] | None = "auto"
     precision: Precision = "auto"
+    torch_compile: bool = False
     evaluate_every: AutoInterval = "auto"
     keep_best: bool = False
     best_by: Literal["f1", "loss"] = "f1"
@@ -111,7 +114,7 @@ class TrainingSettings:
                 value is None or value in ("auto", "epoch") or is_integer(value, 1),
                 "'auto', 'epoch', a number of steps or None",
             )
-        for name in ("keep_best", "resume", "tensorboard", "progress"):
+        for name in ("torch_compile", "keep_best", "resume", "tensorboard", "progress"):
             check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         check_argument(
             "max_steps", self.max_steps, self.max_steps is None or is_integer(self.max_steps, 1), "at least 1, or None"

@@ -160,7 +160,8 @@ def test_a_card_of_a_real_run(tiny_reader: Callable[..., Reader], squad_file: Pa
     assert r"big \| \<teacher\>" in text
     assert f"| f1 | {result.metrics['f1']:.6g} |" in text
     assert f"Its shape: {measurements[1].shape}." in text
-    assert f"| student | {measurements[1].shape} |" in text and "bert, 2 layers" in measurements[1].shape
+    assert f"| student | {measurements[1].shape} |" in text
+    assert "bert, 2 layers" in measurements[1].shape
     assert "![Size against F1](report/size-f1.png)" in text
     assert Reader.load(directory, window_settings=student.window_settings).n_parameters == student.n_parameters
     for line in text.splitlines():  # every row of a table has as many cells as its header

@@ -113,7 +113,8 @@ def test_a_report_of_real_measurements(
         assert said in page.text
     for one in measurements:
         assert f"{one.metrics['f1']:.1f}" in page.text
-        assert one.shape.startswith("bert, ") and one.shape in page.text
+        assert one.shape.startswith("bert, ")
+        assert one.shape in page.text
     figures = FIGURES | {"loss-1-prediction-layer.png"}
     assert {file.name for file in (path.parent / "report").iterdir()} == figures
     assert all((path.parent / "report" / name).read_bytes().startswith(b"\x89PNG") for name in figures)

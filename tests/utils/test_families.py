@@ -36,6 +36,7 @@ def test_the_shapes_of_readers(tiny_reader: Callable[..., Reader]) -> None:
         return shape_of(reader.model.config.to_dict())
 
     reader = tiny_reader(num_hidden_layers=2, intermediate_size=24)
-    assert "bert, 2 layers of width" in shape(reader) and ", 24 neurons," in shape(reader)
+    assert "bert, 2 layers of width" in shape(reader)
+    assert ", 24 neurons," in shape(reader)
     assert shape(early_exit(reader)) == f"{shape(reader)}, early exits"
     assert shape(bilstm(reader, units=8)).startswith("bilstm, 1 layer of width 16, 8 units a direction, a vocabulary")
