@@ -64,6 +64,7 @@ def test_every_setting_reaches_the_trainer(
         "seed": 3,
         "dropout": None,
         "precision": "fp32",
+        "torch_compile": True,
         "evaluate_every": 5,
         "keep_best": True,
         "best_by": "loss",

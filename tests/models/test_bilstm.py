@@ -90,27 +90,30 @@ def test_the_layer_is_pytorchs_lstm() -> None:
     plain = torch.nn.LSTM(6, 4, batch_first=True, bidirectional=True)
     plain.load_state_dict(layer.state_dict())
     inputs = torch.randn(2, 5, 6)
-    assert torch.equal(layer(inputs)[0], plain(inputs)[0])
+    torch.testing.assert_close(layer(inputs, torch.tensor([5, 5])), plain(inputs)[0])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(inputs, torch.tensor([3, 5]), True, enforce_sorted=False)
+    expected = torch.nn.utils.rnn.pad_packed_sequence(plain(packed)[0], batch_first=True)[0]
+    torch.testing.assert_close(layer(inputs, torch.tensor([3, 5])), expected)
     assert layer.bias_ih_l0[4:8].tolist() == [1.0] * 4
 
 
 def test_recurrent_dropout_drops_weights_in_training_alone() -> None:
     layer = make(recurrent_dropout=0.5).bilstm.encoder.layer[0]
-    inputs = torch.randn(1, 3, 6)
-    expected = layer.eval()(inputs)[0]
+    inputs, lengths = torch.randn(1, 3, 6), torch.tensor([3])
+    expected = layer.eval()(inputs, lengths)
     layer.train()
-    first = layer(inputs)[0]
-    assert not torch.equal(first, layer(inputs)[0])
-    assert torch.equal(first[:, 0, :4], expected[:, 0, :4])  # the first time step has no hidden state before it
+    first = layer(inputs, lengths)
+    assert not torch.equal(first, layer(inputs, lengths))
+    torch.testing.assert_close(first[:, 0, :4], expected[:, 0, :4])  # the first time step has no hidden state before it
     torch.manual_seed(1)
-    output = layer(inputs)[0]
+    output = layer(inputs, lengths)
     torch.manual_seed(1)
     kept = torch.nn.functional.dropout(torch.ones_like(layer.weight_hh_l0), 0.5)
     output[0, 1, :4].sum().backward()  # of the second time step: one factor for each weight
     assert not layer.weight_hh_l0.grad[kept == 0].any()
     assert layer.weight_hh_l0.grad[kept > 0].any()
     layer.recurrent_dropout = 0.0
-    assert torch.equal(layer(inputs)[0], expected)
+    torch.testing.assert_close(layer(inputs, lengths), expected)
 
 
 def test_the_loss_is_the_cross_entropy_without_padding() -> None:
