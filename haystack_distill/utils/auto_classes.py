@@ -21,14 +21,19 @@ def know_own_models() -> None:
     when_imported(_AUTO, lambda: _wait_for_first_use(sys.modules[_AUTO]))
 
 
+def import_own_models() -> None:
+    """Import the models of this package, which registers them with the auto classes."""
+    for module in OWN:
+        import_module(module)
+
+
 def _wait_for_first_use(auto: Any) -> None:
     """Have AutoConfig import the own models before it reads a configuration for the first time."""
     original = auto.AutoConfig.__dict__["from_pretrained"]
 
     @functools.wraps(original.__func__)
     def from_pretrained(_: Any, *arguments: Any, **keywords: Any) -> Any:
-        for module in OWN:
-            import_module(module)
+        import_own_models()
         auto.AutoConfig.from_pretrained = original
         return auto.AutoConfig.from_pretrained(*arguments, **keywords)
 

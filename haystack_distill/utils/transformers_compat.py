@@ -31,6 +31,7 @@ from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.atomic import save_pretrained
+from haystack_distill.utils.auto_classes import import_own_models
 from haystack_distill.utils.model_files import TRAINED_RECORD, check_model_directory, check_tokenizer_file
 from haystack_distill.utils.model_inputs import takes_token_types
 
@@ -289,6 +290,7 @@ def _config_for(auto_class: Any, name: str, **hub: Any) -> PretrainedConfig:
     model_type = content.get("model_type")
     if not isinstance(model_type, str):
         raise DistilError(f"{name}: config.json has no model_type: take the config.json of the original model")
+    import_own_models()
     if model_type not in CONFIG_MAPPING:
         if content.get("auto_map"):
             raise DistilError(

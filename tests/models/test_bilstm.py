@@ -1,6 +1,8 @@
 """The BiLSTM reader: its arithmetic, masks, dropout, files, and the auto classes of transformers."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +150,15 @@ def test_save_and_load(reader: Reader, tmp_path: Path) -> None:
     long = " ".join(["Ada Lovelace wrote it in 1843, before there was a machine."] * 40)
     wide = again.replace(window_settings=WindowSettings(700, 100, 16))  # there are no positions to run out of
     assert wide.answer("Who wrote it?", long, allow_no_answer=False)[0].text
+
+
+def test_a_new_process_loads_it(reader: Reader, tmp_path: Path) -> None:
+    """Where nothing has imported the model yet."""
+    reader.save(tmp_path)
+    given = ["--model", str(tmp_path), "--question", "Who wrote it?", "--context", "Ada wrote it."]
+    command = [sys.executable, "-m", "haystack_distill", "ask", *given]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_auto_classes_know_it(tmp_path: Path) -> None:
