@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from filelock import FileLock, Timeout
 from packaging.version import Version
 
 from haystack_distill.errors import DistilError, WriteError
@@ -56,6 +57,8 @@ def cached_table(
 ) -> tuple[datasets.Dataset, dict[str, Any], bool]:
     """The memory-mapped table `kind`/`key`, built from `batches()` where it is missing or damaged.
 
+    Of several processes that need it at the same time, one builds it and the others wait for it.
+
     Args:
         kind: Subdirectory of the cache; each kind of table has its own.
         key: SHA-256 of everything the table depends on.
@@ -77,7 +80,20 @@ def cached_table(
         known = _verified(path, record)
     if known is not None:
         return datasets.Dataset.from_file(str(path)), known["notes"], True
+    with _only_one(path):
+        known = _verified(path, record)
+        if known is None:
+            return _built(path, record, schema, batches, notes)
+    return datasets.Dataset.from_file(str(path)), known["notes"], True
 
+
+def _built(
+    path: Path,
+    record: Path,
+    schema: pa.Schema,
+    batches: Callable[[], Iterable[dict[str, Any]]],
+    notes: Callable[[], dict[str, Any]] | None,
+) -> tuple[datasets.Dataset, dict[str, Any], bool]:
     def write(temporary: Path) -> None:
         with _cache_errors(path.parent):
             sink = pa.OSFile(str(temporary), "wb")
@@ -114,6 +130,28 @@ def drop_cached(kind: str, key: str, cache_dir: str | Path | None = None) -> Non
     path = cache_directory(cache_dir) / kind / f"{key}.arrow"
     path.with_suffix(".json").unlink(missing_ok=True)  # first: without its record, the table is not used
     path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Wait until no other process builds a table; on a file system without locks, build it beside the others."""
+    file = path.with_suffix(".lock")
+    lock = FileLock(file)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("waiting for another process that writes %s", path)
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        logger.debug("no lock for %s: several processes may build it at the same time", path)
+        yield
+        return
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # whoever waits for it has it open
+        lock.release()
 
 
 @contextmanager

@@ -1,12 +1,16 @@
 """Arrow tables on disk: trusted only when they are what was written."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 
 from haystack_distill.utils.cache import CACHE_VARIABLE, cache_directory, cached_table
 
@@ -35,6 +39,42 @@ def test_a_table_is_built_once(tmp_path: Path) -> None:
     assert build.times == 1
     assert table.cache_files  # memory-mapped, not read into memory
     assert sorted(path.name for path in (tmp_path / "words").iterdir()) == ["k.arrow", "k.json"]
+
+
+def test_of_several_processes_one_builds(tmp_path: Path) -> None:
+    """The second one asks while the first one builds, and gets what that has built."""
+    code = (
+        "import sys, time, pyarrow as pa; from pathlib import Path; from haystack_distill.utils.cache import cached_table\n"
+        "def build():\n"
+        "    Path(sys.argv[1], 'began').touch(); time.sleep(1); yield {'word': [sys.argv[2]]}\n"
+        "schema = pa.schema({'word': pa.string()})\n"
+        "table, _, found = cached_table('words', 'k', schema, build, sys.argv[1]); print(table['word'][0], found)"
+    )
+
+    def start(name: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", code, str(tmp_path), name]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    first = start("first")
+    while not (tmp_path / "began").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    build = Builder()
+    table, _, found = cached_table("words", "k", pa.schema({"word": pa.string()}), build, tmp_path)
+    assert (table["word"][0], found, build.times) == ("first", True, 0)
+    assert first.communicate()[0].split() == ["first", "False"]
+    assert sorted(path.name for path in (tmp_path / "words").iterdir()) == ["k.arrow", "k.json"]
+
+
+@pytest.mark.parametrize("error", [OSError("no locks"), NotImplementedError("no locks")])
+def test_a_file_system_without_locks(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    build = Builder()
+    assert cached_table("words", "k", SCHEMA, build, tmp_path)[0].to_dict() == ROWS
+    assert build.times == 1
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
