@@ -68,7 +68,7 @@ def test_of_several_processes_one_builds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError("no locks"), NotImplementedError("no locks")])
 def test_a_file_system_without_locks(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def acquire(*_: object) -> None:
+    def acquire(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
