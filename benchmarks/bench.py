@@ -3,7 +3,7 @@
     make bench TEACHER=../shared/models/minilm-l6-squad2 SQUAD=../shared/data/squad
 
 Every arm is a process of its own, in an environment built from pinned packages, and the arms alternate. Writes
-RESULTS.md, results.json and results.png beside this file. An interrupted run can be resumed (`--output`).
+RESULTS.md, results.json, results.png and served.svg beside this file. An interrupted run can be resumed (`--output`).
 """
 
 import json
@@ -12,6 +12,7 @@ import platform
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,11 +155,11 @@ def main(
 
     def export() -> Any:
         settings = ExportSettings(runtime="all")
-        export_reader(base, output / "teacher", settings)
+        export_reader(base, output / "teacher", settings, data=measured)
         student = load(output / "made" / f"ours-answers-{EPOCHS}-0")
         return export_reader(student, output / "served", settings, data=measured)
 
-    found["export"] = kept(output, "export", export)
+    found["export"] = kept(output, "export-measured", export)
     everything = questions_with_passages(dev, asked)
     for name, number in (("asked", asked), ("asked-slow", asked_slow)):
         write_json(output / f"{name}.json", everything[:number])
@@ -177,6 +178,14 @@ def main(
     write_json(HERE / "results.json", found)
     write_atomically(HERE / "RESULTS.md", lambda aside: aside.write_text(page(found), encoding="utf-8"))
     plot(found, HERE / "results.png")
+    readers = {"teacher": output / "teacher", "student of 3 layers": output / "served"}
+    named = [part for name, directory in readers.items() for part in ("--reader", f"{name}={directory}")]
+    sizes = ["--squad", squad, "--questions", asked_slow, "--rounds", runs]
+    files = ["--chart", HERE / "served.svg", "--json", output / "served.json"]
+    # Once more without what importing our package has set here: see `call`.
+    surroundings = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, HERE / "served.py", *named, *sizes, *files]
+    subprocess.run([str(part) for part in command], env=surroundings, check=True)
 
 
 def load(directory: Path) -> Reader:

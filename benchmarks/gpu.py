@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--torch-compile", action="store_true", help="compile the layers, ours alone")
+    parser.add_argument("--torch-compile", action="store_true", help="compile the layers in our training only")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     running = {"device": given.device, "precision": given.precision, "window_settings": WindowSettings(256, 128, 64)}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from haystack_distill.errors import DistilError
+from haystack_distill.utils.families import SHAPE_NAMES
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import (
     EXPORT_FOLDER,
@@ -15,11 +16,7 @@ from haystack_distill.utils.model_files import (
     read_json_object,
 )
 
-# Configuration values in the description, under the names of BERT and of DistilBERT.
-_SHAPE = (
-    *("num_hidden_layers", "n_layers", "hidden_size", "dim", "num_attention_heads", "n_heads"),
-    *("intermediate_size", "hidden_dim", "max_position_embeddings", "vocab_size"),
-)
+_SHAPE = (*(name for names in SHAPE_NAMES.values() for name in names), "max_position_embeddings", "vocab_size")
 
 
 def describe(directory: Path) -> dict[str, Any]:

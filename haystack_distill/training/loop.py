@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +24,7 @@ from haystack_distill.teachers.live import LiveTeacher
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
 from haystack_distill.training.checkpoints import Checkpoints
-from haystack_distill.training.compilation import compiled_layers
+from haystack_distill.training.compilation import CompiledLayers
 from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
@@ -138,7 +139,6 @@ def run_loop(
             adapted(student.model, adaptation),
             FastBFloat16Gradients() if student.device.type == "cpu" else contextlib.nullcontext(),
             kept_casts(student.device, precision),
-            _compiled(student, teacher, objective) if settings.torch_compile else contextlib.nullcontext(),
             kept_memory(),
             writing(checkpoints.folder),
         ):
@@ -160,15 +160,11 @@ def run_loop(
     return trainer.state.global_step, trainer.state.log_history, trained
 
 
-@contextlib.contextmanager
-def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> Iterator[None]:
-    """While it is active, the layers of all models that run in a step are compiled."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(compiled_layers(student.model, objective.student_request))
-        for member in [] if teacher is None else teacher.members():
-            if isinstance(member, LiveTeacher):
-                stack.enter_context(compiled_layers(member.model.model, objective.teacher_request))
-        yield
+def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> CompiledLayers:
+    """The context in which the layers of all models that run in a step are compiled."""
+    live = [one for one in ([] if teacher is None else teacher.members()) if isinstance(one, LiveTeacher)]
+    teachers = [(one.model.model, objective.teacher_request) for one in live]
+    return CompiledLayers([(student.model, objective.student_request), *teachers])
 
 
 class StudentAndObjective(nn.Module):
@@ -247,6 +243,8 @@ class _LoopTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # Trainer adds it when its progress bar is off; it would print the log
         self._windows_with: dict[str, float] = {}  # number of windows with each term in this step, over all processes
+        compiled = _compiled(student, teacher, objective) if settings.torch_compile else contextlib.nullcontext()
+        self._compiled: AbstractContextManager[Any] = compiled
         self._losses = StepLosses(student.device, data.describe)  # since the last log entry
         self._steps_with: dict[str, int] = {}  # number of those steps that had the term
         self._terms_checked = False
@@ -340,7 +338,7 @@ class _LoopTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | Tensor | None = None,
     ) -> Tensor:
-        with part("losses"):
+        with part("losses"), self._compiled:
             return self._loss(model, inputs)
 
     def _loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -110,7 +110,7 @@ class Run:
         _require_weights(objective, method_name(self.method))
         learning_rates(self.settings, self.student.model, objective)  # checks them
         if self.settings.torch_compile:
-            require_compilable(self.student.model)
+            require_compilable(self.student.model, objective.student_request)
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
             trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"

@@ -5,6 +5,7 @@ in one cache directory, named by the SHA-256 of its inputs. A JSON file next to 
 table that does not match its record is rebuilt.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -81,7 +82,8 @@ def cached_table(
     if known is not None:
         return datasets.Dataset.from_file(str(path)), known["notes"], True
     with _only_one(path):
-        known = _verified(path, record)
+        with _cache_errors(path.parent):
+            known = _verified(path, record, warn=False)
         if known is None:
             return _built(path, record, schema, batches, notes)
     return datasets.Dataset.from_file(str(path)), known["notes"], True
@@ -141,17 +143,17 @@ def _only_one(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info("waiting for another process that writes %s", path)
+            logger.warning("waiting for another process that writes %s; if there is none, remove %s", path, file)
             lock.acquire()
     except (OSError, NotImplementedError):
         logger.debug("no lock for %s: several processes may build it at the same time", path)
-        yield
-        return
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # whoever waits for it has it open
-        lock.release()
+        if lock.is_locked:
+            lock.release()
+            with contextlib.suppress(OSError):  # on Windows it stays while another process waits for it
+                file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -166,8 +168,8 @@ def _cache_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _verified(path: Path, record: Path) -> dict[str, Any] | None:
-    """The record of a table if both exist and match, else None."""
+def _verified(path: Path, record: Path, *, warn: bool = True) -> dict[str, Any] | None:
+    """The record of a table if both exist and match, else None; with a warning where it is damaged."""
     if not (path.exists() and record.exists()):
         return None
     try:
@@ -176,6 +178,7 @@ def _verified(path: Path, record: Path) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         intact = False
     if not intact:
-        logger.warning("cache file %s is damaged and is rebuilt", path)
+        if warn:
+            logger.warning("cache file %s is damaged and is rebuilt", path)
         return None
     return known

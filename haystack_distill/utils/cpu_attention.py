@@ -27,7 +27,7 @@ class FastBFloat16Gradients(TorchFunctionMode):
     ) -> Any:
         """Replace `scaled_dot_product_attention` where its gradient would be slow."""
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention:
+        if func is scaled_dot_product_attention and not torch.compiler.is_compiling():
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
 

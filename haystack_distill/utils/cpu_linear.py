@@ -50,6 +50,8 @@ class KeptCasts(TorchFunctionMode):
     ) -> Any:
         """Replace the arguments of `linear` by their kept copies."""
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # kept tensors would be constants of the compiled graph
+            return func(*args, **kwargs)
         if func is linear and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
             return self._linear(*args, **kwargs)
         return func(*args, **kwargs)

@@ -15,7 +15,7 @@ def family_of(config: Any) -> str:
     return str(config.model_type).removeprefix(EARLY_EXIT)
 
 
-_NAMES = {  # a value of a configuration: its names in BERT's, DistilBERT's and a BiLSTM reader's
+SHAPE_NAMES = {  # a value of a configuration: its names in BERT's, DistilBERT's and a BiLSTM reader's
     "layers": ("num_hidden_layers", "n_layers"),
     "width": ("hidden_size", "dim"),
     "heads": ("num_attention_heads", "n_heads"),
@@ -33,7 +33,7 @@ def shape_of(config: Mapping[str, Any]) -> str:
     kind = str(config.get("model_type", ""))
     found = {
         what: next((config[name] for name in names if config.get(name) is not None), None)
-        for what, names in _NAMES.items()
+        for what, names in SHAPE_NAMES.items()
     }
     parts = [kind.removeprefix(EARLY_EXIT)]
     if found["layers"] is not None:

@@ -12,7 +12,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
 
 from haystack_distill import Reader, WindowSettings, students
 from haystack_distill.errors import DistilError
-from haystack_distill.models.bilstm import BiLstmForQuestionAnswering, BiLstmModel, question_tokens
+from haystack_distill.models.bilstm import (
+    BiLstmForQuestionAnswering,
+    BiLstmModel,
+    RecurrentDropoutLstm,
+    question_tokens,
+)
 from haystack_distill.models.bilstm_config import BiLstmConfig
 from haystack_distill.models.outputs import OutputRequest, run_model
 
@@ -97,6 +102,22 @@ def test_the_layer_is_pytorchs_lstm() -> None:
     expected = torch.nn.utils.rnn.pad_packed_sequence(plain(packed)[0], batch_first=True)[0]
     torch.testing.assert_close(layer(inputs, torch.tensor([3, 5])), expected)
     assert layer.bias_ih_l0[4:8].tolist() == [1.0] * 4
+
+
+def test_bfloat16_is_near_fp32() -> None:
+    torch.manual_seed(0)
+    layer = RecurrentDropoutLstm(24, 16, 0.0)
+    inputs, lengths = torch.randn(8, 60, 24), torch.randint(40, 61, (8,))
+    found = {}
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            states = layer(inputs, lengths).float()
+        states.square().sum().backward()
+        found[enabled] = (states.detach(), layer.weight_hh_l0.grad.clone(), layer.weight_ih_l0_reverse.grad.clone())
+    for exact, rounded in zip(found[False], found[True], strict=True):
+        assert float((exact - rounded).norm() / exact.norm()) < 0.02
+        assert not torch.equal(exact, rounded)
 
 
 def test_recurrent_dropout_drops_weights_in_training_alone() -> None:

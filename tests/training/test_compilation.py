@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, MPNetConfig
+from transformers import AutoModelForQuestionAnswering, MPNetConfig, TrainerCallback
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, students
 from haystack_distill.models.outputs import OutputRequest
 from haystack_distill.objectives import IntermediateLayers, Labels, Method, PredictionLayer
 from haystack_distill.training import compilation
-from haystack_distill.training.compilation import compiled_layers
+from haystack_distill.training.compilation import CompiledLayers
 from tests.training.helpers import MakeReader, furthest, other_family, settings, weights_of, with_gradients
 
 Pair = Callable[[], tuple[Reader, Reader]]
@@ -70,7 +70,7 @@ def test_layers_and_lengths_share_graphs(tiny_reader: MakeReader, captured: list
 
     lengths = [9, 14, 20, 33, 47]
     plain = [states(length) for length in lengths]
-    with compiled_layers(model, OutputRequest(hidden_states=True)):
+    with CompiledLayers([(model, OutputRequest(hidden_states=True))]):
         found = [states(length) for length in lengths]
     # The first is for one layer and length, the next for all; transformers 5 cuts a layer in three, at its own hooks.
     assert 1 <= len(captured) <= 6
@@ -78,13 +78,37 @@ def test_layers_and_lengths_share_graphs(tiny_reader: MakeReader, captured: list
         torch.testing.assert_close(one, other)
 
 
+def test_between_steps_layers_are_as_they_are(pair: Pair, data: Path, captured: list[int]) -> None:
+    """In evaluations and in what a callback does: a copy that is made there is one of its own."""
+    student, _ = pair()
+    copies: list[Reader] = []
+
+    class Copies(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            copies.append(student.copy())
+
+    chosen = settings(max_steps=2, torch_compile=True)
+    ReaderTrainer(student, None, chosen, cache_dir=data.parent / "cache").distil(
+        None, data, Labels(), callbacks=[Copies()]
+    )
+    assert captured
+    assert not any("forward" in vars(module) for copy in copies for module in copy.model.modules())
+
+
 def test_layers_that_are_looked_into_run_as_they_are(pair: Pair, data: Path, captured: list[int]) -> None:
     student, teacher = pair()
-    plain = trained(student, teacher, data, IntermediateLayers(), False)
-    assert furthest(plain, trained(student, teacher, data, IntermediateLayers(), True)) < 1e-5
-    with compiled_layers(teacher.model, OutputRequest(attention_scores=(2,), query_key_value=(4,))):
+    with CompiledLayers([(teacher.model, OutputRequest(attention_scores=(2,), query_key_value=(4,)))]):
         layers = teacher.model.bert.encoder.layer
         assert [number for number, layer in enumerate(layers, 1) if "forward" in vars(layer)] == [1, 3]
+    trainer = ReaderTrainer(student, None, settings(max_steps=1, torch_compile=True))
+    with pytest.raises(DistilError, match="the attention of every layer of the student"):
+        trainer.distil(teacher, data, IntermediateLayers())
+
+
+def test_a_teacher_of_another_kind_runs_as_it_is(pair: Pair) -> None:
+    early = students.early_exit(pair()[1])
+    with CompiledLayers([(early.model, OutputRequest())]):
+        assert not any("forward" in vars(module) for module in early.model.modules())
 
 
 def of_family(family: str, tiny_reader: MakeReader) -> Reader:
