@@ -52,7 +52,7 @@ class RecurrentDropoutLstm(nn.LSTM):
 
         Args:
             hidden: The input, (B, L, E), padded on the right.
-            lengths: The tokens of each window, (B,).
+            lengths: The tokens of each window, (B,), on the processor.
         """
         weights = {name: getattr(self, name) for name in self._flat_weights_names}
         if self.training and self.recurrent_dropout:
@@ -79,7 +79,7 @@ class RecurrentDropoutLstm(nn.LSTM):
         return found
 
     def _packed(self, hidden: Tensor, lengths: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(hidden, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(hidden, lengths, batch_first=True, enforce_sorted=False)
         # PyTorch keeps references to the weights beside the weights; those of a loaded model may be out of date.
         kept, self._flat_weights = self._flat_weights, [weights[name] for name in self._flat_weights_names]
         try:
@@ -144,7 +144,7 @@ class BiLstmEncoder(nn.Module):
 
         Args:
             hidden: The input, (B, L, E).
-            lengths: The tokens of each window, (B,).
+            lengths: The tokens of each window, (B,), on the processor.
         """
         found: list[Tensor] = []
         for layer in self.layer:
@@ -216,7 +216,7 @@ class BiLstmModel(BiLstmPreTrainedModel):
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         question = question_tokens(input_ids, mask, self.config.sep_token_id)
         embedded = self.embeddings(input_ids, mask, question)
-        layers = self.encoder(embedded, mask.sum(dim=1).clamp(min=1))
+        layers = self.encoder(embedded, mask.sum(dim=1).clamp(min=1).cpu())
         output = BaseModelOutput(
             last_hidden_state=layers[-1], hidden_states=(embedded, *layers) if output_hidden_states else None
         )

@@ -161,7 +161,7 @@ def run_loop(
 
 
 def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> CompiledLayers:
-    """The context in which the layers of all models that run in a step are compiled."""
+    """The context in which the layers of all models that run while it trains are compiled."""
     live = [one for one in ([] if teacher is None else teacher.members()) if isinstance(one, LiveTeacher)]
     teachers = [(one.model.model, objective.teacher_request) for one in live]
     return CompiledLayers([(student.model, objective.student_request), *teachers])

@@ -5,12 +5,11 @@ in one cache directory, named by the SHA-256 of its inputs. A JSON file next to 
 table that does not match its record is rebuilt.
 """
 
-import contextlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def _only_one(path: Path) -> Iterator[None]:
     finally:
         if lock.is_locked:
             lock.release()
-            with contextlib.suppress(OSError):  # on Windows it stays while another process waits for it
+            with suppress(OSError):  # on Windows it stays while another process waits for it
                 file.unlink(missing_ok=True)
 
 

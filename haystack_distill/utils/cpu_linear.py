@@ -50,9 +50,8 @@ class KeptCasts(TorchFunctionMode):
     ) -> Any:
         """Replace the arguments of `linear` by their kept copies."""
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():  # kept tensors would be constants of the compiled graph
-            return func(*args, **kwargs)
-        if func is linear and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+        # In a compiled graph, kept tensors would be constants.
+        if func is linear and not torch.compiler.is_compiling() and _casts_to_bfloat16():
             return self._linear(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -81,6 +80,10 @@ class KeptCasts(TorchFunctionMode):
         if key not in self._weights:
             self._weights[key] = weight.detach().bfloat16()
         return self._weights[key]
+
+
+def _casts_to_bfloat16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _is_to_be_cast(tensor: Tensor) -> bool:
