@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -82,6 +83,10 @@ def _start(settings: AugmentSettings, work: Path) -> None:
             os._exit(1)
 
         threading.Thread(target=follow, daemon=True).start()
+    if settings.model is None:
+        # NLTK imports them for what no tagger uses, and can do without: seconds in each process.
+        for package in ("scipy", "sklearn"):
+            sys.modules.setdefault(package, None)  # type: ignore[arg-type]
     _worker = Worker(settings, work)
 
 

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.utils.cache import CACHE_VARIABLE
 
-# Which of the two environments this is: what depends on no Haystack and takes long runs in one of them.
+# Which of the two environments this is.
 IS_FARM = bool(importlib.util.find_spec("haystack") and importlib.util.find_spec("haystack.nodes"))
 # CONTRIBUTING's method is checked by ruff, too, which is installed in one of them.
 collect_ignore = [] if IS_FARM else ["test_contributing.py"]
@@ -43,8 +43,17 @@ QUESTIONS = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks first: they take longest, and at the end one process would wait for the other."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs in the other environment, and begin with the notebooks.
+
+    They take longest, and at the end one process would wait for the other.
+    """
+    here = "farm" if IS_FARM else "haystack"
+    marks = {item: item.get_closest_marker("only_in") for item in items}
+    elsewhere = [item for item, mark in marks.items() if mark is not None and mark.args != (here,)]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=lambda item: "test_tutorials" not in item.nodeid)
 
 

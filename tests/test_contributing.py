@@ -75,12 +75,39 @@ def test_its_tests_and_those_of_the_registry_and_the_rooms_are_green(copy: Path)
         copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST, "tests/test_methods.py", "tests/test_rooms.py"
     )
     assert "failed" not in shown
-    assert run(copy, "-c", "import haystack_distill; print(haystack_distill.__file__)").startswith(str(copy))
+
+
+def test_its_name_and_options_are_in_the_help(copy: Path) -> None:
+    shown = run(copy, "-m", "haystack_distill", "distil", "--help")
+    for word in ("patient_hidden_states", "--patient-loss-weight", "beta in the paper"):
+        assert word in " ".join(shown.split())
+
+
+# What the text runs is run in one process, because starting one takes longer than any of it.
+EVERYTHING = """
+import haystack_distill
+from haystack_distill.cli.app import app
+
+print("from", haystack_distill.__file__)
+{python}
+for words in {commands}:
+    app(words, prog_name="haystack-distill", standalone_mode=False)
+"""
 
 
 @pytest.mark.slow
-def test_it_trains_from_python(copy: Path) -> None:
-    assert "loss_patient" in run(copy, "-c", block_after("In Python, alone or in a sum:", "python"))
+def test_it_trains_from_python_on_the_command_line_and_in_a_recipe(copy: Path) -> None:
+    lines = block_after("On the command line: its name and options are in `haystack-distill distil --help`.", "bash")
+    commands = [shlex.split(line) for line in lines.replace("\\\n", " ").splitlines()]
+    commands.append(shlex.split("haystack-distill recipe --config recipe.yaml"))
+    assert {words[0] for words in commands} == {"haystack-distill"}
+    introduction = f"In a recipe, as `recipe.yaml` for `{' '.join(commands[-1])}`:"
+    (copy / "recipe.yaml").write_text(block_after(introduction, "yaml"), encoding="utf-8")
+    python = block_after("In Python, alone or in a sum:", "python")
+    printed = run(copy, "-c", EVERYTHING.format(python=python, commands=[words[1:] for words in commands]))
+    assert printed.startswith(f"from {copy}")
+    assert "loss_patient" in printed
+
     record = json.loads((copy / "patient" / "haystack_distill.json").read_text(encoding="utf-8"))
     assert record["method"] == "prediction_layer + patient_hidden_states"
     parts = record["arguments"]["parts"]
@@ -91,31 +118,11 @@ def test_it_trains_from_python(copy: Path) -> None:
         "arguments": {"layer_mapping": "uniform", "patient_loss_weight": 1.0},
     }
 
-
-def test_its_name_and_options_are_in_the_help(copy: Path) -> None:
-    shown = run(copy, "-m", "haystack_distill", "distil", "--help")
-    for word in ("patient_hidden_states", "--patient-loss-weight", "beta in the paper"):
-        assert word in " ".join(shown.split())
-
-
-@pytest.mark.slow
-def test_it_trains_from_the_command_line(copy: Path) -> None:
-    lines = block_after("On the command line: its name and options are in `haystack-distill distil --help`.", "bash")
-    for line in lines.replace("\\\n", " ").splitlines():
-        program, *words = shlex.split(line)
-        assert program == "haystack-distill"
-        run(copy, "-m", "haystack_distill", *words)
     record = json.loads((copy / "by-command" / "haystack_distill.json").read_text(encoding="utf-8"))
     assert record["method"] == "patient_hidden_states"
     assert record["arguments"] == {"layer_mapping": "skip", "patient_loss_weight": 10.0}
     assert record["steps"] == 2
 
-
-@pytest.mark.slow
-def test_it_trains_in_a_recipe_and_is_on_the_model_card(copy: Path) -> None:
-    text = block_after("In a recipe, as `recipe.yaml` for `haystack-distill recipe --config recipe.yaml`:", "yaml")
-    (copy / "recipe.yaml").write_text(text, encoding="utf-8")
-    run(copy, "-m", "haystack_distill", "recipe", "--config", "recipe.yaml")
     card = (copy / "by-recipe" / "reader" / "README.md").read_text(encoding="utf-8")
     assert "### Patient hidden states" in card
     assert "| patient_loss_weight | 10 |" in card.replace("\\_", "_")

@@ -40,6 +40,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     assert min(seconds) < 1
 
 
+@pytest.mark.only_in("haystack")
 @pytest.mark.slow
 def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     """It is installed by itself into an empty folder; what it depends on comes from this environment."""

@@ -1,11 +1,15 @@
 """An HTML page without scripts or links, and its figures: what all reports look like."""
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The policy allows the page's own style and figures only, so that nothing is ever loaded from elsewhere.
 _PAGE = """<!DOCTYPE html>

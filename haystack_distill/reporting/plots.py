@@ -1,20 +1,25 @@
-"""Figures of measurements and of training logs, readable at a width of 360 pixels."""
+"""Figures of measurements and of training logs, readable at a width of 360 pixels.
+
+matplotlib is imported when a figure is made: it takes a second, and most commands make none.
+"""
+
+from __future__ import annotations
 
 import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import ExampleResult, Measurements
 from haystack_distill.evaluation.reliability import reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 QUESTION_WORDS = ("who", "what", "when", "where", "why", "how", "which", "other")
 ANSWER_LENGTHS = ("no answer", "1", "2", "3", "4-5", "6-10", "11+")
@@ -101,6 +106,8 @@ def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     if not lines:
         raise DistilError("the log of the run contains no losses: lower log_every, so that at least one step is logged")
     parts = sorted({key for line in lines for key in line if key.startswith("loss_")})
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(entries=len(parts) + 1)
     drawn = [("sum, weighted", "loss"), *((part.removeprefix("loss_").replace("_", " "), part) for part in parts)]
     values: list[float] = []
@@ -240,6 +247,9 @@ def _figure(entries: int, height: float = _HEIGHT) -> tuple[Figure, Axes]:
 
 def _empty_figure(entries: int, height: float) -> Figure:
     """A figure with its own canvas, independent of pyplot, and additional height for the entries of its legend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_WIDTH, height + 0.21 * entries), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,15 +1,16 @@
 """Reports on one or several runs: an HTML page without scripts or links, its figures, and its numbers as JSON."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
-from matplotlib.figure import Figure
 
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
@@ -20,6 +21,9 @@ from haystack_distill.reporting.page import figure_of, page_of, png_of
 from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.files import expand_user, require_writable
 from haystack_distill.utils.model_files import read_json_object
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT_FILE = "report.json"
 

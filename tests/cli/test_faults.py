@@ -467,7 +467,11 @@ def test_without_a_home_the_cache_says_where_it_could_be(
         assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - {"demo", "recipe"}))
+# A comparison starts processes.
+COMPARE = pytest.param("compare", marks=pytest.mark.only_in("haystack"))
+
+
+@pytest.mark.parametrize("name", [*sorted((FILES | FOLDERS) - {"demo", "recipe", "compare"}), COMPARE])
 def test_without_a_home_all_else_works(
     name: str, nobody: None, commands: Callable[[str, object], list[object]], tmp_path: Path
 ) -> None:

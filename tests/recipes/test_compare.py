@@ -353,6 +353,7 @@ def test_the_teacher_in_int8(
         run_comparison(given(arms=labels, output_dir=str(tmp_path / "other")), progress=False)
 
 
+@pytest.mark.only_in("farm")
 @pytest.mark.slow
 def test_a_process_of_its_own(
     given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch
@@ -372,6 +373,7 @@ def test_a_process_of_its_own(
 # --- several at the same time --------------------------------------------------------------------------------------
 
 
+@pytest.mark.only_in("haystack")
 @pytest.mark.slow
 def test_in_parallel_the_students_are_the_same(
     given: Callable[..., Comparison], ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

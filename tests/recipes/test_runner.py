@@ -754,26 +754,25 @@ def kill_in_stage(path: Path, directory: Path, later: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.only_in("haystack")
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     path, moments = write("killed"), random.Random(5)
-    ran = subprocess.run(
-        command(write("whole")), env=environment(), check=True, capture_output=True, text=True, timeout=300
-    )
-    whole = json.loads(ran.stdout)
+    whole = run(write("whole"))
     for stage in ("1-general", "2-layers", "3-answers"):
         kill_in_stage(path, tmp_path / "killed" / stage, later=moments.uniform(0, 0.2))
     done = subprocess.run(command(path), env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     printed = json.loads(done.stdout)
-    assert printed["steps"] == whole["steps"]
-    assert printed["metrics"] == whole["metrics"]
+    assert printed["steps"] == whole.steps
+    assert printed["metrics"] == whole.metrics
     for name in ("1-general", "2-layers", "3-answers", "reader"):
         assert same(weights(tmp_path / "killed" / name), weights(tmp_path / "whole" / name)), name
     assert left_over(tmp_path / "killed") == []
     assert left_over(tmp_path / "killed-cache") == []
 
 
+@pytest.mark.only_in("farm")
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_do_what_one_does(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def fingerprints(folder: Path, module: str = MODULE, helpers: str = HELPERS, *, 
     return done.stdout.split()
 
 
+@pytest.mark.only_in("haystack")
 @pytest.mark.slow
 def test_it_is_the_same_in_every_process_and_changes_with_what_the_function_uses(tmp_path: Path) -> None:
     first = fingerprints(tmp_path / "a")
