@@ -175,7 +175,8 @@ def _table(head: str, rows: Iterable[list[str]]) -> list[str]:
 
 
 def _rounds(arms: dict[str, list[Any]]) -> str:
-    return f"{len(next(iter(arms.values())))} rounds"
+    rounds = len(next(iter(arms.values())))
+    return "one round" if rounds == 1 else f"{rounds} rounds"
 
 
 def _median(values: Iterable[float]) -> float:
@@ -183,17 +184,20 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    median = f"{statistics.median(values):.1f}"
+    return median if len(values) == 1 else f"{median} ({min(values):.1f} to {max(values):.1f})"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Distilling and serving as bars, each with its number."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    heights = [0.25 * len(found[part]) + 0.7 for part in ("training", "serving")]
+    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    above, below = figure.subplots(2, height_ratios=heights)
     for axes, part, of, unit in (
-        (figure.add_subplot(2, 1, 1), "training", "seconds", "seconds for one distillation"),
-        (figure.add_subplot(2, 1, 2), "serving", "passages_per_second", "passages a second"),
+        (above, "training", "seconds", "seconds for one distillation"),
+        (below, "serving", "passages_per_second", "passages a second"),
     ):
         names = list(found[part])[::-1]
         bars = axes.barh(

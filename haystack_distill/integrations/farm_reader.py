@@ -627,8 +627,8 @@ class _Inferencer:
         """Of each window of a batch the best spans and, last, the no-answer; positions are the window's."""
         kept = torch.ones_like(batch["attention_mask"]) if self.farm_confidences else batch["attention_mask"]
         padding = kept == 0
-        start_chances = starts.masked_fill(padding, -torch.inf).softmax(1)
-        end_chances = ends.masked_fill(padding, -torch.inf).softmax(1)
+        start_chances = _softmax(starts.masked_fill(padding, -torch.inf))
+        end_chances = _softmax(ends.masked_fill(padding, -torch.inf))
         spans = window_spans(
             starts,
             ends,
@@ -646,6 +646,11 @@ class _Inferencer:
     def _numbers(self, table: torch.Tensor) -> Any:
         """Rows of numbers: FARMReader computes with them in fp32, where double precision would round otherwise."""
         return table.numpy() if self.farm_confidences else table.tolist()
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Chances over the tokens of each window, (B, L), window by window: over a table it wakes PyTorch's threads."""
+    return torch.stack([window.softmax(0) for window in logits])
 
 
 def _candidate(kind: str, score: float, confidence: float, start: int, end: int) -> QACandidate:
