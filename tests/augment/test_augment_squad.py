@@ -17,7 +17,9 @@ import pytest
 from augment.augment_squad import augment_squad, make_statistics
 from augment.command import main
 from augment.job import alone
+from augment.processes import Processes
 from augment.report import AugmentReport
+from augment.settings import AugmentSettings
 from augment.shards import merge_shards
 from haystack_distill import DataError, DistilError
 from haystack_distill.data.squad.load import read_squad
@@ -544,6 +546,13 @@ def test_the_three_operations_import_neither_torch_nor_transformers(source: Path
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert len(read_squad(tmp_path / "out.json")) == 24 * 20
+
+
+def test_processes_start_without_what_no_tagger_uses(tmp_path: Path) -> None:
+    loaded = "[name for name in ('nltk', 'scipy', 'sklearn') if __import__('sys').modules.get(name)]"
+    with Processes(2, AugmentSettings(tagger="textblob"), tmp_path) as processes:
+        assert processes._pool is not None
+        assert processes._pool.submit(eval, f"__import__('nltk') and {loaded}").result() == ["nltk"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "json"])
