@@ -16,7 +16,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.export import onnx, openvino, promise
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, open_exported
+from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, open_exported, remove_exported
 from haystack_distill.models.backends.onnx_runtime import import_onnx
 from haystack_distill.models.backends.openvino_runtime import import_openvino
 from haystack_distill.models.bilstm_config import MODEL_TYPE
@@ -27,6 +27,7 @@ from haystack_distill.utils.atomic import write_atomically, write_json
 from haystack_distill.utils.checks import check_argument, is_number
 from haystack_distill.utils.files import expand_user, require_writable, temporary_directory, writing
 from haystack_distill.utils.model_files import EXPORT_RECORD
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs
 
 logger = logging.getLogger(__name__)
@@ -110,8 +111,8 @@ def export_reader(
 
     Args:
         reader: A reader with weights.
-        directory: The directory for the reader and the exported models. Each file is replaced atomically, and
-            what was exported before is removed.
+        directory: The directory for the reader and the exported models. Each file is replaced atomically. What was
+            exported before is removed, but for another runtime's models of the same reader.
         settings: The settings of the export; the default is `ExportSettings()`.
         calibration: Examples for static quantisation to scale activations; training data, never evaluation data. For
             int8 "static" and "auto".
@@ -175,12 +176,26 @@ def export_reader(
         }
         if tried:
             record["tried"] = [vars(one) for one in tried]
-        reader.save(target)
+        runtimes = [str(folder) for folder in folders]
+        others = [one for one in _PACKAGES if one not in runtimes and (target / one / EXPORT_RECORD).exists()]
+        if others and _holds(target, reader):
+            remove_exported(target, runtimes)
+        else:
+            reader.save(target)
         for folder in folders:
             write_json(target / folder / EXPORT_RECORD, record)  # first: marks the other files as exports
         for file in reversed([file for backend in exported for file in FILES[backend]]):
             write_atomically(target / file, partial(shutil.copyfile, Path(scratch) / file))
     return record
+
+
+def _holds(directory: Path, reader: Reader) -> bool:
+    """Whether the reader in a directory is this one, so that what was exported there is, too."""
+    try:
+        there = Reader.load(directory, window_settings=reader.window_settings, device="cpu", precision="fp32")
+    except DistilError:
+        return False
+    return model_fingerprint(there.model) == model_fingerprint(reader.model)
 
 
 def runtime_of(backend: str) -> str:

@@ -134,6 +134,25 @@ def test_saving_other_weights_removes_what_was_exported(tiny_reader: Callable[..
         Reader.load(tmp_path / "reader", backend="onnx")
 
 
+@pytest.mark.slow
+def test_another_runtime_stays_where_the_reader_is_the_same(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    directory = tmp_path / "reader"
+
+    def present() -> list[str]:
+        return [name for name, files in FILES.items() if all((directory / file).exists() for file in files)]
+
+    export_reader(tiny_reader(), directory)
+    assert present() == ["onnx", "onnx-int8"]
+    reader = Reader.load(directory, window_settings=WINDOWS, device="cpu")
+    export_reader(reader, directory, ExportSettings(runtime="openvino", int8="none"))
+    assert present() == ["onnx", "onnx-int8", "openvino"]
+    export_reader(reader, directory, ExportSettings(int8="none"))  # of the same runtime: what is not made anew goes
+    assert present() == ["onnx", "openvino"]
+    export_reader(tiny_reader(seed=1), directory, ExportSettings(int8="none"))
+    assert present() == ["onnx"]  # the other would still be the one before
+
+
 def test_exported_readers_cannot_learn(
     exported: tuple[Reader, Path, dict], tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path
 ) -> None:

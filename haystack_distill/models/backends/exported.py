@@ -6,6 +6,7 @@ it calls what `open_exported` returns.
 
 import contextlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -105,12 +106,16 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
     return Path(str(found[0]))
 
 
-def remove_exported(directory: Path) -> None:
-    """Remove what was exported from the weights of a reader directory, before they are replaced.
+def remove_exported(directory: Path, runtimes: Collection[str] = (EXPORT_FOLDER, OPENVINO_FOLDER)) -> None:
+    """Remove what was exported from the weights of a reader directory, before they or the exports are replaced.
 
     What others put into folders of those names stays.
+
+    Args:
+        directory: The reader's.
+        runtimes: Those whose exports go.
     """
-    for folder in dict.fromkeys(directory / Path(files[0]).parent for files in FILES.values()):
+    for folder in (directory / runtime for runtime in runtimes):
         ours = (folder / EXPORT_RECORD).exists()
         for file in (directory / name for files in FILES.values() for name in files):
             if file.parent != folder or not file.exists():
