@@ -71,16 +71,16 @@ def test_it_is_in_the_projects_style(copy: Path) -> None:
 
 
 def test_its_tests_and_those_of_the_registry_and_the_rooms_are_green(copy: Path) -> None:
-    shown = run(
+    printed = run(
         copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST, "tests/test_methods.py", "tests/test_rooms.py"
     )
-    assert "failed" not in shown
+    assert "failed" not in printed
 
 
 def test_its_name_and_options_are_in_the_help(copy: Path) -> None:
-    shown = run(copy, "-m", "haystack_distill", "distil", "--help")
+    printed = run(copy, "-m", "haystack_distill", "distil", "--help")
     for word in ("patient_hidden_states", "--patient-loss-weight", "beta in the paper"):
-        assert word in " ".join(shown.split())
+        assert word in " ".join(printed.split())
 
 
 # What the text runs is run in one process, because starting one takes longer than any of it.
