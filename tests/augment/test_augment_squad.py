@@ -95,6 +95,7 @@ def test_every_row_is_there_so_often_and_valid(source: Path, tmp_path: Path) -> 
     assert edits["ngram"] > 0
 
 
+@pytest.mark.only_in("farm")
 @pytest.mark.slow
 def test_processes_shards_and_packing_change_no_byte(source: Path, tmp_path: Path) -> None:
     multiply(source, tmp_path / "one.json")
@@ -193,7 +194,7 @@ def spoil(source: Path, change: Callable[[Contents], None]) -> Path:
     return source
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.only_in("farm"))])
 def test_a_bad_question_is_named_and_nothing_is_left(source: Path, tmp_path: Path, processes: int) -> None:
     spoil(source, lambda c: c["data"][4]["paragraphs"][1]["qas"][0].update(question=""))
     with pytest.raises(DataError, match=r'"Ship 4" \(data\[4\]\), paragraph 1, question 0 \(id "4-1-0"\)'):
@@ -533,6 +534,8 @@ def test_the_script_wants_its_paths(script: Callable[..., tuple[int, str]]) -> N
     assert script(output=None)[0] == 2
 
 
+@pytest.mark.only_in("farm")
+@pytest.mark.slow
 def test_the_three_operations_import_neither_torch_nor_transformers(source: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -30,6 +30,9 @@ from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.console import never_lose_a_result
 from tests.conftest import squad_content
 
+# What the file system refuses depends on no Haystack.
+pytestmark = pytest.mark.only_in("farm")
+
 WINDOWS = ["--max-seq-len", "48", "--doc-stride", "16", "--max-query-length", "16"]
 QUICK = [*WINDOWS, "--max-steps", "1", "--batch-size", "4", "--no-progress", "--device", "cpu", "--precision", "fp32"]
 FILES = {"evaluate", "recipe init", "augment", "augment --statistics_only", "augment --merge"}  # what they write

@@ -317,6 +317,7 @@ def test_int8_answers_real_questions_the_same_alone_and_among_others(tmp_path: P
     assert served.answer_batch(pairs, 3) == [served.answer(*pair, 3) for pair in pairs]
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_int8_loses_little_on_squad(tmp_path: Path) -> None:
     model, data = SHARED / "models" / "minilm-l6-squad2", SHARED / "data" / "squad" / "dev-v1.1.json.gz"

@@ -43,6 +43,7 @@ def reader(tokenizer: BertTokenizerFast) -> Reader:
     return make_tiny_reader(tokenizer, seed=5, initializer_range=0.3, num_hidden_layers=2)
 
 
+@pytest.mark.slow
 def test_the_fastest_within_the_limit_is_kept(
     reader: Reader, squad_file: Path, calibration: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def worse(self: Reader, windows: object, **_: object) -> dict[str, float]:
     return {"exact": 50.0, "f1": 80.0 - worse.calls}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_none_within_the_limit_is_written(
     reader: Reader,
     squad_file: Path,
@@ -113,6 +115,7 @@ def test_none_within_the_limit_is_written(
         assert all((tmp_path / "reader" / file).exists() != ("int8" in backend) for file in FILES[backend])
 
 
+@pytest.mark.slow
 def test_an_int8_that_is_slower_than_float_is_named(
     reader: Reader,
     squad_file: Path,

@@ -173,6 +173,7 @@ def test_save_and_load(reader: Reader, tmp_path: Path) -> None:
     assert wide.answer("Who wrote it?", long, allow_no_answer=False)[0].text
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_it(reader: Reader, tmp_path: Path) -> None:
     """Where nothing has imported the model yet."""
     reader.save(tmp_path)

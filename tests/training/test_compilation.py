@@ -49,6 +49,7 @@ def trained(
     return with_gradients(weights_of(student))
 
 
+@pytest.mark.slow
 def test_compiled_layers_learn_the_same(pair: Pair, data: Path, captured: list[int]) -> None:
     """Hidden states, which transformers collects by hooks on the layers, and answers; of student and teacher."""
     student, teacher = pair()
@@ -122,6 +123,7 @@ def of_family(family: str, tiny_reader: MakeReader) -> Reader:
     return tiny_reader().replace(model=AutoModelForQuestionAnswering.from_config(config), tokenizer=tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["albert", "mpnet"])
 def test_families(family: str, tiny_reader: MakeReader, data: Path, captured: list[int]) -> None:
     reader = of_family(family, tiny_reader)
