@@ -34,6 +34,8 @@ def test_the_demo_distils_measures_and_answers(
 ) -> None:
     monkeypatch.setattr(demo, "embedded_teacher", lambda window_settings: tiny_reader(max_position_embeddings=512))
     monkeypatch.setattr(demo, "sample_path", lambda split: squad_file)
+    monkeypatch.setattr(demo, "LAYERS", 3)
+    monkeypatch.setattr(demo, "INTERMEDIATE_SIZE", 16)
     monkeypatch.setattr(demo, "QUESTIONS", {"How many masons came?": "q0-3", "Who, then, owns the glacier?": "q0-7"})
     result = demo.run_demo(haystack=installed_haystack(), output_dir=tmp_path / "reader", json=True)
     assert capsys.readouterr().out == ""
