@@ -29,15 +29,13 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     seconds = []
     for _ in range(3):
         began = os.times()
-        shown = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         ended = os.times()
         seconds.append(ended.children_user - began.children_user + ended.children_system - began.children_system)
-    imported = {
-        line.rpartition("|")[2].strip() for line in shown.stderr.splitlines() if line.startswith("import time:")
-    }
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "haystack_distill.cli.app" in imported
     assert not {"torch", "transformers", "datasets", "accelerate"} & imported
-    assert min(seconds) < 1.5
+    assert min(seconds) < 1
 
 
 @pytest.mark.only_in("haystack")

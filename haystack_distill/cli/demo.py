@@ -90,9 +90,9 @@ def train_students(
 ) -> tuple[Reader, Reader]:
     """The same pruned `teacher` trained twice on the sample for as many steps: on labels only, and distilled.
 
-    How many epochs go to the layers, the learning rates and the weight of the teacher, which on the sample is hardly
-    better than a student of the labels, were chosen on articles held out of the sample's training split. The distilled
-    student is written to `directory`.
+    How many epochs go to the layers, the learning rates and the weight of the teacher, which was trained on other
+    texts, were chosen on articles held out of the sample's training split. The distilled student is written to
+    `directory`.
     """
     train = sample_path("train")
     start = students.pruned(teacher, train, layers=LAYERS, intermediate_size=INTERMEDIATE_SIZE)
