@@ -21,6 +21,9 @@ OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLEL
 FAMILIES := $(CURDIR)/.families
 SHARED_READERS := HAYSTACK_DISTILL_FAMILIES=$(FAMILIES)
 
+# Without compiled files each of the many processes of a test run would compile PyTorch and transformers anew (10 s).
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo demo-haystack test lint docs bench clean
 
 # What `make demo` does: distil the embedded teacher on the sample, measure, answer in a pipeline.

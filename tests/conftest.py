@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import gc
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=lambda item: "test_tutorials" not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported, a million objects: the Trainer calls it after every run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
