@@ -1,7 +1,7 @@
 """The command `student`: make a student of a teacher."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
 from haystack_distill.utils.model_files import RUN_FILE
 from haystack_distill.utils.options import read_keywords
 
+if TYPE_CHECKING:
+    from haystack_distill.models.reader import Reader
+
 _EXITS = "With early exits"
 _EXIT_SIZES = [one for one in read_keywords("haystack_distill.students.exits", "early_exit") if one.name != "seed"]
 _CUT = "Cut from the teacher"
@@ -37,6 +40,8 @@ _PRUNED = "Pruned by importance"
 _FRESH = "From a configuration, with fresh weights"
 _BILSTM = "A BiLSTM reader"
 _TOKENIZER = "With a tokenizer of its own"
+_OF_TOKENIZER = read_keywords("haystack_distill.students.tokenizer", "with_tokenizer")
+_VOCAB_SIZE = next(source.default for source in _OF_TOKENIZER if source.name == "vocab_size")
 _FEED_FORWARD = "Width of its feed-forward part. With --data: how many of the teacher's neurons remain in each layer."
 _SIZES = [
     option("model_type", str | None, None, "Another architecture, such as mobilebert. Default: the teacher's.", _FRESH),
@@ -112,7 +117,7 @@ _OPTIONS = [
         "Train a tokenizer on --corpus, and begin with the means of the old embeddings. Default: the teacher's.",
         _TOKENIZER,
     ),
-    option("vocab_size", int | None, None, "Tokens of the new vocabulary. Default: 8000.", _TOKENIZER),
+    option("vocab_size", int | None, None, f"Tokens of the new vocabulary. Default: {_VOCAB_SIZE}.", _TOKENIZER),
     option(
         "corpus",
         list[str] | None,
@@ -170,42 +175,21 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
     refuse_to_overwrite(output_dir, [teacher], given["overwrite"])
     with logs_on_stderr():
         from haystack_distill import students
-        from haystack_distill.data.window_settings import WindowSettings
         from haystack_distill.training.run_record import versions
         from haystack_distill.utils.atomic import write_json
         from haystack_distill.utils.model_fingerprint import model_fingerprint
 
-        seed = 42 if given["seed"] is None else given["seed"]
-        arguments: dict[str, Any]
-        if given["data"]:
-            source = load_teacher(teacher, {"window_settings": WindowSettings(), "device": "auto"})
-            arguments = _of_pruned(given) | {"seed": seed}
-            made = students.pruned(source, examples_of(given["data"], "train", given), **arguments)
-            arguments = {"data": given["data"]} | arguments
-        else:
-            # The smallest windows fit any teacher; none are cut.
-            source = load_reader(
-                teacher, window_settings=WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1), device="cpu"
-            )
-            if changed:
-                arguments = changed | {"seed": seed}
-                made = (students.bilstm if given["bilstm"] else students.from_config)(source, **arguments)
-            elif given["early_exit"] and _number_of_layers(given) is None and given["which"] is None:
-                arguments, made = {}, source
-            else:
-                kept = BLOCK_STARTS if given["which"] is None else given["which"]
-                arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
-                made = students.from_teacher(source, **arguments)
+        source, made, arguments = _make(teacher, given, changed)
         if given["tokenizer"] is not None:
             texts = (text for one in given["corpus"] for text in corpus_texts(one, given))
-            vocab_size = 8000 if given["vocab_size"] is None else given["vocab_size"]
+            vocab_size = _VOCAB_SIZE if given["vocab_size"] is None else given["vocab_size"]
             own_tokenizer = {"algorithm": given["tokenizer"], "vocab_size": vocab_size}
             made = students.with_tokenizer(made, texts, **own_tokenizer)
             arguments["tokenizer"] = own_tokenizer | {"corpus": given["corpus"]}
         if given["early_exit"]:
-            made = students.early_exit(made, seed=seed, **sizes)
+            made = students.early_exit(made, seed=_seed(given), **sizes)
             made_sizes = {one.name: getattr(made.model.config, one.name) for one in _EXIT_SIZES}
-            arguments |= {"early_exit": True, **made_sizes, "seed": seed}
+            arguments |= {"early_exit": True, **made_sizes, "seed": _seed(given)}
         made.save(output_dir)
         record = {
             "method": "student",
@@ -227,6 +211,43 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
         "teacher_parameters": source.n_parameters,
     }
     print_result(given["json"], report, f"Student in {output_dir}")
+
+
+def _make(teacher: str, given: dict[str, Any], changed: dict[str, Any]) -> tuple["Reader", "Reader", dict[str, Any]]:
+    """Make the student, but for a tokenizer and early exits of its own.
+
+    Args:
+        teacher: As on the command line.
+        given: The options.
+        changed: What a student with fresh weights has of its own: values of a configuration, or what `bilstm` takes.
+
+    Returns:
+        The teacher, the student, and the arguments that the student was made with.
+    """
+    from haystack_distill import students
+    from haystack_distill.data.window_settings import WindowSettings
+
+    if given["data"]:
+        source = load_teacher(teacher, {"window_settings": WindowSettings(), "device": "auto"})
+        arguments = _of_pruned(given) | {"seed": _seed(given)}
+        made = students.pruned(source, examples_of(given["data"], "train", given), **arguments)
+        return source, made, {"data": given["data"]} | arguments
+    # The smallest windows fit any teacher; none are cut.
+    smallest = WindowSettings(max_seq_len=16, doc_stride=1, max_query_length=1)
+    source = load_reader(teacher, window_settings=smallest, device="cpu")
+    if changed:
+        arguments = changed | {"seed": _seed(given)}
+        made = (students.bilstm if given["bilstm"] else students.from_config)(source, **arguments)
+        return source, made, arguments
+    if given["early_exit"] and _number_of_layers(given) is None and given["which"] is None:
+        return source, source, {}
+    kept = BLOCK_STARTS if given["which"] is None else given["which"]
+    arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
+    return source, students.from_teacher(source, **arguments), arguments
+
+
+def _seed(given: dict[str, Any]) -> int:
+    return 42 if given["seed"] is None else given["seed"]
 
 
 def _check_shape(ctx: typer.Context, changed: dict[str, Any]) -> None:
