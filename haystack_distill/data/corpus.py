@@ -28,8 +28,9 @@ class Corpus:
 
     Args:
         source: A file or several of one format, a directory of such files, the name of a dataset on the Hugging Face
-            hub, or a `datasets.IterableDataset`. Files are plain text (.txt; an empty line ends a document), JSON lines
-            (.jsonl) or Parquet (.parquet); text and JSON lines may be compressed with gzip (.gz).
+            hub, or a `datasets.IterableDataset`. Files are plain text (.txt; an empty line ends a document, the end of
+            a file does not), JSON lines (.jsonl) or Parquet (.parquet); text and JSON lines may be compressed with gzip
+            (.gz).
         text_column: The column with the text; plain text files have no columns.
         split: The split of a dataset on the hub.
         config: The configuration of a dataset on the hub, such as "20231101.en".

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from haystack_distill.data.squad.arrow import SCHEMA, plain_rows, record_batches
+from haystack_distill.data.squad.arrow import SCHEMA, hash_columns, plain_rows, record_batches
 from haystack_distill.data.squad.load import OnBadExample, PathLike, content_hash, load_examples
 from haystack_distill.data.squad.validation import Row
 from haystack_distill.errors import DataError, DistilError
@@ -102,7 +102,7 @@ class TransferSet:
                 f"questions_per_context={self.questions_per_context}: give more, or lower it"
             )
         contexts = load_examples(self.data, only="contexts", on_bad_example=on_bad_example, cache_dir=cache_dir)
-        key = hash_json("pool", _FORMAT, content_hash(contexts), pool, self.questions_per_context, seed)
+        key = hash_json("pool", _FORMAT, _hash(contexts), pool, self.questions_per_context, seed)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
             return record_batches(paired(contexts, pool, self.questions_per_context, seed))
@@ -114,8 +114,7 @@ class TransferSet:
         contexts = load_examples(self.data, only="contexts", **reading)
         assert self.question_pool is not None
         pool = load_examples(expand_user(self.question_pool), only="questions", **reading)
-        hashes = content_hash(contexts), content_hash(pool)
-        key = hash_json("pool by title", _FORMAT, *hashes, self.questions_per_context, seed)
+        key = hash_json("pool by title", _FORMAT, _hash(contexts), _hash(pool), self.questions_per_context, seed)
 
         def batches() -> Iterator[dict[str, pa.Array]]:
             return record_batches(paired_by_title(contexts, pool, self.questions_per_context, seed))
@@ -163,6 +162,11 @@ def paired_by_title(contexts: datasets.Dataset, pool: datasets.Dataset, per_cont
         if others:
             drawn = random.choice(len(others), size=min(per_context, len(others)), replace=False)
             yield from _unlabelled(row, [others[place] for place in drawn])
+
+
+def _hash(examples: datasets.Dataset) -> str:
+    """What the rows drawn for some examples depend on: their content, and titles, which `content_hash` leaves out."""
+    return hash_json(content_hash(examples), hash_columns(examples, ["title"]))
 
 
 def _different(contexts: datasets.Dataset) -> Iterator[dict[str, Any]]:

@@ -49,7 +49,7 @@ class MaskedLanguageModel(Method):
         cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
 
     Raises:
-        DistilError: A weight or the temperature is wrong, or all weights are 0.
+        DistilError: A weight or the temperature is wrong or would have no effect, or all weights are 0.
     """
 
     temperature: float = 2.0
@@ -64,7 +64,8 @@ class MaskedLanguageModel(Method):
         tokens = self.soft_target_tokens
         check_argument("soft_target_tokens", tokens, tokens in ("all", "masked"), '"all" or "masked"')
         if self.soft_target_weight == 0:
-            refuse_without_effect(self, "soft_target_tokens", "soft_target_weight=0 leaves out the soft targets")
+            for option in ("temperature", "soft_target_tokens"):
+                refuse_without_effect(self, option, "soft_target_weight=0 leaves out the soft targets")
 
     @property
     def loss_weights(self) -> dict[str, float]:

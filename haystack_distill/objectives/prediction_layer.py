@@ -14,7 +14,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
-from haystack_distill.objectives.method import Method, check_temperature
+from haystack_distill.objectives.method import Method, check_temperature, refuse_without_effect
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.schedule import linear
 from haystack_distill.utils.checks import check_argument, is_number
@@ -94,11 +94,13 @@ class PredictionLayer(Method):
             )
 
     def _require_effects(self) -> None:
-        """Check that no option of the temperature is without effect.
+        """Check that no option of the teacher's loss is without effect.
 
         Raises:
             DistilError: One is.
         """
+        if self.distillation_loss_weight == 0:
+            refuse_without_effect(self, "distillation_loss", "distillation_loss_weight=0 learns from labels only")
         neutral = {"temperature": 1, "final_temperature": None, "flsw_beta": 0}
         given = {name: getattr(self, name) for name, value in neutral.items() if getattr(self, name) != value}
         for name, value in given.items():

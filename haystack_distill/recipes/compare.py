@@ -27,7 +27,7 @@ import torch
 import yaml
 
 from haystack_distill.data.squad.held_out import without_articles
-from haystack_distill.data.squad.load import content_hash, load_examples, write_squad
+from haystack_distill.data.squad.load import PathLike, content_hash, load_examples, write_squad
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.errors import DataError, DistilError
 from haystack_distill.recipes.arm import (
@@ -174,7 +174,7 @@ class _Prepared:
         self.held_out: list[str] = []
         self.trial_hashes: dict[str, str] = {}
         if any(arm.candidates(comparison.grid) for arm in comparison.arms):
-            fitting, held_out = split_by_article(train, comparison.held_out)
+            fitting, held_out = split_by_article(train, comparison.held_out, cache_dir=comparison.cache_dir)
             spread = np.linspace(0, len(held_out) - 1, min(len(held_out), _HELD_OUT_QUESTIONS)).astype(int)
             held_out = held_out.select(spread.tolist())
             self.fitting = [self._written(fitting, "grid-train")]
@@ -609,7 +609,9 @@ def _shared_among(processes: int) -> dict[str, str]:
     return {_THREADS: threads, **os.environ}
 
 
-def split_by_article(examples: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
+def split_by_article(
+    examples: datasets.Dataset, share: float, *, cache_dir: PathLike | None = None
+) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Divide questions by article, so that no text is on both sides; by context where there are no titles.
 
     The articles are drawn at random, always alike for the same data, until they have the share of the questions.
@@ -617,6 +619,7 @@ def split_by_article(examples: datasets.Dataset, share: float) -> tuple[datasets
     Args:
         examples: Rows as `data.squad.load.load_examples` returns them.
         share: The share of the questions that is held out, at least; of several articles, one is never held out.
+        cache_dir: See `utils.cache.cache_directory`.
 
     Returns:
         The rest, and those of the held-out questions that are labelled.
@@ -641,7 +644,8 @@ def split_by_article(examples: datasets.Dataset, share: float) -> tuple[datasets
             "questions about several texts, or leave the grid out"
         )
     rest = sorted(set(range(len(examples))).difference(held))
-    return load_examples(examples.select(rest)), load_examples(examples.select(chosen))
+    parts = (load_examples(examples.select(rows), cache_dir=cache_dir) for rows in (rest, chosen))
+    return next(parts), next(parts)
 
 
 def _shares_of(arm: Arm, inputs: Inputs) -> list[float]:

@@ -243,10 +243,10 @@ def _with_values(stage: Mapping[str, Any], values: Mapping[str, str]) -> dict[st
 
 def _method_with_values(method: Any, values: Mapping[str, str]) -> Any:
     name = method.get("name") if isinstance(method, Mapping) else method
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         return method  # the recipe's schema refuses it
     given = method if isinstance(method, Mapping) else {"name": method}
-    known = {option.name for option in METHODS.options(str(name))}
+    known = {option.name for option in METHODS.options(name)}
     own = {option: value for option, value in values.items() if option in known and option not in given}
     return {**given, **own} if own else method
 

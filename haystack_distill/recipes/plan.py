@@ -95,7 +95,7 @@ def _on_corpus(inputs: Inputs, ready: ReadyStage, scratch: str) -> PlannedStage:
 
     def run(settings: TrainingSettings) -> object:
         trainer = LanguageModelTrainer(student.copy(), None, settings, text)
-        return trainer.distil(teacher, corpus, method, adaptation=stage.adaptation)
+        return trainer.distil(teacher, corpus, method, adaptation=stage.adaptation.unmeasured())
 
     steps = settings.max_steps or 0
     seconds = steps * _seconds_per_step(inputs.recipe, stage, run)
@@ -113,7 +113,9 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         teacher = ready.sources
     factor = 1 if stage.augment is None else stage.augment.multiplication_factor
     windows = student.cut(examples, cache_dir=inputs.recipe.cache_dir)
-    whole = [examples] if ready.sources is None else [load_examples(one.data) for one in ready.sources.sources]
+    whole = [examples]
+    if ready.sources is not None:
+        whole = [load_examples(one.data, cache_dir=inputs.recipe.cache_dir) for one in ready.sources.sources]
     parts = [load_examples(one.select(_sample_of(one)), cache_dir=scratch) for one in whole]
     sample, sources = datasets.concatenate_datasets(parts), None
     if ready.sources is not None:
@@ -144,7 +146,9 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
 
     def run(settings: TrainingSettings) -> object:
         trainer = ReaderTrainer(student.copy(), directory, replace(settings, overwrite=True), cache_dir=scratch)
-        return trainer.distil(single, sources or sample, method, transfer=transfer, adaptation=stage.adaptation)
+        return trainer.distil(
+            single, sources or sample, method, transfer=transfer, adaptation=stage.adaptation.unmeasured()
+        )
 
     n_windows, steps = windows_of(stage, len(windows)), steps_of(stage, len(windows))
     of_teacher = len(windows) * factor + others
@@ -169,9 +173,10 @@ def _megabytes(table: datasets.Dataset) -> float:
 
 
 def _sample_of(examples: datasets.Dataset) -> list[int]:
-    """The rows that stages are timed on: evenly spaced, a labelled one among them if there is any."""
-    rows = np.linspace(0, len(examples) - 1, min(_SAMPLE, len(examples))).astype(int)
-    labelled = np.flatnonzero(examples["labelled"])
-    if len(labelled) and not np.isin(rows, labelled).any():
-        rows[0] = labelled[0]
-    return sorted(set(rows.tolist()))
+    """The rows that stages are timed on: evenly spaced, with one that has a label and one that has none, if any are."""
+    rows = set(np.linspace(0, len(examples) - 1, min(_SAMPLE, len(examples))).astype(int).tolist())
+    labelled = np.asarray(examples["labelled"], dtype=bool)
+    for kind in (labelled, ~labelled):
+        if kind.any() and not kind[sorted(rows)].any():
+            rows.add(int(kind.argmax()))
+    return sorted(rows)

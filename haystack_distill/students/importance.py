@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -50,11 +51,12 @@ class Sample:
         check_argument("importance_sample", size, is_integer(size, 1), "a whole number of at least 1")
         require_seed(seed)
         teacher.require_trained()
-        examples = load_examples(data)
+        examples = data if isinstance(data, datasets.Dataset) else load_examples(data)
         if len(examples) > size:
             examples = examples.select(np.sort(np.random.default_rng(seed).choice(len(examples), size, replace=False)))
         reader = _exact(teacher)
         with temporary_directory() as scratch:
+            examples = load_examples(examples, cache_dir=scratch)
             windows = reader.cut(examples, cache_dir=scratch)
             answered = list(reader.logits(windows, range(len(windows))))
         if not answered:

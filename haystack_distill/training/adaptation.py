@@ -38,6 +38,10 @@ class Adaptation(ABC):
         """The option that has an effect only where the student is evaluated during the run, if it is set; else None."""
         return None
 
+    def unmeasured(self) -> Adaptation:
+        """The same without what needs evaluations, for a run that only times its steps."""
+        return self
+
     @abstractmethod
     def prepare(self, model: PreTrainedModel) -> None:
         """Set which weights are trained (`requires_grad`); called before the optimiser is created.
@@ -150,7 +154,7 @@ class Biases(Adaptation):
         """Freeze everything except biases and head; see `Adaptation.prepare`."""
         head = head_of(model)
         for name, parameter in model.named_parameters():
-            train_if(name.endswith("bias") or id(parameter) in head, parameter)
+            train_if("bias" in name.rpartition(".")[2] or id(parameter) in head, parameter)  # bias_ih_l0, r_w_bias
 
 
 # One name for an adaptation everywhere, as in `training.methods` for methods.

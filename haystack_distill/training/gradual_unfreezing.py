@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -62,6 +62,10 @@ class GradualUnfreezing(Adaptation):
     def needs_evaluations(self) -> str | None:
         """The option that has an effect only where the student is evaluated during the run."""
         return None if self.phase_patience is None else "phase_patience"
+
+    def unmeasured(self) -> GradualUnfreezing:
+        """Without `phase_patience`; see `Adaptation.unmeasured`."""
+        return replace(self, phase_patience=None)
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Check that there are as many shares as phases; see `Adaptation.prepare`.

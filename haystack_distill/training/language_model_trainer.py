@@ -10,6 +10,8 @@ from haystack_distill.data.corpus import Corpus, CorpusSource
 from haystack_distill.data.text_windows import TextSettings, TextWindows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.language_model import LanguageModel
+from haystack_distill.objectives.masked_language_model import MaskedLanguageModel
+from haystack_distill.objectives.method import Method, parts_of
 from haystack_distill.objectives.objective import CORPUS, Objective
 from haystack_distill.teachers.live import LiveTeacher, require_one_device, require_positions, require_same_tokenizer
 from haystack_distill.training.adaptation import Adaptation
@@ -143,10 +145,10 @@ class LanguageModelTrainer:
             raise DistilError("this method needs a teacher; give one")
         if teacher is not None and not objective.teacher_request:
             raise DistilError("this method learns from the text alone, so a teacher has no effect; set teacher to None")
-        self._check_heads(objective, teacher)
+        self._check_heads(run.method, objective, teacher)
         return objective
 
-    def _check_heads(self, objective: Objective, teacher: LanguageModel | None) -> None:
+    def _check_heads(self, method: Method | Objective, objective: Objective, teacher: LanguageModel | None) -> None:
         for role, model, request in (
             ("teacher", teacher, objective.teacher_request),
             ("student", self.student, objective.student_request),
@@ -156,8 +158,15 @@ class LanguageModelTrainer:
                     f"the {role} is an encoder without a head for masked language modelling; take a masked language "
                     "model, or the method intermediate_layers, which needs no head"
                 )
-        if objective.weights.get("masked_words") and not self.text.mask_probability:
+        if self.text.mask_probability:
+            return
+        if objective.weights.get("masked_words"):
             raise DistilError("mask_probability=0 leaves no masked words to predict; set masked_word_weight=0 too")
+        for _, one in parts_of(method) if isinstance(method, Method) else ():
+            if isinstance(one, MaskedLanguageModel) and one.soft_target_weight and one.soft_target_tokens == "masked":
+                raise DistilError(
+                    "mask_probability=0 leaves no masked words to compare; set soft_target_tokens='all', or raise it"
+                )
 
     def _check(self, teacher: LanguageModel | None) -> int:
         """Check settings, student and teacher; return the number of steps."""

@@ -147,11 +147,15 @@ def run_loop(
             # that are not mapped; where a part of the objective has no weight, those of its projections.
             projections = any(True for _ in objective.parameters())
             unused = objective.student_request.beyond_logits or projections or adaptation.freezes_later
-            trainer = _LoopTrainer(student, objective, data, teacher, evaluate, settings, checkpoints, more, unused)
+            needed = adaptation.needs_evaluations
+            trainer = _LoopTrainer(
+                student, objective, data, teacher, evaluate, settings, checkpoints, more, unused, needed
+            )
             speed = trainer.batches.windows_per_step
             with training_progress(speed, visible=settings.progress, name=name) as progress:
                 trainer.add_callback(progress)
-                trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
+                with contextlib.suppress(_NothingLeft):
+                    trainer.train(resume_from_checkpoint=None if resumed_from is None else str(resumed_from))
             trained = sum(parameter.numel() for parameter, state in trainer.optimizer.state.items() if state)
             trainer.take_best()
     finally:
@@ -199,6 +203,7 @@ class _LoopTrainer(Trainer):
         checkpoints: Checkpoints,
         more_callbacks: Sequence[TrainerCallback],
         unused: bool,
+        needs_evaluations: str | None,
     ) -> None:
         self.data = data
         self.checkpoints = checkpoints
@@ -220,14 +225,15 @@ class _LoopTrainer(Trainer):
             settings.evaluation_interval,
             settings.max_steps or self.batches.steps * settings.n_epochs,
         )
-        if settings.keep_best and isinstance(evaluate_every, int) and evaluate_every > steps:
-            raise DistilError(
-                f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so keep_best would have "
-                "no evaluation to choose from; lower it, or leave keep_best out"
-            )
+        for option in ("keep_best" if settings.keep_best else None, needs_evaluations):
+            if option is not None and isinstance(evaluate_every, int) and evaluate_every > steps:
+                raise DistilError(
+                    f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so {option} would "
+                    f"have no evaluation to choose by; lower it, or leave {option} out"
+                )
         # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
-        callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastLog()]
+        callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by))
         if settings.tensorboard:
@@ -468,8 +474,17 @@ class _EpochOrder(TrainerCallback):
         self.batches.start_epoch(state.global_step // self.batches.steps)
 
 
-class _LastLog(TrainerCallback):
-    """Logs the last step, whatever `log_every` is."""
+class _NothingLeft(Exception):
+    """The checkpoint that a run is resumed from is its last; weights and optimiser are loaded."""
+
+
+class _LastStep(TrainerCallback):
+    """Logs the last step, whatever `log_every` is; a run that has taken it takes none when it is resumed."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Trainer would take another one where the last step is not the last of an epoch.
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -483,10 +498,17 @@ class _EarlyStopping(TrainerCallback):
         self.patience = patience
         self.best_by = best_by
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._is_used_up(state):  # the run had stopped before it was interrupted
+            raise _NothingLeft
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        scores = list(scores_of(state.log_history, self.best_by).values())
-        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+        if self._is_used_up(state):
             control.should_training_stop = True
+
+    def _is_used_up(self, state: Any) -> bool:
+        scores = list(scores_of(state.log_history, self.best_by).values())
+        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
 
 def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:

@@ -93,6 +93,8 @@ def learning_rates(
             their weights.
     """
     decay, n_layers = settings.layer_decay, 0
+    if decay != 1 and not objective.trains_student:
+        raise DistilError("layer_decay has no effect: no weight of the student is trained in this run; leave it out")
     if decay != 1:
         n_layers = int(student.config.num_hidden_layers)
         if layer_list_name(student) is None:
@@ -118,7 +120,8 @@ def learning_rates(
             rate *= 1.0 if number is None else decay ** (n_layers - 1 - number)
         rates[parameter] = own.get(option, rate)
         request = objective.student_request
-        if option != "head_learning_rate" or request.logits or request.exits:
+        reached = option != "head_learning_rate" or request.logits or request.exits
+        if objective.trains_student and reached:
             unused.discard(option)
     for parameter in objective.parameters():
         if parameter.requires_grad or not trained:

@@ -70,7 +70,7 @@ def profile_training(
         questions = min(questions, n)
         chosen = examples.select([row * n // questions for row in range(questions)])
         trainer = ReaderTrainer(student.copy(), None, settings, cache_dir=scratch)
-        trainer.distil(teacher, chosen, method, adaptation=adaptation)
+        trainer.distil(teacher, chosen, method, adaptation=None if adaptation is None else adaptation.unmeasured())
         windows = student.cut(chosen, cache_dir=scratch)
     size = {"accumulation": settings.gradient_accumulation_steps}
     batches = windows.batches(settings.batch_size, seed=settings.seed, **size)

@@ -108,6 +108,11 @@ class Run:
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
         _require_weights(objective, method_name(self.method))
+        if not (objective.trains_student or isinstance(self.adaptation, AllWeights)):
+            raise DistilError(
+                f"{method_name(self.method)} trains parameters of its own and no weight of the student, so an "
+                "adaptation would have no effect; leave it out"
+            )
         learning_rates(self.settings, self.student.model, objective)  # checks them
         if self.settings.torch_compile:
             require_compilable(self.student.model, objective.student_request)

@@ -73,6 +73,8 @@ def test_what_cannot_be():
         MaskedLanguageModel(soft_target_tokens="some")
     with pytest.raises(DistilError, match="so soft_target_tokens='masked' would have no effect"):
         MaskedLanguageModel(soft_target_weight=0, soft_target_tokens="masked")
+    with pytest.raises(DistilError, match=r"so temperature=7.0 would have no effect"):
+        MaskedLanguageModel(soft_target_weight=0, temperature=7.0)
     other = BertConfig(**CONFIG.to_dict() | {"vocab_size": 51})
     wide = BertConfig(**CONFIG.to_dict() | {"hidden_size": 32})
     with pytest.raises(DistilError, match="vocabulary has 50 entries and the teacher's 51"):

@@ -206,6 +206,7 @@ def test_callable_with_the_wrong_shape(reduce):
         ({"distillation_loss": "mse", "final_temperature": 2.0}, "final_temperature=2.0 would have no effect"),
         ({"distillation_loss_weight": 0, "flsw_beta": 0.5}, "flsw_beta=0.5 would have no effect"),
         ({"distillation_loss": print, "flsw_beta": 0.5}, "flsw_beta has an effect with"),
+        ({"distillation_loss_weight": 0, "distillation_loss": "mse"}, "distillation_loss='mse' would have no effect"),
         ({"flsw_gamma": 2.0}, "flsw_gamma=2.0 has no effect without flsw_beta"),
         ({"temperature": 2.0, "final_temperature": 2.0}, "is the temperature of the first step too"),
         ({"temperature": 4.0, "final_temperature": 1.5, "flsw_beta": 1.5}, "could lower a temperature of 1.5 to 0"),

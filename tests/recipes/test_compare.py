@@ -325,6 +325,8 @@ def test_articles_are_held_out_whole(tmp_path: Path, squad_file: Path) -> None:
     rest, held = split_by_article(load_examples(squad_file), 0.1)  # one article: by context
     assert len(rest) + len(held) == 8
     assert not set(rest["context"]) & set(held["context"])
+    split_by_article(load_examples(squad_file), 0.1, cache_dir=tmp_path / "own")
+    assert (tmp_path / "own" / "examples").is_dir()
     one = load_examples(squad_file).select(range(2))
     with pytest.raises(DistilError, match="cannot be divided by article"):
         split_by_article(one, 0.1)

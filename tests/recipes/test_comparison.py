@@ -84,6 +84,8 @@ def test_a_file_of_arms(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(DistilError, match=message):
             load_arms(path)
+    path.write_text("a: {method: {name: [labels]}}")
+    assert load_arms(path)[0].candidates({"temperature": ["2"]}) == []  # and the recipe's schema refuses the name
     (tmp_path / "recipe.yaml").write_text("teacher: t\nstages: [{name: a, method: labels}, {name: b}]\n")
     with pytest.raises(DistilError, match=r"recipe\.yaml: stage b: method is missing; add it"):
         arm_from_text(str(tmp_path / "recipe.yaml"))

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from haystack_distill import DistilError, Reader
-from haystack_distill.recipes.plan import plan_recipe
+from haystack_distill.data.squad.load import load_examples
+from haystack_distill.recipes.plan import _sample_of, plan_recipe
 from haystack_distill.recipes.runner import run_recipe
 from haystack_distill.recipes.schema import load_recipe
+from tests.conftest import squad_content
 
 QUICK = {"batch_size": 4, "learning_rate": 1e-3}
 
@@ -66,6 +68,29 @@ def test_the_plan_is_what_the_run_does(write: Callable[..., Path], squad_file: P
     assert all(stage.seconds >= 0 for stage in plan.values())
     assert plan["3-answers"].cache_megabytes > 0
     json.dumps([vars(stage) for stage in plan.values()])
+
+
+def test_a_stage_whose_phases_end_by_evaluations(write: Callable[..., Path], squad_file: Path) -> None:
+    adaptation = {"name": "gradual_unfreezing", "phase_patience": 1}
+    path = write(
+        {"name": "a", "method": "labels", "adaptation": adaptation, "evaluate_every": 1, "n_epochs": 1},
+        dev_data=str(squad_file),
+    )
+    assert [stage.name for stage in plan_recipe(load_recipe(path))] == ["1-a"]
+
+
+def test_the_sample_has_both_kinds_of_rows(tmp_path: Path) -> None:
+    content = squad_content(repeat=60)
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                question["labelled"] = question["id"] != "q3-1"
+    path = tmp_path / "nearly-all.json"
+    path.write_text(json.dumps(content))
+    examples = load_examples(path)
+    labelled = examples.select(_sample_of(examples))["labelled"]
+    assert labelled.count(False) == 1
+    assert len(labelled) == 201
 
 
 def test_teachers_that_are_not_made_yet(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.students.importance import Sample, importance_of, layer_costs, most_important_layers
 from haystack_distill.students.layers import keep_layers
 from haystack_distill.students.parts import heads_of, neurons_of
+from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.model_inputs import model_inputs
 
 
@@ -133,7 +134,9 @@ def test_layers_that_do_nothing_go_first(make_teacher: Callable[..., Reader], sq
     assert most_important_layers(teacher, 4, sample) == [1, 2, 3, 4]
 
 
-def test_the_sample(make_teacher: Callable[..., Reader], squad_file: Path) -> None:
+def test_the_sample(
+    make_teacher: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = make_teacher(layers=2)
 
     def questions(seed: int) -> set[tuple[int, ...]]:
@@ -147,6 +150,9 @@ def test_the_sample(make_teacher: Callable[..., Reader], squad_file: Path) -> No
     for size, seed, message in ((0, 42, "importance_sample must be"), (3, -1, "seed must be")):
         with pytest.raises(DistilError, match=message):
             drawn(teacher, squad_file, size, seed)
+    with monkeypatch.context() as patch:  # the examples of a recipe are in a cache of its own
+        patch.setenv(CACHE_VARIABLE, "/proc/nowhere")
+        assert drawn(teacher, load_examples(squad_file, cache_dir=tmp_path), 3).batches
     teacher.untrained = ("qa_outputs.weight",)
     with pytest.raises(DistilError, match="answers are random"):
         drawn(teacher, squad_file)

@@ -44,6 +44,9 @@ def test_which_weights_learn(tiny_reader: MakeReader) -> None:
     assert learning(model, LastLayers(2, embeddings=True)) == names - below
     assert learning(model, Head()) == head
     assert learning(model, Biases()) == head | {name for name in names if name.endswith("bias")}
+    recurrent = students.bilstm(tiny_reader(), embedding_size=8, units=4).model
+    inside = {name.rpartition(".")[2] for name in learning(recurrent, Biases()) if name.startswith("bilstm.")}
+    assert inside == {"bias", "bias_ih_l0", "bias_hh_l0", "bias_ih_l0_reverse", "bias_hh_l0_reverse"}
 
 
 @pytest.mark.parametrize("name", ADAPTATIONS)

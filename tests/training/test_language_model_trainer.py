@@ -229,6 +229,10 @@ def test_what_does_not_fit(teacher: LanguageModel, corpus: Path, tiny_reader: Ca
     without = TextSettings(max_seq_len=24, mask_probability=0)
     with pytest.raises(DistilError, match="no masked words"):
         LanguageModelTrainer(student, None, settings(), without).distil(teacher, corpus, predictions)
+    masked = MaskedLanguageModel(masked_word_weight=0, cosine_weight=0, soft_target_tokens="masked")
+    for method in (masked, 0.5 * masked + layers):
+        with pytest.raises(DistilError, match="leaves no masked words to compare; set soft_target_tokens='all'"):
+            LanguageModelTrainer(student, None, settings(), without).distil(teacher, corpus, method)
 
     with pytest.raises(DistilError, match="prediction_layer needs questions to train on, not a corpus"):
         run(PredictionLayer(), student, teacher, corpus)

@@ -24,7 +24,9 @@ from haystack_distill.objectives import (
     PredictionLayer,
 )
 from haystack_distill.training.checkpoints import seal
+from haystack_distill.training.gradual_unfreezing import GradualUnfreezing
 from haystack_distill.training.loop import _dropout, _LoopTrainer
+from haystack_distill.training.run_directory import RunDirectory, RunResult
 from tests.training.helpers import (
     METHODS,
     Killed,
@@ -356,6 +358,53 @@ def test_a_run_killed_after_its_last_step(
     assert result.metrics["total"] == 8
 
 
+def killed_at_the_end(
+    student: Reader, run: Path, chosen: TrainingSettings, data: Path, dev: Path | None, patch: pytest.MonkeyPatch
+) -> int:
+    """A run that is killed before its result is saved, and its steps."""
+    taken = []
+
+    def finish(self: RunDirectory, result: RunResult, save: Any) -> None:
+        taken.append(result.steps)
+        raise Killed
+
+    with patch.context() as inner:
+        inner.setattr(RunDirectory, "finish", finish)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, run, chosen).train(data, dev)
+    return taken[0]
+
+
+def test_a_run_that_ends_inside_an_epoch_takes_no_step_more(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(max_steps=4, learning_rate_schedule="constant", checkpoint_every=2)
+    student, _ = pair()
+    assert killed_at_the_end(student, tmp_path / "run", chosen, data, None, monkeypatch) == 4
+    wanted = weights_of(student)
+    student, _ = pair()
+    result = ReaderTrainer(student, tmp_path / "run", replace(chosen, resume=True)).train(data)
+    assert result.steps == 4
+    assert result.trained == sum(parameter.numel() for parameter in student.model.parameters())
+    assert same(weights_of(student), wanted)
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(n_epochs=6, keep_best=True, early_stopping_patience=2)
+    seen = scripted(monkeypatch, [30.0, 20.0, 10.0])
+    student, _ = pair()
+    assert killed_at_the_end(student, tmp_path / "run", chosen, data, data, monkeypatch) == 3 * 6
+    best = seen[0]
+    scripted(monkeypatch, [99.0])
+    student, _ = pair()
+    result = ReaderTrainer(student, tmp_path / "run", replace(chosen, resume=True)).train(data, data)
+    assert result.steps == 3 * 6
+    assert [line["eval_f1"] for line in result.history if "eval_f1" in line] == [30.0, 20.0, 10.0]
+    assert same(weights_of(student), best)
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(pair: Callable, data: Path, killed_distillation: Path) -> None:
     (path,) = killed_distillation.rglob("model.safetensors")
     weights = load_file(path)
@@ -435,6 +484,11 @@ def test_the_best_by_the_loss_on_dev_data(pair: Callable, data: Path, tmp_path: 
 def test_keep_best_wants_an_evaluation_before_the_end(pair: Callable, data: Path) -> None:
     with pytest.raises(DistilError, match="comes after the last of the"):
         ReaderTrainer(pair()[0], settings=settings(keep_best=True, evaluate_every=1000)).train(data, data)
+    adaptation = GradualUnfreezing(phase_patience=1)
+    with pytest.raises(DistilError, match=r"comes after the last of the .* phase_patience would have no evaluation"):
+        ReaderTrainer(pair()[0], settings=settings(evaluate_every=1000)).distil(
+            None, data, "labels", data, adaptation=adaptation
+        )
 
 
 def test_without_keep_best_the_last_weights_stay(pair: Callable, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import AlbertConfig, AlbertForQuestionAnswering
 
 from haystack_distill import DistilError, TrainingSettings
-from haystack_distill.objectives import IntermediateLayers, Labels
+from haystack_distill.objectives import IntermediateLayers, Labels, TaskFilters
 from haystack_distill.training.optimisation import cyclic_factor, is_plain, learning_rates, make_optimizer
 from tests.training.helpers import MakeReader
 
@@ -60,6 +60,23 @@ def test_a_rate_without_effect_is_refused(changed: dict[str, Any], message: str,
         parameter.requires_grad_("embeddings" not in name)
     with pytest.raises(DistilError, match=message):
         make_optimizer(TrainingSettings(**changed), model, Labels().objective(model.config), [], lambda _: None)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"embedding_learning_rate": 1.0}, "no embedding is trained in this run"),
+        ({"head_learning_rate": 1.0}, "no head is trained in this run"),
+        ({"layer_decay": 0.9}, "layer_decay has no effect: no weight of the student is trained"),
+    ],
+)
+def test_a_rate_of_the_student_where_it_does_not_learn(
+    changed: dict[str, Any], message: str, tiny_reader: MakeReader
+) -> None:
+    model = tiny_reader().model
+    objective = TaskFilters().objective(model.config, model.config)
+    with pytest.raises(DistilError, match=message):
+        learning_rates(TrainingSettings(**changed), model, objective)
 
 
 def test_rates_that_do_not_fit_are_refused(tiny_reader: MakeReader) -> None:

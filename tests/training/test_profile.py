@@ -9,6 +9,7 @@ import torch
 from haystack_distill import Reader, TrainingSettings, students
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import IntermediateLayers, Labels, PredictionLayer
+from haystack_distill.training.gradual_unfreezing import GradualUnfreezing
 from haystack_distill.training.profile import profile_training
 
 STEP = ["batches", "forward", "losses", "backward", "optimiser"]
@@ -47,6 +48,14 @@ def test_a_live_teacher_takes_its_share(tiny_reader: Callable[..., Reader], squa
     live = profile_training(student, teacher, squad_file, IntermediateLayers(), steps=3)
     cached = profile_training(student, teacher, squad_file, PredictionLayer(), steps=3)
     assert live.each["teacher"] > 10 * cached.each["teacher"]
+
+
+def test_an_adaptation_that_depends_on_evaluations_is_profiled(
+    tiny_reader: Callable[..., Reader], squad_file: Path
+) -> None:
+    adaptation = GradualUnfreezing(phase_patience=1)
+    found = profile_training(tiny_reader(), None, squad_file, Labels(), steps=1, adaptation=adaptation)
+    assert set(found.each) == set(STEP)
 
 
 def test_numbers_below_one_are_refused(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:

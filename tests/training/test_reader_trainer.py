@@ -50,6 +50,12 @@ QUICK = TrainingSettings(
 )
 
 
+def test_an_adaptation_where_the_student_does_not_learn(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:
+    student = students.from_teacher(tiny_reader(), layers=1)
+    with pytest.raises(DistilError, match="task_filters trains parameters of its own and no weight of the student"):
+        ReaderTrainer(student).distil(tiny_reader(), squad_file, "task_filters", adaptation=Head())
+
+
 def test_the_weights_that_the_optimiser_changes_are_counted(tiny_reader: MakeReader, data: Path) -> None:
     teacher, student = tiny_reader(seed=1), tiny_reader()
     quick = ReaderTrainer(student, settings=replace(QUICK, max_steps=1))
