@@ -57,7 +57,7 @@ def reader_settings(given: dict[str, Any], passages: int | None = None) -> dict[
     running: dict[str, Any] = {name: given[name] for name in ("backend", "num_threads", "speed") if name in given}
     if passages is not None and running["backend"] == "auto":
         running["passages"] = passages
-    return {"window_settings": window_settings} | {name: given[name] for name in names} | running
+    return {"window_settings": window_settings} | {name: given[name] for name in names if name in given} | running
 
 
 def examples_of(data: Sequence[str], split: str, given: dict[str, Any]) -> "datasets.Dataset":

@@ -194,11 +194,13 @@ def refuse_without_effect(ctx: typer.Context, names: Iterable[str], why: str, re
         remedy: What to do besides leaving the option out.
 
     Raises:
-        DistilError: One was given, and not as None or False.
+        DistilError: One was given, and not as None or, where that is the default, False.
     """
     for name in names:
         value = ctx.params[name]
-        if is_given(ctx, name) and value is not None and value is not False:
+        default = next(one.default for one in ctx.command.params if one.name == name)
+        switched_off = value is False and default is not True
+        if is_given(ctx, name) and value is not None and not switched_off:
             raise DistilError(f"{flag_of(name)} has no effect {why}; {remedy}, or leave it out")
 
 

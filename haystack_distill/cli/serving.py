@@ -27,7 +27,17 @@ from haystack_distill.cli.options import (
     with_options,
 )
 from haystack_distill.cli.output import figure, logs_on_stderr, print_result
-from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, OVERWRITE, RUNNING, TEACHER
+from haystack_distill.cli.shared import (
+    BAD_EXAMPLES,
+    BATCHES,
+    CACHE,
+    INFERENCE,
+    JSON,
+    MODEL,
+    OVERWRITE,
+    RUNNING,
+    TEACHER,
+)
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import require_writable
 from haystack_distill.utils.options import read_dataclass, read_keywords
@@ -64,10 +74,11 @@ _EXPORT = [
         "Export",
         metavar="FILE|NAME",
     ),
+    OVERWRITE,
 ]
 
 
-@with_options([MODEL, _MEASURED], _EXPORT, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+@with_options([MODEL, _MEASURED], _EXPORT, BATCHES, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Path | None, **given: Any) -> None:
     """Export a reader for ONNX Runtime and OpenVINO, in fp32 and int8, which CPUs run faster (--backend).
 
@@ -90,7 +101,7 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
     if given["int8"] != "auto":
         refuse_without_effect(ctx, ["max_f1_drop"], f"with --int8 {given['int8']}", "use --int8 auto")
     if given["int8"] == "none":
-        refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "leave that out")
+        refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "choose another --int8")
     if given["runtime"] == "openvino":
         refuse_without_effect(ctx, ["per_channel", "reduce_range"], "on OpenVINO's int8", "add --runtime onnx or all")
     if output_dir is None:
@@ -99,7 +110,7 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
         output_dir = Path(model)
     require_writable(output_dir)
     with logs_on_stderr():
-        from haystack_distill.export.exporting import ExportSettings, export_reader
+        from haystack_distill.export.exporting import ExportSettings, export_reader, holds_reader
         from haystack_distill.reporting.card_sections import add_section, read_card
         from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
 
@@ -109,6 +120,12 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
             calibration = examples_of(given["calibration_data"], "train", given)
         measured = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
+        another = (output_dir / "config.json").exists() and not holds_reader(output_dir, reader)
+        if another and not given["overwrite"]:
+            raise DistilError(
+                f"{output_dir} holds another reader, which would be replaced by {model}; choose another --output-dir, "
+                "or add --overwrite"
+            )
         card = read_card(Path(model))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
         if card is not None and "tried" in record:
@@ -182,7 +199,8 @@ def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Pa
             "parameters_before": reader.n_parameters,
         }
         if examples is not None:
-            result["metrics"], result["metrics_before"] = pruned.evaluate(examples), reader.evaluate(examples)
+            for name, one in (("metrics", pruned), ("metrics_before", reader)):
+                result[name] = one.evaluate_windows(one.cut(examples, cache_dir=given["cache_dir"]))
         pruned.save(output_dir)
     print_result(given["json"], result, f"Reader in {output_dir}")
 
@@ -242,6 +260,8 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
             refuse_without_effect(ctx, ["backend"], "on a reader with early exits, which runs in torch", "leave it out")
         else:
             refuse_without_effect(ctx, ["passages"], "on a reader without early exits", "leave it out")
+            if backend.startswith("onnx"):
+                refuse_without_effect(ctx, ["precision"], f"with --backend {backend}", "use torch or openvino")
             pairs = question_context_pairs(examples_of(data, "validation", given), given["questions"] or 30)
             # The backend is that of the students; the teacher itself is not run.
             found = suggest_students(reader, wanted, pairs, backend=backend, num_threads=num_threads)

@@ -53,9 +53,9 @@ _LOADING = {source.name: source for source in read_keywords("haystack_distill.mo
 _DECODING = [option_from(_READER_OPTIONS[name], "Reading") for name in ("max_answer_length", "no_answer_threshold")]
 _DEVICE = option_from(_READER_OPTIONS["device"], "Reading", type=str)
 READING = [*_WINDOWS, *_DECODING, _DEVICE]
+BATCHES = [*READING, option_from(_READER_OPTIONS["batch_size"], "Reading")]
 INFERENCE = [
-    *READING,
-    option_from(_READER_OPTIONS["batch_size"], "Reading"),
+    *BATCHES,
     option_from(_READER_OPTIONS["precision"], "Reading", type=Precision),
 ]
 SPEED = option_from(_READER_OPTIONS["speed"], "Reading")

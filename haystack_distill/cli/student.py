@@ -159,7 +159,10 @@ def student(ctx: typer.Context, teacher: str, output_dir: Path, **given: Any) ->
           --output-dir fast
     """
     changed = {size.name: given[size.name] for size in _SIZES if given[size.name] is not None}
-    changed |= named_values(given["shape"] or [])
+    shape = named_values(given["shape"] or [])
+    for name in sorted(shape.keys() & {"seed", "teacher", "model_type"}):
+        raise DistilError(f"--shape gives values of the model's configuration; give --{name.replace('_', '-')} instead")
+    changed |= shape
     if given["bilstm"]:
         changed = _of_bilstm(given, changed)
     else:
@@ -242,7 +245,8 @@ def _make(teacher: str, given: dict[str, Any], changed: dict[str, Any]) -> tuple
     if given["early_exit"] and _number_of_layers(given) is None and given["which"] is None:
         return source, source, {}
     kept = BLOCK_STARTS if given["which"] is None else given["which"]
-    arguments = {"layers": _number_of_layers(given) or 3, "which": kept}
+    number = _number_of_layers(given)
+    arguments = {"layers": 3 if number is None else number, "which": kept}
     return source, students.from_teacher(source, **arguments), arguments
 
 
@@ -297,6 +301,10 @@ def _of_bilstm(given: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `students.bilstm`, defaults included, but for the seed."""
     if given["data"]:
         raise DistilError("--data is for a student that is pruned, which a BiLSTM reader is not; give one or the other")
+    own = {name for pair in given["shape"] or () if (name := pair.partition("=")[0]) in _OF_BILSTM}
+    if own:
+        name = sorted(own)[0]
+        raise DistilError(f"--shape is for models of transformers; give {name} as --{name.replace('_', '-')}")
     foreign = sizes.keys() - _OF_BILSTM.keys()
     if foreign:
         raise DistilError(

@@ -96,7 +96,7 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
         result.reader.save(target, only_trained=(Path(model) / TRAINED_RECORD).exists())
         if card is not None:
             add_section(target, card, "Calibration", calibration_section(summary_of(result)))
-        page = write_calibration(target, result, model=Path(model).name, data=[Path(name).name for name in dev_data])
+        page = write_calibration(target, result, model=_name_of(model), data=[Path(name).name for name in dev_data])
         summary = {"command": "calibrate", "model": model, "output_dir": target, "page": page} | summary_of(result)
     print_result(given["json"], summary, f"{model} calibrated, in {target}")
 
@@ -174,7 +174,7 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
         )
         page = None
         if output_dir is not None:
-            names = {"student": Path(model).name, "teacher": Path(against).name}
+            names = {"student": _name_of(model), "teacher": _name_of(against)}
             page = write_agreement(output_dir, found, examples, **names)
     reached = getattr(found, by)
     passed = None if least is None else reached >= least
@@ -183,6 +183,11 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
     if passed is False:
         print_message(f"[yellow]The agreement in {by}, {reached:.4f}, is below --at-least {least:g}.[/]")
         raise typer.Exit(1)
+
+
+def _name_of(model: str) -> str:
+    """The name of a reader in a report: that of its directory, `.` too, or on the hub."""
+    return (Path(model).resolve() if Path(model).is_dir() else Path(model)).name
 
 
 def _target(model: str, output_dir: Path | None, in_place: bool, overwrite: bool) -> Path:

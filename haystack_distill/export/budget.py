@@ -1,6 +1,7 @@
 """Students, and speeds of a reader with early exits, that fit a budget: candidates are measured on this machine."""
 
 import itertools
+import logging
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ from haystack_distill.students.parts import feed_forward_size
 from haystack_distill.students.pruning import half_shape, narrowed
 from haystack_distill.utils.files import temporary_directory, writing
 
+logger = logging.getLogger(__name__)
+
+_AS_THE_TEACHER = ("window_settings", "batch_size", "max_answer_length")
 _WIDTHS = (0.75, 0.5, 0.25)  # relative to the teacher: of hidden states, or of feed-forward layers alone
 _SPEEDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 _ABOUT = 0.9  # students from this share of the highest cost on are about as costly
@@ -195,22 +199,15 @@ def suggest_students(
     found = []
     for making, student in _candidates(teacher):
         with temporary_directory() as scratch, writing(Path(scratch)):
-            runtime = _runtime_for(backend)
-            if runtime is None:
-                student.save(scratch)
-            else:
-                from haystack_distill.export.exporting import ExportSettings, export_reader
-
-                int8 = "dynamic" if backend in INT8_BACKENDS else "none"
-                export_reader(student, scratch, ExportSettings(int8=int8, runtime=runtime))
-            placement: dict[str, Any] = {}
-            if backend == "torch":
-                placement = {"device": teacher.device, "precision": teacher.precision}
-            elif backend == "auto":
-                placement = {"device": teacher.device, "passages": 1}
-            served = Reader.load(
-                scratch, backend=backend, num_threads=num_threads, window_settings=teacher.window_settings, **placement
-            )
+            _export_for(backend, student, scratch)
+            running: dict[str, Any] = {name: getattr(teacher, name) for name in _AS_THE_TEACHER}
+            if not backend.startswith("onnx"):
+                running["precision"] = teacher.precision
+            if backend in ("torch", "auto"):
+                running["device"] = teacher.device
+            if backend == "auto":
+                running["passages"] = 1
+            served = Reader.load(scratch, backend=backend, num_threads=num_threads, **running)
             milliseconds = milliseconds_per_question(served, pairs)
             files = FILES.get(served.backend, ("model.safetensors",))
             megabytes = sum((Path(scratch) / file).stat().st_size for file in files) / 1e6
@@ -249,12 +246,29 @@ def best_student(candidates: Sequence[Candidate], budget: Budget) -> Candidate |
     return max(near, key=lambda one: (one.layers, one.intermediate_size or 0, one.parameters), default=None)
 
 
-def _runtime_for(backend: str) -> str | None:
-    """What students are exported for, so that a backend can run them; None for PyTorch alone."""
+def _export_for(backend: str, student: Reader, directory: str) -> None:
+    """Write a student, exported so that a backend can run it; with "auto" for each runtime that can.
+
+    Raises:
+        DistilError: The backend cannot run it.
+    """
+    from haystack_distill.export.exporting import ExportSettings, export_reader
+
+    student.save(directory)
     if backend != "auto":
-        return None if backend == "torch" else backend.partition("-")[0]
-    installed = [one for one in installed_runtimes() if find_spec("onnx") is not None]  # which both are exported by
-    return "all" if len(installed) > 1 else next(iter(installed), None)
+        if backend != "torch":
+            int8 = "dynamic" if backend in INT8_BACKENDS else "none"
+            export_reader(student, directory, ExportSettings(int8=int8, runtime=backend.partition("-")[0]))
+        return
+    runtimes = [one for one in installed_runtimes() if find_spec("onnx") is not None]  # which both are exported by
+    for runtime in ["all", *runtimes] if len(runtimes) > 1 else runtimes:
+        try:
+            export_reader(student, directory, ExportSettings(int8="none", runtime=runtime))
+        except DistilError:
+            logger.debug("this student does not run in %s", runtime, exc_info=True)
+        else:
+            if runtime == "all":
+                return
 
 
 def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
@@ -285,7 +299,12 @@ def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:
                 "hidden_size": fewer * head_width,
                 "intermediate_size": round(config.intermediate_size * fewer / heads),
             }
-            yield shape, students.from_config(teacher, **shape)
+            try:
+                student = students.from_config(teacher, **shape)
+            except DistilError:  # such as MobileBERT's, whose heads divide another width
+                logger.debug("there is no %s of the shape %s", config.model_type, shape, exc_info=True)
+                continue
+            yield shape, student
 
 
 def _pruned_shapes(teacher: Reader) -> list[tuple[int, int]]:

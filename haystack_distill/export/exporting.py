@@ -83,6 +83,8 @@ class ExportSettings:
                     "per_channel and reduce_range have no effect on OpenVINO's int8; leave them out, or use "
                     "runtime='onnx'"
                 )
+            if self.int8 == "none":
+                raise DistilError("per_channel and reduce_range have no effect with int8='none'; leave them out")
             if self.int8 == "auto":
                 raise DistilError("int8='auto' chooses per_channel and reduce_range itself; leave them out")
 
@@ -152,19 +154,21 @@ def export_reader(
     target = expand_user(directory)
     require_writable(target)
     with temporary_directory() as scratch, writing(Path(scratch)):
-        examples = None if data is None else load_examples(data)
+        # Examples and windows go with the scratch: what they are read from has been cached where the caller wants it.
+        examples = None if data is None else load_examples(data, cache_dir=scratch)
+        windows = None if examples is None else reader.cut(examples, cache_dir=scratch)
         inputs = None
         if calibration is not None:
-            calibrated_on = load_examples(calibration)
+            calibrated_on = load_examples(calibration, cache_dir=scratch)
             if examples is not None:
                 _require_other_questions(calibrated_on, examples)
-            inputs = list(calibration_inputs(reader.cut(calibrated_on)))
+            inputs = list(calibration_inputs(reader.cut(calibrated_on, cache_dir=scratch)))
         exported = _export(reader, Path(scratch), chosen, inputs)
         tried: list[promise.Tried] = []
         known: dict[str, Any] = {}
         if chosen.int8 == "auto":
-            assert examples is not None and inputs is not None  # noqa: PT018
-            search = promise.PromiseSearch(reader, reader.cut(examples), inputs, chosen.max_f1_drop, Path(scratch))
+            assert windows is not None and inputs is not None  # noqa: PT018
+            search = promise.PromiseSearch(reader, windows, inputs, chosen.max_f1_drop, Path(scratch))
             tried = _keep_promises(search, Path(scratch), exported)
             known = search.metrics
         folders = list(dict.fromkeys(Path(FILES[backend][0]).parent for backend in exported))
@@ -172,14 +176,12 @@ def export_reader(
         record: dict[str, Any] = {
             "settings": vars(chosen),
             "versions": versions(*packages),
-            "backends": _compare(reader, exported, examples, known),
+            "backends": _compare(reader, exported, windows, known),
         }
         if tried:
             record["tried"] = [vars(one) for one in tried]
-        runtimes = [str(folder) for folder in folders]
-        others = [one for one in _PACKAGES if one not in runtimes and (target / one / EXPORT_RECORD).exists()]
-        if others and _holds(target, reader):
-            remove_exported(target, runtimes)
+        if holds_reader(target, reader):
+            remove_exported(target, [str(folder) for folder in folders])
         else:
             reader.save(target)
         for folder in folders:
@@ -189,8 +191,10 @@ def export_reader(
     return record
 
 
-def _holds(directory: Path, reader: Reader) -> bool:
+def holds_reader(directory: Path, reader: Reader) -> bool:
     """Whether the reader in a directory is this one, so that what was exported there is, too."""
+    if not directory.is_dir():
+        return False
     try:
         there = Reader.load(directory, window_settings=reader.window_settings, device="cpu", precision="fp32")
     except DistilError:
@@ -293,20 +297,20 @@ def _keep_promises(search: promise.PromiseSearch, scratch: Path, exported: dict[
 
 
 def _compare(
-    reader: Reader, exported: dict[str, Path], examples: datasets.Dataset | None, known: dict[str, Any]
+    reader: Reader, exported: dict[str, Path], measured: Windows | None, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """Compare the logits of each exported model with those of the reader, and evaluate all of them on the examples.
+    """Compare the logits of each exported model with those of the reader, and evaluate all of them on the windows.
 
     Args:
         reader: The reader.
         exported: The file of each backend.
-        examples: Labelled examples, or None.
+        measured: Windows of labelled examples, or None.
         known: Metrics that have been measured already, by backend.
 
     Raises:
         DistilError: The logits of the fp32 model differ by more than the tolerance.
     """
-    windows = reader.cut_pairs(_PROBES) if examples is None else reader.cut(examples)
+    windows: AnyWindows = reader.cut_pairs(_PROBES) if measured is None else measured
     selection = range(len(windows))[:_COMPARED_WINDOWS]
     expected = dict(_logits(reader, windows, selection))
     compared: dict[str, Any] = {"torch": {}}
@@ -338,11 +342,11 @@ def _compare(
             "largest_difference": largest,
             "same_answer": sum(same) / len(same),
         }
-    if examples is not None:
+    if measured is not None:
         for backend in compared:
             # As it is served unless something else is asked for.
             one = _with_exported(reader, exported[backend], backend) if backend == "openvino" else served[backend]
-            compared[backend]["metrics"] = known.get(backend) or one.evaluate_windows(windows)  # type: ignore[arg-type]
+            compared[backend]["metrics"] = known.get(backend) or one.evaluate_windows(measured)
             if runtime_of(backend) == "openvino":
                 compared[backend]["precision"] = one.precision
     return compared

@@ -47,15 +47,18 @@ from haystack_distill.errors import DataError, DistilError
 from haystack_distill.integrations.farm_reader import ReadsText
 from haystack_distill.models.adapters import require_plain
 from haystack_distill.models.bilstm_config import MODEL_TYPE
+from haystack_distill.models.calibration import forget_calibration, stored_threshold
 from haystack_distill.models.reader import Reader
+from haystack_distill.students.exits import require_no_exits
 from haystack_distill.training.checkpoints import finished_run, unfinished_run
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.run_directory import RunResult
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.cache import cached_table
+from haystack_distill.utils.families import EARLY_EXIT
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.hashing import hash_file, hash_json
-from haystack_distill.utils.model_files import RUN_FILE, lacks_weights, read_json_object
+from haystack_distill.utils.model_files import RUN_FILE, TRAINED_RECORD, lacks_weights, read_json_object
 from haystack_distill.utils.transformers_compat import (
     ignore_adapters,
     question_answering_config,
@@ -110,7 +113,9 @@ def reader_from_farm(farm_reader: FARMReader, **settings: Any) -> Reader:
     cut = inferencer.processor
     own = {
         "window_settings": WindowSettings(cut.max_seq_len, cut.doc_stride, cut.max_query_length),
-        "no_answer_threshold": -float(inferencer.model.prediction_heads[0].no_ans_boost),
+        # A Reader takes off the threshold of a calibration by itself, a FARMReader does not.
+        "no_answer_threshold": -float(inferencer.model.prediction_heads[0].no_ans_boost)
+        - (stored_threshold(model.config) or 0.0),
         "batch_size": inferencer.batch_size,
         "precision": "fp32",
         "device": inferencer.devices[0],
@@ -133,10 +138,11 @@ def farm_reader_from(reader: Reader | str | Path, **arguments: Any) -> "DistilFA
         "max_seq_len": reader.window_settings.max_seq_len,
         "doc_stride": reader.window_settings.doc_stride,
         "max_query_length": reader.window_settings.max_query_length,
-        "no_ans_boost": -reader.no_answer_threshold,
+        "no_ans_boost": -reader.no_answer_threshold - (stored_threshold(reader.model.config) or 0.0),
         "batch_size": reader.batch_size,
     }
     require_plain(reader.model, "FARM cannot load it")
+    require_no_exits(reader, "FARM cannot load it; run it with integrations.farm_reader.DistilledReader")
     with TemporaryDirectory(prefix="haystack-distill-") as directory:
         return DistilFARMReader(str(reader.save(directory)), **(own | arguments))
 
@@ -263,6 +269,7 @@ class DistilFARMReader(ReadsText, FARMReader):
                 teacher = _teacher(teacher_model, student, plan.teacher_batch_size, plan.settings.batch_size)
                 distil = getattr(trainer, f"{method}_from")
                 result = distil(teacher, data, dev, **plan.distillation)
+            forget_calibration(self.inferencer.model.language_model.model.config)  # the student's is a copy
             self.head_is_trained = method != "distil_intermediate_layers"
             metrics = dict(result.metrics)
             if test is not None:
@@ -471,9 +478,19 @@ def _check_model(name: str) -> None:
     if (directory / "language_model.bin").exists() or not directory.exists():
         return
     require_known_model_type(name, "reader")
+    model_type = str((read_json_object(directory, "config.json") or {}).get("model_type"))
+    kinds = {
+        "a BiLSTM reader": model_type == MODEL_TYPE,
+        "a reader with early exits": model_type.startswith(EARLY_EXIT),
+    }
+    for kind in (kind for kind, found in kinds.items() if found):
+        raise DistilError(
+            f"{name} is {kind}, which farm-haystack does not have; run it with integrations.farm_reader.DistilledReader"
+        )
     _refuse(
-        (read_json_object(directory, "config.json") or {}).get("model_type") == MODEL_TYPE,
-        f"{name} is a BiLSTM reader, which farm-haystack does not have; run it with "
+        (directory / TRAINED_RECORD).exists(),
+        f"{name} holds the trained weights of a reader alone, and farm-haystack cannot put them together with their "
+        f"base; Reader.load({name!r}).save(NEW_DIRECTORY) writes a whole model, unless it has adapters, or run it with "
         "integrations.farm_reader.DistilledReader",
     )
     settings = read_json_object(directory, "tokenizer_config.json") or {}

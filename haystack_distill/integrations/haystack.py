@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.data.text_tokenizer import PairTemplate, text_tokenizer
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.data.windows import AnyWindows
@@ -23,6 +24,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import check_backend
 from haystack_distill.models.reader import Reader
 from haystack_distill.models.span_decoding import Span, SpanDecoder, joint_log_partition
+from haystack_distill.utils.transformers_compat import in_fp32
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -330,6 +332,7 @@ class DistilledReader:
         if not documents or not query.strip():
             return {"answers": []}
 
+        query = replace_lone_surrogates(query)  # tokenizers refuse half a surrogate pair
         reader = self._reader_for(query, max_seq_length, stride).at_speed(speed)
         found = _read(
             reader, query, [document.content or "" for document in documents], answers_per_seq, max_batch_size
@@ -406,7 +409,7 @@ def reader_from_haystack(reader: Any, **settings: Any) -> Reader:
     }
     if model.dtype != torch.float32:
         # transformers 5 keeps the number format of the files; the component keeps its own weights as they are.
-        model = copy.deepcopy(model).float()
+        model = in_fp32(copy.deepcopy(model))
     return Reader(model, tokenizer, **own | settings)
 
 

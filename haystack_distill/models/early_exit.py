@@ -70,6 +70,13 @@ class EarlyExitModel(PreTrainedModel):
         self.matchers = nn.ModuleList(Matcher(hidden, match) for _ in range(depth if match else 0))
         _layers(self)[0].register_forward_pre_hook(_stop, with_kwargs=True)
 
+    def answer_heads(self) -> list[nn.Linear]:
+        """The dense layers that compute start and end logits: the last ones of the branches, and the reader's head."""
+        return [
+            *(branch[-1] if isinstance(branch, nn.Sequential) else branch for branch in self.branches),
+            self.qa_outputs,
+        ]
+
     def exit_early(
         self,
         batches: Sequence[Mapping[str, Tensor]],

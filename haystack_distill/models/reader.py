@@ -1,6 +1,7 @@
 """Reader: a question answering model and its tokenizer, as one thing that answers, is measured and is saved."""
 
 import copy
+import functools
 import inspect
 import logging
 import math
@@ -639,10 +640,10 @@ class Reader:
             DistilError: The reader is an exported one, or `only_trained` is set and the base cannot be loaded.
         """
         self.require_weights()
-        remove_exported(expand_user(directory))
+        replacing = functools.partial(remove_exported, expand_user(directory))
         if only_trained or adapters_of(self.model):
-            return save_trained(directory, self.model, self.tokenizer, base_required=only_trained)
-        saved = save_model(directory, self.model, self.tokenizer)
+            return save_trained(directory, self.model, self.tokenizer, base_required=only_trained, replacing=replacing)
+        saved = save_model(directory, self.model, self.tokenizer, replacing)
         remove_trained(saved)
         return saved
 

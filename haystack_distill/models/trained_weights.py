@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ from haystack_distill.utils.transformers_compat import load_with_tokenizer, load
 
 
 def save_trained(
-    directory: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, base_required: bool
+    directory: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    base_required: bool,
+    replacing: Callable[[], object] | None = None,
 ) -> Path:
     """Write a reader as the weights that differ from its base: the directory or hub name that it was loaded from.
 
@@ -47,6 +52,7 @@ def save_trained(
         model: The reader's model.
         tokenizer: Its tokenizer.
         base_required: Whether the base has to be there; otherwise all weights are written where it is not.
+        replacing: Called before the first file is replaced.
 
     Raises:
         DistilError: The base is required and not there, or is what would be replaced.
@@ -76,7 +82,7 @@ def save_trained(
         "adapters": {name: module.down.out_features for name, module in adapters_of(model).items()},
         "updates": {name: [update.scale for update in found] for name, found in updates.items()},
     }
-    written = save_model(target, _TrainedPart(model, changed, record), tokenizer)
+    written = save_model(target, _TrainedPart(model, changed, record), tokenizer, replacing)
     for file in (*target.glob("model*.safetensors"), target / "model.safetensors.index.json"):
         file.unlink(missing_ok=True)
     return written

@@ -61,6 +61,7 @@ class Objective(nn.Module, ABC):
         needs_unlabelled: If at least one example must be unlabelled for the objective to have an effect of its own, the
             option that makes it use labelled ones, for the error message.
         trains_student: Whether the student's weights change; False for one that trains parameters of its own alone.
+        keeps_answers: Whether all that changes is beside what computes the student's answers, as with branches.
 
     Example:
         >>> class LastHiddenState(Objective):
@@ -83,6 +84,7 @@ class Objective(nn.Module, ABC):
     reads_cached_logits: bool = False
     needs_unlabelled: str | None = None
     trains_student: bool = True
+    keeps_answers: bool = False
 
     def begin_step(self, progress: float) -> None:
         """Get ready for an optimiser step; called before each one, the first after a resume included.
@@ -189,6 +191,7 @@ class WeightedSum(Objective):
         self.student_request, self.teacher_request = OutputRequest(), OutputRequest()
         self.data = frozenset.intersection(*(part.data for _, part in parts))  # type: ignore[misc]
         self.trains_student = any(part.trains_student for _, part in parts)
+        self.keeps_answers = all(part.keeps_answers for _, part in parts)
         self.reads_cached_logits = any(part.reads_cached_logits for _, part in parts)
         self.needs_unlabelled = next((part.needs_unlabelled for _, part in parts if part.needs_unlabelled), None)
         for weight, part in parts:

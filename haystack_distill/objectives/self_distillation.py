@@ -90,6 +90,7 @@ class SelfDistillationObjective(ObjectiveWithLabels):
         self.weights = {name: weight for name, weight in weights.items() if weight}
         backbone = options.backbone
         self.student_request = OutputRequest(logits=backbone, exits=True, exit_gradients=backbone)
+        self.keeps_answers = not backbone
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -133,6 +133,7 @@ class TaskFiltersObjective(_Filtered):
     """
 
     trains_student = False
+    keeps_answers = True
 
     def __init__(self, options: TaskFilters, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
         super().__init__(options.layer_mapping, student, teacher)

@@ -65,7 +65,7 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
         layers = [layer % own.num_hidden_layers for layer in range(config.num_hidden_layers)]
         set_per_layer(config, own, layers, exclude=shape)
     width, heads = attention_width(config), config.num_attention_heads
-    if width % heads:
+    if heads < 1 or width % heads:
         name = "hidden_size" if width == config.hidden_size else "intra_bottleneck_size"
         raise DistilError(f"{name} {width} is not a multiple of num_attention_heads {heads}: change one of them")
     with torch.random.fork_rng(devices=[]):

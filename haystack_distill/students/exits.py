@@ -78,4 +78,4 @@ def require_no_exits(reader: object, remedy: str) -> None:
         DistilError: It has.
     """
     if isinstance(getattr(reader, "model", None), EarlyExitModel):
-        raise DistilError(f"the reader has early exits already; {remedy}")
+        raise DistilError(f"the reader has early exits; {remedy}")

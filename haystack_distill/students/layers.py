@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import require_plain
+from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.families import family_of
@@ -40,7 +41,11 @@ def set_per_layer(config: Any, teacher: Any, kept: list[int], *, exclude: Collec
 
 
 def new_model(like: PreTrainedModel, config: Any) -> PreTrainedModel:
-    """A newly initialised model of the same class with another configuration; it has a pooler if `like` has one."""
+    """A newly initialised model of the same class with another configuration; it has a pooler if `like` has one.
+
+    The record of a calibration, of other weights, goes from the configuration.
+    """
+    forget_calibration(config)
     without = {"add_pooling_layer": False} if getattr(like, "pooler", like) is None else {}
     return type(like)(config, **without)
 

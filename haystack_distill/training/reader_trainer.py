@@ -180,7 +180,8 @@ class ReaderTrainer:
                 warn_of_shared_contexts(examples, dev_windows.examples)
         if chosen is not None and chosen.token_types:
             windows.token_types = True
-        if forget_calibration(self.student.model.config) and run.processes.is_main_process:
+        forgotten = not objective.keeps_answers and forget_calibration(self.student.model.config)
+        if forgotten and run.processes.is_main_process:
             logger.info("the student was calibrated, which training undoes; calibrate what comes out")
         record = run.record(
             chosen,

@@ -61,10 +61,15 @@ def inherit_permissions(file: Path) -> None:
     file.chmod(file.parent.stat().st_mode & 0o666)
 
 
-def save_pretrained(directory: str | Path, *parts: Any) -> Path:
+def save_pretrained(directory: str | Path, *parts: Any, replacing: Callable[[Path], object] | None = None) -> Path:
     """Save each part with its `save_pretrained` to a hidden directory inside `directory`, then move the files up.
 
     Existing files of the same names are replaced, other files are kept.
+
+    Args:
+        directory: Where to.
+        parts: What is saved.
+        replacing: Called with the hidden directory once everything is in it, before the first file is replaced.
 
     Raises:
         WriteError: The directory cannot be written.
@@ -83,6 +88,8 @@ def save_pretrained(directory: str | Path, *parts: Any) -> Path:
                     if file.is_file():
                         inherit_permissions(file)
                     sync(file)
+                if replacing is not None:
+                    replacing(temporary)
                 for file in files:
                     file.replace(target / file.name)
                 sync(target)

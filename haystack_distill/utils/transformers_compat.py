@@ -32,6 +32,7 @@ from transformers.utils import cached_file
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.atomic import save_pretrained
 from haystack_distill.utils.auto_classes import import_own_models
+from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import TRAINED_RECORD, check_model_directory, check_tokenizer_file
 from haystack_distill.utils.model_inputs import takes_token_types
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _GENERIC_CLASS_OF_5 = "TokenizersBackend"  # a class that transformers 4 lacks
 _GENERIC_CLASSES = (_GENERIC_CLASS_OF_5, "PreTrainedTokenizer")  # names that either writes for PreTrainedTokenizerFast
+_EXTRA_TOKENS = ("special_tokens_map.json", "added_tokens.json")  # which transformers 5 does not write, but reads
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _BERT_SETTINGS = {  # of the BertNormalizer, and their names in tokenizer_config.json
     "lowercase": "do_lower_case",
@@ -203,10 +205,31 @@ def load_tokenizer(name: str, **hub: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_model(directory: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write a model directory that transformers 4 and 5 load to the same model and tokens; see `save_pretrained`."""
+def save_model(
+    directory: str | Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    replacing: Callable[[], object] | None = None,
+) -> Path:
+    """Write a model directory that transformers 4 and 5 load to the same model and tokens; see `save_pretrained`.
+
+    Args:
+        directory: Where to.
+        model: What has a `save_pretrained`.
+        tokenizer: The tokenizer.
+        replacing: Called before the first file is replaced.
+    """
+    target = expand_user(directory)
+
+    def prepare(written: Path) -> None:
+        if replacing is not None:
+            replacing()
+        for name in _EXTRA_TOKENS:  # of another tokenizer; both versions read them where they are
+            if not (written / name).exists():
+                (target / name).unlink(missing_ok=True)
+
     with _without_bars():
-        return save_pretrained(directory, model, _PortableTokenizer(tokenizer, model))
+        return save_pretrained(target, model, _PortableTokenizer(tokenizer, model), replacing=prepare)
 
 
 class _PortableTokenizer:
@@ -353,6 +376,12 @@ def _without_bars() -> Iterator[None]:
         yield
     finally:
         library._tqdm_active = active
+
+
+def in_fp32(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in fp32, changed in place, and its configuration too: models that are made from it have its format."""
+    model.config.dtype = torch.float32
+    return model.float()
 
 
 def with_plain_attention(

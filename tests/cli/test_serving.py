@@ -44,6 +44,17 @@ def test_export_elsewhere(student_dir: Path, squad_file: Path, tmp_path: Path) -
     assert record["settings"]["int8"] == "none"
 
 
+def test_export_does_not_replace_another_reader(student_dir: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher_dir, tmp_path / "there")
+    base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", "--int8", "none", *WINDOWS]
+    before = (tmp_path / "there" / "model.safetensors").read_bytes()
+    assert "holds another reader, which would be replaced" in refusal(*base)
+    assert (tmp_path / "there" / "model.safetensors").read_bytes() == before
+    run_json(*base, "--overwrite")
+    assert (tmp_path / "there" / "model.safetensors").read_bytes() != before
+    run_json(*base)  # now it is the same
+
+
 def test_export_for_openvino(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     base = ["export", "--model", student_dir, "--output-dir", tmp_path / "there", *WINDOWS]
@@ -98,6 +109,7 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
     [
         (["export", "--runtime", "openvino", "--per-channel"], "--per-channel has no effect on OpenVINO's int8"),
         (["export", "--int8", "none", "--reduce-range"], "--reduce-range has no effect with --int8 none"),
+        (["export", "--int8", "none", "--no-reduce-range"], "--reduce-range has no effect with --int8 none"),
         (["export", "--max-answer-length", "9"], "--max-answer-length has no effect without data to measure on"),
         (["export", "--max-f1-drop", "1"], "--max-f1-drop has no effect with --int8 dynamic; use --int8 auto"),
         (["export", "--on-bad-example", "skip"], "--on-bad-example has no effect without data"),

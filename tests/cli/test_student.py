@@ -166,6 +166,10 @@ def test_student_refusals(teacher_dir: Path, tmp_path: Path) -> None:
     assert "--seed is for" in refusal(*base, *out, "--seed", "3")
     assert "NAME=VALUE" in refusal(*base, *out, "--shape", "hidden_act")
     assert "has no 'hidden_sise'" in refusal(*base, *out, "--shape", "hidden_sise=3")
+    assert "give --seed instead" in refusal(*base, *out, "--shape", "seed=7")
+    assert "give --teacher instead" in refusal(*base, *out, "--shape", "teacher=1")
+    assert "give units as --units" in refusal(*base, *out, "--bilstm", "--shape", "units=64")
+    assert "layers" in refusal(*base, *out, "--layers", "0")
     assert "1 to 4 layers, not 9" in refusal(*base, *out, "--layers", "9")
     assert "block_starts, uniform, first, last, importance or a list like 1,3,6" in refusal(
         *base, *out, "--which", "middle"

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 
 import pytest
+from transformers import BertTokenizerFast, MobileBertConfig, MobileBertForQuestionAnswering
 
-from haystack_distill import DistilError, Reader
+from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.export import openvino
 from haystack_distill.export.budget import Budget, Candidate, best_student, suggest_students
+from haystack_distill.models.backends.choice import installed_runtimes
 from tests.conftest import CONTEXTS, QUESTIONS
 
 PAIRS = [(question, CONTEXTS[place]) for question, place, _ in QUESTIONS[:3]]
@@ -85,6 +88,46 @@ def test_each_runs_on_what_is_fastest_for_it(tiny_reader: Callable[..., Reader])
     found = suggest_students(teacher, Budget(1, "MB"), PAIRS, backend="auto", num_threads=1)
     assert [one.intermediate_size for one in found] == [36, 24, 12]
     assert all(0 < one.megabytes < 1 for one in found)
+
+
+def test_shapes_that_an_architecture_cannot_have_are_left_out(tokenizer: BertTokenizerFast) -> None:
+    """Three of MobileBERT's four heads do not divide the width inside its layers."""
+    config = MobileBertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, max_position_embeddings=64)
+    settings = {"window_settings": WindowSettings(48, 16, 16), "device": "cpu", "precision": "fp32"}
+    teacher = Reader(MobileBertForQuestionAnswering(config), tokenizer, **settings)
+    found = suggest_students(teacher, Budget(1000, "MB"), PAIRS[:1])
+    assert {one.making["num_attention_heads"] for one in found if "hidden_size" in one.making} == {2, 1}
+
+
+def test_a_runtime_that_cannot_run_a_student_is_left_out(
+    tiny_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = tiny_reader(num_hidden_layers=1, num_attention_heads=1)
+
+    def convert(*_: object) -> None:
+        raise DistilError("OpenVINO cannot convert the model")
+
+    monkeypatch.setattr(openvino, "convert", convert)
+    found = suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="auto", num_threads=1)
+    assert len(found) == 3
+    if len(installed_runtimes()) > 1:
+        with pytest.raises(DistilError, match="OpenVINO cannot convert"):
+            suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="openvino")
+
+
+def test_students_run_as_the_teacher_does(tiny_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = tiny_reader(num_hidden_layers=1, num_attention_heads=1).replace(batch_size=3, max_answer_length=5)
+    loaded = []
+    load = Reader.load
+
+    def watched(name: str, **settings: object) -> Reader:
+        loaded.append(settings)
+        return load(name, **settings)
+
+    monkeypatch.setattr(Reader, "load", watched)
+    suggest_students(teacher, Budget(1, "MB"), PAIRS[:1])
+    assert all((one["batch_size"], one["max_answer_length"], one["precision"]) == (3, 5, "fp32") for one in loaded)
+    assert len(loaded) == 3
 
 
 def test_refused(tiny_reader: Callable[..., Reader]) -> None:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
+from haystack_distill.data.squad.load import load_examples
 from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.export.onnx import quiet
 from haystack_distill.models.backends.exported import FILES
@@ -25,6 +26,7 @@ from haystack_distill.models.backends.onnx_runtime import OnnxModel
 from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.objectives import FeatureMaps, PredictionLayer
 from haystack_distill.training.adapters import Adapters
+from haystack_distill.utils.cache import CACHE_VARIABLE
 from haystack_distill.utils.devices import AUTO_PRECISION_VARIABLE
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
 from tests.conftest import CONTEXTS, QUESTIONS, SHARED
@@ -132,6 +134,27 @@ def test_saving_other_weights_removes_what_was_exported(tiny_reader: Callable[..
     tiny_reader(seed=1).save(tmp_path / "reader")
     with pytest.raises(DistilError, match="haystack-distill export"):
         Reader.load(tmp_path / "reader", backend="onnx")
+
+
+def test_a_reader_of_trained_weights_alone_stays_one(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    tiny_reader().save(tmp_path / "base")
+    reader = Reader.load(tmp_path / "base", window_settings=WINDOWS, device="cpu")
+    torch.nn.init.ones_(reader.model.qa_outputs.bias)
+    reader.save(tmp_path / "trained", only_trained=True)
+    loaded = Reader.load(tmp_path / "trained", window_settings=WINDOWS, device="cpu")
+    export_reader(loaded, tmp_path / "trained", ExportSettings(int8="none"))
+    assert not (tmp_path / "trained" / "model.safetensors").exists()
+    served = Reader.load(tmp_path / "trained", backend="onnx", window_settings=WINDOWS)
+    require_same_answers(served, reader, PAIRS[:2])
+
+
+def test_what_is_read_goes_with_the_scratch(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = load_examples(squad_file, cache_dir=tmp_path / "own")
+    monkeypatch.setenv(CACHE_VARIABLE, "/proc/nowhere")
+    record = export_reader(tiny_reader(), tmp_path / "reader", ExportSettings(int8="none"), data=examples)
+    assert record["backends"]["onnx"]["metrics"]["total"] == 8
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
-from haystack_distill import DataError, DistilError, Reader, RunResult, WindowSettings
+from haystack_distill import DataError, DistilError, Reader, RunResult, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import Windows
 from haystack_distill.integrations import farm
@@ -243,6 +243,35 @@ def test_settings_are_carried_over(saved: Make) -> None:
         ).window_settings.max_seq_len
         == 32
     )
+
+
+def test_the_threshold_of_a_calibration_counts_once(tiny_reader: Make, squad_file: Path, tmp_path: Path) -> None:
+    """A Reader takes a stored threshold off by itself, a FARMReader has `no_ans_boost` instead."""
+    calibrated = tiny_reader()
+    calibrated.model.config.calibration = {"temperature": 1.0, "no_answer_threshold": 3.0}
+    pair = [(QUESTION, HARBOUR)]
+    wanted = calibrated.predict_pairs(pair)[0].no_answer_gap - calibrated.no_answer_threshold
+    student = farm_reader_from(calibrated, use_gpu=False, progress_bar=False)
+    assert student.inferencer.model.prediction_heads[0].no_ans_boost == -3.0
+    back = reader_from_farm(student)
+    assert back.predict_pairs(pair)[0].no_answer_gap - back.no_answer_threshold == pytest.approx(wanted, abs=1e-4)
+    plain = reader_from_farm(FARMReader(str(calibrated.save(tmp_path / "saved")), **CUT))
+    gap = plain.predict_pairs(pair)[0].no_answer_gap - plain.no_answer_threshold
+    assert gap == pytest.approx(wanted + 3.0, abs=1e-4)  # as the FARMReader itself: without a threshold
+    run(student, "train", squad_file, save_dir=str(tmp_path / "out"))
+    assert "calibration" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_readers_that_farm_does_not_have_are_refused(tiny_reader: Make, tmp_path: Path) -> None:
+    fast = students.early_exit(tiny_reader())
+    with pytest.raises(DistilError, match=r"has early exits; FARM cannot load it; .*farm_reader\.DistilledReader"):
+        farm_reader_from(fast, use_gpu=False)
+    with pytest.raises(DistilError, match=r"a reader with early exits, which .*farm_reader\.DistilledReader"):
+        DistilFARMReader(str(fast.save(tmp_path / "fast")), **CUT)
+    reader = Reader.load(tiny_reader().save(tmp_path / "base"), window_settings=WindowSettings(48, 16, 16))
+    torch.nn.init.ones_(reader.model.qa_outputs.bias)
+    with pytest.raises(DistilError, match=r"the trained weights of a reader alone.*save\(NEW_DIRECTORY\)"):
+        DistilFARMReader(str(reader.save(tmp_path / "trained", only_trained=True)), **CUT)
 
 
 def test_a_calibration_is_folded_into_the_head(teacher: FARMReader) -> None:

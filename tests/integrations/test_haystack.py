@@ -432,6 +432,12 @@ def test_a_long_query_loses_its_end(
     assert "max_query_length" in caplog.text
 
 
+def test_half_a_surrogate_pair_is_replaced(directory: str, documents: list[Document]) -> None:
+    component = make(directory)
+    broken = component.run("Who \ud83d built the harbour?", documents)["answers"]
+    assert spans(broken) == spans(component.run("Who \ufffd built the harbour?", documents)["answers"])
+
+
 def test_a_query_that_names_special_tokens_is_read_whole(directory: str, documents: list[Document]) -> None:
     component = make(directory)
     seen = batches_seen(component)
@@ -910,7 +916,11 @@ def test_half_precision_weights_are_copied_in_fp32(reader: Reader, tmp_path: Pat
     component = TransformersExtractiveReader(str(reader.save(tmp_path / "half")), device=CPU, max_seq_length=100)
     component.warm_up()
     assert component.model.dtype == torch.float16
-    assert reader_from_haystack(component).model.dtype == torch.float32
+    copied = reader_from_haystack(component)
+    assert copied.model.dtype == copied.model.config.dtype == torch.float32
+    assert students.early_exit(copied).model.dtype == torch.float32  # a model of its configuration
+    torch.nn.init.constant_(copied.model.qa_outputs.bias, 1 / 3)
+    assert torch.equal(compat.with_plain_attention(copied.model).qa_outputs.bias, copied.model.qa_outputs.bias)
     assert component.model.dtype == torch.float16
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from transformers import (
@@ -27,7 +28,7 @@ from haystack_distill.models.calibration import (
     forget_calibration,
     stored_threshold,
 )
-from haystack_distill.objectives import Labels
+from haystack_distill.objectives import Labels, SelfDistillation
 from tests.conftest import CONTEXTS
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -71,7 +72,11 @@ def test_readers_of_our_own_architectures_are_folded(tiny_reader: Callable[..., 
     """The span head of a BiLSTM, and with early exits every branch."""
     teacher = tiny_reader()
     inputs = {"input_ids": torch.arange(5, 25)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
-    for reader in (students.bilstm(teacher, units=8, embedding_size=6), students.early_exit(teacher, branch_size=4)):
+    for reader in (
+        students.bilstm(teacher, units=8, embedding_size=6),
+        students.early_exit(teacher, branch_size=4),
+        students.early_exit(teacher, branch_size=2),  # as many as a head has outputs
+    ):
         model = reader.model.eval()
         exits = hasattr(model, "branches")
         with torch.no_grad():
@@ -130,3 +135,33 @@ def test_training_forgets_it(tiny_reader: Callable[..., Reader], squad_file: Pat
     ReaderTrainer(reader, tmp_path / "run", settings).distil(None, squad_file, Labels())
     assert not calibration_record(reader.model.config)
     assert not calibration_record(Reader.load(tmp_path / "run", window_settings=reader.window_settings).model.config)
+
+
+def test_training_of_branches_alone_keeps_it(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:
+    reader = tiny_reader()
+    reader.model.config.calibration = record = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    settings = TrainingSettings(max_steps=1, progress=False, checkpoint_every=None)
+    before = reader.predict_pairs([("Who?", CONTEXTS[0])])[0].no_answer_gap
+    fast = students.early_exit(reader, branch_size=4)
+    ReaderTrainer(fast, settings=settings).distil(None, squad_file, SelfDistillation())
+    assert calibration_record(fast.model.config) == record
+    assert fast.predict_pairs([("Who?", CONTEXTS[0])])[0].no_answer_gap == pytest.approx(before, abs=1e-5)
+    ReaderTrainer(fast, settings=settings).distil(None, squad_file, SelfDistillation(backbone=True))
+    assert not calibration_record(fast.model.config)
+
+
+def test_a_student_of_other_weights_is_not_calibrated(tiny_reader: Callable[..., Reader]) -> None:
+    teacher = tiny_reader()
+    teacher.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    for student in (
+        students.from_teacher(teacher, layers=2),
+        students.from_config(teacher, num_hidden_layers=1),
+        students.pruned(teacher, unlabelled(), intermediate_size=8, importance_sample=1),
+    ):
+        assert not calibration_record(student.model.config)
+    assert calibration_record(teacher.model.config)
+    assert calibration_record(students.early_exit(teacher).model.config)  # its full reader is the teacher
+
+
+def unlabelled() -> datasets.Dataset:
+    return datasets.Dataset.from_list([{"question": "Who?", "context": CONTEXTS[0], "labelled": False}])

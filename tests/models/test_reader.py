@@ -331,6 +331,32 @@ def test_save_replaces_and_leaves_other_files(tiny_reader: MakeReader, tmp_path:
     assert torch.equal(saved["qa_outputs.weight"], second.model.qa_outputs.weight)
 
 
+def test_saving_leaves_no_special_tokens_of_another_tokenizer(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    """transformers 5 does not write these files, and both versions read them."""
+    tiny_reader().save(tmp_path / "reader")
+    (tmp_path / "reader" / "special_tokens_map.json").write_text('{"cls_token": "<s>", "sep_token": "</s>"}')
+    (tmp_path / "reader" / "added_tokens.json").write_text('{"<new>": 9999}')
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    loaded = Reader.load(tmp_path / "reader", device="cpu", window_settings=WindowSettings(48, 16, 16))
+    assert loaded.tokenizer.cls_token == "[CLS]"
+    assert len(loaded.tokenizer) == len(reader.tokenizer)
+
+
+def test_a_save_that_is_refused_leaves_what_was_exported(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    tiny_reader().save(tmp_path / "reader")
+    (tmp_path / "reader" / "onnx").mkdir()
+    for name in ("model.onnx", "export.json"):
+        (tmp_path / "reader" / "onnx" / name).write_text("{}")
+    reader = Reader.load(tmp_path / "reader", device="cpu", window_settings=WindowSettings(48, 16, 16))
+    torch.nn.init.ones_(reader.model.qa_outputs.bias)
+    with pytest.raises(DistilError, match="holds the base of the reader"):
+        reader.save(tmp_path / "reader", only_trained=True)
+    assert (tmp_path / "reader" / "onnx" / "model.onnx").exists()
+    reader.save(tmp_path / "reader")
+    assert not (tmp_path / "reader" / "onnx").exists()
+
+
 def test_a_failed_save_leaves_what_was_there(
     tiny_reader: MakeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
