@@ -70,9 +70,10 @@ class ContextualCandidates:
         self._batch_size = settings.batch_size
         self._first = [id_ for id_ in [tokenizer.cls_token_id] if id_ is not None]
         self._last = [id_ for id_ in [tokenizer.sep_token_id] if id_ is not None]
-        self._surfaces = {id_: word for id_, word in whole_words(tokenizer).items() if word.isalnum()}
+        rows = self._model.get_output_embeddings().weight.shape[0]  # a tokenizer may have tokens that the model lacks
+        words = whole_words(tokenizer).items()
+        self._surfaces = {id_: word for id_, word in words if word.isalnum() and id_ < rows}
         ids = torch.tensor(sorted(self._surfaces), device=self._device)
-        rows = self._model.get_output_embeddings().weight.shape[0]
         self._allowed = torch.full((rows,), -torch.inf, device=self._device)
         self._allowed[ids] = 0.0
         vectors = _glove(expand_user(settings.glove_path)) if settings.glove_path else self._own_vectors(ids)

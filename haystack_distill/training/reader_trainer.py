@@ -441,7 +441,7 @@ def _source_of_teaching(
 
 
 def _require_use(objective: Objective, given: Sources, parts: Sequence[datasets.Dataset]) -> None:
-    """Check that a source without a teacher has labels from which the objective learns.
+    """Check that the objective learns something from a source without a teacher: from its labels, or without any.
 
     Raises:
         DistilError: The student would learn nothing from a source.
@@ -449,19 +449,21 @@ def _require_use(objective: Objective, given: Sources, parts: Sequence[datasets.
     for number, (source, examples) in enumerate(zip(given.sources, parts, strict=True), start=1):
         if source.teacher is not None:
             continue
-        if not any(examples["labelled"]):
+        labelled = any(examples["labelled"])
+        if _learns_without_teacher(objective, labelled=labelled):
+            continue
+        if not labelled:
             raise DistilError(f"source {number} has neither a teacher nor labels; give it a teacher, or leave it out")
-        if not _learns_labels_alone(objective):
-            raise DistilError(
-                f"source {number} has no teacher, and the method does not learn from labels; give it a teacher, or "
-                "take a method that learns from labels too"
-            )
+        raise DistilError(
+            f"source {number} has no teacher, and the method does not learn from labels; give it a teacher, or take a "
+            "method that learns from labels too"
+        )
 
 
-def _learns_labels_alone(objective: Objective) -> bool:
-    """Whether a labelled window without a teacher has a loss: asked of the masks of such a window."""
+def _learns_without_teacher(objective: Objective, *, labelled: bool) -> bool:
+    """Whether a window without a teacher, with a label or without, has a loss: asked of the masks of such a window."""
     one, tokens = torch.ones(1, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
-    batch = {"labelled": one, "has_teacher": ~one, "weight": one.float()}
+    batch = {"labelled": one & labelled, "has_teacher": ~one, "weight": one.float()}
     batch |= {"input_ids": tokens.long(), "attention_mask": tokens.long(), "context_mask": tokens}
     batch |= {name: torch.zeros(1, dtype=torch.long) for name in ("window", "start_positions", "end_positions")}
     batch |= {name: torch.zeros(1, 2) for name in ("teacher_start_logits", "teacher_end_logits")}

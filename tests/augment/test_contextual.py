@@ -1,5 +1,6 @@
 """Candidates from a masked language model: the right places are asked, many at a time."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
@@ -188,6 +190,17 @@ def test_a_glove_file_that_is_none(directory: Path, tmp_path: Path, content: str
         path.write_text(content)
     with pytest.raises(DataError, match=message):
         candidates_of(directory, glove_path=path, device="cpu")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    added = tokenizer.add_tokens(["xylophone", "zeppelin"])
+    assert added == 2
+    tokenizer.save_pretrained(tmp_path / "more")
+    text = "Bees dance to tell their sisters."
+    [found], [expected] = (candidates_of(model)([text], [spans_of(text)]) for model in (tmp_path / "more", directory))
+    assert found == expected
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from haystack_distill import DistilError, ReaderTrainer
+from haystack_distill import DistilError, ReaderTrainer, students
 from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives import (
     HardTargets,
     IntermediateLayers,
     Labels,
     PredictionLayer,
+    SelfDistillation,
     TeacherStudent,
     TripleLoss,
 )
@@ -22,7 +23,7 @@ from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import has_teacher
 from haystack_distill.teachers import CachedTeacher, Source, Sources, TeachersByData
 from haystack_distill.training.loop import _LoopTrainer
-from tests.training.helpers import Killed, kill_at_step, same, settings, weights_of
+from tests.training.helpers import Killed, MakeReader, kill_at_step, same, settings, weights_of
 
 
 @pytest.fixture
@@ -130,6 +131,17 @@ def test_windows_without_a_teacher_learn_as_from_labels(pair: Callable, squad_fi
         ReaderTrainer(student, None, settings(n_epochs=1)).distil(None, sources, method)
         trained.append(weights_of(student))
     assert same(*trained)
+
+
+def test_what_learns_from_itself_needs_neither_labels_nor_a_teacher(
+    tiny_reader: MakeReader, squad_file: Path, unlabelled: Path
+) -> None:
+    fast = students.early_exit(tiny_reader(), branch_size=4)
+    sources = Sources([Source(unlabelled), Source(squad_file)])
+    result = ReaderTrainer(fast, None, settings(n_epochs=1)).distil(None, sources, SelfDistillation())
+    assert result.steps
+    with pytest.raises(DistilError, match="source 1 has neither a teacher nor labels"):
+        ReaderTrainer(tiny_reader(), None, settings(n_epochs=1)).distil(None, sources, Labels())
 
 
 def test_a_run_with_sources_resumes_bit_for_bit(
