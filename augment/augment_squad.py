@@ -16,7 +16,7 @@ from augment.augmenter import mask_token_of
 from augment.job import BadInput, Job, OnProgress, alone, blaming
 from augment.lexicon import TagCounts
 from augment.paths import require_output, require_readable
-from augment.processes import Processes
+from augment.processes import ProcessEnded, Processes
 from augment.report import AugmentReport
 from augment.settings import AugmentSettings, RunSettings, settings_from
 from augment.tag_statistics import read_statistics, write_statistics
@@ -141,8 +141,8 @@ def _job_at(
         except BadInput as bad:
             shutil.rmtree(work)
             raise bad.error from None
-        except WriteError:
-            raise  # what is done is kept: there is only room missing
+        except (WriteError, ProcessEnded):
+            raise  # what is done is kept: there is only room missing, or memory
         except DistilError:
             if not resumed:
                 shutil.rmtree(work)

@@ -297,6 +297,13 @@ def _tries(same: float) -> int:
 
 def _row_of(example: dict[str, Any], factor: int) -> Row:
     answers = example.get("answers") or {"text": [], "answer_start": []}
+    if not (
+        isinstance(answers, dict) and all(isinstance(answers.get(name), list) for name in ("text", "answer_start"))
+    ):
+        raise DataError(
+            f"question {example.get('id')!r}: answers must be a mapping of two lists, text and answer_start; load the "
+            "data with load_examples"
+        )
     qa = {
         "id": example.get("id"),
         "question": example.get("question"),

@@ -16,6 +16,10 @@ from augment.worker import Worker
 from haystack_distill.errors import DistilError
 
 
+class ProcessEnded(DistilError):
+    """A process ended before its work was done; what was finished before is kept."""
+
+
 class Processes:
     """Calls the methods of a `Worker`, in this process or in several.
 
@@ -62,7 +66,7 @@ class Processes:
             for future in waiting:
                 yield future.result()
         except BrokenProcessPool as error:
-            raise DistilError(
+            raise ProcessEnded(
                 "one of the processes ended at once or was killed: if memory ran out, make the same call with fewer "
                 "processes, which resumes from here; in a script of your own, put the call under "
                 'if __name__ == "__main__":'

@@ -47,13 +47,15 @@ def main(
     if held_out:
         measured = load_examples(everything.select(order[questions : questions + held_out].tolist()))
     else:
-        measured = load_examples(load_examples(dev).select(range(dev_questions)))
+        there = load_examples(dev)
+        measured = load_examples(there.select(range(min(dev_questions, len(there)))))
     output.mkdir(parents=True, exist_ok=True)
     arms = augment.split(",")
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for seed in map(int, seeds.split(",")):
         for arm in arms:
-            done = output / f"{method}-{arm}-{learning_rate:g}-{held_out}-{seed}.json"
+            sizes = f"{questions}-{factor}-{held_out or dev_questions}"
+            done = output / f"{method}-{arm}-{learning_rate:g}-{sizes}-{seed}.json"
             if not done.exists():
                 data, epochs = alone, factor
                 if arm != "none":

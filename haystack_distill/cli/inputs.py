@@ -128,7 +128,7 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def text_of(file: str) -> str:
-    """The text of a UTF-8 file, or with "-" of stdin, its line ends as they are.
+    """The text of a UTF-8 file, or with "-" of stdin, its line ends as they are, without a byte order mark.
 
     Raises:
         DistilError: It cannot be read.
@@ -136,6 +136,6 @@ def text_of(file: str) -> str:
     try:
         # Bytes, because text mode would make one character of \r\n, and offsets count those of the file.
         content = sys.stdin.buffer.read() if file == "-" else expand_user(file).read_bytes()
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DistilError(f"cannot read the context from {file}: {error}") from error

@@ -225,7 +225,8 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         str(parameter.name): Option(
             check_of(parameter),
             repeatable=parameter.multiple,
-            comma_separated=re.search(r"\w,\w", str(parameter.metavar)) is not None,
+            # Of an option that can be given again, a list has its entries.
+            comma_separated=re.search(r"\w,\w", str(parameter.metavar)) is not None and not parameter.multiple,
             optional=parameter.default is None and not parameter.required,
             takes_none="none" in str(parameter.metavar).split("|"),
         )

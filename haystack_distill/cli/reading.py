@@ -1,5 +1,6 @@
 """The commands `evaluate`, `ask` and `info`: a reader measured, asked and looked at."""
 
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from haystack_distill.cli.inputs import load_reader, measured_examples, reader_settings, text_of
-from haystack_distill.cli.options import CONFIG, REQUIRED, option, path_in_home, refuse_without_effect, with_options
+from haystack_distill.cli.options import (
+    CONFIG,
+    REQUIRED,
+    is_given,
+    option,
+    path_in_home,
+    refuse_without_effect,
+    with_options,
+)
 from haystack_distill.cli.output import logs_on_stderr, print_result
 from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, INFERENCE, JSON, MODEL, RUNNING, SPEED, TEST_DATA
 from haystack_distill.data.squad.validation import replace_lone_surrogates
 from haystack_distill.errors import DistilError
 from haystack_distill.reporting.inspection import describe
 from haystack_distill.utils.files import require_writable
+
+logger = logging.getLogger(__name__)
 
 _PREDICTIONS = option(
     "predictions", Path | None, None, "Write the answers here as {id: text}, SQuAD's own format.", metavar="FILE"
@@ -32,7 +43,7 @@ _ASKING = [
 
 
 @with_options([MODEL, TEST_DATA, _PREDICTIONS], RUNNING, INFERENCE, [SPEED, BAD_EXAMPLES, CACHE, CONFIG, JSON])
-def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any) -> None:
+def evaluate(ctx: typer.Context, model: str, data: list[str], predictions: Path | None, **given: Any) -> None:
     """Measure a reader: SQuAD exact match and F1, in per cent.
 
     "No answer" is allowed where the data holds unanswerable questions (SQuAD 2.0).
@@ -43,10 +54,14 @@ def evaluate(model: str, data: list[str], predictions: Path | None, **given: Any
           --predictions predictions.json
     """
     if predictions is not None:
+        if predictions.exists() and any(Path(one).exists() and predictions.samefile(one) for one in data):
+            raise DistilError(f"--predictions {predictions} is the data, which it would replace; name another file")
         require_writable(predictions, directory=False)
     with logs_on_stderr():
         began = time.monotonic()
         examples = measured_examples(data, given)
+        if is_given(ctx, "no_answer_threshold") and not any(examples["is_impossible"]):
+            logger.warning("--no-answer-threshold has no effect: all questions of the data have answers")
         reader = load_reader(model, **reader_settings(given, passages=1000))
         windows = reader.cut(examples, cache_dir=given["cache_dir"])
         layers: list[int] = []  # that ran for each window, of a reader that leaves early

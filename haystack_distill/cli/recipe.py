@@ -1,6 +1,7 @@
 """The commands `recipe`, `report` and `push`: a whole distillation, and what is done with its result."""
 
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from haystack_distill.cli.options import path_in_home, with_options
+from haystack_distill.cli.options import flag_of, is_given, path_in_home, with_options
 from haystack_distill.cli.output import Commands, figure, logs_on_stderr, print_result
 from haystack_distill.cli.shared import JSON
 from haystack_distill.errors import DistilError
@@ -46,6 +47,12 @@ def recipe(
       accelerate launch -m haystack_distill recipe --config recipe.yaml
     """
     if ctx.invoked_subcommand is not None:
+        for name in ctx.params:
+            if is_given(ctx, name):
+                raise DistilError(
+                    f"{flag_of(name)} has no effect before {ctx.invoked_subcommand}, which has options of its own; "
+                    "leave it out"
+                )
         return
     if private and push_to_hub is None:
         raise DistilError("--private is about the repository to upload to; give --push-to-hub too, or leave it out")
@@ -113,7 +120,7 @@ def init(
         text = template(data, teacher)
     write_atomically(output, lambda aside: aside.write_text(text, encoding="utf-8"))
     print_message(
-        f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(str(output))}"
+        f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(shlex.quote(str(output)))}"
     )
 
 

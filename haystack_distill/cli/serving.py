@@ -1,5 +1,6 @@
 """The commands `export`, `prune` and `suggest`, which prepare a reader for serving and choose its size."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -293,7 +294,7 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
         raise DistilError(f"no student of {teacher} is within {budget}: allow more, or try another --backend")
     if not given["json"]:
         arguments = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.making.items())
-        print(f"haystack-distill student --teacher {teacher} {arguments} --output-dir student")
+        print(f"haystack-distill student --teacher {shlex.quote(teacher)} {arguments} --output-dir student")
 
 
 def _suggest_speed(
@@ -322,4 +323,4 @@ def _suggest_speed(
     if best is None:
         raise DistilError(f"no speed of {name} is within {budget}: allow more, or give a smaller reader early exits")
     if not given["json"]:
-        print(f"haystack-distill ask --model {name} --speed {best.speed:g} --question ... --context ...")
+        print(f"haystack-distill ask --model {shlex.quote(name)} --speed {best.speed:g} --question ... --context ...")

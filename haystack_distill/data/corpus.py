@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import glob
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -73,8 +74,9 @@ class Corpus:
             format = _common_format(files)
             if format == "text":
                 self.by_line, self.column = True, "text"
-            names = [str(file) for file in files]
-            self.dataset = datasets.load_dataset(format, data_files=names, split="train", streaming=True)
+            names = [glob.escape(str(file)) for file in files]
+            encoding = {"encoding": "utf-8-sig"} if self.by_line else {}  # some editors put a mark at the beginning
+            self.dataset = datasets.load_dataset(format, data_files=names, split="train", streaming=True, **encoding)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
             self._files = files
 
@@ -177,6 +179,9 @@ def _files_of(sources: Iterable[str | Path]) -> list[Path]:
             raise DataError(f"{path}: no such file or directory; check the path")
     if not files:
         raise DataError("the corpus has no files; give at least one")
+    for file in files:
+        if "::" in str(file):  # which `datasets` takes for a chain of addresses
+            raise DataError(f"{file}: the name of a corpus file must not have '::' in it; rename it")
     return files
 
 

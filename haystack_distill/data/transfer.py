@@ -188,7 +188,7 @@ def _questions_of(path: Path, on_bad_example: Any, cache_dir: PathLike | None) -
     """The different questions of a pool, in order."""
     if path.suffix == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{path}: cannot be read ({error}): give a UTF-8 text file with one question a line"

@@ -341,6 +341,8 @@ class Comparison:
         for name in self.settings:
             check_argument("settings", name, name in _SETTINGS, f"one of {', '.join(sorted(_SETTINGS))}")
         _require_values(self.grid)
+        if self.held_out != Comparison.held_out and not (self.grid or any(arm.grid for arm in self.arms)):
+            raise DistilError("held_out has an effect with a grid only; give a grid, or leave it out")
         for name in self.grid:
             if name in self.settings:
                 raise DistilError(

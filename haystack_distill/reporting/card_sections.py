@@ -6,7 +6,8 @@ from pathlib import Path
 from haystack_distill.reporting.model_card import CARD_FILE
 from haystack_distill.utils.atomic import write_atomically
 
-_LIMITS = "## Limits\n"
+_LIMITS = re.compile(r"^## Limits$", re.MULTILINE)
+_OURS = "<!-- written by haystack-distill -->"  # below the heading of a section that may be replaced
 
 
 def read_card(directory: Path) -> str | None:
@@ -16,7 +17,7 @@ def read_card(directory: Path) -> str | None:
 
 
 def add_section(directory: Path, card: str, title: str, text: str) -> Path:
-    """Write a model card with a section, in place of an earlier one of that title, to a reader's directory.
+    """Write a model card with a section, in place of an earlier one that this function wrote, to a reader's directory.
 
     Args:
         directory: The directory of the reader.
@@ -24,9 +25,13 @@ def add_section(directory: Path, card: str, title: str, text: str) -> Path:
         title: The title of the section.
         text: Its content, in Markdown.
     """
-    kept = re.sub(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    section = f"## {title}\n\n{text}\n\n"
-    before, limits, after = kept.partition(_LIMITS)
-    written = f"{before}{section}{limits}{after}" if limits else f"{kept.rstrip()}\n\n{section.rstrip()}\n"
+    heading = f"## {title}\n{_OURS}\n"
+    kept = re.sub(rf"^{re.escape(heading)}.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    section = f"{heading}\n{text}\n\n"
+    limits = _LIMITS.search(kept)
+    if limits is None:
+        written = f"{kept.rstrip()}\n\n{section.rstrip()}\n"
+    else:
+        written = kept[: limits.start()] + section + kept[limits.start() :]
     write_atomically(directory / CARD_FILE, lambda temporary: temporary.write_text(written, encoding="utf-8"))
     return directory / CARD_FILE

@@ -86,7 +86,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
 
     Raises:
         DistilError: There are fewer than two runs, a `report.json` cannot be read, the runs were measured on different
-            data, or `output` is one of them.
+            data, or `output` is one of them or holds the report of another.
     """
     paths = [expand_user(directory) for directory in directories]
     require_writable(expand_user(output))
@@ -97,6 +97,8 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
     output = expand_user(output)
     if output.resolve() in [path.resolve() for path in paths]:
         raise DistilError(f"{output} is one of the compared runs: write the comparison to another directory")
+    if "" in (read_json_object(output, REPORT_FILE) or {}).get("runs", {}):
+        raise DistilError(f"{output} holds the report of a run: write the comparison to another directory")
     contents = [_read(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
         if content["data"]["sha256"] != contents[0]["data"]["sha256"]:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from augment import processes
 from augment.augment_squad import augment_squad, make_statistics
 from augment.command import main
 from augment.job import alone
@@ -299,6 +301,24 @@ def test_two_runs_never_write_the_same_output(source: Path, tmp_path: Path) -> N
     with alone(tmp_path / ".out.json.work"), pytest.raises(DistilError, match="another run is writing the same output"):
         multiply(source, tmp_path / "out.json")
     multiply(source, tmp_path / "out.json")
+
+
+def test_what_was_done_when_a_process_was_killed_is_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multiply(source, tmp_path / "whole.json")
+
+    def killed(*_: object, **__: object) -> None:
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "wait", killed)
+        with pytest.raises(DistilError, match="with fewer processes, which resumes from here"):
+            multiply(source, tmp_path / "out.json", num_processes=2)
+    assert (tmp_path / ".out.json.work").is_dir()
+    multiply(source, tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not (tmp_path / ".out.json.work").exists()
 
 
 @pytest.mark.slow

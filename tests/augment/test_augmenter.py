@@ -144,6 +144,8 @@ def test_without_a_tagger_words_are_masked_but_not_replaced() -> None:
         ({"id": None}, "id must be a string"),
         ({"context": None}, "context must be a string"),
         ({"answers": {"text": ["Ada", "Lovelace"], "answer_start": [0]}}, "answer_start must be an integer"),
+        ({"answers": {"text": ["Ada"]}}, "answers must be a mapping of two lists"),
+        ({"answers": [{"text": "Ada", "answer_start": 0}]}, "answers must be a mapping of two lists"),
         ({"answers": None, "is_impossible": False}, "an answerable question without answers"),
     ],
 )

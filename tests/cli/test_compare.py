@@ -50,11 +50,19 @@ def test_a_grid_and_settings(options: list[object]) -> None:
     assert plan[1]["candidates"][0] == {"temperature": "1", "learning_rate": "1e-4"}
 
 
+def test_grids_of_a_file(options: list[object], tmp_path: Path) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text("grid:\n  - temperature=1,2\n  - learning_rate=1e-4,3e-4\n")
+    given = [*options, "--methods", "prediction_layer", "--dry-run", "--config", config]
+    assert len(run_json(*given)["plan"][0]["candidates"]) == 4
+
+
 def test_refusals(options: list[object]) -> None:
     assert "give --methods" in refusal(*options)
     labels = [*options, "--methods", "labels"]
     assert "did you mean 'labels'" in refusal(*options, "--methods", "labls")
     assert "--n-epochs has no effect with --max-steps" in refusal(*labels, "--n-epochs", "3")
+    assert "held_out has an effect with a grid only" in refusal(*labels, "--held-out", "0.5")
     assert "write OPTION=VALUE" in refusal(*labels, "--grid", "learning_rate")
     assert "is given twice" in refusal(*labels, "--grid", "batch_size=1", "--grid", "batch_size=2")
     assert "no arm takes temperature" in refusal(*labels, "--grid", "temperature=1,2")

@@ -33,6 +33,9 @@ def test_evaluate(student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
     assert len(json.loads(predictions.read_text())) == 8
     table = run(*base).stdout
     assert "metrics f1" in table
+    before = squad_file.read_bytes()
+    assert "is the data, which it would replace" in refusal(*base, "--predictions", squad_file)
+    assert squad_file.read_bytes() == before
     always_silent = run_json(*base, "--no-answer-threshold", "-1e9")["metrics"]
     assert (always_silent["NoAns_f1"], always_silent["HasAns_f1"]) == (100, 0)
 

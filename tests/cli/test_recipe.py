@@ -69,6 +69,10 @@ def test_recipe_init_looks_at_data_and_teacher(
 def test_recipe_refusals(recipe_file: Path, tmp_path: Path) -> None:
     assert "recipe init" in refusal("recipe")
     assert "--push-to-hub" in refusal("recipe", "--config", recipe_file, "--private")
+    init = ["init", "--output", tmp_path / "new.yaml"]
+    assert "--dry-run has no effect before init" in refusal("recipe", "--dry-run", *init)
+    assert "--config has no effect before init" in refusal("recipe", "--config", recipe_file, *init)
+    assert not (tmp_path / "new.yaml").exists()
     assert "leave out one" in refusal("recipe", "--config", recipe_file, "--dry-run", "--push-to-hub", "me/it")
     recipe_file.write_text(recipe_file.read_text().replace("teacher:", "techer:"))
     assert "did you mean 'teacher'" in refusal("recipe", "--config", recipe_file)

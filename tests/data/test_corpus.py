@@ -53,6 +53,25 @@ def texts_of(corpus: Corpus) -> list[str]:
 # --- corpus ----------------------------------------------------------------------------------------------------------
 
 
+def test_names_are_no_patterns(tmp_path: Path) -> None:
+    (tmp_path / "a [1].txt").write_text("One.")
+    (tmp_path / "a*.txt").write_text("Two.")
+    (tmp_path / "b [x]").mkdir()
+    (tmp_path / "b [x]" / "c.txt").write_text("Three.")
+    assert texts_of(Corpus(tmp_path / "a [1].txt")) == ["One."]
+    assert texts_of(Corpus(tmp_path / "a*.txt")) == ["Two."]
+    assert texts_of(Corpus(tmp_path / "b [x]")) == ["Three."]
+    (tmp_path / "d::e.txt").write_text("Four.")
+    with pytest.raises(DataError, match="must not have '::' in it; rename it"):
+        Corpus(tmp_path / "d::e.txt")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.", encoding="utf-8-sig")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("Three.".encode("utf-8-sig")))
+    assert texts_of(Corpus(tmp_path)) == ["One.", "", "Two.", "Three."]
+
+
 def test_every_kind_of_file_gives_its_texts(tmp_path: Path) -> None:
     rows = [{"text": text, "other": 1} for text in CONTEXTS]
     jsonl = "\n".join(json.dumps(row) for row in rows)

@@ -130,6 +130,12 @@ def test_options(options: dict, message: str) -> None:
         TransferSet("data.json", **options)
 
 
+def test_a_pool_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "pool.txt").write_text("Who?\nWhere?\n", encoding="utf-8-sig")
+    transfer = TransferSet(files(tmp_path)["jsonl"], question_pool=tmp_path / "pool.txt", questions_per_context=2)
+    assert set(transfer.load()["question"]) == {"Who?", "Where?"}
+
+
 def test_a_pool_that_is_too_small(tmp_path: Path) -> None:
     pool = tmp_path / "pool.txt"
     pool.write_text("\n")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -285,6 +286,13 @@ def test_what_cannot_be_compared(examples: datasets.Dataset, tmp_path: Path) -> 
             compare_reports(runs, output)
     with pytest.raises(DistilError, match="to another directory"):
         compare_reports([one, other], one)
+    third = tmp_path / "third"
+    write_report(third, [made_up(examples)], examples, {})
+    shutil.copytree(one, tmp_path / "again")
+    with pytest.raises(DistilError, match="third holds the report of a run"):
+        compare_reports([one, tmp_path / "again"], third)
+    compare_reports([one, tmp_path / "again"], tmp_path / "compared")
+    compare_reports([one, tmp_path / "again"], tmp_path / "compared")  # in place of an earlier comparison
     whole = json.loads((one / "report.json").read_text())
     for part in ("data", "runs", "histories", "examples", "measurements"):
         for wrong in (None, 3, [3] if part != "measurements" else {}):

@@ -273,6 +273,7 @@ def _write_json(rows: Iterable[dict[str, Any]], file: BinaryIO | gzip.GzipFile, 
 
     text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
     text.write(f'{{"version":{dump("v2.0" if version == "2.0" else "1.1")},"data":[')
+    began = False
     title: str | None = None
     context: str | None = None
     for row in rows:
@@ -280,15 +281,16 @@ def _write_json(rows: Iterable[dict[str, Any]], file: BinaryIO | gzip.GzipFile, 
             raise DataError(
                 f'question "{row["id"]}" is unanswerable, which SQuAD 1.1 cannot express: use version="2.0"'
             )
-        if row["title"] != title:
-            text.write(("" if title is None else "]}]},") + f'{{"title":{dump(row["title"])},"paragraphs":[')
+        opens = not began or row["title"] != title
+        if opens:
+            text.write(("]}]}," if began else "") + f'{{"title":{dump(row["title"])},"paragraphs":[')
         elif row["context"] != context:
             text.write("]},")
-        if row["title"] != title or row["context"] != context:
+        if opens or row["context"] != context:
             text.write(f'{{"context":{dump(row["context"])},"qas":[')
         else:
             text.write(",")
-        title, context = row["title"], row["context"]
+        began, title, context = True, row["title"], row["context"]
         text.write(dump(_qa(row, version)))
     text.write("]}]}]}\n")
     text.flush()

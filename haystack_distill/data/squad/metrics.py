@@ -325,10 +325,12 @@ def _best_threshold(
 
     Starts from answering nothing, then answers the questions one by one in the order of their no-answer scores, and
     keeps the best point. This is the algorithm of the official script, which also counts unanswerable questions without
-    a prediction, and starts at a threshold of 0 whatever the range of the scores.
+    a prediction. It starts at a threshold of 0, because its scores are probabilities; where some are negative, as
+    differences of logits are, it starts below the lowest.
     """
     current = best = float(sum(not has_answer for has_answer in answerable.values()))
-    threshold = 0.0
+    lowest = min((float(no_answer_scores[id_]) for id_ in scores), default=0.0)
+    threshold = math.nextafter(lowest, -math.inf) if lowest < 0 else 0.0
     for id_ in sorted(no_answer_scores, key=lambda key: no_answer_scores[key]):
         if id_ not in scores:
             continue

@@ -222,7 +222,7 @@ def number_as_text(value: Any) -> Any:
 def _check_title(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    if isinstance(value, (bool, dict, list)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise BadExample("wrong type", f"the title must be a string, not {json_type(value)}")
     return replace_lone_surrogates(str(value))
 

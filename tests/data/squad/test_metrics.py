@@ -96,6 +96,17 @@ def test_a_threshold_makes_no_answer_of_what_exceeds_it():
     )
 
 
+def test_the_best_threshold_may_be_to_answer_nothing():
+    """Differences of logits may be negative, so that at 0 some of them would be answered."""
+    examples = [example("a", "red"), example("b"), example("c")]
+    predictions, scores = {"a": "wrong", "b": "x", "c": "y"}, {"a": -5.0, "b": -4.0, "c": 3.0}
+    found = squad_metrics(examples, predictions, scores)
+    assert found["best_f1"] == pytest.approx(200 / 3)
+    assert squad_metrics(examples, predictions, scores, no_answer_threshold=found["best_f1_thresh"])["f1"] == (
+        pytest.approx(found["best_f1"])
+    )
+
+
 def test_where_the_versions_differ(caplog):
     # A reference of articles alone: 2.0 takes it for no answer; F1 of two empty texts is 0 in 1.1 and 1 in 2.0.
     examples = [example("a", "The"), example("b", "red")]

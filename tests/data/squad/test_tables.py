@@ -1,4 +1,5 @@
 import csv
+import datetime
 import gzip
 import json
 
@@ -18,6 +19,27 @@ FIRST = CONTEXT.index("Köln")
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HAYSTACK_DISTILL_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_title_of_another_type_is_named(tmp_path):
+    table = pa.table(
+        {
+            "id": ["a"],
+            "title": pa.array([datetime.date(2020, 1, 1)]),
+            "context": [CONTEXT],
+            "question": ["Where?"],
+            "answers": [{"text": ["Ann"], "answer_start": [CONTEXT.index("Ann")]}],
+        }
+    )
+    pq.write_table(table, tmp_path / "dates.parquet")
+    with pytest.raises(DataError, match="the title must be a string"):
+        read_squad(tmp_path / "dates.parquet")
+
+
+def test_titles_that_are_missing_are_written(tmp_path):
+    rows = load_examples(datasets.Dataset.from_list(squad_rows())).map(lambda row: row | {"title": None})
+    write_squad(rows, tmp_path / "none.json")
+    assert read_squad(tmp_path / "none.json")["title"] == ["", ""]
 
 
 def squad_rows():
