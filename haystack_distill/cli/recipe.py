@@ -119,9 +119,8 @@ def init(
     with logs_on_stderr():
         text = template(data, teacher)
     write_atomically(output, lambda aside: aside.write_text(text, encoding="utf-8"))
-    print_message(
-        f"{escape(str(output))} written: edit it, then haystack-distill recipe --config {escape(shlex.quote(str(output)))}"
-    )
+    command = f"haystack-distill recipe --config {shlex.quote(str(output))}"
+    print_message(f"{escape(str(output))} written: edit it, then {escape(command)}")
 
 
 def _push(directory: Path, repository: str, private: bool) -> str:

@@ -40,7 +40,9 @@ def test_calibrate_elsewhere_and_again_in_place(model: Path, dev_file: Path, tmp
     assert stored_threshold(after.model.config) == pytest.approx(found["no_answer_threshold"])
     assert not calibration_record(Reader.load(model, window_settings=CUT).model.config)
     card = (out / "README.md").read_text()
-    assert card.startswith("# A model\n\n## Calibration\n<!-- written by haystack-distill -->\n\nStart and end logits were divided by")
+    assert card.startswith(
+        "# A model\n\n## Calibration\n<!-- written by haystack-distill -->\n\nStart and end logits were divided by"
+    )
     assert card.endswith("\n\n## Limits\n\n- Some.\n")
     numbers = json.loads((out / "calibration.json").read_text())
     assert numbers["after"]["f1"] == found["after"]["f1"]
