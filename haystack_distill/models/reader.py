@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import require_measurable, squad_metrics, write_predictions
@@ -51,7 +51,11 @@ Observe: TypeAlias = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tens
 
 logger = logging.getLogger(__name__)
 
-ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "roberta-prelayernorm")
+# Their positions begin after the padding id.
+_ROBERTA_LIKE = (
+    *("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "roberta-prelayernorm"),
+    *("xmod", "data2vec-text", "ibert"),
+)
 _PARTS = ("model", "tokenizer", "exported")
 _SETTINGS = (
     "window_settings",
@@ -729,6 +733,12 @@ def position_limit(model: PreTrainedModel) -> int | None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or limit <= 0:
         return None
-    # RoBERTa and similar models start counting after the padding id.
-    offset = model.config.pad_token_id + 1 if family_of(model.config) in ROBERTA_LIKE else 0
-    return limit - offset
+    return limit - first_position(model.config)
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """The number of the first token's position."""
+    family = family_of(config)
+    if family == "mpnet":
+        return 2  # after padding id 1, whatever the tokenizer's is
+    return config.pad_token_id + 1 if family in _ROBERTA_LIKE else 0

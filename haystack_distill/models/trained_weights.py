@@ -75,8 +75,12 @@ def save_trained(
     for name, found in updates.items():
         for part, update in zip(_parts(name, len(found)), found, strict=True):
             changed |= {f"{part}.down": update.down, f"{part}.up": update.up}
+    beside = None
+    if place is not None and os.path.isdir(place) and Path(place).parent.resolve() == target.parent.resolve():
+        beside = os.path.relpath(place, target)  # the two may be moved together
     record = {
         "base": place,
+        "beside": beside,
         "revision": revision,
         "base_weights": weights_fingerprint({name: theirs[name] for name in same | updates.keys()}),
         "adapters": {name: module.down.out_features for name, module in adapters_of(model).items()},
@@ -174,6 +178,9 @@ def _base_of(model: PreTrainedModel) -> tuple[str, str | None, dict[str, Tensor]
 def _resolved(directory: Path, record: Mapping[str, Any]) -> str | None:
     """The base that a record names; a relative path starts at the record's directory."""
     base: str | None = record["base"]
+    moved = record.get("beside")
+    if moved is not None and (directory / moved).is_dir():
+        return str(directory / moved)
     beside = None if base is None else directory / base
     return str(beside) if beside is not None and beside.is_dir() else base
 

@@ -57,7 +57,8 @@ from haystack_distill.utils.processor import processor_record
 logger = logging.getLogger(__name__)
 
 _ARMS, _GRID, _TIMING, _DATA = "arms", "grid", "timing", "data"  # directories of a comparison
-_FREE = ("output_dir", "cache_dir", "device", "data", "dev_data")  # of a recipe; data is compared by content
+# Of a recipe; teacher and data are compared by their content.
+_FREE = ("output_dir", "cache_dir", "device", "teacher", "data", "dev_data")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _THREADS = "OMP_NUM_THREADS"  # of a process's computing
@@ -297,16 +298,12 @@ class _Runner:
         self.prepared = _Prepared(comparison, self.output / _DATA)
         self._check_finished()
         teachers = self._teachers()
-        trials = [
-            (arm, number, values)
-            for arm in comparison.arms
-            for number, values in enumerate(arm.candidates(comparison.grid), start=1)
-        ]
+        trials = [(arm, values) for arm in comparison.arms for values in arm.candidates(comparison.grid)]
         tried = self._at_once(self._tried, trials, _unfinished(self._trial(*trial) for trial in trials))
         chosen = {
             arm.name: self._choose(
                 arm,
-                [(values, found) for (one, _, values), found in zip(trials, tried, strict=True) if one is arm],
+                [(values, found) for (one, values), found in zip(trials, tried, strict=True) if one is arm],
             )
             for arm in comparison.arms
         }
@@ -367,10 +364,19 @@ class _Runner:
         comparison = self.comparison
         for arm in comparison.arms:
             candidates = arm.candidates(comparison.grid)
-            for number, values in enumerate(candidates, start=1):
-                self._known(arm.chosen(values), comparison.seed, self._trial(arm, number, values), trial=True)
-            for seed in [] if candidates else comparison.seeds:
-                self._known(arm, seed, self._directory(arm, seed))
+            for values in candidates:
+                self._known(arm.chosen(values), comparison.seed, self._trial(arm, values), trial=True)
+            for seed in comparison.seeds:
+                directory = self._directory(arm, seed)
+                if not candidates:
+                    self._known(arm, seed, directory)
+                elif (done := _read(directory / ARM_FILE)) is not None:
+                    chosen = (done.get("choice") or {}).get("chosen", {})
+                    if chosen not in candidates:
+                        raise DistilError(
+                            f"arm {arm.name}: {directory} was finished with {_slug(chosen) or 'no grid'}, which is "
+                            "not in the grid of this call; remove it, or choose another output_dir"
+                        )
         planned = [
             {"name": f"arm {name} of this call", "comparable": comparable}
             for name, comparable in self.prepared.comparable.items()
@@ -386,13 +392,13 @@ class _Runner:
     def _directory(self, arm: Arm, seed: int) -> Path:
         return self.output / _ARMS / arm.directory / f"seed-{seed}"
 
-    def _trial(self, arm: Arm, number: int, values: Mapping[str, str]) -> Path:
-        """The directory of a candidate."""
-        return self.output / _GRID / arm.directory / f"{number}-{_slug(values)}"
+    def _trial(self, arm: Arm, values: Mapping[str, str]) -> Path:
+        """The directory of a candidate, wherever in the grid it stands."""
+        return self.output / _GRID / arm.directory / _slug(values)
 
-    def _tried(self, trial: tuple[Arm, int, dict[str, str]]) -> dict[str, Any] | None:
+    def _tried(self, trial: tuple[Arm, dict[str, str]]) -> dict[str, Any] | None:
         """The record of a candidate."""
-        arm, _, values = trial
+        arm, values = trial
         return self._trained(arm.chosen(values), self.comparison.seed, self._trial(*trial), {}, trial=True)
 
     def _choose(

@@ -357,14 +357,17 @@ class Inputs:
         record = self.recipe.student.as_dict()
         start = self.recipe.student.start_from
         if start is not None:
-            on_corpus = self.recipe.stages[0].corpus is not None
-            model = LanguageModel.load(start, **self.running).model if on_corpus else self.first_reader().model
-            record["start_from_weights"] = model_fingerprint(model)
+            found = self.first_reader() if _is_reader(start) else LanguageModel.load(start, **self.running)
+            # The weights count, and not where they are.
+            record |= {"start_from": None, "start_from_weights": model_fingerprint(found.model)}
         return record
 
     def first_student(self) -> Student:
         """The student that the first stage begins with."""
         stage = self.recipe.stages[0]
+        if stage.student == TEACHER:  # the recipe's own student may need what this stage makes
+            copy = self.teacher.copy()
+            return Student(copy, copy)
         if stage.corpus is None:
             reader = self.first_reader()
             return Student(reader, reader)
@@ -551,6 +554,7 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
 def _check(inputs: Inputs, ready: ReadyStage) -> None:
     stage, teacher = ready.stage, ready.teacher
     names = [one.name for one in inputs.recipe.stages]
+    names = names[: names.index(stage.name)] if stage.name in names else names
     for option, needed, given in runs_needed(stage):
         if given and given not in names and not expand_user(given).is_dir():
             raise DistilError(
@@ -579,6 +583,23 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
     )
     if objective.student_request.logits:
         ready.student.untrained = ()  # as training leaves it
+
+
+def stages_of_reader(recipe: Recipe) -> list[Stage]:
+    """The stages that the weights of the finished reader have passed through, the last one first.
+
+    Not those of a teacher that was trained first, nor of an earlier generation.
+    """
+    places = {stage.name: number for number, stage in enumerate(recipe.stages)}
+    found = [recipe.stages[-1]]
+    while True:
+        before = found[-1].student
+        number = places[found[-1].name] - 1
+        if isinstance(before, StageResult):
+            number = places[before.stage]
+        elif before is not None or number < 0:
+            return found
+        found.append(recipe.stages[number])
 
 
 def windows_of(stage: Stage, windows: int) -> int:

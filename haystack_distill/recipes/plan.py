@@ -17,6 +17,7 @@ from haystack_distill.recipes.inputs import (
     ReadyStage,
     ready_stages,
     run_settings,
+    stages_of_reader,
     steps_of,
     unmeasured,
     windows_of,
@@ -74,7 +75,8 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
             else:
                 plan.append(_on_data(inputs, ready, recipe.directory_of(ready.stage), scratch))
         if recipe.labels_only:
-            stage = labels_stage(recipe, sum(planned.steps for planned in plan))
+            counted = {recipe.directory_of(stage) for stage in stages_of_reader(recipe)}
+            stage = labels_stage(recipe, sum(planned.steps for planned in plan if planned.name in counted))
             ready = ReadyStage(stage, inputs.first_reader(), None, inputs.examples)
             plan.append(_on_data(inputs, ready, LABELS_ONLY, scratch, weigh=False))
     return plan

@@ -22,7 +22,15 @@ from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives import Labels
-from haystack_distill.recipes.inputs import Inputs, Student, in_section, ready_stages, run_settings, unmeasured
+from haystack_distill.recipes.inputs import (
+    Inputs,
+    Student,
+    in_section,
+    ready_stages,
+    run_settings,
+    stages_of_reader,
+    unmeasured,
+)
 from haystack_distill.recipes.schema import LABELS_ONLY, READER, TEACHER, Recipe, Stage
 from haystack_distill.reporting.model_card import CARD_FILE, write_card
 from haystack_distill.reporting.report import REPORT_FILE, write_report
@@ -143,7 +151,7 @@ class _Runner:
             student = student.after(self._on_corpus(stage, student) if stage.corpus else self._on_data(stage, student))
         readers = {"teacher": self._last_teacher(), "student": student.reader()}
         if recipe.labels_only:
-            steps = sum(record["steps"] for record in self.done.values())
+            steps = sum(self.done[recipe.directory_of(stage)]["steps"] for stage in stages_of_reader(recipe))
             first = inputs.first_reader()
             stages = self.record
             self.record = start  # the stages decide nothing of it but its number of steps

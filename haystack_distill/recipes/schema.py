@@ -719,6 +719,8 @@ def _student(content: Any) -> StudentShape:
         near = difflib.get_close_matches(str(key), own, n=1, cutoff=_IN_CONFIG)
         if near:
             raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+        if key in ("seed", "teacher"):
+            raise ValueError(f"{key} is a key of the recipe; give it at the top of the file")
         configured[str(key)] = _guessed(value)
     given = _read({key: value for key, value in content.items() if key in own}, hints, readers)
     return StudentShape(**given, configured=configured)

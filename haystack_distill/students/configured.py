@@ -17,10 +17,11 @@ from transformers import (
 from haystack_distill.errors import DistilError
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.outputs import attention_width
-from haystack_distill.models.reader import ROBERTA_LIKE, Reader, position_limit
+from haystack_distill.models.reader import Reader, first_position, position_limit
 from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.layers import AnyModel, layer_index, new_model, require_weights, set_per_layer
 from haystack_distill.utils.checks import check_argument, is_integer, is_number, require_seed
+from haystack_distill.utils.model_inputs import model_inputs
 
 
 def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
@@ -86,7 +87,28 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     }
     # Layers are not copied even if their shapes agree: a layer depends on those below it.
     student.load_state_dict(copied, strict=False)
-    return teacher.replace(model=student)
+    made = teacher.replace(model=student)
+    if isinstance(made, Reader) and not same_type:
+        _require_readable(made)
+    return made
+
+
+def _require_readable(reader: Reader) -> None:
+    """Check that a model of another architecture reads what its tokenizer makes, a full window.
+
+    Raises:
+        DistilError: It does not: it looks for other special tokens, or has fewer positions than it says.
+    """
+    windows = reader.cut_pairs([("Who?", "word " * reader.window_settings.max_seq_len)])
+    with torch.random.fork_rng(devices=[]):
+        try:
+            reader.forward(model_inputs(windows.collate(windows.__getitems__([0]))))
+        except Exception as error:  # each architecture has its own errors
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DistilError(
+                f"a {reader.model.config.model_type} model cannot read this tokenizer's windows ({reason}): choose "
+                "another model_type"
+            ) from error
 
 
 def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
@@ -102,10 +124,13 @@ def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
     pad = teacher.tokenizer.pad_token_id
     config.vocab_size = teacher.model.get_input_embeddings().num_embeddings
     config.pad_token_id = own.pad_token_id if pad is None else pad
+    for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+        number = getattr(teacher.tokenizer, name, None)
+        if number is not None and hasattr(config, name):  # BigBird looks for its separator in what it reads
+            setattr(config, name, number)
     positions = position_limit(teacher.model)
     if positions is not None and getattr(config, "max_position_embeddings", None) is not None:
-        # RoBERTa and similar models start counting after the padding id.
-        config.max_position_embeddings = positions + (config.pad_token_id + 1 if model_type in ROBERTA_LIKE else 0)
+        config.max_position_embeddings = positions + first_position(config)
     return config
 
 

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.layers import require_weights
@@ -29,6 +30,7 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
         model = AutoModelForQuestionAnswering.from_config(
             question_answering_config(student.model.config), trust_remote_code=False
         )
+    forget_calibration(model.config)  # of the reader that the encoder came from
     missing, _ = model.base_model.load_state_dict(student.model.base_model.state_dict(), strict=False)
     if missing:
         raise DistilError(

@@ -136,7 +136,7 @@ class LanguageModelTrainer:
         run = Run(self.student, method, self.settings, None, adaptation=adaptation)
         self._check(teacher)
         objective = self._objective(run, teacher)
-        run.check_adaptation(False)
+        run.check_adaptation(False, objective)
         return objective
 
     def _objective(self, run: Run, teacher: LanguageModel | None) -> Objective:

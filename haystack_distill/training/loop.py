@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from haystack_distill.data.samplers import StepBatches
 from haystack_distill.data.text_windows import TextWindows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.heads import Heads, choosing
 from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.objective import LossTerm, Objective
@@ -147,6 +148,7 @@ def run_loop(
             # that are not mapped; where a part of the objective has no weight, those of its projections.
             projections = any(True for _ in objective.parameters())
             unused = objective.student_request.beyond_logits or projections or adaptation.freezes_later
+            unused = unused or _has_idle_weights(student.model)
             needed = adaptation.needs_evaluations
             trainer = _LoopTrainer(
                 student, objective, data, teacher, evaluate, settings, checkpoints, more, unused, needed
@@ -162,6 +164,11 @@ def run_loop(
         student.model.eval()  # also after an interruption: the student must not answer with dropout
     student.model.to(student.device)
     return trainer.state.global_step, trainer.state.log_history, trained
+
+
+def _has_idle_weights(model: PreTrainedModel) -> bool:
+    """Whether a model has weights that its start and end logits do not depend on: early exits, or a pooler."""
+    return isinstance(model, EarlyExitModel) or getattr(model.base_model, "pooler", None) is not None
 
 
 def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> CompiledLayers:

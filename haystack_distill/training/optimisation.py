@@ -93,8 +93,8 @@ def learning_rates(
             their weights.
     """
     decay, n_layers = settings.layer_decay, 0
-    if decay != 1 and not objective.trains_student:
-        raise DistilError("layer_decay has no effect: no weight of the student is trained in this run; leave it out")
+    if decay != 1 and objective.keeps_answers:
+        raise DistilError("layer_decay has no effect: no layer of the student is trained in this run; leave it out")
     if decay != 1:
         n_layers = int(student.config.num_hidden_layers)
         if layer_list_name(student) is None:
@@ -105,7 +105,7 @@ def learning_rates(
     encoder = {id(parameter) for parameter in student.base_model.parameters()}
     own = _own_rates(settings)
     rates: dict[nn.Parameter, float] = {}
-    unused = set(own)
+    unused, lowered = set(own), False
     for name, parameter in student.named_parameters():
         if trained and not parameter.requires_grad:
             continue
@@ -115,18 +115,24 @@ def learning_rates(
         elif "embedding" in name:
             option = "embedding_learning_rate"
             rate *= decay**n_layers
+            lowered |= decay != 1
         elif decay != 1:
             number = layer_index(student, name)
             rate *= 1.0 if number is None else decay ** (n_layers - 1 - number)
+            lowered |= rate < settings.learning_rate
         rates[parameter] = own.get(option, rate)
         request = objective.student_request
         reached = option != "head_learning_rate" or request.logits or request.exits
-        if objective.trains_student and reached:
+        if reached and (option == "head_learning_rate" or not objective.keeps_answers) and objective.trains_student:
             unused.discard(option)
     for parameter in objective.parameters():
         if parameter.requires_grad or not trained:
             rates[parameter] = own.get("projection_learning_rate", settings.learning_rate)
             unused.discard("projection_learning_rate")
+    if decay != 1 and trained and not lowered:
+        raise DistilError(
+            "layer_decay has no effect: below the last layer nothing is trained in this run; leave it out"
+        )
     for name in sorted(unused):
         raise DistilError(f"{name} has no effect: {_WHAT[name]} is trained in this run; leave it out")
     return rates

@@ -20,7 +20,7 @@ from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.windows import Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import evaluate_distributed
-from haystack_distill.models.calibration import forget_calibration
+from haystack_distill.models.calibration import RECORD, forget_calibration
 from haystack_distill.models.heads import Heads
 from haystack_distill.models.reader import ExampleSource, Reader
 from haystack_distill.objectives.intermediate_layers import IntermediateLayers
@@ -180,7 +180,9 @@ class ReaderTrainer:
                 warn_of_shared_contexts(examples, dev_windows.examples)
         if chosen is not None and chosen.token_types:
             windows.token_types = True
-        forgotten = not objective.keeps_answers and forget_calibration(self.student.model.config)
+        config = self.student.model.config
+        calibration = None if objective.keeps_answers else getattr(config, RECORD, None)
+        forgotten = not objective.keeps_answers and forget_calibration(config)
         if forgotten and run.processes.is_main_process:
             logger.info("the student was calibrated, which training undoes; calibrate what comes out")
         record = run.record(
@@ -194,7 +196,11 @@ class ReaderTrainer:
             },
         )
 
+        begun = False
+
         def prepare() -> None:
+            nonlocal begun
+            begun = True
             if chosen is not None:
                 with part("teacher"):
                     chosen.prepare(
@@ -212,16 +218,21 @@ class ReaderTrainer:
         evaluate = None
         if dev_windows is not None:
             evaluate = functools.partial(self._evaluate, dev_windows, run)
-        return run.execute(
-            objective,
-            windows,
-            record,
-            teacher=chosen,
-            heads=heads,
-            prepare=prepare,
-            evaluate=evaluate,
-            on_trained=on_trained,
-        )
+        try:
+            return run.execute(
+                objective,
+                windows,
+                record,
+                teacher=chosen,
+                heads=heads,
+                prepare=prepare,
+                evaluate=evaluate,
+                on_trained=on_trained,
+            )
+        except DistilError:
+            if forgotten and not begun:  # the run was refused, and the student is what it was
+                setattr(config, RECORD, calibration)
+            raise
 
     def check(
         self,
@@ -262,7 +273,7 @@ class ReaderTrainer:
             _require_unlabelled(objective, data)
         else:
             _require_effect(objective)
-        run.check_adaptation(measured)
+        run.check_adaptation(measured, objective)
         return objective
 
     def train(

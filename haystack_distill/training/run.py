@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
-from transformers import PretrainedConfig, TrainerCallback
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.errors import DistilError
@@ -28,7 +28,7 @@ from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWei
 from haystack_distill.training.compilation import require_compilable
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
-from haystack_distill.training.optimisation import learning_rates
+from haystack_distill.training.optimisation import is_plain, learning_rates, make_optimizer
 from haystack_distill.training.run_directory import RunDirectory, RunResult, remember_initial_student
 from haystack_distill.training.run_record import (
     adaptation_record,
@@ -108,10 +108,10 @@ class Run:
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
         _require_weights(objective, method_name(self.method))
-        if not (objective.trains_student or isinstance(self.adaptation, AllWeights)):
+        if objective.keeps_answers and not isinstance(self.adaptation, AllWeights):
             raise DistilError(
-                f"{method_name(self.method)} trains parameters of its own and no weight of the student, so an "
-                "adaptation would have no effect; leave it out"
+                f"{method_name(self.method)} trains no weight that the student's answers depend on, so an adaptation "
+                "would have no effect; leave it out"
             )
         learning_rates(self.settings, self.student.model, objective)  # checks them
         if self.settings.torch_compile:
@@ -124,11 +124,12 @@ class Run:
             )
         return objective
 
-    def check_adaptation(self, measured: bool) -> None:
-        """Check that the adaptation suits the student, without changing it.
+    def check_adaptation(self, measured: bool, objective: Objective) -> None:
+        """Check that adaptation and optimiser suit the student, without changing it.
 
         Args:
             measured: Whether there are dev data.
+            objective: The objective, as `objective` creates it.
 
         Raises:
             DistilError: It does not, or an option of it would have no effect.
@@ -140,10 +141,11 @@ class Run:
                 "evaluate_every, or leave it out"
             )
         if isinstance(self.adaptation, AllWeights):
+            self._check_optimiser(self.student.model, objective)
             return
         copied = self.student.copy()
         with adapted(copied.model, self.adaptation):
-            pass
+            self._check_optimiser(copied.model, objective)
         only_trained = self.adaptation.save_only_trained
         if isinstance(self.student, LanguageModel) and (only_trained or adapters_of(copied.model)):
             remedy = "set save_only_trained=False" if only_trained else "choose another adaptation, such as lora"
@@ -151,6 +153,11 @@ class Run:
             raise DistilError(f"{name}: a language model is saved whole and without adapters; {remedy}")
         if only_trained and self.output_dir is not None:
             require_base(self.student.model)
+
+    def _check_optimiser(self, model: PreTrainedModel, objective: Objective) -> None:
+        """Check that there are weights for each learning rate, and for the optimiser."""
+        if not is_plain(self.settings):
+            make_optimizer(self.settings, model, objective, (), torch.optim.AdamW)
 
     def record(self, teacher: Teacher | None, data: dict[str, Any]) -> dict[str, Any]:
         """Everything that decides the result, as JSON holds it.
@@ -212,7 +219,7 @@ class Run:
                 if on_trained is not None:
                     on_trained()
                 return replace(result, heads=self._readers(heads))
-            self.check_adaptation(evaluate is not None)  # before the teacher runs over the data
+            self.check_adaptation(evaluate is not None, objective)  # before the teacher runs over the data
             if prepare is not None:
                 prepare()
             objective.prepare()

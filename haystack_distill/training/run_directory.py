@@ -135,6 +135,11 @@ class RunDirectory:
             require_same_run(f"cannot resume the run in {self.path}", unfinished, self.record)
             self._checkpoints_of(unfinished["run_id"]).clear_staging()
             return unfinished["run_id"], None
+        if settings.resume and unfinished is not None and self._is_of(unfinished):
+            raise DistilError(
+                f"the student has the weights of the run in {self.path}, which stopped before its first checkpoint; "
+                "pass the student as it was at the start, or train it further without resume and with overwrite"
+            )
         if settings.resume and unfinished is None and finished is not None:
             own = self.record
             self._restore_student_record(finished)
@@ -159,9 +164,14 @@ class RunDirectory:
 
     def _restore_student_record(self, before: dict[str, Any]) -> None:
         """Record the initial student where the student has the weights that this run left: they will be replaced."""
+        if self._is_of(before):
+            self.record = self.record | {"student": before["student"]}
+
+    def _is_of(self, before: dict[str, Any]) -> bool:
+        """Whether the student has weights that another run left, and not those that it began with."""
         initial = _INITIAL_STUDENTS.get(hash_json(self.record["student"]))
-        if initial is not None and json.loads(json.dumps(initial)) == before.get("student"):
-            self.record = self.record | {"student": initial}
+        own = json.loads(json.dumps(self.record["student"]))
+        return initial is not None and json.loads(json.dumps(initial)) == before.get("student") != own
 
     @property
     def checkpoints(self) -> Checkpoints:

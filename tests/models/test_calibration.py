@@ -28,6 +28,7 @@ from haystack_distill.models.calibration import (
     forget_calibration,
     stored_threshold,
 )
+from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.objectives import Labels, SelfDistillation
 from tests.conftest import CONTEXTS
 
@@ -161,6 +162,23 @@ def test_a_student_of_other_weights_is_not_calibrated(tiny_reader: Callable[...,
         assert not calibration_record(student.model.config)
     assert calibration_record(teacher.model.config)
     assert calibration_record(students.early_exit(teacher).model.config)  # its full reader is the teacher
+
+
+def test_an_encoder_forgets_the_calibration_of_its_reader(tiny_reader: Callable[..., Reader]) -> None:
+    teacher = tiny_reader()
+    teacher.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    made = students.from_language_model(LanguageModel.of(teacher).copy(), tiny_reader())
+    assert not calibration_record(made.model.config)
+
+
+def test_a_run_that_is_refused_keeps_it(tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.model.config.calibration = record = {"temperature": 2.0, "no_answer_threshold": -1.5}
+    reader.save(tmp_path / "there")
+    settings = TrainingSettings(max_steps=1, progress=False, checkpoint_every=None)
+    with pytest.raises(DistilError, match=r"config\.json"):
+        ReaderTrainer(reader, tmp_path / "there", settings).distil(None, squad_file, Labels())
+    assert calibration_record(reader.model.config) == record
 
 
 def unlabelled() -> datasets.Dataset:

@@ -265,18 +265,60 @@ def test_values_are_chosen_on_held_out_training_questions(
     result = run_comparison(
         given(data=[str(data)], arms=arms, grid=grid, settings=settings, questions=30), progress=False
     )
-    assert ran == ["out/teacher", "labels/1-learning_rate=1e-4", "labels/2-learning_rate=1e-2", "labels/seed-42"]
+    assert ran == ["out/teacher", "labels/learning_rate=1e-4", "labels/learning_rate=1e-2", "labels/seed-42"]
     row = result.content["rows"][1]
     assert [one["values"] for one in row["tried"]] == [{"learning_rate": "1e-4"}, {"learning_rate": "1e-2"}]
     best = max(row["tried"], key=lambda one: one["f1"])
     assert row["chosen"] == best["values"]
     record = json.loads((tmp_path / "out/arms/labels/seed-42/arm.json").read_text())
     assert record["stages"][0]["settings"]["learning_rate"] == float(best["values"]["learning_rate"])
-    trial = json.loads((tmp_path / "out/grid/labels/1-learning_rate=1e-4/arm.json").read_text())
+    trial = json.loads((tmp_path / "out/grid/labels/learning_rate=1e-4/arm.json").read_text())
     assert trial["questions"] + len(trial["measurements"]["examples"]) <= 30
     assert trial["comparable"]["dev_data"] != record["comparable"]["dev_data"]
     ran.clear()
     run_comparison(given(data=[str(data)], arms=arms, grid=grid, settings=settings, questions=30), progress=False)
+    assert ran == []
+
+
+def test_a_grid_that_changes_later(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
+    """What was tried is known by its values, and a finished student of other values before anything is tried."""
+    data = tmp_path / "several.json"
+    data.write_text(json.dumps(squad_content(repeat=4)))
+    usual = {"data": [str(data)], "arms": arms_from_text("labels"), "settings": {"batch_size": "4"}}
+    run_comparison(given(**usual, grid={"learning_rate": ["1e-4", "1e-2"]}), progress=False)
+    chosen = json.loads((tmp_path / "out/arms/labels/seed-42/arm.json").read_text())["choice"]["chosen"]
+    ran.clear()
+    more = given(**usual, grid={"learning_rate": ["1e-9", "1e-2", "1e-4"]})
+    run_comparison(more, progress=False)
+    assert ran == ["labels/learning_rate=1e-9"]
+    ran.clear()
+    with pytest.raises(DistilError, match=rf"was finished with learning_rate={chosen['learning_rate']}, which is not"):
+        run_comparison(given(**usual, grid={"learning_rate": ["3e-3", "4e-3"]}), progress=False)
+    assert ran == []
+
+
+def test_a_student_that_exists_is_one_for_all_arms(
+    given: Callable[..., Comparison], tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    """Also where an arm begins on a corpus: it then takes the encoder of that reader."""
+    directory = tiny_reader(num_hidden_layers=2).save(tmp_path / "student")
+    text = {"max_seq_len": "24", "buffer_windows": "16"}
+    first = {"name": "g", "method": {"name": "intermediate_layers"}, "corpus": text}
+    arms = [*arms_from_text("labels"), Arm("general first", (first, {"name": "p", "method": "prediction_layer"}))]
+    prepared = compare._Prepared(given(arms=arms, student=str(directory), layers=None), tmp_path / "scratch")
+    one, other = (prepared.comparable[arm.name]["student"] for arm in arms)
+    assert one == other
+    assert one["start_from_weights"]
+
+
+def test_a_teacher_may_be_named_otherwise(
+    given: Callable[..., Comparison], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = arms_from_text("labels")
+    run_comparison(given(arms=arms), progress=False)
+    ran.clear()
+    monkeypatch.chdir(tmp_path)
+    run_comparison(given(arms=arms, teacher="teacher"), progress=False)
     assert ran == []
 
 

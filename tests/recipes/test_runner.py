@@ -833,6 +833,68 @@ def test_a_stage_takes_filters_of_an_earlier_one(write: Callable[..., Path], squ
 # --- what a stage trains ---------------------------------------------------------------------------------------------
 
 
+def test_a_pruned_student_of_a_teacher_that_is_trained_first(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The recipe's own teacher cannot answer yet, so nothing is measured with it; labels alone take the student's steps."""
+    encoder = Reader.load(tmp_path / "teacher", device="cpu", window_settings=WindowSettings(48, 16, 16))
+    encoder.model.bert.save_pretrained(tmp_path / "encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "encoder")
+    stages = [
+        {"name": "tune", "student": "teacher", "method": "labels", "max_steps": 3},
+        {"name": "learn", "student": {"made_from": "tune"}, "teacher": "tune", "method": "prediction_layer"},
+    ]
+    student = {"pruned": {"layers": 2, "intermediate_size": 6, "importance_sample": 2}}
+    given: dict[str, Any] = {"general": None, "layers": None, "answers": None, "student": student}
+    given["stages"] = [QUICK | stage for stage in stages]
+    run(write(teacher=str(tmp_path / "encoder"), **given))
+    made = Reader.load(tmp_path / "out" / "reader", device="cpu", window_settings=WindowSettings(48, 16, 16))
+    assert (made.model.config.num_hidden_layers, made.model.config.intermediate_size) == (2, 6)
+    result = run(write("baseline", labels_only=True, **given))
+    assert result.steps == {"1-tune": 3, "2-learn": 1, "labels-only": 1}
+
+
+def test_filters_of_a_later_stage_are_refused(write: Callable[..., Path]) -> None:
+    stages = [
+        {"name": "a", "method": {"name": "task_aware_layers", "filters": "b"}},
+        {"name": "b", "method": "task_filters"},
+    ]
+    path = write(general=None, layers=None, answers=None, stages=[QUICK | stage for stage in stages])
+    with pytest.raises(DistilError, match="filters: 'b' is neither an earlier stage nor a directory"):
+        run(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"adaptation": "last_layers", "embedding_learning_rate": 1e-3},
+            "embedding_learning_rate has no effect: no embedding is trained",
+        ),
+        ({"adaptation": "biases", "optimizer": "muon"}, "is for the matrices of the encoder's layers"),
+        ({"adaptation": "head", "layer_decay": 0.5}, "layer_decay has no effect: below the last layer"),
+    ],
+)
+def test_what_a_later_stage_cannot_do_is_known_before_the_first(
+    write: Callable[..., Path], tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    later = {"name": "b", "method": "labels", **QUICK, **changed}
+    stages = [{"name": "a", "method": "labels", **QUICK}, later]
+    with pytest.raises(DistilError, match=rf"stage b: .*{message}"):
+        run(write(general=None, layers=None, answers=None, stages=stages))
+    assert not (tmp_path / "out" / "1-a").exists()
+
+
+def test_a_recipe_with_trained_weights_alone_may_be_moved(write: Callable[..., Path], tmp_path: Path) -> None:
+    adapters = {"name": "adapters", "adapter_size": 4}
+    stages = [{"name": "a", "method": "labels"}, {"name": "b", "method": "labels", "adaptation": adapters}]
+    given: dict[str, Any] = {"general": None, "layers": None, "answers": None}
+    given["stages"] = [QUICK | stage for stage in stages]
+    before = run(write(**given))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    after = run(write("moved", **given))
+    assert after.steps == before.steps
+    assert Reader.load(tmp_path / "moved" / "2-b", device="cpu", window_settings=WindowSettings(48, 16, 16))
+
+
 def test_stages_train_the_teacher_first_and_generations_begin_anew(write: Callable[..., Path], tmp_path: Path) -> None:
     """The teacher reads the domain's text and learns its labels; a student of it; one of its shape, born again."""
     alone = {"name": "masked_language_model", "soft_target_weight": 0, "cosine_weight": 0}

@@ -311,6 +311,8 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (LEAST + "student: {bilstm: }", "student: bilstm: must have keys of its own"),
         (stage(f"{CORPUS}, corpus: c") + "student: {bilstm: {}}", "stage two: a BiLSTM reader does not learn from a"),
         (LEAST + "student:", "student: must be a name or have keys of its own"),
+        (LEAST + "student: {num_hidden_layers: 2, seed: 3}", "seed is a key of the recipe; give it at the top"),
+        (LEAST + "student: {num_hidden_layers: 2, teacher: x}", "teacher is a key of the recipe"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
         (LEAST + "max_query_length: 400", "max_query_length 400 leaves no room"),

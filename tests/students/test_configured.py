@@ -1,6 +1,7 @@
 """Students from a configuration have the shape that was asked for, and random layers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,36 @@ def test_students_of_a_funnel(make_teacher: Callable[..., Reader]) -> None:
     assert not torch.equal(student.model.state_dict()[inside], teacher.model.state_dict()[inside])
     with pytest.raises(DistilError, match="funnel has no 'num_hidden_layers'"):
         from_config(teacher, num_hidden_layers=3)
+
+
+SMALL = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "xmod", "data2vec-text", "roberta"])
+def test_students_that_count_positions_otherwise(make_teacher: Callable[..., Reader], model_type: str) -> None:
+    """They have as many positions as the teacher, whatever padding id they count from."""
+    teacher = make_teacher("bert")
+    shape = SMALL | ({"languages": ["en_XX"], "default_language": "en_XX"} if model_type == "xmod" else {})
+    student = from_config(teacher, model_type=model_type, **shape)
+    assert position_limit(student.model) == position_limit(teacher.model)
+    longest = replace(student.window_settings, max_seq_len=position_limit(teacher.model))
+    assert student.replace(window_settings=longest).answer(QUESTION, CONTEXT * 20)
+
+
+def test_a_student_has_the_special_tokens_of_its_tokenizer(make_teacher: Callable[..., Reader]) -> None:
+    """BigBird's head looks for the separator to leave out the question."""
+    teacher = make_teacher("bert")
+    shape = SMALL | {"attention_type": "original_full"}
+    student = from_config(teacher, model_type="big_bird", **shape)
+    assert student.model.config.sep_token_id == teacher.tokenizer.sep_token_id
+    batch = student.cut_pairs([(QUESTION, CONTEXT)])
+    [(inputs, starts, _)] = student.logits(batch, [0])
+    question = ~inputs["context_mask"][0] & inputs["attention_mask"][0].bool()
+    question[0] = False  # the no-answer
+    length = int(inputs["attention_mask"][0].sum())
+    assert (starts[0, :length][question[:length]][:-1] < -1e5).all()
+    with pytest.raises(DistilError, match="a longformer model cannot read this tokenizer's windows"):
+        from_config(teacher, model_type="longformer", **SMALL, attention_window=4)
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, "albert"])

@@ -389,6 +389,24 @@ def test_a_run_that_ends_inside_an_epoch_takes_no_step_more(
     assert same(weights_of(student), wanted)
 
 
+def test_a_half_trained_student_does_not_begin_a_run_anew(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a checkpoint there is nothing to resume from, and the student in memory is not the initial one."""
+    student, _ = pair()
+    with monkeypatch.context() as patch:
+        kill_at_loss(patch, 3)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=5)).train(data)
+    with pytest.raises(DistilError, match="stopped before its first checkpoint; pass the student as it was"):
+        ReaderTrainer(student, tmp_path / "run", settings(checkpoint_every=5, resume=True)).train(data)
+    fresh, _ = pair()
+    ReaderTrainer(fresh, tmp_path / "run", settings(checkpoint_every=5, resume=True)).train(data)
+    again, _ = pair()
+    ReaderTrainer(again, tmp_path / "whole", settings()).train(data)
+    assert same(weights_of(fresh), weights_of(again))
+
+
 def test_a_run_that_had_stopped_early_stays_stopped(
     pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AlbertConfig, AlbertForQuestionAnswering
 
-from haystack_distill import DistilError, TrainingSettings
-from haystack_distill.objectives import IntermediateLayers, Labels, TaskFilters
+from haystack_distill import DistilError, TrainingSettings, students
+from haystack_distill.objectives import IntermediateLayers, Labels, SelfDistillation, TaskFilters
 from haystack_distill.training.optimisation import cyclic_factor, is_plain, learning_rates, make_optimizer
 from tests.training.helpers import MakeReader
 
@@ -67,7 +67,7 @@ def test_a_rate_without_effect_is_refused(changed: dict[str, Any], message: str,
     [
         ({"embedding_learning_rate": 1.0}, "no embedding is trained in this run"),
         ({"head_learning_rate": 1.0}, "no head is trained in this run"),
-        ({"layer_decay": 0.9}, "layer_decay has no effect: no weight of the student is trained"),
+        ({"layer_decay": 0.9}, "layer_decay has no effect: no layer of the student is trained"),
     ],
 )
 def test_a_rate_of_the_student_where_it_does_not_learn(
@@ -77,6 +77,16 @@ def test_a_rate_of_the_student_where_it_does_not_learn(
     objective = TaskFilters().objective(model.config, model.config)
     with pytest.raises(DistilError, match=message):
         learning_rates(TrainingSettings(**changed), model, objective)
+
+
+def test_branches_alone_are_no_layers(tiny_reader: MakeReader) -> None:
+    model = students.early_exit(tiny_reader(), branch_size=4).model
+    for changed in ({"embedding_learning_rate": 1.0}, {"layer_decay": 0.5}):
+        settings = TrainingSettings(**changed)  # type: ignore[arg-type]
+        with pytest.raises(DistilError, match="has no effect"):
+            learning_rates(settings, model, SelfDistillation().objective(model.config))
+        learning_rates(settings, model, SelfDistillation(backbone=True).objective(model.config))
+    learning_rates(TrainingSettings(head_learning_rate=1.0), model, SelfDistillation().objective(model.config))
 
 
 def test_rates_that_do_not_fit_are_refused(tiny_reader: MakeReader) -> None:

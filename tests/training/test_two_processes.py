@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haystack_distill import Reader, ReaderTrainer, RunResult, WindowSettings
+from haystack_distill import Reader, ReaderTrainer, RunResult, WindowSettings, students
 from haystack_distill.objectives import AttentionRelations, HardTargets, IntermediateLayers, Method, PredictionLayer
 from haystack_distill.training.adaptation import ADAPTATIONS
 from tests.training.helpers import furthest, settings, weights_of, with_gradients
@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[Method, str]] = {
     "relations": (AttentionRelations() + PredictionLayer(), "lora"),
     "hard_targets": (HardTargets(confidence_threshold=0.0032), "adapters"),
     "unfreezing": (PredictionLayer(), "gradual_unfreezing"),
+    "exits": (PredictionLayer(), "all"),  # whose branches have no gradient
 }
 
 
@@ -32,6 +33,8 @@ def train(directory: Path, name: str, output: Path, batch_size: int) -> tuple[Re
         for part in ("student", "teacher")
     )
     method, adaptation = RUNS[name]
+    if name == "exits":
+        student = students.early_exit(student, branch_size=4)
     trainer = ReaderTrainer(student, output, settings(batch_size=batch_size, learning_rate=5e-5, n_epochs=1))
     result = trainer.distil(teacher, directory / "data.json", method, adaptation=ADAPTATIONS[adaptation]())
     return student, result
