@@ -82,6 +82,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
 
     mpl.rcParams.update({"font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "chart"})
     figure = Figure(figsize=(8.6, 4.6), layout="constrained", facecolor="white")
@@ -95,7 +96,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for row, (x, y) in zip(own, places, strict=True):
             axes.scatter(x, y, s=52, color=colors[reader], marker=MARKERS[row["backend"]], zorder=3)
     axes.set(xscale="log", xlabel="passages a second in the pipeline", ylabel="F1, SQuAD v1.1")
-    axes.grid(color="#e5e7eb", zorder=0, which="both")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))
+    axes.minorticks_off()
+    axes.grid(color="#e5e7eb", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     used = [name for name in MARKERS if any(row["backend"] == name for row in rows)]
     first = [Line2D([], [], color=colors[name], linewidth=3, label=name) for name in readers]
