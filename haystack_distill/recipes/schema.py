@@ -335,7 +335,8 @@ class Recipe:
             as 0.1; the seed chooses them. They are left out of a stage's own `data` and `transfer` too.
         student: How the student is made. Where the first stage is on a corpus and has a teacher of its own, it is
             made from that teacher, else from the recipe's.
-        labels_only: Also train the same student on labels alone for as many steps, to compare with.
+        labels_only: Also train the same student on labels alone for as many steps, to compare with; those of stages
+            that train a teacher or an earlier generation are not counted.
         seed: Seed of everything that is random.
         windows: How questions and contexts become windows; in the file its fields are keys beside the others.
         precision: "auto", "fp32", "bf16" or "fp16".
