@@ -119,8 +119,12 @@ def measure_agreement(
     )
     rows = [_as_reference(number, answer) for number, answer in enumerate(references)]
     scores = example_scores(rows, {str(row): answer.text for row, answer in enumerate(answers)}, version="2.0")
-    pairs = zip(answers, references, scores.values(), strict=True)
-    return Agreement.of([AnswerPair(row, *pair[:2], *pair[2]) for row, pair in enumerate(pairs)])
+    found = []
+    for row, (answer, reference, score) in enumerate(zip(answers, references, scores.values(), strict=True)):
+        # A span of an article alone is no text for the metric, but not the same as no answer.
+        both = (0.0, 0.0) if answer.no_answer != reference.no_answer else score
+        found.append(AnswerPair(row, answer, reference, *both))
+    return Agreement.of(found)
 
 
 def _answers(

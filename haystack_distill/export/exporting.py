@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.export import onnx, openvino, promise
@@ -192,14 +193,15 @@ def export_reader(
 
 
 def holds_reader(directory: Path, reader: Reader) -> bool:
-    """Whether the reader in a directory is this one, so that what was exported there is, too."""
+    """Whether the reader in a directory is this one, its tokenizer too, so that what was exported there is of it."""
     if not directory.is_dir():
         return False
     try:
         there = Reader.load(directory, window_settings=reader.window_settings, device="cpu", precision="fp32")
     except DistilError:
         return False
-    return model_fingerprint(there.model) == model_fingerprint(reader.model)
+    same = tokenizer_fingerprint(there.tokenizer) == tokenizer_fingerprint(reader.tokenizer)
+    return same and model_fingerprint(there.model) == model_fingerprint(reader.model)
 
 
 def runtime_of(backend: str) -> str:

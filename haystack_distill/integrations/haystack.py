@@ -24,6 +24,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import check_backend
 from haystack_distill.models.reader import Reader
 from haystack_distill.models.span_decoding import Span, SpanDecoder, joint_log_partition
+from haystack_distill.utils.checks import check_argument, is_integer, is_number
 from haystack_distill.utils.transformers_compat import in_fp32
 
 try:
@@ -133,7 +134,7 @@ class DistilledReader:
             score_threshold: Return only answers, the no-answer included, with at least this score.
             max_seq_length: Tokens in a window, query and special tokens included; longer documents are cut.
             stride: Tokens that two neighbouring windows of a document share.
-            max_batch_size: Windows that go through the model at the same time, at most.
+            max_batch_size: Windows that go through the model at the same time, at most; at a speed, as many tokens.
             answers_per_seq: Candidates that each window contributes at most; None is 20.
             no_answer: Whether to add an answer with `data=None`, scored by the model's belief that no document holds
                 one. It is the first where it has the highest score.
@@ -182,6 +183,7 @@ class DistilledReader:
             max_batch_size=max_batch_size,
             answers_per_seq=answers_per_seq,
             overlap_threshold=overlap_threshold,
+            score_threshold=score_threshold,
         )
         if self.device is not None and self.device.has_multiple_devices:
             raise DistilError("a distilled reader runs on one device; give device=ComponentDevice.from_str(...)")
@@ -327,6 +329,7 @@ class DistilledReader:
             max_batch_size=max_batch_size,
             answers_per_seq=answers_per_seq,
             overlap_threshold=overlap_threshold,
+            score_threshold=score_threshold,
         )
         documents = [document for document in _distinct(documents) if _has_text(document)]
         if not documents or not query.strip():
@@ -427,6 +430,9 @@ class _Found:
 
 def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
     """Run the reader over all texts and put the spans of all windows into one softmax."""
+    if reader.speed and max_batch_size is not None:
+        # All windows of a query compete for its answer, so they go together, in batches of as many tokens.
+        reader, max_batch_size = reader.replace(batch_size=max_batch_size), None
     windows = reader.cut_pairs([(query, text) for text in texts], [0] * len(texts))
     documents = range(len(texts))
     position = windows.template.no_answer_position
@@ -436,7 +442,8 @@ def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_bat
         for batch, starts, ends in reader.answer_logits(windows, selection):
             log_masses.append(joint_log_partition(starts.double(), ends.double(), batch["context_mask"], position))
             decoder.add(batch, starts, ends)
-    no_answer = min(decoder.no_answer(document).logit for document in documents)
+    with_text = [document for document in documents if decoder.has_text(document)] or documents
+    no_answer = min(decoder.no_answer(document).logit for document in with_text)
     masses = torch.cat([*log_masses, torch.tensor([no_answer], dtype=torch.float64)])
     return _Found(decoder.all_spans(), no_answer, float(masses.logsumexp(0)))
 
@@ -549,14 +556,17 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _check_run_parameters(*, stride: int, overlap_threshold: float | None, **counts: int | None) -> None:
+def _check_run_parameters(
+    *, stride: int, overlap_threshold: float | None, score_threshold: float | None, **counts: int | None
+) -> None:
     _check_at_least(1, **counts)
-    _check_at_least(0, stride=stride)
-    if overlap_threshold is not None and overlap_threshold < 0:
-        raise DistilError(f"overlap_threshold must be at least 0, or None to keep all answers, not {overlap_threshold}")
+    check_argument("stride", stride, is_integer(stride, 0), "at least 0 and whole")
+    valid = overlap_threshold is None or (is_number(overlap_threshold) and overlap_threshold >= 0)
+    check_argument("overlap_threshold", overlap_threshold, valid, "at least 0, or None to keep all answers")
+    valid = score_threshold is None or (is_number(score_threshold) and 0 <= score_threshold <= 1)
+    check_argument("score_threshold", score_threshold, valid, "from 0 to 1, or None to keep all answers")
 
 
 def _check_at_least(least: int, **counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < least:
-            raise DistilError(f"{name} must be at least {least}, not {value}")
+        check_argument(name, value, value is None or is_integer(value, least), f"at least {least} and whole")

@@ -211,6 +211,7 @@ class SpanDecoder:
         self._search = partial(best_spans, top_k=top_k, max_answer_length=max_answer_length)
         self._spans: list[dict[tuple[int, int], tuple[float, float]]] = [{} for _ in examples]
         self._no_answers = [NoAnswer(math.inf, 0.0)] * len(examples)
+        self._without_text = list(self._no_answers)  # of windows in which no span is possible
 
     def add(self, batch: dict[str, torch.Tensor], start_logits: torch.Tensor, end_logits: torch.Tensor) -> None:
         """Take the spans and the no-answer of each window of a batch, with logits (B, L)."""
@@ -231,9 +232,11 @@ class SpanDecoder:
         )
         for example, offset, char_starts, char_ends, no_answer, found in columns:
             place = example - self._examples.start
-            self._no_answers[place] = min(self._no_answers[place], NoAnswer(*no_answer))
+            possible = list(found)
+            lowest = self._no_answers if possible else self._without_text
+            lowest[place] = min(lowest[place], NoAnswer(*no_answer))
             best = self._spans[place]
-            for logit, probability, first, last in found:
+            for logit, probability, first, last in possible:
                 span = (int(char_starts[first - offset]), int(char_ends[last - offset]))
                 if span not in best or best[span][0] < logit:
                     best[span] = (logit, probability)
@@ -247,8 +250,16 @@ class SpanDecoder:
         return _ranked(chain.from_iterable(self._spans_of(example) for example in self._examples))
 
     def no_answer(self, example: int) -> NoAnswer:
-        """The no-answer of one example."""
-        return self._no_answers[example - self._examples.start]
+        """The no-answer of one example: of the window where it is lowest among those that have text at all.
+
+        A window of nothing but what the tokenizer drops is no reason to believe in an answer.
+        """
+        place = example - self._examples.start
+        return self._no_answers[place] if self.has_text(example) else self._without_text[place]
+
+    def has_text(self, example: int) -> bool:
+        """Whether a span is possible anywhere in an example."""
+        return self._no_answers[example - self._examples.start].logit < math.inf
 
     def prediction(self, example: int, context: str, top_k: int) -> Prediction:
         """The `top_k` best answers to one example, and its no-answer."""

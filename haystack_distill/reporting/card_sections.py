@@ -7,7 +7,8 @@ from haystack_distill.reporting.model_card import CARD_FILE
 from haystack_distill.utils.atomic import write_atomically
 
 _LIMITS = re.compile(r"^## Limits$", re.MULTILINE)
-_OURS = "<!-- written by haystack-distill -->"  # below the heading of a section that may be replaced
+# Around the text of a section that may be replaced.
+_OURS, _END = "<!-- written by haystack-distill -->", "<!-- end of what haystack-distill wrote -->"
 
 
 def read_card(directory: Path) -> str | None:
@@ -26,8 +27,8 @@ def add_section(directory: Path, card: str, title: str, text: str) -> Path:
         text: Its content, in Markdown.
     """
     heading = f"## {title}\n{_OURS}\n"
-    kept = re.sub(rf"^{re.escape(heading)}.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    section = f"{heading}\n{text}\n\n"
+    kept = re.sub(rf"^{re.escape(heading)}.*?^{re.escape(_END)}\n*", "", card, flags=re.MULTILINE | re.DOTALL)
+    section = f"{heading}\n{text}\n\n{_END}\n\n"
     limits = _LIMITS.search(kept)
     if limits is None:
         written = f"{kept.rstrip()}\n\n{section.rstrip()}\n"

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from haystack_distill.data.squad.load import plain_rows
 from haystack_distill.data.text_tokenizer import text_tokenizer
 from haystack_distill.errors import DistilError
+from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.layers import require_weights
 from haystack_distill.students.vocabulary import with_embeddings
@@ -67,7 +68,9 @@ def with_tokenizer(
     for token in specials:
         rows[tokenizer.convert_tokens_to_ids(token)] = table[reader.tokenizer.convert_tokens_to_ids(token)]
     number = {reader.tokenizer.convert_tokens_to_ids(token): id for id, token in enumerate(specials)}
-    return reader.replace(model=with_embeddings(reader.model, rows, number), tokenizer=tokenizer)
+    model = with_embeddings(reader.model, rows, number)
+    forget_calibration(model.config)  # of a reader that reads other tokens
+    return reader.replace(model=model, tokenizer=tokenizer)
 
 
 def _special_tokens(reader: Reader) -> list[str]:

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 
 from haystack_distill import DistilError, Reader
+from haystack_distill.evaluation import agreement
 from haystack_distill.evaluation.agreement import Agreement, AnswerPair, measure_agreement
 from haystack_distill.models.answers import Answer
 from tests.conftest import CONTEXTS
@@ -50,6 +52,23 @@ def test_a_reader_agrees_with_itself(tiny_reader: Callable[..., Reader], tmp_pat
     found = measure_agreement(one.replace(no_answer_threshold=float("inf")), silent, data, progress=False)
     assert (found.f1, found.no_answer) == (0, 0)
     assert found.unanswered() == {"both": 0, "student_only": 0, "teacher_only": 4}
+
+
+def test_a_span_that_is_no_text_is_not_the_same_as_no_answer(
+    tiny_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The metric leaves articles out, so "the" would equal no answer."""
+    student, teacher = tiny_reader(), tiny_reader(seed=1)
+    silent = Answer("", 0, 0, 0.5, 1.0, no_answer=True)
+
+    def answers(reader: Reader, *_: object) -> list[Answer]:
+        return [silent if reader is student else Answer("the", 0, 3, 0.5, 1.0)]
+
+    monkeypatch.setattr(agreement, "_answers", answers)
+    rows = datasets.Dataset.from_list([{"question": "What?", "context": "the end"}])
+    found = measure_agreement(student, teacher, rows)
+    assert (found.exact, found.f1, found.no_answer) == (0, 0, 0)
+    assert len(found.differences()) == 1
 
 
 def test_what_is_refused(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:

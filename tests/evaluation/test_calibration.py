@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill import DistilError, Reader, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.evaluation import calibration
 from haystack_distill.evaluation.calibration import (
@@ -188,3 +188,20 @@ def test_an_exported_reader_is_refused(tiny_reader: Callable[..., Reader], artic
     reader.exported = SimpleNamespace(path="onnx/model.onnx")  # type: ignore[assignment]
     with pytest.raises(DistilError, match=r"model\.onnx are fixed; calibrate the reader that it was exported from"):
         calibrate(reader, articles)
+
+
+def test_a_threshold_may_go_back_to_0(tiny_reader: Callable[..., Reader]) -> None:
+    reader = tiny_reader()
+    reader.model.config.calibration = {"temperature": 2.0, "no_answer_threshold": 2.0}
+    back = calibration._calibrated(reader, 1.5, -2.0, None)
+    assert back.model.config.calibration == {"temperature": 3.0}
+
+
+def test_folding_is_checked_to_the_last_layer(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:
+    """At a speed, another temperature lets windows leave at other layers, with other logits."""
+    reader = students.early_exit(tiny_reader(seed=3), branch_size=8).replace(speed=0.95)
+    windows = reader.cut(load_examples(squad_file))
+    for temperature in (0.3, 3.0):
+        calibration._require_folded(
+            reader, calibration._calibrated(reader, temperature, 0.0, None), temperature, windows
+        )

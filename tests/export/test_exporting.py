@@ -19,7 +19,7 @@ from transformers import (
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
-from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.export.exporting import ExportSettings, export_reader, holds_reader
 from haystack_distill.export.onnx import quiet
 from haystack_distill.models.backends.exported import FILES
 from haystack_distill.models.backends.onnx_runtime import OnnxModel
@@ -146,6 +146,17 @@ def test_a_reader_of_trained_weights_alone_stays_one(tiny_reader: Callable[..., 
     assert not (tmp_path / "trained" / "model.safetensors").exists()
     served = Reader.load(tmp_path / "trained", backend="onnx", window_settings=WINDOWS)
     require_same_answers(served, reader, PAIRS[:2])
+
+
+def test_another_tokenizer_is_another_reader(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    reader = tiny_reader()
+    reader.save(tmp_path / "reader")
+    assert holds_reader(tmp_path / "reader", reader)
+    content = json.loads((tmp_path / "reader" / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["the"], words["of"] = words["of"], words["the"]
+    (tmp_path / "reader" / "tokenizer.json").write_text(json.dumps(content))
+    assert not holds_reader(tmp_path / "reader", reader)
 
 
 def test_what_is_read_goes_with_the_scratch(

@@ -432,6 +432,36 @@ def test_a_long_query_loses_its_end(
     assert "max_query_length" in caplog.text
 
 
+def test_a_document_without_a_token_says_nothing(directory: str, documents: list[Document]) -> None:
+    component = make(directory, no_answer=True)
+    expected = component.run(QUERY, documents)["answers"]
+    empty = [Document(content=text) for text in ("\u200b", "\x07")]
+    found = component.run(QUERY, [empty[0], *documents, empty[1]])["answers"]
+    assert spans(found) == spans(expected)
+    assert [answer.score for answer in found] == pytest.approx([answer.score for answer in expected], rel=1e-4)
+    assert [answer.data for answer in component.run(QUERY, empty)["answers"]] == [None]
+
+
+def test_windows_compete_in_batches_of_any_size(reader: Reader, documents: list[Document], tmp_path: Path) -> None:
+    directory = students.early_exit(reader, branch_size=8).save(tmp_path / "fast")
+    component = make(str(directory), speed=0.95, top_k=50)
+    expected = component.run(QUERY, documents)["answers"]
+    for size in (1, 2):
+        found = component.run(QUERY, documents, max_batch_size=size)["answers"]
+        assert spans(found) == spans(expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": 2.5}, {"top_k": "5"}, {"stride": None}, {"score_threshold": 5}, {"overlap_threshold": "a"}]
+)
+def test_parameters_of_another_type(directory: str, documents: list[Document], wrong: dict[str, object]) -> None:
+    with pytest.raises(DistilError, match=f"{next(iter(wrong))} must be"):
+        make(directory, **wrong)
+    if wrong != {"stride": None}:
+        with pytest.raises(DistilError, match=f"{next(iter(wrong))} must be"):
+            make(directory).run(QUERY, documents, **wrong)
+
+
 def test_half_a_surrogate_pair_is_replaced(directory: str, documents: list[Document]) -> None:
     component = make(directory)
     broken = component.run("Who \ud83d built the harbour?", documents)["answers"]

@@ -167,6 +167,15 @@ def test_scores_are_probabilities_of_a_window(tiny_reader: MakeReader) -> None:
     assert prediction.no_answer.score == pytest.approx(float(start[0] * end[0]), rel=1e-4)
 
 
+def test_a_passage_without_a_token_says_nothing(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    passages = [CONTEXT, "Bees dance."]
+    expected = reader.answer_passages(QUESTION, passages, top_k=5)
+    found = reader.answer_passages(QUESTION, [*passages, "\u200b"], top_k=5)
+    assert found == expected
+    assert [answer.no_answer for answer in reader.answer_passages(QUESTION, ["\u200b", "\x07"], top_k=5)] == [True]
+
+
 def test_max_answer_length_is_kept(tiny_reader: MakeReader) -> None:
     reader = tiny_reader()
     reader.max_answer_length = 2

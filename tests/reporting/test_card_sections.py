@@ -22,4 +22,10 @@ def test_what_the_user_wrote_stays(tmp_path: Path) -> None:
     card = read_card(tmp_path)
     assert card is not None
     assert card.startswith(own)
-    assert card.endswith("new\n")
+    assert "new\n" in card
+    add_section(tmp_path, card + "\n# My notes\n\nlicensed by Ann\n", "Calibration", "newer")
+    card = read_card(tmp_path)
+    assert card is not None
+    assert card.startswith(own)
+    assert "# My notes\n\nlicensed by Ann\n" in card
+    assert "new\n" not in card
