@@ -24,8 +24,8 @@ def student_record(model: PreTrainedModel) -> dict[str, Any]:
 
 def _identifying_config(model: PreTrainedModel) -> dict[str, Any]:
     """A model's configuration without entries about its origin and its storage."""
-    ignored = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
-    ignored += ("_attn_implementation_autoset",)  # of transformers 4, where it was loaded from files
+    ignored = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
+    ignored |= {"_attn_implementation_autoset"}  # of transformers 4, where it was loaded from files
     return {name: value for name, value in model.config.to_diff_dict().items() if name not in ignored}
 
 
