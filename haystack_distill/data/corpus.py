@@ -75,8 +75,7 @@ class Corpus:
             if format == "text":
                 self.by_line, self.column = True, "text"
             names = [glob.escape(str(file)) for file in files]
-            encoding = {"encoding": "utf-8-sig"} if self.by_line else {}  # some editors put a mark at the beginning
-            self.dataset = datasets.load_dataset(format, data_files=names, split="train", streaming=True, **encoding)
+            self.dataset = datasets.load_dataset(format, data_files=names, split="train", streaming=True)
             self.identity = ", ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files)
             self._files = files
 
@@ -136,7 +135,8 @@ class Corpus:
                 )
             is_own = number % processes == process
             texts = batch[self.column].to_pylist() if is_own else []
-            yield [text or "" for text in texts], rows.state_dict
+            # Some editors put a mark at the beginning of a text file.
+            yield [(text or "").removeprefix("\ufeff" if self.by_line else "") for text in texts], rows.state_dict
 
     def _place_in(self, state: dict[str, Any]) -> str:
         """The file that is being read in a state, or the corpus if it has no files."""
