@@ -73,7 +73,7 @@ def merged(predictions: Sequence[Prediction]) -> Prediction:
         for passage, prediction in enumerate(predictions)
         for answer in prediction.answers
     ]
-    # A passage without a token says nothing, unless all are like that.
+    # A passage without a token does not count, unless all are like that.
     with_text = [prediction for prediction in predictions if prediction.answers] or predictions
     no_answer = min((prediction.no_answer for prediction in with_text), key=lambda answer: answer.logit)
     answers.sort(key=lambda answer: -answer.logit)  # of equal ones the earlier passage's first

@@ -97,7 +97,7 @@ def _require_readable(reader: Reader) -> None:
     """Check that a model of another architecture reads what its tokenizer makes, a full window.
 
     Raises:
-        DistilError: It does not: it looks for other special tokens, or has fewer positions than it says.
+        DistilError: It does not: it looks for other special tokens, or has fewer positions than its configuration.
     """
     windows = reader.cut_pairs([("Who?", "word " * reader.window_settings.max_seq_len)])
     with torch.random.fork_rng(devices=[]):
