@@ -121,8 +121,9 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
             calibration = examples_of(given["calibration_data"], "train", given)
         measured = measured_examples(data, given) if data else None
         reader = load_reader(model, **reader_settings(given))
-        another = (output_dir / "config.json").exists() and not holds_reader(output_dir, reader)
-        if another and not given["overwrite"]:
+        in_place = Path(model).is_dir() and output_dir.exists() and output_dir.samefile(model)
+        occupied = not in_place and (output_dir / "config.json").exists()
+        if occupied and not given["overwrite"] and not holds_reader(output_dir, reader):
             raise DistilError(
                 f"{output_dir} holds another reader, which would be replaced by {model}; choose another --output-dir, "
                 "or add --overwrite"

@@ -254,11 +254,12 @@ def _export_for(backend: str, student: Reader, directory: str) -> None:
     """
     from haystack_distill.export.exporting import ExportSettings, export_reader
 
-    student.save(directory)
+    if backend == "torch":
+        student.save(directory)
+        return
     if backend != "auto":
-        if backend != "torch":
-            int8 = "dynamic" if backend in INT8_BACKENDS else "none"
-            export_reader(student, directory, ExportSettings(int8=int8, runtime=backend.partition("-")[0]))
+        int8 = "dynamic" if backend in INT8_BACKENDS else "none"
+        export_reader(student, directory, ExportSettings(int8=int8, runtime=backend.partition("-")[0]))
         return
     runtimes = [one for one in installed_runtimes() if find_spec("onnx") is not None]  # which both are exported by
     for runtime in ["all", *runtimes] if len(runtimes) > 1 else runtimes:
@@ -269,6 +270,8 @@ def _export_for(backend: str, student: Reader, directory: str) -> None:
         else:
             if runtime == "all":
                 return
+    if not any(Path(directory).iterdir()):  # none can run it
+        student.save(directory)
 
 
 def _candidates(teacher: Reader) -> Iterator[tuple[dict[str, Any], Reader]]:

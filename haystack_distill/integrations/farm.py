@@ -478,15 +478,13 @@ def _check_model(name: str) -> None:
     if (directory / "language_model.bin").exists() or not directory.exists():
         return
     require_known_model_type(name, "reader")
-    model_type = str((read_json_object(directory, "config.json") or {}).get("model_type"))
-    kinds = {
-        "a BiLSTM reader": model_type == MODEL_TYPE,
-        "a reader with early exits": model_type.startswith(EARLY_EXIT),
-    }
-    for kind in (kind for kind, found in kinds.items() if found):
-        raise DistilError(
-            f"{name} is {kind}, which farm-haystack does not have; run it with integrations.farm_reader.DistilledReader"
-        )
+    config = read_json_object(directory, "config.json") or {}
+    model_type = str(config.get("model_type"))
+    kind = "a BiLSTM reader" if model_type == MODEL_TYPE else "a reader with early exits"
+    _refuse(
+        model_type == MODEL_TYPE or model_type.startswith(EARLY_EXIT),
+        f"{name} is {kind}, which farm-haystack does not have; run it with integrations.farm_reader.DistilledReader",
+    )
     _refuse(
         (directory / TRAINED_RECORD).exists(),
         f"{name} holds the trained weights of a reader alone, and farm-haystack cannot put them together with their "
@@ -501,7 +499,7 @@ def _check_model(name: str) -> None:
         f"{name}: transformers 5 wrote this tokenizer, in a form that transformers 4 cannot read; {again} writes it "
         "so that both can",
     )
-    labels = len((read_json_object(directory, "config.json") or {}).get("id2label") or "12")
+    labels = len(config.get("id2label") or "12")
     _refuse(
         labels != 2, f"{name} has a head of {labels} labels, a reader has two; {again} gives it a fresh one to train"
     )

@@ -5,6 +5,7 @@ file, and once it is finished `arm.json`, its record. A finished student is not 
 resumes from its last checkpoint.
 """
 
+import functools
 import json
 import logging
 import math
@@ -650,8 +651,8 @@ def split_by_article(
             "questions about several texts, or leave the grid out"
         )
     rest = sorted(set(range(len(examples))).difference(held))
-    parts = (load_examples(examples.select(rows), cache_dir=cache_dir) for rows in (rest, chosen))
-    return next(parts), next(parts)
+    load = functools.partial(load_examples, cache_dir=cache_dir)
+    return load(examples.select(rest)), load(examples.select(chosen))
 
 
 def _shares_of(arm: Arm, inputs: Inputs) -> list[float]:

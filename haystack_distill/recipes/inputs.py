@@ -554,9 +554,9 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
 def _check(inputs: Inputs, ready: ReadyStage) -> None:
     stage, teacher = ready.stage, ready.teacher
     names = [one.name for one in inputs.recipe.stages]
-    names = names[: names.index(stage.name)] if stage.name in names else names
+    earlier = names[: names.index(stage.name)]
     for option, needed, given in runs_needed(stage):
-        if given and given not in names and not expand_user(given).is_dir():
+        if given and given not in earlier and not expand_user(given).is_dir():
             raise DistilError(
                 f"{option}: {given!r} is neither an earlier stage nor a directory; name a stage with the method "
                 f"{needed}, or the output directory of such a run"
