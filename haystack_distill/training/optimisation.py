@@ -122,8 +122,9 @@ def learning_rates(
             lowered |= rate < settings.learning_rate
         rates[parameter] = own.get(option, rate)
         request = objective.student_request
-        reached = option != "head_learning_rate" or request.logits or request.exits
-        if reached and (option == "head_learning_rate" or not objective.keeps_answers) and objective.trains_student:
+        is_head = option == "head_learning_rate"
+        reached = request.logits or request.exits if is_head else not objective.keeps_answers
+        if objective.trains_student and reached:
             unused.discard(option)
     for parameter in objective.parameters():
         if parameter.requires_grad or not trained:

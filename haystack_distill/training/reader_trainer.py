@@ -182,9 +182,10 @@ class ReaderTrainer:
             windows.token_types = True
         config = self.student.model.config
         calibration = None if objective.keeps_answers else getattr(config, RECORD, None)
-        forgotten = not objective.keeps_answers and forget_calibration(config)
-        if forgotten and run.processes.is_main_process:
-            logger.info("the student was calibrated, which training undoes; calibrate what comes out")
+        if calibration is not None:
+            forget_calibration(config)
+            if run.processes.is_main_process:
+                logger.info("the student was calibrated, which training undoes; calibrate what comes out")
         record = run.record(
             chosen,
             {
@@ -230,7 +231,7 @@ class ReaderTrainer:
                 on_trained=on_trained,
             )
         except DistilError:
-            if forgotten and not begun:  # the run was refused, and the student is what it was
+            if calibration is not None and not begun:  # the run was refused, and the student is what it was
                 setattr(config, RECORD, calibration)
             raise
 
