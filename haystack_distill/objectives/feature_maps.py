@@ -18,12 +18,19 @@ from haystack_distill.objectives.intermediate_layers import (
     require_comparable_attention,
     resolve_layer_mapping,
 )
-from haystack_distill.objectives.losses import attention_kl_div_loss, hidden_state_loss, mean_loss, variance_loss
-from haystack_distill.objectives.method import Method, check_weights, require_teacher
+from haystack_distill.objectives.losses import (
+    attention_kl_div_loss,
+    hidden_state_loss,
+    mean_loss,
+    standardised_state_loss,
+    variance_loss,
+)
+from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_integer
 
-_STATE_LOSSES = {"feature_map": hidden_state_loss, "mean": mean_loss, "variance": variance_loss}
+_FEATURE_MAP_LOSSES = {"standardised": standardised_state_loss, "mse": hidden_state_loss}
+_TERMS = ("feature_map", "mean", "variance", "attention")
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,16 @@ class FeatureMaps(Method):
 
     MobileBERT (Sun et al. 2020, arXiv 2004.02984), on questions or on plain text:
 
-    "feature_map" (feature map transfer, equation 1): the mean squared difference of the layers' hidden states.
-    "mean", "variance": the squared difference of the mean and the variance of each token's hidden state.
+    "feature_map" (feature map transfer, equation 1): the mean squared difference of the layers' hidden states, each
+    token's less its mean and divided by its standard deviation, as in the authors' code, or as they are.
+    "mean", "variance": the squared difference of the means, and the absolute one of the variances, of each token's
+    hidden state.
     "attention" (attention transfer, equation 2): KL(teacher || student) of each head's attention distributions.
 
-    Each is summed over the mapped layers. A loss of weight 0 is neither computed nor returned. If the widths differ,
-    trainable linear projections map the student's states to the teacher's width. Student and teacher must have
-    tokenizers with the same pieces (`teachers.LiveTeacher`) and, for the attention, as many heads. Labels are not used,
-    and the head is not trained.
+    Each is summed over the mapped layers. The weights in the authors' code, for their layers, are 100, 5000, 5 and 1. A
+    loss of weight 0 is neither computed nor returned. If the widths differ, trainable linear projections map the
+    student's states to the teacher's width. Student and teacher must have tokenizers with the same pieces
+    (`teachers.LiveTeacher`) and, for the attention, as many heads. Labels are not used, and the head is not trained.
 
     Progressive transfer is a stage for each layer: `student_layers=[1]`, then `[2]`, and so on, with the layers below
     frozen by the adaptation.
@@ -53,9 +62,11 @@ class FeatureMaps(Method):
         mean_loss_weight: Weight of the means of the feature maps; 0 leaves it out.
         variance_loss_weight: Weight of the variances of the feature maps; 0 leaves it out.
         attention_loss_weight: Weight of the attention transfer; 0 leaves it out.
+        feature_map_loss: How feature maps are compared: "standardised" (what means and variances leave of them), or
+            "mse" (as they are, the paper's equation 1, which counts means and variances too).
 
     Raises:
-        DistilError: An option is out of range, or all weights are 0.
+        DistilError: An option is out of range, all weights are 0, or a loss is chosen whose weight is 0.
 
     Example:
         >>> from transformers import BertConfig
@@ -69,6 +80,7 @@ class FeatureMaps(Method):
     mean_loss_weight: float = 1.0
     variance_loss_weight: float = 1.0
     attention_loss_weight: float = 1.0
+    feature_map_loss: Literal["standardised", "mse"] = "standardised"
 
     def __post_init__(self) -> None:
         layers = self.student_layers
@@ -78,11 +90,16 @@ class FeatureMaps(Method):
         check_weights(
             self, "feature_map_loss_weight", "mean_loss_weight", "variance_loss_weight", "attention_loss_weight"
         )
+        loss = self.feature_map_loss
+        valid = isinstance(loss, str) and loss in _FEATURE_MAP_LOSSES
+        check_argument("feature_map_loss", loss, valid, '"standardised" or "mse"')
+        if self.feature_map_loss_weight == 0:
+            refuse_without_effect(self, "feature_map_loss", "feature_map_loss_weight=0 leaves out the feature maps")
 
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weights above 0 by term."""
-        weights = {name: getattr(self, f"{name}_loss_weight") for name in (*_STATE_LOSSES, "attention")}
+        weights = {name: getattr(self, f"{name}_loss_weight") for name in _TERMS}
         return {name: float(weight) for name, weight in weights.items() if weight > 0}
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> FeatureMapsObjective:
@@ -119,8 +136,11 @@ class FeatureMapsObjective(Objective):
     ) -> None:
         super().__init__()
         self.weights = options.loss_weights
+        feature_map_loss = _FEATURE_MAP_LOSSES[options.feature_map_loss]
+        losses = {"feature_map": feature_map_loss, "mean": mean_loss, "variance": variance_loss}
+        self._state_losses = {name: loss for name, loss in losses.items() if name in self.weights}
         self.pairs = _pairs(options, student_config.num_hidden_layers, teacher_config.num_hidden_layers)
-        states = any(name in self.weights for name in _STATE_LOSSES)
+        states = bool(self._state_losses)
         own, theirs = OutputRequest(hidden_states=states), OutputRequest(hidden_states=states)
         if "attention" in self.weights:
             require_comparable_attention(student_config, teacher_config)
@@ -146,9 +166,8 @@ class FeatureMapsObjective(Objective):
             own, target = hidden_states_of(student, "student"), hidden_states_of(teacher, "teacher")
             for number, layer in self.pairs:
                 projected = projected_states(own[number], self.projections[str(number)] if self.projections else None)
-                for name, loss in _STATE_LOSSES.items():
-                    if name in self.weights:
-                        per_layer[name].append(loss(projected, target[layer], mask))
+                for name, loss in self._state_losses.items():
+                    per_layer[name].append(loss(projected, target[layer], mask))
         if "attention" in self.weights:
             scores, target_scores = attention_scores_of(student, "student"), attention_scores_of(teacher, "teacher")
             per_layer["attention"] = [

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity, cross_entropy, normalize
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cosine_similarity,
+    cross_entropy,
+    layer_norm,
+    normalize,
+)
 
 from haystack_distill.errors import DistilError
 
@@ -76,9 +82,10 @@ def window_temperatures(
     """T - beta * (1 - cos(student, teacher))^gamma: a temperature for each window, lower where the two disagree.
 
     The focal-loss style weights of dynamic temperature distillation (Wen et al. 2019, arXiv 1911.07471), "flsw" in
-    TextBrewer. There the mean weight of the batch is added, so that T is the mean temperature of a batch; here T is the
-    temperature of a window on which the two agree, and what a window learns does not depend on its batch. A cosine
-    below 0 counts as 0.
+    TextBrewer, with two differences. There the mean weight of the batch is added, so that T is the mean temperature of
+    a batch; here T is the temperature of a window on which the two agree, and what a window learns does not depend on
+    its batch. And the cosine is of logits less their mean: like a softmax it does not change if a number is added to
+    all of them, as ensembles and teachers with other windows do. A cosine below 0 counts as 0.
 
     Args:
         student_logits: (B, L).
@@ -96,11 +103,15 @@ def window_temperatures(
     """
     _require_same_shape(student_logits, teacher_logits)
     scored = teacher_mask.bool() & ~torch.isneginf(teacher_logits)
-    student, teacher = (
-        logits.detach().float().masked_fill(~scored, 0.0) for logits in (student_logits, teacher_logits)
-    )
+    student, teacher = (_centred(logits.detach().float(), scored) for logits in (student_logits, teacher_logits))
     cosine = cosine_similarity(student, teacher, dim=1).clamp(0.0, 1.0)
     return temperature - beta * (1 - cosine) ** gamma
+
+
+def _centred(logits: Tensor, scored: Tensor) -> Tensor:
+    """Logits (B, L) less the mean of those that are scored; 0 elsewhere."""
+    kept = logits.masked_fill(~scored, 0.0)
+    return (kept - kept.sum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True)).masked_fill(~scored, 0.0)
 
 
 def mse_logits_loss(student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor) -> Tensor:
@@ -456,6 +467,27 @@ def normalised_state_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> T
     return _mean_over_tokens(difference.square().sum(dim=2), tokens)
 
 
+def standardised_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean squared difference of hidden states whose every token has the mean 0 and the variance 1 (MobileBERT).
+
+    What remains of `hidden_state_loss` where `mean_loss` and `variance_loss` compare the statistics. As in a layer
+    normalisation 1e-5 is added to the variances.
+
+    Args:
+        student: Hidden states (B, L, H).
+        teacher: (B, L, H).
+        attention_mask: 1 or True for tokens, 0 or False for padding, (B, L).
+
+    Returns:
+        The mean of each window, (B,), from 0 to 4.
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    width = (student.shape[2],)
+    return hidden_state_loss(layer_norm(student.float(), width), layer_norm(teacher.float(), width), attention_mask)
+
+
 def mean_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
     """Squared difference of the means of each token's feature map, mean over tokens (MobileBERT, arXiv 2004.02984).
 
@@ -472,9 +504,12 @@ def mean_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tenso
 
 
 def variance_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
-    """As `mean_loss`, of the variances (without Bessel's correction) of each token's feature map."""
+    """Difference of the variances of each token's feature map, without its sign; otherwise as `mean_loss`.
+
+    Not squared, as in the authors' code; the variances are without Bessel's correction.
+    """
     difference = student.float().var(dim=2, correction=0) - teacher.detach().float().var(dim=2, correction=0)
-    return _mean_over_tokens(difference.square(), attention_mask)
+    return _mean_over_tokens(difference.abs(), attention_mask)
 
 
 def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class PredictionLayer(Method):
             Python, a callable.
         final_temperature: T in the last step, reached linearly; None for the same T in all steps.
         flsw_beta: How much lower T is in a window on which student and teacher disagree: beta * (1 - cosine of their
-            logits)^gamma; below the temperature; with "kl_div" only.
+            logits less their means)^gamma; below the temperature; with "kl_div" only.
         flsw_gamma: The exponent gamma, above 0; with `flsw_beta` only.
 
     Raises:

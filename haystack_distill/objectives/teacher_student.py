@@ -21,15 +21,15 @@ from haystack_distill.utils.checks import check_argument
 class TeacherStudent(Method):
     """Teacher-student loss: labels and the teacher's answers, with independent weights.
 
-    The loss of NLP Architect (Intel AI Lab), with its names and defaults:
+    The loss in the documentation of NLP Architect (Intel AI Lab), with its names and defaults:
 
     total = loss_w * labels + dist_w * distillation
 
     "labels" is the cross entropy of start and end. "distillation" is the KL divergence of teacher and student, both
     softened by the temperature T, or the mean squared difference of their logits. Both are means over start and end.
     The formula has no factor T^2, so that the gradient of the soft targets shrinks with T^2; `temperature_squared` adds
-    the factor of Hinton et al. 2015 (arXiv 1503.02531), as `PredictionLayer` has it. A loss of weight 0 is neither
-    computed nor returned.
+    the factor of Hinton et al. 2015 (arXiv 1503.02531), as `PredictionLayer` and NLP Architect's code have it. A loss
+    of weight 0 is neither computed nor returned.
 
     The same loss for models and training loops of other kinds is `TeacherStudentLoss`.
 

@@ -133,7 +133,8 @@ class TeacherStudentLoss:
             loss: The student's own loss, a scalar.
             student_logits: (..., C), such as (B, C) of a classifier or (B, L, C) of a tagger.
             teacher_logits: Likewise.
-            mask: True for the places that are compared, such as tokens that are no padding, (...); None for all.
+            mask: True for what is compared, None for all: the places, such as tokens that are no padding, (...); or
+                the logits, such as those of a span head's tokens (B, L), in the shape of the logits.
 
         Returns:
             The total, a scalar. The distance is the mean over places, with "mse" also over the C logits.
@@ -158,7 +159,7 @@ class TeacherStudentLoss:
             loss: The student's own loss over all heads, a scalar.
             student_logits: The logits of each head by its name, (..., C).
             teacher_logits: Likewise, with the same names.
-            masks: A mask for each head that needs one, by its name; None for none.
+            masks: A mask for each head that needs one, by its name, as in `distill_loss`; None for none.
 
         Returns:
             The total, a scalar.
@@ -181,20 +182,25 @@ class TeacherStudentLoss:
         return total
 
     def _distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-        """The distance of one head, the mean over the places of the mask."""
-        if student.shape != teacher.shape or (mask is not None and mask.shape != student.shape[:-1]):
+        """The distance of one head, the mean over the places of which the mask keeps a logit."""
+        allowed = (student.shape, student.shape[:-1])
+        if student.shape != teacher.shape or (mask is not None and mask.shape not in allowed):
             shapes = [tuple(student.shape), tuple(teacher.shape), None if mask is None else tuple(mask.shape)]
             raise DistilError(
                 f"the logits of student and teacher and the mask have the shapes {shapes[0]}, {shapes[1]} and "
-                f"{shapes[2]}; give logits of the same shape (..., C) and a mask of shape (...)"
+                f"{shapes[2]}; give logits of the same shape (..., C) and a mask of shape (...) or (..., C)"
             )
-        places = slice(None) if mask is None else mask.bool().flatten()
-        own, target = (logits.reshape(-1, logits.shape[-1])[places] for logits in (student, teacher))
-        every = torch.ones_like(own, dtype=torch.bool)
+        if mask is None:
+            mask = torch.ones_like(student, dtype=torch.bool)
+        elif mask.dim() < student.dim():
+            mask = mask.unsqueeze(-1).expand_as(student)
+        own, target, kept = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (student, teacher, mask.bool()))
+        places = kept.any(dim=1)
+        own, target, kept = own[places], target[places], kept[places]
         if self.options.loss_function == "kl":
-            values = kl_div_loss(own, target, every, every, self.options.temperature)
+            values = kl_div_loss(own, target, kept, kept, self.options.temperature)
         else:
-            values = mse_logits_loss(own, target, every)
+            values = mse_logits_loss(own, target, kept)
         return values.sum() / max(1, len(values))
 
 

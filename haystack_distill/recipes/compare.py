@@ -203,8 +203,7 @@ class _Prepared:
             even = arm.steps(max(len(arm.stages), total or 0))
             candidates = arm.candidates(comparison.grid)
             first, *_ = [  # each is read, and so checked; that its stages can begin, the first one shows
-                self.recipe(arm.chosen(values), comparison.seed, even, self.directory)[1]
-                for values in candidates or [{}]
+                self._checked(arm, values, even) for values in candidates or [{}]
             ]
             if candidates:  # a stage may have nothing left to train on
                 self.recipe(arm.chosen(candidates[0]), comparison.seed, even, self.directory, trial=True)
@@ -231,6 +230,18 @@ class _Prepared:
             }
             steps[arm.name] = arm.steps(total, None if arm.recipe is None else _shares_of(arm, inputs))
         return steps
+
+    def _checked(self, arm: Arm, values: Mapping[str, str], steps: Sequence[int]) -> Recipe:
+        """The recipe of an arm with values of the grid."""
+        try:
+            return self.recipe(arm.chosen(values), self.comparison.seed, steps, self.directory)[1]
+        except DistilError as error:
+            if not values:
+                raise
+            given = ", ".join(f"{name}={value}" for name, value in values.items())
+            raise type(error)(
+                f"{error} (with {given} of the grid; an arm keeps the value of an option that it sets itself)"
+            ) from error
 
     def recipe(
         self, arm: Arm, seed: int, steps: Sequence[int], directory: Path, *, trial: bool = False

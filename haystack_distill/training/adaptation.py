@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from haystack_distill.utils.registry import Registry
 
 if TYPE_CHECKING:  # the registry is read for help on the command line, which must not wait for torch
     from torch import nn
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
     from haystack_distill.training.settings import TrainingSettings
 
@@ -61,6 +61,23 @@ class Adaptation(ABC):
             settings: The settings of the run.
         """
         return []
+
+    def first_trained(self, model: PreTrainedModel) -> list[nn.Parameter]:
+        """The weights that are trained from the first step on.
+
+        Args:
+            model: The student's model, prepared.
+        """
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def last_phase(self, model: PreTrainedModel, settings: TrainingSettings) -> Callable[[TrainerState], float]:
+        """What gives the step from which no further weights are trained; evaluations before it stop no run early.
+
+        Args:
+            model: The student's model, prepared.
+            settings: The settings of the run.
+        """
+        return lambda state: 0.0
 
     def finish(self, model: PreTrainedModel) -> None:  # noqa: B027  (nothing to undo by default)
         """Turn the model into a plain model where that is possible, after the last step or an interruption.
@@ -151,10 +168,24 @@ class Biases(Adaptation):
     save_only_trained: bool = False
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Freeze everything except biases and head; see `Adaptation.prepare`."""
+        """Freeze everything except biases and head; see `Adaptation.prepare`.
+
+        Raises:
+            DistilError: The encoder has no biases.
+        """
         head = head_of(model)
-        for name, parameter in model.named_parameters():
-            train_if("bias" in name.rpartition(".")[2] or id(parameter) in head, parameter)  # bias_ih_l0, r_w_bias
+        biases = {
+            id(parameter)
+            for name, parameter in model.named_parameters()
+            if "bias" in name.rpartition(".")[2]  # bias_ih_l0, r_w_bias
+        }
+        if not biases - head:
+            raise DistilError(
+                f"the encoder of a {model.config.model_type} model has no biases, so the head alone would be trained; "
+                "choose another adaptation, such as head or lora"
+            )
+        for parameter in model.parameters():
+            train_if(id(parameter) in biases | head, parameter)
 
 
 # One name for an adaptation everywhere, as in `training.methods` for methods.

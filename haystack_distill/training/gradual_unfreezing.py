@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerState
 
     from haystack_distill.training.settings import TrainingSettings
 
@@ -82,6 +82,20 @@ class GradualUnfreezing(Adaptation):
         """The callback that begins the phases; see `Adaptation.callbacks`."""
         phases = self._phases(model)
         return [_Unfreezing(phases, self._shares(len(phases)), self.phase_patience, settings.best_by)]
+
+    def first_trained(self, model: PreTrainedModel) -> list[nn.Parameter]:
+        """The weights of the first phase; see `Adaptation.first_trained`."""
+        return self._phases(model)[0]
+
+    def last_phase(self, model: PreTrainedModel, settings: TrainingSettings) -> Callable[[TrainerState], float]:
+        """What gives the step at which the last phase begins; see `Adaptation.last_phase`."""
+        shares = self._shares(len(self._phases(model)))
+
+        def begins(state: TrainerState) -> float:
+            scores = list(scores_of(state.log_history, settings.best_by).items())
+            return phase_starts(state.max_steps, shares, scores, self.phase_patience)[-1]
+
+        return begins
 
     def _phases(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """The weights that each phase adds."""
@@ -166,15 +180,21 @@ def phase_at(
         scores: Step and score of each evaluation up to this step, in order; the highest score is the best.
         patience: A phase ends after so many evaluations without a better score in it; None: only after its share.
     """
-    start = 0.0
-    for phase, share in enumerate(shares[:-1]):
-        end = start + share * steps
+    starts = phase_starts(steps, shares, scores, patience)
+    return sum(step >= start - 1e-6 for start in starts) - 1  # shares such as 0.1 are not exact
+
+
+def phase_starts(
+    steps: int, shares: Sequence[float], scores: Sequence[tuple[int, float]] = (), patience: int | None = None
+) -> list[float]:
+    """The step at which each phase begins, as far as the scores are known; see `phase_at`."""
+    starts = [0.0]
+    for share in shares[:-1]:
+        end = starts[-1] + share * steps
         if patience is not None:
-            end = min(end, _end_of_progress(start, end, scores, patience))
-        if step < end - 1e-6:  # shares such as 0.1 are not exact
-            return phase
-        start = end
-    return len(shares) - 1
+            end = min(end, _end_of_progress(starts[-1], end, scores, patience))
+        starts.append(end)
+    return starts
 
 
 def _end_of_progress(start: float, end: float, scores: Sequence[tuple[int, float]], patience: int) -> float:

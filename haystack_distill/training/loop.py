@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, set_seed
 
 from haystack_distill.data.samplers import StepBatches
 from haystack_distill.data.text_windows import TextWindows
@@ -149,9 +149,8 @@ def run_loop(
             projections = any(True for _ in objective.parameters())
             unused = objective.student_request.beyond_logits or projections or adaptation.freezes_later
             unused = unused or _has_idle_weights(student.model)
-            needed = adaptation.needs_evaluations
             trainer = _LoopTrainer(
-                student, objective, data, teacher, evaluate, settings, checkpoints, more, unused, needed
+                student, objective, data, teacher, evaluate, settings, checkpoints, more, unused, adaptation
             )
             speed = trainer.batches.windows_per_step
             with training_progress(speed, visible=settings.progress, name=name) as progress:
@@ -210,7 +209,7 @@ class _LoopTrainer(Trainer):
         checkpoints: Checkpoints,
         more_callbacks: Sequence[TrainerCallback],
         unused: bool,
-        needs_evaluations: str | None,
+        adaptation: Adaptation,
     ) -> None:
         self.data = data
         self.checkpoints = checkpoints
@@ -232,7 +231,7 @@ class _LoopTrainer(Trainer):
             settings.evaluation_interval,
             settings.max_steps or self.batches.steps * settings.n_epochs,
         )
-        for option in ("keep_best" if settings.keep_best else None, needs_evaluations):
+        for option in ("keep_best" if settings.keep_best else None, adaptation.needs_evaluations):
             if option is not None and isinstance(evaluate_every, int) and evaluate_every > steps:
                 raise DistilError(
                     f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so {option} would "
@@ -242,7 +241,8 @@ class _LoopTrainer(Trainer):
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]
         if settings.early_stopping_patience:
-            callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by))
+            last_phase = adaptation.last_phase(student.model, settings)
+            callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by, last_phase))
         if settings.tensorboard:
             callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
         callbacks += more_callbacks
@@ -260,7 +260,7 @@ class _LoopTrainer(Trainer):
         self._compiled: AbstractContextManager[Any] = compiled
         self._losses = StepLosses(student.device, data.describe)  # since the last log entry
         self._steps_with: dict[str, int] = {}  # number of those steps that had the term
-        self._terms_checked = False
+        self._terms_checked = self._gradient_checked = False
 
     def _collate(self, rows: Any) -> dict[str, Tensor]:
         batch = self.data.collate(rows, length_multiple(self.precision))
@@ -342,7 +342,13 @@ class _LoopTrainer(Trainer):
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
         with part("backward"):  # and within it the batch and the loss, parts of their own
-            return super().training_step(*arguments, **keywords)
+            loss = super().training_step(*arguments, **keywords)
+        if not self._gradient_checked and self.args.world_size == 1 and self.objective.trains_student:
+            self._gradient_checked = True
+            # Projections learn in any case, so that the loss alone does not say whether the student does.
+            if all(parameter.grad is None for parameter in self.model.student.parameters()):  # type: ignore[union-attr]
+                raise self._nothing_learns()
+        return loss
 
     def compute_loss(
         self,
@@ -379,11 +385,14 @@ class _LoopTrainer(Trainer):
         total = torch.stack([parts[name] * self.objective.weights[name] for name in parts]).sum()
         self._losses.add(self.state.global_step + 1, parts, total, inputs["window"])
         if not total.requires_grad:
-            raise DistilError(
-                f"no trained weight changes the loss at step {self.state.global_step + 1}: the adaptation freezes all "
-                "that the method compares; choose another adaptation or, for layers, layer_mapping='uniform'"
-            )
+            raise self._nothing_learns()
         return total
+
+    def _nothing_learns(self) -> DistilError:
+        return DistilError(
+            f"no trained weight of the student changes the loss at step {self.state.global_step + 1}: the adaptation "
+            "freezes all that the method compares; choose another adaptation or, for layers, layer_mapping='uniform'"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         sums = self._losses.read() if "loss" in logs else {}
@@ -499,11 +508,15 @@ class _LastStep(TrainerCallback):
 
 
 class _EarlyStopping(TrainerCallback):
-    """Stops after `patience` evaluations without a better one, counted in the log, which a resumed run continues."""
+    """Stops after `patience` evaluations without a better one, counted in the log, which a resumed run continues.
 
-    def __init__(self, patience: int, best_by: str) -> None:
+    Those before the adaptation's last phase do not count: while weights are frozen, standing still is no sign.
+    """
+
+    def __init__(self, patience: int, best_by: str, last_phase: Callable[[TrainerState], float]) -> None:
         self.patience = patience
         self.best_by = best_by
+        self.last_phase = last_phase
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._is_used_up(state):  # the run had stopped before it was interrupted
@@ -514,7 +527,8 @@ class _EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
     def _is_used_up(self, state: Any) -> bool:
-        scores = list(scores_of(state.log_history, self.best_by).values())
+        begins = self.last_phase(state)
+        scores = [score for step, score in scores_of(state.log_history, self.best_by).items() if step > begins]
         return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
 

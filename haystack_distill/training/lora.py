@@ -59,9 +59,10 @@ class Lora(Adaptation):
             raise DistilError("the student has adapters, which lora cannot update; choose the adaptation adapters")
         names = [name for name in dense_layers(model) if self._is_target(name)]
         if not names:
+            remedy = "choose another adaptation" if self.target == "all" else "set target='all'"
             raise DistilError(
-                f"a {model.config.model_type!r} model has no dense layers of its own for target={self.target!r}; set "
-                "target='all'"
+                f"a {model.config.model_type!r} model has no dense layers of its own for target={self.target!r}; "
+                f"{remedy}"
             )
         head = head_of(model)
         trained = [parameter for parameter in model.parameters() if id(parameter) in head and parameter.requires_grad]

@@ -22,9 +22,10 @@ from haystack_distill.models.trained_weights import require_base
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective, WeightedSum
 from haystack_distill.objectives.schedule import Weight, weight_at
+from haystack_distill.students.layers import layer_index
 from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
-from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, adapted
+from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWeights, adapted, head_of
 from haystack_distill.training.compilation import require_compilable
 from haystack_distill.training.loop import TrainingData, run_loop
 from haystack_distill.training.methods import METHODS
@@ -146,6 +147,7 @@ class Run:
         copied = self.student.copy()
         with adapted(copied.model, self.adaptation):
             self._check_optimiser(copied.model, objective)
+            self._check_effect(copied.model, objective)
         only_trained = self.adaptation.save_only_trained
         if isinstance(self.student, LanguageModel) and (only_trained or adapters_of(copied.model)):
             remedy = "set save_only_trained=False" if only_trained else "choose another adaptation, such as lora"
@@ -153,6 +155,30 @@ class Run:
             raise DistilError(f"{name}: a language model is saved whole and without adapters; {remedy}")
         if only_trained and self.output_dir is not None:
             require_base(self.student.model)
+
+    def _check_effect(self, model: PreTrainedModel, objective: Objective) -> None:
+        """Check that what is compared depends on a weight that is trained from the first step on."""
+        request = objective.student_request
+        if request.logits or request.exits or not objective.trains_student:
+            return
+        encoder = {id(parameter) for parameter in self.adaptation.first_trained(model)} - head_of(model)
+        adaptation, method = ADAPTATIONS.name_of(self.adaptation), method_name(self.method)
+        if not encoder:
+            raise DistilError(
+                f"{adaptation} trains the head {'first and ' if self.adaptation.freezes_later else ''}alone, and "
+                f"{method} compares no answers, so nothing would be learnt; choose another adaptation"
+            )
+        layers = (*request.attention_scores, *request.query_key_value)
+        if request.hidden_states or not layers:
+            return
+        compared = max(layers)
+        numbers = [layer_index(model, name) for name, weight in model.named_parameters() if id(weight) in encoder]
+        lowest = min(-1 if number is None else number for number in numbers) + 1
+        if lowest > compared:
+            raise DistilError(
+                f"{adaptation} trains layer {lowest} and above, and {method} compares layer {compared} and none above "
+                "it, so nothing would be learnt; choose another adaptation or layer"
+            )
 
     def _check_optimiser(self, model: PreTrainedModel, objective: Objective) -> None:
         """Check that there are weights for each learning rate, and for the optimiser."""

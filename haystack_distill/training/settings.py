@@ -54,6 +54,7 @@ class TrainingSettings:
             of the labels over the labelled dev windows, which is then measured too; needs dev data. Gradual unfreezing
             with `phase_patience` goes by it, too.
         early_stopping_patience: Stop after so many evaluations without a better one; needs `keep_best` and dev data.
+            With gradual unfreezing those of its last phase count.
         checkpoint_every: "epoch", a number of steps, or None for no checkpoints. "auto" is each evaluation with
             `keep_best`, which allows no other value than that of `evaluate_every`, and otherwise "epoch" where there is
             an output directory.

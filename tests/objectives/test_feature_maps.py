@@ -8,7 +8,13 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import run_model
 from haystack_distill.objectives import FeatureMaps
-from haystack_distill.objectives.losses import attention_kl_div_loss, hidden_state_loss, mean_loss, variance_loss
+from haystack_distill.objectives.losses import (
+    attention_kl_div_loss,
+    hidden_state_loss,
+    mean_loss,
+    standardised_state_loss,
+    variance_loss,
+)
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS
 
 
@@ -44,16 +50,33 @@ def test_means_and_variances_by_hand():
     teacher = torch.tensor([[[0.0, 0.0], [0.0, 4.0], [9.0, 1.0]]])  # means 0, 2; variances 0, 4
     mask = torch.tensor([[1, 1, 0]])
     assert mean_loss(student, teacher, mask).tolist() == [(4 + 4) / 2]
-    assert variance_loss(student, teacher, mask).tolist() == [(1 + 16) / 2]
+    assert variance_loss(student, teacher, mask).tolist() == [(1 + 4) / 2]
 
 
-def test_losses_are_sums_over_the_layers_that_learn():
+def test_standardised_feature_maps_by_hand():
+    student = torch.tensor([[[1.0, 3.0], [0.0, 8.0], [7.0, 7.0]]], requires_grad=True)  # -1, 1 and -1, 1
+    teacher = torch.tensor([[[5.0, 1.0], [2.0, 3.0], [9.0, 1.0]]], requires_grad=True)  # 1, -1 and -1, 1
+    mask = torch.tensor([[1, 1, 0]])
+    found = standardised_state_loss(student, teacher, mask)
+    torch.testing.assert_close(found, torch.tensor([(4 + 4 + 0 + 0) / 4]), atol=1e-3, rtol=0)
+    # Means and variances are compared elsewhere: a change of either alone is no difference.
+    moved = standardised_state_loss(3 * teacher - 4, teacher, mask)
+    torch.testing.assert_close(moved, torch.zeros(1), atol=1e-4, rtol=0)
+    found.sum().backward()
+    assert teacher.grad is None
+    assert not student.grad[0, 2].any()
+
+
+@pytest.mark.parametrize("feature_map_loss", ["standardised", "mse"])
+def test_losses_are_sums_over_the_layers_that_learn(feature_map_loss):
     student, teacher, inputs = model(config(3)), model(config(6), seed=1), batch()
-    objective = FeatureMaps(student_layers=[3, 1]).objective(student.config, teacher.config)
+    method = FeatureMaps(student_layers=[3, 1], feature_map_loss=feature_map_loss)
+    objective = method.objective(student.config, teacher.config)
     assert objective.pairs == [(1, 2), (3, 6)]
     assert objective.data == {QUESTIONS, CORPUS}
     losses, own, target = run(objective, student, teacher, inputs)
-    compared = {"feature_map": hidden_state_loss, "mean": mean_loss, "variance": variance_loss}
+    feature_map = {"standardised": standardised_state_loss, "mse": hidden_state_loss}[feature_map_loss]
+    compared = {"feature_map": feature_map, "mean": mean_loss, "variance": variance_loss}
     expected = {
         name: sum(
             loss(own.hidden_states[number], target.hidden_states[layer], inputs["attention_mask"])
@@ -122,6 +145,10 @@ def test_what_does_not_fit():
             FeatureMaps(student_layers=layers)
     with pytest.raises(DistilError, match="variance_loss_weight must be a number of 0 or more"):
         FeatureMaps(variance_loss_weight=-1)
+    with pytest.raises(DistilError, match='feature_map_loss must be "standardised" or "mse"'):
+        FeatureMaps(feature_map_loss="raw")
+    with pytest.raises(DistilError, match="feature_map_loss='mse' would have no effect"):
+        FeatureMaps(feature_map_loss_weight=0, feature_map_loss="mse")
     with pytest.raises(DistilError, match="nothing to learn"):
         FeatureMaps("uniform", None, 0, 0, 0, 0)
     with pytest.raises(DistilError, match=r"student_layers contains 2, .* are 1; take some of these"):

@@ -106,16 +106,26 @@ def test_the_temperature_runs_to_its_last_value():
 
 
 def test_the_temperature_of_a_window_by_hand():
-    own = torch.tensor([[3.0, 4.0, 9.0, 1.0], [1.0, 0.0, 9.0, 1.0], [-3.0, -4.0, 9.0, 1.0]])
-    teacher = torch.tensor([[3.0, 4.0, -INF, 5.0], [0.6, 0.8, -INF, 5.0], [3.0, 4.0, -INF, 5.0]])
-    mask = torch.tensor([[True, True, True, False]]).expand(3, 4)  # the third has no score, the fourth is not context
+    own = torch.tensor([[1.0, 0.0, -1.0, 9.0, 1.0], [1.0, 0.0, -1.0, 9.0, 1.0], [-1.0, 0.0, 1.0, 9.0, 1.0]])
+    teacher = torch.tensor([[2.0, 0.0, -2.0, -INF, 5.0], [1.0, -1.0, 0.0, -INF, 5.0], [1.0, 0.0, -1.0, -INF, 5.0]])
+    mask = torch.tensor([True, True, True, True, False]).expand(3, 5)  # the fourth has no score, the fifth no place
     found = window_temperatures(own, teacher, mask, 5.0, 2.0, 2.0)
-    assert found.tolist() == pytest.approx([5.0, 5.0 - 2.0 * 0.4**2, 3.0])
-    # TextBrewer's formula is that of the temperature T + beta * mean weight of the batch.
-    weight = (1 - F.cosine_similarity(own[:2, :2], teacher[:2, :2])) ** 2
+    assert found.tolist() == pytest.approx([5.0, 5.0 - 2.0 * 0.5**2, 3.0])  # cosines 1, 1/2 and -1, which counts as 0
+    # TextBrewer's formula is that of the temperature T + beta * mean weight of the batch, here with means of 0.
+    weight = (1 - F.cosine_similarity(own[:2, :3], teacher[:2, :3])) ** 2
     theirs = 4.0 + (weight.mean() - weight) * 2.0
     ours = window_temperatures(own[:2], teacher[:2], mask[:2], 4.0 + 2.0 * weight.mean().item(), 2.0, 2.0)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_temperature_of_a_window_does_not_depend_on_a_number_added_to_all_logits():
+    own, teacher, mask = logits(1), logits(3), batch()["context_mask"]
+    expected = window_temperatures(own, teacher, mask, 4.0, 3.0, 1.0)
+    assert expected.unique().numel() == 3
+    torch.testing.assert_close(window_temperatures(own + 5, teacher, mask, 4.0, 3.0, 1.0), expected)
+    torch.testing.assert_close(window_temperatures(own, teacher.log_softmax(1) - 20, mask, 4.0, 3.0, 1.0), expected)
+    same = window_temperatures(teacher + 7, teacher, mask, 4.0, 3.0, 1.0)
+    torch.testing.assert_close(same, torch.full((3,), 4.0), atol=1e-4, rtol=0)
 
 
 def test_windows_of_their_own_temperature():

@@ -1,10 +1,12 @@
 """teacher_student: its parts and options; TeacherStudentLoss by hand, in a plain loop and in a Trainer of transformers."""
 
 import argparse
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -183,28 +185,35 @@ def test_a_plain_loop() -> None:
     assert teacher.weight.grad is None
 
 
-def test_somebody_elses_trainer(tmp_path: Path) -> None:
-    """A Trainer of transformers whose compute_loss adds the teacher, at words that are no padding."""
-    torch.manual_seed(0)
+def _tagger(layers: int) -> BertForTokenClassification:
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertForTokenClassification(
+        BertConfig(vocab_size=20, num_hidden_layers=layers, max_position_embeddings=8, **shape, **dropout)
+    )
 
-    def tagger(layers: int) -> BertForTokenClassification:
-        shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3}
-        return BertForTokenClassification(
-            BertConfig(vocab_size=20, num_hidden_layers=layers, max_position_embeddings=8, **shape)
-        )
 
-    class Sentences(Dataset):
-        def __len__(self) -> int:
-            return 8
+class _Sentences(Dataset):
+    """Eight sentences of four words and a padding."""
 
-        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            labels = torch.tensor([0, 1, 2, index % 3, -100])
-            mask = torch.tensor([1, 1, 1, 1, 0])
-            return {"input_ids": torch.tensor([1, 2, 3, 4 + index, 0]), "attention_mask": mask, "labels": labels}
+    def __len__(self) -> int:
+        return 8
 
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([0, 1, 2, index % 3, -100])
+        mask = torch.tensor([1, 1, 1, 1, 0])
+        return {"input_ids": torch.tensor([1, 2, 3, 4 + index, 0]), "attention_mask": mask, "labels": labels}
+
+
+def _train(student: nn.Module, distillation: TeacherStudentLoss, **options: Any) -> list[tuple[float, float]]:
+    """Train in somebody else's Trainer, as the docs have it; own loss and total of each pass."""
     losses = []
 
     class DistillingTrainer(Trainer):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.model_accepts_loss_kwargs = False
+
         def compute_loss(
             self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: object = None
         ) -> torch.Tensor:
@@ -214,21 +223,52 @@ def test_somebody_elses_trainer(tmp_path: Path) -> None:
             losses.append((outputs.loss.item(), loss.item()))
             return loss
 
-    teacher, student = tagger(2), tagger(1)
+    shared = {"report_to": [], "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    DistillingTrainer(student, TrainingArguments(**shared, **options), train_dataset=_Sentences()).train()
+    return losses
+
+
+def test_somebody_elses_trainer(tmp_path: Path) -> None:
+    """A Trainer of transformers whose compute_loss adds the teacher, at words that are no padding."""
+    torch.manual_seed(0)
+    teacher, student = _tagger(2), _tagger(1)
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
     distillation = TeacherStudentLoss(teacher, dist_w=1.0)
-    arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=3,
-        learning_rate=1e-2,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    DistillingTrainer(student, arguments, train_dataset=Sentences()).train()
+    losses = _train(student, distillation, output_dir=str(tmp_path), max_steps=3, learning_rate=1e-2)
     assert len(losses) == 3
     assert all(total > own > 0 for own, total in losses)
     assert losses[-1][1] < losses[0][1]
     assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_gradient_accumulation_in_somebody_elses_trainer(tmp_path: Path) -> None:
+    """Two halves of a batch move the weights as the batch does: the Trainer divides the loss, once."""
+    torch.manual_seed(0)
+    student, distillation = _tagger(1), TeacherStudentLoss(_tagger(2), dist_w=1.0)
+    moved = []
+    for size, steps in ((8, 1), (4, 2)):
+        one = copy.deepcopy(student)
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "optim": "sgd"}
+        _train(one, distillation, output_dir=str(tmp_path), max_steps=1, learning_rate=0.1, max_grad_norm=0, **options)
+        moved.append([after - before for after, before in zip(one.parameters(), student.parameters(), strict=True)])
+    assert any(change.abs().max() > 1e-4 for change in moved[0])
+    torch.testing.assert_close(moved[1], moved[0])
+
+
+@pytest.mark.parametrize("loss_function", ["kl", "mse"])
+def test_a_mask_of_logits(loss_function: str) -> None:
+    """The tokens of a span head are its classes: padding adds nothing, and gets no gradient."""
+    own, target = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)), torch.randn(2, 7)
+    made, mask = TeacherStudentLoss(nn.Linear(1, 1), loss_function=loss_function), torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    padded, loss = own.clone().requires_grad_(), torch.tensor(1.0)
+    rows = [made.distill_loss(loss, own[:1], target[:1]), made.distill_loss(loss, own[1:, :4], target[1:, :4])]
+    found = made.distill_loss(loss, padded, target, mask)
+    torch.testing.assert_close(found, sum(rows) / 2)
+    found.backward()
+    assert padded.grad is not None
+    assert not padded.grad[~mask].any()
+    assert padded.grad[mask].all()
+    nothing = made.distill_loss(loss, own, target, torch.zeros(2, 7, dtype=torch.bool))
+    assert nothing.item() == 1.0

@@ -10,7 +10,7 @@ import pytest
 from transformers import AlbertConfig, AlbertForQuestionAnswering
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
-from haystack_distill.objectives import IntermediateLayers
+from haystack_distill.objectives import AttentionRelations, FeatureMaps, IntermediateLayers, Representation
 from haystack_distill.training.adaptation import (
     ADAPTATIONS,
     Adaptation,
@@ -20,6 +20,7 @@ from haystack_distill.training.adaptation import (
     LastLayers,
     adapted,
 )
+from haystack_distill.training.gradual_unfreezing import GradualUnfreezing
 
 LORA = ["rank", "alpha", "target", "save_only_trained"]
 GRADUAL_UNFREEZING = ["layers_per_phase", "phase_shares", "phase_patience"]
@@ -158,5 +159,45 @@ def test_a_run_whose_weights_are_all_frozen_for_its_loss(tiny_reader: MakeReader
     teacher = tiny_reader()
     student = students.from_teacher(teacher, layers=2)
     method = IntermediateLayers(layer_mapping="skip", attention_loss_weight=0)
-    with pytest.raises(DistilError, match="no trained weight changes the loss at step 1: the adaptation freezes"):
+    with pytest.raises(
+        DistilError, match="no trained weight of the student changes the loss at step 1: the adaptation"
+    ):
         ReaderTrainer(student).distil(teacher, squad_file, method, adaptation=LastLayers(1))
+
+
+@pytest.mark.parametrize(
+    ("method", "adaptation", "message"),
+    [
+        (Representation(), Head(), "head trains the head alone, and representation compares no answers"),
+        (FeatureMaps(), GradualUnfreezing(2), "gradual_unfreezing trains the head first and alone, and feature_maps"),
+        (
+            AttentionRelations(student_layer=1),
+            LastLayers(1),
+            "last_layers trains layer 2 and above, and attention_relations compares layer 1 and none above it",
+        ),
+    ],
+)
+def test_a_run_without_effect_is_refused_before_it_begins(
+    tiny_reader: MakeReader, squad_file: Path, method, adaptation, message
+) -> None:
+    teacher = tiny_reader()
+    trainer = ReaderTrainer(students.from_teacher(teacher, layers=2))
+    for call in (trainer.check, trainer.distil):
+        with pytest.raises(DistilError, match=message):
+            call(teacher, squad_file, method, adaptation=adaptation)
+
+
+def test_a_projection_that_learns_is_not_the_student(tiny_reader: MakeReader, squad_file: Path) -> None:
+    teacher, narrow = tiny_reader(), tiny_reader(hidden_size=16, seed=3)
+    method = FeatureMaps(student_layers=[1], attention_loss_weight=0)
+    with pytest.raises(DistilError, match="no trained weight of the student changes the loss at step 1"):
+        ReaderTrainer(narrow).distil(teacher, squad_file, method, adaptation=LastLayers(1))
+
+
+def test_biases_of_a_model_without_any(tiny_reader: MakeReader) -> None:
+    model = tiny_reader().model
+    for module in model.base_model.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias = None
+    with pytest.raises(DistilError, match="encoder of a bert model has no biases, so the head alone"):
+        learning(model, Biases())

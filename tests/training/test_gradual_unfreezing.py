@@ -70,6 +70,20 @@ def test_phases_follow_the_figure_that_decides_the_best(
     assert begun == {"f1": [0, 5, 8], "loss": [0, 2, 4]}
 
 
+def test_a_run_stops_early_in_its_last_phase_only(
+    tiny_reader: MakeReader, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReaderTrainer, "_evaluate", lambda *_: {"exact": 0.0, "f1": 1.0, "loss": 2.0})
+    for patience, steps in ((None, 8 + 3), (2, 3 + 3 + 3)):  # phases of 4 steps, or of 3: until two were no better
+        watch = Watch()
+        adaptation = GradualUnfreezing(4, phase_shares=[0.2, 0.2, 0.6], phase_patience=patience)
+        chosen = settings(max_steps=20, evaluate_every=1, keep_best=True, early_stopping_patience=2)
+        trainer = ReaderTrainer(tiny_reader(), None, chosen)
+        trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[watch])
+        assert len(watch.trained) == steps
+        assert len({len(names) for names in watch.trained}) == 3
+
+
 def test_what_does_not_fit(tiny_reader: MakeReader, data: Path) -> None:
     for wrong in ([0.5, 0.2], [1.5, -0.5], "half", []):
         with pytest.raises(DistilError, match="phase_shares must be"):
