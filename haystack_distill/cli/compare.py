@@ -133,7 +133,7 @@ def compare(ctx: typer.Context, **given: Any) -> None:
           --grid learning_rate=1e-4,3e-4 --output-dir compared
     """
     if given["max_steps"] is not None:
-        refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length", "leave that out")
+        refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length")
     if not given["methods"] and given["arms"] is None:
         raise DistilError("there is nothing to compare; give --methods, or a file of --arms")
     with logs_on_stderr():

@@ -184,14 +184,14 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def refuse_without_effect(ctx: typer.Context, names: Iterable[str], why: str, remedy: str) -> None:
+def refuse_without_effect(ctx: typer.Context, names: Iterable[str], why: str, remedy: str | None = None) -> None:
     """Refuse options that were given and can have no effect.
 
     Args:
         ctx: The command's context.
         names: The options.
         why: Follows "has no effect".
-        remedy: What to do besides leaving the option out.
+        remedy: What to do in place of leaving the option out, if anything.
 
     Raises:
         DistilError: One was given, and not as None or, where that is the default, False.
@@ -201,7 +201,8 @@ def refuse_without_effect(ctx: typer.Context, names: Iterable[str], why: str, re
         default = next(one.default for one in ctx.command.params if one.name == name)
         switched_off = value is False and default is not True
         if is_given(ctx, name) and value is not None and not switched_off:
-            raise DistilError(f"{flag_of(name)} has no effect {why}; {remedy}, or leave it out")
+            more = f"{remedy}, or " if remedy else ""
+            raise DistilError(f"{flag_of(name)} has no effect {why}; {more}leave it out")
 
 
 # --- --config ---------------------------------------------------------------------------------------------------------

@@ -83,10 +83,10 @@ def profile(ctx: typer.Context, model: str, data: list[str] | None, **given: Any
     """
     training = given["training"]
     if training:
-        refuse_without_effect(ctx, _FOR_SERVING, "with --training", "leave that out")
+        refuse_without_effect(ctx, _FOR_SERVING, "with --training")
         names = {method.name for method in chosen_methods(ctx)}
         if names <= {"labels", "self_distillation"}:
-            refuse_without_effect(ctx, ["teacher"], "on this method", "leave it out")
+            refuse_without_effect(ctx, ["teacher"], "on this method")
     else:
         refuse_without_effect(ctx, _FOR_TRAINING, "on answers", "add --training")
     passages: int = given["passages"]

@@ -102,7 +102,7 @@ def ask(
     if (context is None) == (context_file is None):
         raise DistilError("the text to look in is given once; use either --context TEXT or --context-file FILE")
     if not given["allow_no_answer"]:
-        refuse_without_effect(ctx, ["no_answer_threshold"], "with --no-allow-no-answer", "leave that out")
+        refuse_without_effect(ctx, ["no_answer_threshold"], "with --no-allow-no-answer")
     text = context if context is not None else text_of(str(context_file))
     question = replace_lone_surrogates(question)  # what is no text cannot be printed either
     with logs_on_stderr():

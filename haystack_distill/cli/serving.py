@@ -259,9 +259,9 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
         reader = load_reader(teacher, **reader_settings(given))
         exits = isinstance(reader.model, EarlyExitModel)
         if exits:
-            refuse_without_effect(ctx, ["backend"], "on a reader with early exits, which runs in torch", "leave it out")
+            refuse_without_effect(ctx, ["backend"], "on a reader with early exits, which runs in torch")
         else:
-            refuse_without_effect(ctx, ["passages"], "on a reader without early exits", "leave it out")
+            refuse_without_effect(ctx, ["passages"], "on a reader without early exits")
             if backend.startswith("onnx"):
                 refuse_without_effect(ctx, ["precision"], f"with --backend {backend}", "use torch or openvino")
             pairs = question_context_pairs(examples_of(data, "validation", given), given["questions"] or 30)

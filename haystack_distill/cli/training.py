@@ -288,13 +288,13 @@ def _transfer_set(given: dict[str, Any], seed: int) -> "TransferSet | None":
 def _require_effects(ctx: typer.Context) -> None:
     """Refuse options that were given and can have no effect beside the others."""
     if ctx.params["dev_data"]:
-        refuse_without_effect(ctx, ["dev_split"], "with --dev-data, which is measured on", "leave that out")
+        refuse_without_effect(ctx, ["dev_split"], "with --dev-data, which is measured on")
     elif ctx.params["dev_split"] is None:
         refuse_without_effect(ctx, _MEASURING, "without data to measure on", "add --dev-data or --dev-split")
     if not ctx.params.get("transfer_data", True):
         names = ("transfer_proportion", "question_pool", "questions_per_context", "same_title")
         refuse_without_effect(ctx, names, "without a transfer set", "add --transfer-data")
     if ctx.params["max_steps"] is not None:
-        refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run", "leave that out")
+        refuse_without_effect(ctx, ["n_epochs"], "with --max-steps, which sets the length of the run")
     if ctx.params["checkpoint_every"] is None and not ctx.params["keep_best"]:
-        refuse_without_effect(ctx, ["keep_checkpoints"], "with --checkpoint-every none", "leave that out")
+        refuse_without_effect(ctx, ["keep_checkpoints"], "with --checkpoint-every none")

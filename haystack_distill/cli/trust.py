@@ -31,6 +31,7 @@ from haystack_distill.cli.shared import (
     OVERWRITE,
     READER_METAVAR,
     RUNNING,
+    SPEED,
 )
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.checks import check_argument, is_number
@@ -130,11 +131,12 @@ _AGREE = [
 ]
 
 
-@with_options([MODEL], _AGREE, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+@with_options([MODEL], _AGREE, RUNNING, INFERENCE, [SPEED, BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_dir: Path | None, **given: Any) -> None:
     """Compare a student's answers with its teacher's on questions without labels: the gate before a release.
 
-    --backend and --num-threads are those of --model. Exit code 0 at or above --at-least (or without it), 1 below.
+    --backend, --num-threads and --speed are those of --model. Exit code 0 at or above --at-least (or without it), 1
+    below.
 
     \b
     Example:
@@ -146,7 +148,7 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
         refuse_without_effect(ctx, ["by"], "without a gate", "add --at-least")
     check_argument("--at-least", least, least is None or (is_number(least) and 0 <= least <= 1), "a number from 0 to 1")
     if not given["allow_no_answer"]:
-        refuse_without_effect(ctx, ["no_answer_threshold"], "with --no-allow-no-answer", "leave that out")
+        refuse_without_effect(ctx, ["no_answer_threshold"], "with --no-allow-no-answer")
     if output_dir is not None:
         require_writable(output_dir)
     with logs_on_stderr():
@@ -163,8 +165,8 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
         )
         settings = reader_settings(given)
         student = load_reader(model, **settings)
-        for name in ("backend", "num_threads"):
-            settings.pop(name)
+        for name in ("backend", "num_threads", "speed"):
+            settings.pop(name, None)
         found = measure_agreement(
             student,
             load_teacher(against, settings),

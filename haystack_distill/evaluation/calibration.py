@@ -134,9 +134,9 @@ def calibrate(
 
     Raises:
         DataError: The data cannot be read, or has unlabelled questions.
-        DistilError: The reader has no weights of its own (it was exported) or untrained ones, the data has one article
-            alone, all or none of the answers are right, a value is out of range, or the model's logits do not follow
-            the weights of its head.
+        DistilError: The reader has no weights of its own (it was exported) or untrained ones, or a speed above 0, the
+            data has one article alone, all or none of the answers are right, a value is out of range, or the model's
+            logits do not follow the weights of its head.
 
     Example:
         >>> result = calibrate(Reader.load("finished"), "dev.json")  # doctest: +SKIP
@@ -185,7 +185,8 @@ def require_calibratable(reader: Reader) -> None:
     """Check that a temperature can be folded into a reader.
 
     Raises:
-        DistilError: It was exported, some of its weights are untrained, or it has no head of dense layers.
+        DistilError: It was exported, has a speed above 0, some of its weights are untrained, or it has no head of dense
+            layers.
     """
     if reader.exported is not None:
         raise DistilError(
@@ -196,6 +197,11 @@ def require_calibratable(reader: Reader) -> None:
         raise DistilError(
             f"the reader's answers are random, for {', '.join(reader.untrained)} are untrained; train it before it is "
             "calibrated"
+        )
+    if reader.speed:
+        raise DistilError(
+            f"at speed {reader.speed:g} a temperature changes at which layer windows leave, and so the answers; "
+            "calibrate reader.replace(speed=0), and choose the speed anew"
         )
     answer_heads(reader.model)
 

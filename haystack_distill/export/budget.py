@@ -24,6 +24,7 @@ from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.parts import feed_forward_size
 from haystack_distill.students.pruning import half_shape, narrowed
+from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.files import temporary_directory, writing
 
 logger = logging.getLogger(__name__)
@@ -197,12 +198,13 @@ def suggest_students(
     if not pairs:
         raise DistilError("there are no questions to time: give at least one")
     found = []
+    usual = resolve_precision("auto", teacher.device, teacher.model.config.model_type)
     for making, student in _candidates(teacher):
         with temporary_directory() as scratch, writing(Path(scratch)):
             _export_for(backend, student, scratch)
             running: dict[str, Any] = {name: getattr(teacher, name) for name in _AS_THE_TEACHER}
-            if not backend.startswith("onnx"):
-                running["precision"] = teacher.precision
+            if not backend.startswith("onnx") and teacher.precision != usual:
+                running["precision"] = teacher.precision  # asked for; each backend has its own "auto"
             if backend in ("torch", "auto"):
                 running["device"] = teacher.device
             if backend == "auto":

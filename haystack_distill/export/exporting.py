@@ -17,7 +17,13 @@ from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import AnyWindows, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.export import onnx, openvino, promise
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, open_exported, remove_exported
+from haystack_distill.models.backends.exported import (
+    FILES,
+    INT8_BACKENDS,
+    open_exported,
+    remove_exported,
+    weight_hashes,
+)
 from haystack_distill.models.backends.onnx_runtime import import_onnx
 from haystack_distill.models.backends.openvino_runtime import import_openvino
 from haystack_distill.models.bilstm_config import MODEL_TYPE
@@ -185,6 +191,7 @@ def export_reader(
             remove_exported(target, [str(folder) for folder in folders])
         else:
             reader.save(target)
+        record["weights"] = weight_hashes(target)
         for folder in folders:
             write_json(target / folder / EXPORT_RECORD, record)  # first: marks the other files as exports
         for file in reversed([file for backend in exported for file in FILES[backend]]):

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -333,7 +333,7 @@ class Reader:
 
     def answer_batch(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Iterable[tuple[str, str]],
         top_k: int = 1,
         *,
         allow_no_answer: bool = True,
@@ -341,6 +341,7 @@ class Reader:
     ) -> list[list[Answer]]:
         """`answer` for many (question, context) pairs at once, in their order."""
         check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
+        pairs = list(pairs)
         for question, context in pairs:
             if not question.strip() or not context.strip():
                 raise DistilError("question and context must not be empty")
@@ -352,7 +353,7 @@ class Reader:
     def answer_passages(
         self,
         question: str,
-        passages: Sequence[str],
+        passages: Iterable[str],
         top_k: int = 1,
         *,
         allow_no_answer: bool = True,
@@ -374,6 +375,9 @@ class Reader:
             DistilError: There are no passages, or the question or a passage is empty.
         """
         check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
+        if isinstance(passages, str):
+            raise DistilError("passages must be a list of texts; give a single one as [passage], or use answer()")
+        passages = list(passages)
         if not passages or not all(text.strip() for text in (question, *passages)):
             raise DistilError("question and passages must not be empty; give at least one passage with text")
         windows = self.cut_pairs([(question, passage) for passage in passages], [0] * len(passages))
@@ -381,8 +385,9 @@ class Reader:
         ranked = found.ranked(top_k, self.no_answer_threshold) if allow_no_answer else found.answers[:top_k]
         return [answer for answer in ranked if isinstance(answer, PassageAnswer)]
 
-    def predict_pairs(self, pairs: Sequence[tuple[str, str]], top_k: int = 1) -> list[Prediction]:
+    def predict_pairs(self, pairs: Iterable[tuple[str, str]], top_k: int = 1) -> list[Prediction]:
         """Spans and no-answer of each (question, context) pair, in order; nothing is written to disk."""
+        pairs = list(pairs)
         if not pairs:
             return []
         return list(self.predict_windows(self.cut_pairs(pairs), top_k))

@@ -51,7 +51,11 @@ def describe(directory: Path) -> dict[str, Any]:
 
 def _exported(directory: Path) -> dict[str, Any] | None:
     """What the records of a directory's exports hold on each backend; None without exports."""
-    folders = (EXPORT_FOLDER, OPENVINO_FOLDER)
-    records = [read_json_object(directory, f"{folder}/{EXPORT_RECORD}") for folder in folders]
-    found = [record.get("backends") or {} for record in records if record is not None]
-    return {name: entry for backends in found for name, entry in backends.items()} if found else None
+    found = {}
+    for folder in (EXPORT_FOLDER, OPENVINO_FOLDER):
+        record = read_json_object(directory, f"{folder}/{EXPORT_RECORD}")
+        # The record of a runtime holds those of the same run too, which may have been exported anew since.
+        for name, entry in ((record or {}).get("backends") or {}).items():
+            if name.partition("-")[0] == folder or (name == "torch" and (name not in found or "metrics" in entry)):
+                found[name] = entry
+    return found or None

@@ -23,6 +23,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 _READ = (".json", ".txt", ".model", ".safetensors")  # suffixes of the files that are read
 _FETCH = "it is broken or truncated, download it again"
+_WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CONVERT = (
     "import torch, safetensors.torch as s; w = torch.load({source}, weights_only=True); "
@@ -119,24 +120,30 @@ def _without_config(directory: Path) -> str:
     return f"{directory} holds no config.json: give the directory of a reader"
 
 
-def _check_weights(directory: Path) -> None:
-    whole, index = directory / "model.safetensors", directory / _INDEX
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights of a model directory; none where it has no weights.
+
+    Raises:
+        DistilError: The index of a model in several files cannot be read.
+    """
     if (directory / TRAINED_RECORD).exists():
-        files = [directory / TRAINED_WEIGHTS]
-        read_json_object(directory, TRAINED_RECORD, _FETCH)
-    elif whole.exists():
-        files = [whole]
-    elif index.exists():
-        files = sorted(
-            {directory / file for file in (read_json_object(directory, _INDEX) or {}).get("weight_map", {}).values()}
-        )
-        missing = [file.name for file in files if not file.exists()]
-        if missing:
-            raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: download them again")
-    else:
+        return [directory / TRAINED_WEIGHTS]
+    if (directory / _WHOLE).exists():
+        return [directory / _WHOLE]
+    index = read_json_object(directory, _INDEX) or {}
+    return sorted({directory / file for file in index.get("weight_map", {}).values()})
+
+
+def _check_weights(directory: Path) -> None:
+    files = weight_files(directory)
+    read_json_object(directory, TRAINED_RECORD, _FETCH)
+    missing = [file.name for file in files if not file.exists() and file.name != TRAINED_WEIGHTS]
+    if missing:
+        raise DistilError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names: download them again")
+    if not files:
         pickled = sorted(directory.glob("*.bin"))
         if pickled:
-            code = _CONVERT.format(source=json.dumps(str(pickled[0])), target=json.dumps(str(whole)))
+            code = _CONVERT.format(source=json.dumps(str(pickled[0])), target=json.dumps(str(directory / _WHOLE)))
             raise DistilError(
                 f"{directory} holds no weights in safetensors, and {pickled[0].name} is a pickle, which is never read; "
                 f"if you trust its source, convert it once: python -c {shlex.quote(code)}"

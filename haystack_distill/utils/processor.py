@@ -1,5 +1,6 @@
 """What a run was computed on: the processor with the instructions that decide speed and precision, and the GPU."""
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def processor_record(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         record["gpu"] = torch.cuda.get_device_name(device)
     return record
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpu() -> tuple[str, set[str]]:

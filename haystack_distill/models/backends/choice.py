@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,13 +13,13 @@ import torch
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS
+from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, require_same_weights
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory
 from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.hashing import hash_json
 from haystack_distill.utils.model_files import EXPORT_RECORD
-from haystack_distill.utils.processor import processor_record
+from haystack_distill.utils.processor import processor_record, usable_cores
 
 if TYPE_CHECKING:
     from haystack_distill.models.reader import Reader
@@ -79,7 +78,7 @@ def fastest_reader(
         {entry: value for entry, value in config.items() if entry not in ("_name_or_path", "transformers_version")},
         {backend: [file.stat().st_size for file in files] for backend, files in candidates.items()},
         processor_record(torch.device("cpu")),
-        os.cpu_count(),
+        usable_cores(),
         {package: _version(package) for package in _PACKAGES},
         num_threads,
         min(passages, _MOST_PASSAGES),
@@ -100,7 +99,8 @@ def fastest_reader(
     chosen = min(milliseconds, key=lambda backend: milliseconds[backend])
     times = ", ".join(f"{backend} {one:.1f} ms" for backend, one in milliseconds.items())
     logger.info("backend 'auto' is %r for %s: %s for %s passages", chosen, name, times, min(passages, _MOST_PASSAGES))
-    _remember(key, {"backend": chosen, "milliseconds": milliseconds})
+    if len(readers) == 1 + len(candidates):  # another time the others may open
+        _remember(key, {"backend": chosen, "milliseconds": milliseconds})
     if chosen != "torch":
         torch.set_num_threads(threads)  # as it was before PyTorch was loaded to be measured
     return readers[chosen]
@@ -122,7 +122,10 @@ def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
         if backend in INT8_BACKENDS and not keeps_promise(record, backend):
             continue
         try:
+            require_same_weights(name, backend)
             found[backend] = [Path(str(cached_file(name, file, **hub))) for file in files]
+        except DistilError as error:
+            logger.warning("backend 'auto' does without %r (%s)", backend, error)
         except (OSError, ValueError) as error:
             logger.warning("backend 'auto' does without %r, which %s lacks (%s)", backend, name, error)
     return found

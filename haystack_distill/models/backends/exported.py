@@ -6,12 +6,20 @@ it calls what `open_exported` returns.
 
 import contextlib
 import logging
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD, OPENVINO_FOLDER
+from haystack_distill.utils.hashing import hash_file
+from haystack_distill.utils.model_files import (
+    EXPORT_FOLDER,
+    EXPORT_RECORD,
+    OPENVINO_FOLDER,
+    read_json_object,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +100,7 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
     """The file that a backend opens, of a reader directory or of a model on the hub (`hub`: `token`, `revision`).
 
     Raises:
-        DistilError: There is none.
+        DistilError: There is none, or the weights of the directory are no longer those that it was made from.
     """
     from transformers.utils import cached_file
 
@@ -103,7 +111,46 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
             f"{name!r} has no {FILES[backend][0]}, which backend {backend!r} runs: make it with `haystack-distill "
             f"export{' --runtime openvino' if backend.startswith('openvino') else ''}` ({error})"
         ) from error
+    require_same_weights(name, backend)
     return Path(str(found[0]))
+
+
+def weight_hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of each file with weights of a reader directory, as the record of an export holds them."""
+    return {file.name: hash_file(file) for file in weight_files(directory) if file.exists()}
+
+
+def require_same_weights(name: str, backend: str) -> None:
+    """Check that a directory's weights are those that were exported; other tools replace them and leave the exports.
+
+    A directory that holds the exports alone passes, and one whose exports were recorded without their weights.
+
+    Raises:
+        DistilError: They are others.
+    """
+    file = Path(name) / FILES[backend][0]
+    record = read_json_object(file.parent, EXPORT_RECORD, "export the reader again") or {}
+    exported, there = record.get("weights"), weight_hashes(Path(name)) if "weights" in record else {}
+    if there and there != exported:
+        raise DistilError(
+            f"the weights in {name} are no longer those that {file} was made from: export the reader again"
+        )
+
+
+def require_same_process(started: int) -> None:
+    """Check that a runtime is called in the process that started its threads, which a forked one lacks.
+
+    Args:
+        started: `os.getpid()` of that process.
+
+    Raises:
+        DistilError: It is another.
+    """
+    if os.getpid() != started:
+        raise DistilError(
+            "the reader was loaded before this process was forked, and its threads stayed behind: load it in each "
+            "process, or start processes by 'spawn'"
+        )
 
 
 def remove_exported(directory: Path, runtimes: Collection[str] = (EXPORT_FOLDER, OPENVINO_FOLDER)) -> None:

@@ -1,5 +1,6 @@
 """How ONNX Runtime runs a reader's model."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.exported import require_same_process
 
 
 class OnnxModel:
@@ -35,17 +37,23 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = path
         self.backend = backend
+        self._opened_with = (path, backend, num_threads)
+        self._process = os.getpid()
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own errors have no base class of their own
             raise DistilError(f"{path} cannot be run ({error}): export the reader again") from error
         self._inputs = [entry.name for entry in self._session.get_inputs()]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._opened_with  # copied and pickled as the file that it opens
+
     def __call__(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Start and end logits (B, L), float32, of a batch of `utils.model_inputs.model_inputs`.
 
         The logits of padding are the model's, or -inf in int8.
         """
+        require_same_process(self._process)
         if self.backend != "onnx-int8":
             return self._run(inputs)
         mask = inputs["attention_mask"]

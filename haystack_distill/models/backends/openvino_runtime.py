@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.exported import require_same_process
 from haystack_distill.utils.devices import resolve_precision
+from haystack_distill.utils.processor import usable_cores
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _IMPORTING = threading.Lock()
@@ -53,6 +55,8 @@ class OpenVinoModel:
     ) -> None:
         self.path = path
         self.backend = backend
+        self._opened_with = partial(type(self), path, backend, num_threads, precision=precision, model_type=model_type)
+        self._process = os.getpid()
         core = _core()
         try:
             model = core.read_model(str(path))
@@ -73,7 +77,7 @@ class OpenVinoModel:
             "ENABLE_CPU_PINNING": False,
         }
         if num_threads is not None:
-            streams = max(1, _cores() // num_threads)
+            streams = max(1, usable_cores() // num_threads)
             settings |= {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": streams * num_threads}
         try:
             self._compiled = core.compile_model(model, "CPU", settings)
@@ -82,8 +86,12 @@ class OpenVinoModel:
         self._inputs = [entry.any_name for entry in self._compiled.inputs]
         self._idle: deque[Any] = deque()  # requests that no call is using; append and pop are atomic
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._opened_with, ()  # copied and pickled as the file that it opens
+
     def __call__(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Start and end logits (B, L), float32, of a batch of `utils.model_inputs.model_inputs`."""
+        require_same_process(self._process)
         try:
             request = self._idle.pop()
         except IndexError:  # one request can serve one call at a time
@@ -144,10 +152,3 @@ def _without_telemetry() -> Iterator[None]:
 @cache
 def _core() -> Any:
     return import_openvino("openvino").Core()
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
