@@ -203,8 +203,9 @@ def suggest_students(
         with temporary_directory() as scratch, writing(Path(scratch)):
             _export_for(backend, student, scratch)
             running: dict[str, Any] = {name: getattr(teacher, name) for name in _AS_THE_TEACHER}
-            if not backend.startswith("onnx") and teacher.precision != usual:
-                running["precision"] = teacher.precision  # asked for; each backend has its own "auto"
+            # Each runtime has its own "auto": the teacher's precision is meant for it only where that was asked for.
+            if backend == "torch" or (not backend.startswith("onnx") and teacher.precision != usual):
+                running["precision"] = teacher.precision
             if backend in ("torch", "auto"):
                 running["device"] = teacher.device
             if backend == "auto":

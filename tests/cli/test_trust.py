@@ -115,6 +115,15 @@ def test_agree_is_a_gate(model: Path, student_dir: Path, questions: Path, squad_
     assert run(*base, "--at-least", 0).exit_code == 0
 
 
+def test_agree_at_the_speed_that_a_reader_is_served_with(model: Path, questions: Path, tmp_path: Path) -> None:
+    exits = tmp_path / "exits"
+    assert run("student", "--teacher", model, "--early-exit", "--output-dir", exits).exit_code == 0
+    base = ["agree", "--model", exits, "--against", model, *WINDOWS, "--data", questions]
+    assert run_json(*base)["f1"] == 1
+    assert run_json(*base, "--speed", 1)["f1"] < 1
+    assert "no early exits, so speed=1.0" in refusal(*base[:1], "--model", model, *base[3:], "--speed", 1)
+
+
 def test_what_agree_refuses(model: Path, questions: Path, tmp_path: Path) -> None:
     base = ["agree", "--model", model, "--against", model, *WINDOWS, "--data", questions]
     for more, message in (

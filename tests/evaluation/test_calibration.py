@@ -174,6 +174,8 @@ def test_what_is_refused(teacher: Reader, articles: Path, squad_file: Path, tmp_
     untrained.untrained = ("qa_outputs.weight",)
     with pytest.raises(DistilError, match=r"qa_outputs\.weight are untrained; train it before"):
         calibrate(untrained, articles)
+    with pytest.raises(DistilError, match=r"at speed 0\.5 a temperature changes at which layer.*speed=0\)"):
+        calibrate(students.early_exit(teacher, branch_size=0).replace(speed=0.5), articles)
 
 
 def test_nothing_right(tiny_reader: Callable[..., Reader], answerable: Path) -> None:

@@ -130,6 +130,19 @@ def test_students_run_as_the_teacher_does(tiny_reader: Callable[..., Reader], mo
     assert len(loaded) == 3
 
 
+@pytest.mark.skipif(len(installed_runtimes()) < 2, reason="needs openvino, which is not installed here")
+def test_a_precision_that_nobody_asked_for_is_none_of_the_backends(
+    tiny_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenVINO's dynamic int8 and ONNX Runtime refuse bf16, which a reader has by itself where it is fast."""
+    monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", "bf16")
+    teacher = tiny_reader(num_hidden_layers=1, num_attention_heads=1).replace(precision="auto")
+    assert teacher.precision == "bf16"
+    assert suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="openvino-int8")
+    assert suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="auto")
+    assert "does without" not in caplog.text
+
+
 def test_refused(tiny_reader: Callable[..., Reader]) -> None:
     with pytest.raises(DistilError, match="no questions to time"):
         suggest_students(tiny_reader(), Budget(1, "MB"), [])

@@ -626,3 +626,14 @@ def test_replace_checks_as_the_constructor_does(tiny_reader: MakeReader, changes
     with pytest.raises(DistilError, match=message):
         reader.replace(**changes)
     assert (reader.window_settings, reader.batch_size, reader.precision) == (WindowSettings(48, 16, 16), 16, "fp32")
+
+
+def test_iterators_are_read_once_and_a_text_is_no_list(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    questions, contexts = [QUESTION, "Who came?"], [CONTEXT, "Baak came."]
+    expected = reader.answer_batch(list(zip(questions, contexts, strict=True)))
+    assert reader.answer_batch(zip(questions, contexts, strict=True)) == expected
+    assert len(reader.predict_pairs(zip(questions, contexts, strict=True))) == 2
+    assert reader.answer_passages("Who?", iter(contexts)) == reader.answer_passages("Who?", contexts)
+    with pytest.raises(DistilError, match=r"passages must be a list of texts; give a single one as \[passage\]"):
+        reader.answer_passages("Who?", contexts[0])

@@ -1,5 +1,6 @@
 """Descriptions of readers from their files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,21 @@ def test_a_reader_is_described_from_its_files(tiny_reader: Callable[..., Reader]
     assert found["shape"]["num_hidden_layers"] == 4
     assert found["fast_tokenizer"]
     assert (found["run"], found["exported"], found["unfinished_run"]) == (None, None, False)
+
+
+def test_exports_are_described_by_the_record_of_their_runtime(
+    tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    directory = tiny_reader().save(tmp_path / "reader")
+    records = {
+        "onnx": {"torch": {"metrics": {"f1": 2.0}}, "onnx": {"metrics": {"f1": 2.0}}},
+        # of an earlier run, which exported more
+        "openvino": {"torch": {}, "onnx": {}, "onnx-int8": {}, "openvino": {"speed": 3}},
+    }
+    for folder, backends in records.items():
+        (directory / folder).mkdir()
+        (directory / folder / "export.json").write_text(json.dumps({"backends": backends}))
+    assert describe(directory)["exported"] == records["onnx"] | {"openvino": {"speed": 3}}
 
 
 def test_what_is_broken_is_named(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:

@@ -138,6 +138,42 @@ def test_a_broken_export_is_left_out(
     assert "does without 'onnx'" in caplog.text
 
 
+def test_a_choice_without_all_candidates_is_not_kept(
+    tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = timed(monkeypatch, onnx=1.0)
+    place = tmp_path / "reader"
+    export_reader(tiny_reader(num_hidden_layers=1), place, ExportSettings(int8="none"))
+    content = (place / "onnx" / "model.onnx").read_bytes()
+    (place / "onnx" / "model.onnx").write_bytes(bytes(len(content)))  # of the same size
+    assert load(place).backend == "torch"
+    (place / "onnx" / "model.onnx").write_bytes(content)
+    assert load(place).backend == "onnx"
+    assert calls == [["torch"], ["torch", "onnx"]]
+
+
+def test_what_was_exported_from_other_weights_is_no_candidate(
+    tiny_reader: Callable[..., Reader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    timed(monkeypatch, onnx=1.0)
+    place = tmp_path / "reader"
+    export_reader(tiny_reader(num_hidden_layers=1), place, ExportSettings(int8="none"))
+    tiny_reader(num_hidden_layers=1, seed=9).model.save_pretrained(place)
+    assert load(place).backend == "torch"
+    assert "are no longer those that" in caplog.text
+
+
+def test_fewer_cores_are_measured_anew(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = timed(monkeypatch, onnx=1.0)
+    for cores in (2, 1, 2, 1):
+        monkeypatch.setattr(choice, "usable_cores", lambda cores=cores: cores)
+        load(directory)
+    assert len(calls) == 2
+
+
 def test_refused(directory: Path) -> None:
     with pytest.raises(DistilError, match="passages has no effect with backend 'onnx'; leave it out"):
         Reader.load(directory, backend="onnx", passages=3, window_settings=WINDOWS)

@@ -1,5 +1,10 @@
 """The ONNX Runtime session of an exported reader, and the files that it comes from."""
 
+import copy
+import json
+import os
+import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -151,3 +156,40 @@ def test_an_onnx_folder_of_the_users_stays(
     (theirs.parent / "notes.txt").touch()
     tiny_reader().save(tmp_path)
     assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]
+
+
+def test_other_weights_than_those_that_were_exported_are_refused(
+    tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    reader, place = tiny_reader(num_hidden_layers=1), tmp_path / "reader"
+    export_reader(reader, place, ExportSettings(int8="none"))
+    question, context = PAIRS[0]
+    expected = reader.answer(question, context)[0].text
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(place, elsewhere)  # with other times
+    assert Reader.load(elsewhere, backend="onnx", window_settings=WINDOWS).answer(question, context)[0].text == expected
+    (elsewhere / "model.safetensors").unlink()  # the exports alone serve too
+    Reader.load(elsewhere, backend="onnx", window_settings=WINDOWS)
+    tiny_reader(num_hidden_layers=1, seed=9).model.save_pretrained(place)  # leaves the export where it is
+    with pytest.raises(DistilError, match=r"weights in .* are no longer those that .*model.onnx was made from: export"):
+        Reader.load(place, backend="onnx", window_settings=WINDOWS)
+    record = json.loads((place / EXPORT_FOLDER / EXPORT_RECORD).read_text())
+    record.pop("weights")  # as earlier versions wrote it
+    (place / EXPORT_FOLDER / EXPORT_RECORD).write_text(json.dumps(record))
+    Reader.load(place, backend="onnx", window_settings=WINDOWS)
+
+
+def test_copies_and_pickles_open_the_file_again(exported: tuple[Reader, Path]) -> None:
+    reader = Reader.load(exported[1], backend="onnx-int8", window_settings=WINDOWS, num_threads=1)
+    expected = reader.answer_batch(PAIRS)
+    for one in (copy.deepcopy(reader), pickle.loads(pickle.dumps(reader))):
+        assert one.exported is not reader.exported
+        assert (one.backend, one.answer_batch(PAIRS)) == ("onnx-int8", expected)
+
+
+def test_a_forked_process_is_refused(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader.load(exported[1], backend="onnx", window_settings=WINDOWS)
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    with pytest.raises(DistilError, match=r"loaded before this process was forked.*load it in each process"):
+        reader.answer_batch(PAIRS)

@@ -1,5 +1,8 @@
 """The OpenVINO model of an exported reader, and what differs from ONNX Runtime."""
 
+import copy
+import os
+import pickle
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -140,7 +143,7 @@ def test_callers_get_a_request_each(exported: tuple[Reader, Path]) -> None:
 def test_num_threads_are_those_of_a_call(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from haystack_distill.models.backends import openvino_runtime
 
-    monkeypatch.setattr(openvino_runtime, "_cores", lambda: 2)
+    monkeypatch.setattr(openvino_runtime, "usable_cores", lambda: 2)
     for num_threads, streams in ((1, 2), (2, 1)):
         compiled = opened(exported[1], num_threads=num_threads)._compiled
         assert compiled.get_property("NUM_STREAMS") == streams
@@ -171,3 +174,18 @@ def test_nothing_is_reported_to_a_web_service() -> None:
     wrapper = import_openvino("nncf.telemetry.wrapper")
     assert isinstance(wrapper.telemetry, MagicMock)  # what NNCF takes where the module that reports is not installed
     assert sys.modules.get("openvino_telemetry", wrapper) is not None
+
+
+def test_copies_open_the_file_again_and_a_forked_process_is_refused(
+    exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened(exported[1])
+    inputs = inputs_of(exported[0])
+    for one in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert one is not model
+        assert (one.path, one.precision) == (model.path, "fp32")
+        assert all(torch.equal(*pair) for pair in zip(one(inputs), model(inputs), strict=True))
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    with pytest.raises(DistilError, match="loaded before this process was forked"):
+        model(inputs)
