@@ -70,7 +70,7 @@ class LanguageModel:
         if missing:
             raise DistilError(f"{name!r} holds no weights for {', '.join(missing)}: it is no whole encoder")
         if fresh:
-            logger.info("%s holds no head for masked language modelling; its encoder is taken", name)
+            logger.debug("%s holds no head for masked language modelling; its encoder is taken", name)
             model = model.base_model
         return cls(model, tokenizer, **settings)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 
@@ -42,9 +43,11 @@ from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.checks import check_type
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.hashing import hash_file
+from haystack_distill.utils.hashing import hash_file, hash_json
 from haystack_distill.utils.model_files import HEADS_FOLDER
 from haystack_distill.utils.model_fingerprint import student_record
+
+_TEACHER = "teacher"  # in the metadata of what a run leaves for a later one
 
 MethodSource: TypeAlias = Method | Objective | str
 
@@ -246,6 +249,7 @@ class Run:
                     on_trained()
                 return replace(result, heads=self._readers(heads))
             self.check_adaptation(evaluate is not None, objective)  # before the teacher runs over the data
+            _require_same_teacher(self.method, teacher)
             if prepare is not None:
                 prepare()
             objective.prepare()
@@ -267,13 +271,15 @@ class Run:
             metrics = evaluate() if evaluate is not None else {}
             seconds, readers = time.monotonic() - self.started, self._readers(heads)
             result = RunResult(steps, seconds, metrics, history, trained=trained, heads=readers)
-            return directory.finish(result, lambda path: self._save(path, objective, readers))
+            return directory.finish(result, lambda path: self._save(path, objective, readers, teacher))
 
     def _readers(self, heads: Heads | None) -> dict[str, Reader]:
         """The trained student with each of the heads that have a name."""
         return heads.readers(self.student) if heads is not None and isinstance(self.student, Reader) else {}
 
-    def _save(self, directory: Path, objective: Objective, heads: Mapping[str, Reader]) -> None:
+    def _save(
+        self, directory: Path, objective: Objective, heads: Mapping[str, Reader], teacher: Teacher | None
+    ) -> None:
         """Save the student, a reader for each of its heads, and what the objective leaves for a later run."""
         for name, reader in heads.items():
             reader.save(directory / HEADS_FOLDER / name, only_trained=self.adaptation.save_only_trained)
@@ -283,7 +289,8 @@ class Run:
             self.student.save(directory)
         for name, tensors in objective.results().items():
             content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            write_atomically(directory / f"{name}.safetensors", partial(save_file, content))
+            metadata = None if teacher is None else {_TEACHER: hash_json(teacher.fingerprint)}
+            write_atomically(directory / f"{name}.safetensors", partial(save_file, content, metadata=metadata))
 
 
 def _with_hashes(method: Method | Objective) -> Method | Objective:
@@ -306,6 +313,22 @@ def _with_hashes(method: Method | Objective) -> Method | Objective:
             hashes[option] = hash_file(path)
         parts.append((weight, replace(part, **hashes) if hashes else part))  # type: ignore[type-var]
     return MethodSum(tuple(parts)) if isinstance(method, MethodSum) else parts[0][1]
+
+
+def _require_same_teacher(method: Method | Objective, teacher: Teacher | None) -> None:
+    """Check that what an earlier run left was learnt from the teacher of this one.
+
+    Raises:
+        DistilError: It was learnt from another.
+    """
+    parts = parts_of(method) if isinstance(method, Method) else []
+    for option, path in (file for _, part in parts for file in part.files().items()):
+        with safe_open(str(path), framework="numpy") as stream:
+            learnt_from = (stream.metadata() or {}).get(_TEACHER)
+        if teacher is not None and learnt_from not in (None, hash_json(teacher.fingerprint)):
+            raise DistilError(
+                f"{option}: {path} was learnt from another teacher; take that one, or train it anew with this one"
+            )
 
 
 def _require_weights(objective: Objective, name: str) -> None:

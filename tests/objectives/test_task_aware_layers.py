@@ -116,3 +116,18 @@ def test_refused(tmp_path, tiny_reader, squad_file) -> None:
     objective = filtered(tmp_path, layer_mapping="last").objective(STUDENT, TEACHER)
     with pytest.raises(DistilError, match="do not fit this student, teacher and layer_mapping"):
         objective.prepare()
+
+
+def test_filters_of_another_teacher_are_refused(tmp_path, tiny_reader, squad_file) -> None:
+    settings = TrainingSettings(max_steps=1, batch_size=4, progress=False)
+    teacher, other = tiny_reader(seed=1), tiny_reader(seed=2)
+
+    def trainer(name: str) -> ReaderTrainer:
+        student = tiny_reader(num_hidden_layers=2)
+        return ReaderTrainer(student, tmp_path / name, settings, cache_dir=tmp_path / "cache")
+
+    trainer("filters").distil(teacher, squad_file, TaskFilters())
+    method = TaskAwareLayers(filters=str(tmp_path / "filters"))
+    with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors was learnt from another teacher"):
+        trainer("student").distil(other, squad_file, method)
+    trainer("other").distil(teacher, squad_file, method)

@@ -280,6 +280,14 @@ def test_values_are_chosen_on_held_out_training_questions(
     assert ran == []
 
 
+def test_a_value_of_the_grid_that_an_arm_cannot_have(given: Callable[..., Comparison]) -> None:
+    arms = arms_from_text("prediction_layer,prediction_layer(distillation_loss=mse)")
+    with pytest.raises(DistilError, match=r"temperature=2.*\(with temperature=2 of the grid; an arm keeps the value"):
+        plan_comparison(given(arms=arms, grid={"temperature": ["1", "2"]}))
+    arms = arms_from_text("prediction_layer,prediction_layer(distillation_loss=mse, temperature=1)")
+    assert plan_comparison(given(arms=arms, grid={"temperature": ["1", "2"]}))
+
+
 def test_a_grid_that_changes_later(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
     """What was tried is known by its values, and a finished student of other values before anything is tried."""
     data = tmp_path / "several.json"
