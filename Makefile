@@ -31,7 +31,7 @@ demo: $(FARM)/.installed
 	$(OFFLINE) $(FARM)/bin/haystack-distill demo
 
 demo-haystack: $(HAYSTACK)/.installed
-	$(OFFLINE) $(HAYSTACK)/bin/haystack-distill demo --haystack 3
+	$(OFFLINE) $(HAYSTACK)/bin/haystack-distill demo
 
 # Coverage costs time: one environment counts everything, the other the integrations, of which each can import its own.
 test: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev

@@ -124,7 +124,12 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces the line `::methods` by a table of the methods, and each line `::options` by what a class takes."""
+    """Replaces the line `::methods` by a table of the methods, and each line `::options` by what a class takes.
+
+    Links to what is a file in the repository and a page of the site go to the page.
+    """
+    markdown = re.sub(r"\]\(\.\./tutorials/(\w+)\.ipynb\)", r"](tutorials/\1.md)", markdown)
+    markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md")
     markdown = re.sub(r"^::methods$", lambda _: _table_of_methods(), markdown, flags=re.MULTILINE)
     return re.sub(r"^::options ([\w.]+)$", lambda found: _options(found[1]), markdown, flags=re.MULTILINE)
 
@@ -148,8 +153,10 @@ def _table_of_methods() -> str:
 
 
 def _method(name: str, place: str) -> str:
-    """A method without a page of its own has its docstring for one."""
-    return f"# {name}\n\n::: {place}\n    options:\n      show_root_heading: false\n"
+    """A method without a page of its own has its docstring for one; its place in the reference is another page."""
+    sections = griffe.Docstring(_class(place).docstring.value).parse("google")
+    text = "\n\n".join(section.value for section in sections if section.kind.value == "text")
+    return f"# {name}\n\n{text}\n\n## Options\n\n::options {place}\n\nCode: [`{name}`][{place}].\n"
 
 
 def _options(place: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from haystack_distill.recipes.template import template
 from tests.conftest import IS_FARM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,3 +62,9 @@ def test_stored_outputs_are_clean(path: Path) -> None:
     printed = "\n".join(str(output.get("text", output.get("data", {}).get("text/plain"))) for output in outputs)
     for unwanted in (str(TUTORIALS.parent), "/tmp/", "{'loss':", "Warning"):
         assert unwanted not in printed
+
+
+def test_the_stored_recipe_is_what_init_writes() -> None:
+    notebook = nbformat.read(TUTORIALS / "2_the_three_step_recipe.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if cell.source.endswith("print(template())")]
+    assert cell.outputs[0].text == template() + "\n"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.data.window_settings import WindowSettings
+from haystack_distill.errors import DistilError
 from haystack_distill.models.embedded_teacher import embedded_teacher
 from haystack_distill.models.reader import Reader
 from haystack_distill.objectives.intermediate_layers import IntermediateLayers
@@ -40,11 +42,14 @@ INTERMEDIATE_LEARNING_RATE = 1e-3
 RESULT_FILE = "demo.json"
 
 
-def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, json: bool = False) -> dict[str, Any]:
+def run_demo(
+    haystack: int | None = None, seed: int = 42, output_dir: Path | None = None, json: bool = False
+) -> dict[str, Any]:
     """Distil on the sample, compare with a student trained on labels only, and answer questions in a pipeline.
 
     Args:
-        haystack: Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai).
+        haystack: Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai); by default the one that is
+            installed.
         seed: Seed of the training runs.
         output_dir: Where the distilled reader goes; `demo-reader` by default.
         json: Print nothing; the caller prints what is returned.
@@ -52,15 +57,21 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     Returns:
         `models`: the table's rows; `answers`: of each question the student's answer in the pipeline with its score and
         whether it is right, the same of the teacher, and the reference answers; `directory`; `seconds`.
+
+    Raises:
+        DistilError: That Haystack is not installed, or the directory holds something other than a demo's reader.
     """
     began = time.monotonic()
     console, steps = Console(quiet=json), Console(stderr=True, quiet=json)
     directory = expand_user(output_dir or "demo-reader")
+    haystack = _installed_haystack(haystack)
     require_writable(directory)
     require_seed(seed)
     dev = sample_path("dev")
     teacher = embedded_teacher(window_settings=WindowSettings(max_seq_len=256, doc_stride=128))
     own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again
+    if not own and directory.is_dir() and any(directory.iterdir()):
+        raise DistilError(f"{directory} is not empty, and no demo was seen to its end there; give another --output-dir")
     labels_only, distilled = train_students(teacher, seed, directory, steps, progress=not json, overwrite=own)
     rows = [
         {"model": name, **measure(reader, dev, progress=not json)}
@@ -78,6 +89,24 @@ def run_demo(haystack: int = 1, seed: int = 42, output_dir: Path | None = None, 
     write_json(directory / RESULT_FILE, result)
     steps.print(f"{result['seconds']:.0f} s")
     return result
+
+
+def _installed_haystack(wanted: int | None) -> int:
+    """The Haystack of this environment: 1 or 3.
+
+    Raises:
+        DistilError: There is none, or not the one that is wanted.
+    """
+    packages = {1: "farm-haystack", 3: "haystack-ai"}  # both are imported as `haystack`
+    there = {one.name for one in distributions()}
+    installed = [number for number, package in packages.items() if package in there]
+    if wanted is None and installed:
+        return installed[0]
+    if wanted not in installed:
+        needed = packages[wanted] if wanted is not None else " or ".join(packages.values())
+        remedy = "leave --haystack out" if installed else f"install {needed}"
+        raise DistilError(f"the demo answers in a pipeline of {needed}, which is not installed here; {remedy}")
+    return wanted
 
 
 def train_students(

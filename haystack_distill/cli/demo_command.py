@@ -9,7 +9,12 @@ from haystack_distill.cli.shared import JSON
 from haystack_distill.errors import DistilError
 
 _OPTIONS = [
-    option("haystack", int, 1, "Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai)."),
+    option(
+        "haystack",
+        int | None,
+        None,
+        "Whose pipeline answers at the end: 1 (farm-haystack) or 3 (haystack-ai). Default: the one that is installed.",
+    ),
     option("seed", int, 42, "Seed of the training runs."),
     option(
         "output_dir",
@@ -22,14 +27,14 @@ _OPTIONS = [
 
 
 @with_options(_OPTIONS, [JSON])
-def demo(haystack: int, seed: int, output_dir: Path | None, json: bool) -> None:
+def demo(haystack: int | None, seed: int, output_dir: Path | None, json: bool) -> None:
     """See it work: distil the embedded teacher on the sample data that comes with this package.
 
     \b
     Example:
       haystack-distill demo
     """
-    if haystack not in (1, 3):
+    if haystack not in (None, 1, 3):
         raise DistilError(f"--haystack is 1 (farm-haystack) or 3 (haystack-ai), not {haystack}")
     with logs_on_stderr() if json else contextlib.nullcontext():
         from haystack_distill.cli.demo import run_demo

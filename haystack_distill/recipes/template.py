@@ -59,7 +59,7 @@ class Draft:
     p_mask: str = ""
     layers_epochs: str = "2  # most of the epochs belong here"
     distillation_loss_weight: str = "1.0  # 1: teacher only, 0: labels only"
-    answers_rate: str = "3e-4"
+    answers_rate: str = "2e-4  # for a width of 768; narrower ones had 3e-4"
     notes: str = ""
 
 
@@ -122,8 +122,9 @@ def _for_teacher(draft: Draft, name: str, reader: "Reader") -> Draft:
         f"{reader.n_parameters / 1e6:.0f} M weights",
         student=_student_of(layers, feed_forward_size(reader.model), half_shape(reader)),
     )
-    if config.hidden_size >= WIDE:
-        draft = replace(draft, answers_rate=f"2e-4  # for a width of {config.hidden_size}; narrower ones had 3e-4")
+    wide = config.hidden_size >= WIDE
+    rate = f"2e-4  # for a width of {config.hidden_size}; narrower ones had 3e-4" if wide else "3e-4"
+    draft = replace(draft, answers_rate=rate)
     if positions is not None and positions < 384:
         draft = replace(draft, max_seq_len=f"{positions}  # the teacher has no more positions")
     try:
@@ -167,13 +168,14 @@ def _for_data(draft: Draft, name: str, reader: "Reader | None", kind: str, machi
             notes="# Some questions have no answer: take a teacher that was trained on such questions (SQuAD 2.0).\n",
         )
     draft = _for_size(draft, questions, kind, machine)
-    longest, words = _contexts(examples, reader)
-    steps = min(10_000, max(100, _PASSES * words // _TOKENS_PER_STEP))
-    draft = replace(draft, general_steps=f"{steps}  # about {_PASSES} passes over the contexts")
+    longest, tokens, looked_at = _contexts(examples, reader)
+    steps = min(10_000, max(100, _PASSES * tokens // _TOKENS_PER_STEP))
+    passes = max(1, round(steps * _TOKENS_PER_STEP / max(1, tokens)))
+    draft = replace(draft, general_steps=f"{steps}  # about {passes} passes over the contexts")
     limit = int(draft.max_seq_len.split()[0])
     fitting = [size for size in _SIZES if size <= limit and longest + _QUESTION <= size]
     if reader is not None and fitting and fitting[0] < limit:
-        why = f"the longest of {min(_CONTEXTS, questions):,} contexts has {longest} tokens: one window holds it"
+        why = f"the longest of {looked_at:,} contexts has {longest} tokens: one window holds it"
         draft = replace(draft, max_seq_len=f"{fitting[0]}  # {why}")
     return draft
 
@@ -185,8 +187,8 @@ def _for_size(draft: Draft, questions: int, kind: str, machine: str) -> Draft:
     return replace(draft, multiplication_factor=f"{factor}  # versions of each question: {why}")
 
 
-def _contexts(examples: "datasets.Dataset", reader: "Reader | None") -> tuple[int, int]:
-    """Tokens of the longest of some contexts, and of all contexts together, estimated."""
+def _contexts(examples: "datasets.Dataset", reader: "Reader | None") -> tuple[int, int, int]:
+    """Tokens of the longest of some contexts, and of all contexts together, estimated; how many were looked at."""
     some = list(_distinct(examples.select(range(min(len(examples), 20 * _CONTEXTS)))))
     chosen = some[:: max(1, len(some) // _CONTEXTS)][:_CONTEXTS]
     if reader is None:
@@ -194,7 +196,7 @@ def _contexts(examples: "datasets.Dataset", reader: "Reader | None") -> tuple[in
     else:
         lengths = [len(ids) for ids in reader.tokenizer(chosen, add_special_tokens=False, verbose=False)["input_ids"]]
     share = len(some) / min(len(examples), 20 * _CONTEXTS)
-    return max(lengths), int(sum(lengths) / len(lengths) * share * len(examples))
+    return max(lengths), int(sum(lengths) / len(lengths) * share * len(examples)), len(lengths)
 
 
 def _distinct(examples: "datasets.Dataset") -> Iterator[str]:

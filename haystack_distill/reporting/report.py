@@ -138,7 +138,7 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(directory: Path) -> dict[str, Any]:
     path = directory / REPORT_FILE
-    remedy = "write the run's report first (a run with dev data writes it)"
+    remedy = "give OUTPUT_DIR/reader of a recipe with dev_data or dev_split, which writes it"
     content = read_json_object(directory, REPORT_FILE, remedy)
     if content is None:
         raise DistilError(f"{directory} holds no {REPORT_FILE}: {remedy}")

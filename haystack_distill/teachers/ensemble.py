@@ -46,7 +46,8 @@ class EnsembleTeacher(Teacher):
         average: As given.
 
     Raises:
-        DistilError: There are fewer than two teachers, the weights do not match them, or `average` is unknown.
+        DistilError: There are fewer than two teachers, one of them is a reader, the weights do not match them, or
+            `average` is unknown.
 
     Example:
         >>> teacher = EnsembleTeacher([CachedTeacher(first), CachedTeacher(second)], [0.7, 0.3])  # doctest: +SKIP
@@ -62,6 +63,8 @@ class EnsembleTeacher(Teacher):
     ) -> None:
         if len(teachers) < 2:
             raise DistilError(f"an ensemble needs two or more teachers, not {len(teachers)}; give one teacher as it is")
+        if not all(isinstance(one, Teacher) for one in teachers):
+            raise DistilError("an ensemble is made of teachers; give each reader as CachedTeacher(reader)")
         weights = [1.0] * len(teachers) if weights is None else list(weights)
         if len(weights) != len(teachers) or not all(is_number(weight) and weight > 0 for weight in weights):
             raise DistilError(

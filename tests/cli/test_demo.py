@@ -4,24 +4,16 @@ import io
 import json
 import re
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from haystack_distill import Reader
+from haystack_distill import DistilError, Reader
 from haystack_distill.cli import demo
 from haystack_distill.data.sample import sample_path
 from haystack_distill.data.squad.load import load_examples
-
-
-def installed_haystack() -> int:
-    """Whose pipeline this environment can run: 1 or 3."""
-    try:
-        return 1 if version("farm-haystack") else 3
-    except PackageNotFoundError:
-        return 3
 
 
 @pytest.mark.slow
@@ -37,7 +29,7 @@ def test_the_demo_distils_measures_and_answers(
     monkeypatch.setattr(demo, "LAYERS", 3)
     monkeypatch.setattr(demo, "INTERMEDIATE_SIZE", 16)
     monkeypatch.setattr(demo, "QUESTIONS", {"How many masons came?": "q0-3", "Who, then, owns the glacier?": "q0-7"})
-    result = demo.run_demo(haystack=installed_haystack(), output_dir=tmp_path / "reader", json=True)
+    result = demo.run_demo(output_dir=tmp_path / "reader", json=True)
     assert capsys.readouterr().out == ""
     teacher, labels_only, distilled = result["models"]
     assert teacher["parameters"] > distilled["parameters"] == labels_only["parameters"]
@@ -49,6 +41,23 @@ def test_the_demo_distils_measures_and_answers(
             assert one["right"] == (one["answer"].lower() in answer["reference"])
     assert json.loads((tmp_path / "reader" / "demo.json").read_text())["models"] == result["models"]
     assert Reader.load(tmp_path / "reader").n_parameters == distilled["parameters"]
+
+
+def test_what_cannot_end_well_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = 3 if "farm-haystack" in {one.name for one in distributions()} else 1
+    monkeypatch.setattr(demo, "train_students", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(DistilError, match=r"which is not installed here; leave --haystack out"):
+        demo.run_demo(haystack=other, output_dir=tmp_path)
+    monkeypatch.setattr(demo, "distributions", list)
+    with pytest.raises(DistilError, match="not installed here; install farm-haystack or haystack-ai"):
+        demo.run_demo(output_dir=tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(demo, "train_students", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DistilError, match="is not empty, and no demo was seen to its end there; give another"):
+        demo.run_demo(output_dir=tmp_path)
 
 
 @pytest.mark.parametrize("width", [80, 160])

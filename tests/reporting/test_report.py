@@ -279,7 +279,7 @@ def test_what_cannot_be_compared(examples: datasets.Dataset, tmp_path: Path) -> 
         DistilError, match=r"other was measured on other data than .*one \(4 questions, SHA-256 .* same dev data"
     ):
         compare_reports([one, other], output)
-    with pytest.raises(DistilError, match=r"none holds no report\.json: write the run's report first"):
+    with pytest.raises(DistilError, match=r"none holds no report\.json: give OUTPUT_DIR/reader of a recipe"):
         compare_reports([one, none], output)
     for runs in ([], [one], [one, one / ".." / "one"]):
         with pytest.raises(DistilError, match="at least two different runs"):

@@ -135,6 +135,8 @@ def test_bad_ensembles(tiny_reader: MakeReader) -> None:
     teacher = CachedTeacher(tiny_reader())
     with pytest.raises(DistilError, match="needs two or more teachers, not 1"):
         EnsembleTeacher([teacher])
+    with pytest.raises(DistilError, match=r"give each reader as CachedTeacher\(reader\)"):
+        EnsembleTeacher([teacher, tiny_reader()])
     for weights in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(DistilError, match="needs 2 weights above 0"):
             EnsembleTeacher([teacher, teacher], weights)
