@@ -403,7 +403,7 @@ class Recipe:
                     "unlabelled ones"
                 )
         if self.labels_only and not self.measured:
-            raise DistilError("labels_only is there to compare with; give dev_data, or leave it out")
+            raise DistilError("labels_only is there to compare with; give dev_data or dev_split, or leave it out")
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require_seed(self.seed)
         require_licence(self.license)
@@ -494,7 +494,7 @@ def _recipe(content: Mapping[str, Any]) -> Recipe:
     made = Recipe(**values, windows=windowed)
     for stage, given in zip(made.stages, content["stages"], strict=True):
         if "evaluate_every" in given and stage.settings.evaluate_every and not made.measured:
-            raise DistilError(f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data")
+            raise DistilError(f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data or dev_split")
     return made
 
 
