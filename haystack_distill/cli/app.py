@@ -50,13 +50,18 @@ def _start(
     """Distil question answering readers for Haystack: a big, slow teacher in; a small, fast student out.
 
     \b
-    The usual way:
+    The usual way (`haystack-distill recipe init` writes it as one file):
       T=deepset/roberta-base-squad2
-      haystack-distill student --teacher $T --layers 6 --output-dir cut
-      haystack-distill distil --teacher $T --student cut \\
-          --data train.json --method intermediate_layers --output-dir middle
+      haystack-distill student --teacher $T --layers 10 \\
+          --intermediate-size 896 --data train.json --output-dir start
+      haystack-distill distil --teacher $T --student start \\
+          --data train.json --method intermediate_layers \\
+          --attention-loss-weight 0 --learning-rate 1e-3 --n-epochs 2 \\
+          --output-dir middle
       haystack-distill distil --teacher $T --student middle \\
-          --data train.json --dev-data dev.json --output-dir finished
+          --data train.json --dev-data dev.json --temperature 2 \\
+          --distillation-loss-weight 1 --learning-rate 2e-4 \\
+          --output-dir finished
       haystack-distill ask --model finished --question "Who wrote it?" \\
           --context "Ada Lovelace wrote it in 1843."
 
