@@ -71,7 +71,7 @@ def run_demo(
     teacher = embedded_teacher(window_settings=WindowSettings(max_seq_len=256, doc_stride=128))
     own = output_dir is None or (directory / RESULT_FILE).exists()  # a demo may be seen again
     if not own and directory.is_dir() and any(directory.iterdir()):
-        raise DistilError(f"{directory} is not empty, and no demo was seen to its end there; give another --output-dir")
+        raise DistilError(f"{directory} is not empty and holds no finished demo; give another --output-dir")
     labels_only, distilled = train_students(teacher, seed, directory, steps, progress=not json, overwrite=own)
     rows = [
         {"model": name, **measure(reader, dev, progress=not json)}

@@ -494,7 +494,9 @@ def _recipe(content: Mapping[str, Any]) -> Recipe:
     made = Recipe(**values, windows=windowed)
     for stage, given in zip(made.stages, content["stages"], strict=True):
         if "evaluate_every" in given and stage.settings.evaluate_every and not made.measured:
-            raise DistilError(f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data or dev_split")
+            raise DistilError(
+                f"stage {stage.name}: evaluate_every has no effect without dev_data; give dev_data or dev_split"
+            )
     return made
 
 

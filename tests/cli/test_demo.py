@@ -56,7 +56,7 @@ def test_what_cannot_end_well_is_refused_before_anything_is_trained(
     monkeypatch.undo()
     monkeypatch.setattr(demo, "train_students", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DistilError, match="is not empty, and no demo was seen to its end there; give another"):
+    with pytest.raises(DistilError, match="is not empty and holds no finished demo; give another"):
         demo.run_demo(output_dir=tmp_path)
 
 
