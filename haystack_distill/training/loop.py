@@ -343,10 +343,12 @@ class _LoopTrainer(Trainer):
     def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
         with part("backward"):  # and within it the batch and the loss, parts of their own
             loss = super().training_step(*arguments, **keywords)
-        if not self._gradient_checked and self.args.world_size == 1 and self.objective.trains_student:
+        if not self._gradient_checked:
             self._gradient_checked = True
-            # Projections learn in any case, so that the loss alone does not say whether the student does.
-            if all(parameter.grad is None for parameter in self.model.student.parameters()):  # type: ignore[union-attr]
+            # Projections learn in any case, so that the loss alone does not tell whether the student does. Where
+            # gradients are divided among processes, they are not those of the parameters.
+            divided = self.args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled
+            if self.objective.trains_student and not divided and self._has_no_gradient():
                 raise self._nothing_learns()
         return loss
 
@@ -387,6 +389,9 @@ class _LoopTrainer(Trainer):
         if not total.requires_grad:
             raise self._nothing_learns()
         return total
+
+    def _has_no_gradient(self) -> bool:
+        return all(parameter.grad is None for parameter in self.model.student.parameters())  # type: ignore[union-attr]
 
     def _nothing_learns(self) -> DistilError:
         return DistilError(
