@@ -260,7 +260,8 @@ class _LoopTrainer(Trainer):
         self._compiled: AbstractContextManager[Any] = compiled
         self._losses = StepLosses(student.device, data.describe)  # since the last log entry
         self._steps_with: dict[str, int] = {}  # number of those steps that had the term
-        self._terms_checked = self._gradient_checked = False
+        self._terms_checked = False
+        self._gradient_checked = adaptation.freezes_later  # what a method trains of its own may learn alone at first
 
     def _collate(self, rows: Any) -> dict[str, Tensor]:
         batch = self.data.collate(rows, length_multiple(self.precision))

@@ -166,10 +166,13 @@ class Run:
             return
         encoder = {id(parameter) for parameter in self.adaptation.first_trained(model)} - head_of(model)
         adaptation, method = ADAPTATIONS.name_of(self.adaptation), method_name(self.method)
+        later = self.adaptation.freezes_later
+        if not encoder and later and any(True for _ in objective.parameters()):
+            return  # what the method trains of its own learns first, as with Mukherjee and Awadallah's
         if not encoder:
             raise DistilError(
-                f"{adaptation} trains the head {'first and ' if self.adaptation.freezes_later else ''}alone, and "
-                f"{method} compares no answers, so nothing would be learnt; choose another adaptation"
+                f"{adaptation} trains the head {'first and ' if later else ''}alone, and {method} compares no answers, "
+                "so nothing would be learnt; choose another adaptation"
             )
         layers = (*request.attention_scores, *request.query_key_value)
         if request.hidden_states or not layers:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AlbertConfig, AlbertForQuestionAnswering
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, students
@@ -201,3 +202,12 @@ def test_biases_of_a_model_without_any(tiny_reader: MakeReader) -> None:
             module.bias = None
     with pytest.raises(DistilError, match="encoder of a bert model has no biases, so the head alone"):
         learning(model, Biases())
+
+
+def test_what_a_method_trains_of_its_own_may_learn_first(tiny_reader: MakeReader, squad_file: Path) -> None:
+    teacher, student = tiny_reader(), tiny_reader(num_hidden_layers=2, seed=3)
+    settings = TrainingSettings(max_steps=4, batch_size=4, learning_rate=1e-2, precision="fp32", progress=False)
+    before = [parameter.clone() for parameter in student.model.base_model.parameters()]
+    trainer = ReaderTrainer(student, None, settings)
+    trainer.distil(teacher, squad_file, Representation(), adaptation=GradualUnfreezing(2))
+    assert not all(map(torch.equal, before, student.model.base_model.parameters()))
