@@ -256,6 +256,8 @@ class Reader:
             raise DistilError(f"passages has no effect with backend {backend!r}; leave it out, or use backend='auto'")
         if backend != "torch":
             model, tokenizer = load_without_weights(AutoModelForQuestionAnswering, name, "reader", **hub)
+            if isinstance(model, EarlyExitModel):
+                raise DistilError(f"{name} has early exits, which run in PyTorch alone; leave backend={backend!r} out")
             exported = open_exported(
                 find_exported(name, backend, **hub),
                 backend,

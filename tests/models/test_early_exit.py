@@ -333,3 +333,9 @@ def test_questions_of_any_number_of_windows_are_read_together(reader: Reader, mo
         assert layers_by_window() == expected
     monkeypatch.setattr("haystack_distill.models.reader._TOGETHER", 1)  # a question in several parts
     assert sorted(layers_by_window()) == list(range(len(windows)))
+
+
+def test_an_exported_backend_is_refused_with_the_remedy(reader: Reader, tmp_path: Path) -> None:
+    directory = reader.save(tmp_path / "exits")
+    with pytest.raises(DistilError, match="has early exits, which run in PyTorch alone; leave backend='onnx' out"):
+        Reader.load(directory, backend="onnx")
