@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,7 +118,14 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
 
 def weight_hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of each file with weights of a reader directory, as the record of an export holds them."""
-    return {file.name: hash_file(file) for file in weight_files(directory) if file.exists()}
+    there = [(file, file.stat()) for file in weight_files(directory) if file.exists()]
+    return {file.name: _hash_of(file, found.st_size, found.st_mtime_ns) for file, found in there}
+
+
+@cache
+def _hash_of(file: Path, size: int, modified: int) -> str:
+    """The hash of a file as it is now: "auto" asks for that of the same weights once for each backend and loading."""
+    return hash_file(file)
 
 
 def require_same_weights(name: str, backend: str) -> None:
