@@ -18,7 +18,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.measurements import milliseconds_per_question
 from haystack_distill.evaluation.passages import answer_with_passages, with_other_passages
 from haystack_distill.models.backends.choice import installed_runtimes
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, check_backend
+from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, check_backend, runtime_of
 from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.reader import Reader
@@ -262,7 +262,7 @@ def _export_for(backend: str, student: Reader, directory: str) -> None:
         return
     if backend != "auto":
         int8 = "dynamic" if backend in INT8_BACKENDS else "none"
-        export_reader(student, directory, ExportSettings(int8=int8, runtime=backend.partition("-")[0]))
+        export_reader(student, directory, ExportSettings(int8=int8, runtime=runtime_of(backend)))
         return
     runtimes = [one for one in installed_runtimes() if find_spec("onnx") is not None]  # which both are exported by
     for runtime in ["all", *runtimes] if len(runtimes) > 1 else runtimes:

@@ -22,6 +22,7 @@ from haystack_distill.models.backends.exported import (
     INT8_BACKENDS,
     open_exported,
     remove_exported,
+    runtime_of,
     weight_hashes,
 )
 from haystack_distill.models.backends.onnx_runtime import import_onnx
@@ -209,11 +210,6 @@ def holds_reader(directory: Path, reader: Reader) -> bool:
         return False
     same = tokenizer_fingerprint(there.tokenizer) == tokenizer_fingerprint(reader.tokenizer)
     return same and model_fingerprint(there.model) == model_fingerprint(reader.model)
-
-
-def runtime_of(backend: str) -> str:
-    """The runtime of a backend: "onnx" or "openvino"."""
-    return backend.partition("-")[0]
 
 
 def calibration_inputs(windows: Windows) -> Iterator[dict[str, torch.Tensor]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.exported import runtime_of
 from haystack_distill.utils.families import SHAPE_NAMES
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.model_files import (
@@ -56,6 +57,6 @@ def _exported(directory: Path) -> dict[str, Any] | None:
         record = read_json_object(directory, f"{folder}/{EXPORT_RECORD}")
         # The record of a runtime holds those of the same run too, which may have been exported anew since.
         for name, entry in ((record or {}).get("backends") or {}).items():
-            if name.partition("-")[0] == folder or (name == "torch" and (name not in found or "metrics" in entry)):
+            if runtime_of(name) == folder or (name == "torch" and (name not in found or "metrics" in entry)):
                 found[name] = entry
     return found or None

@@ -13,7 +13,7 @@ import torch
 from transformers.utils import cached_file
 
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, require_same_weights
+from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, require_same_weights, runtime_of
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory
 from haystack_distill.utils.devices import resolve_precision
@@ -116,7 +116,7 @@ def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
     found = {}
     records = {runtime: _record(name, f"{runtime}/{EXPORT_RECORD}", **hub) for runtime in installed_runtimes()}
     for backend, files in FILES.items():
-        record = records.get(backend.partition("-")[0], {})
+        record = records.get(runtime_of(backend), {})
         if backend not in record.get("backends", {}):
             continue
         if backend in INT8_BACKENDS and not keeps_promise(record, backend):

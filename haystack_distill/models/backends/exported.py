@@ -67,6 +67,11 @@ def check_backend(backend: str) -> None:
         raise DistilError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
 
 
+def runtime_of(backend: str) -> str:
+    """The runtime of a backend, which is the folder of its files too: "onnx" or "openvino"."""
+    return backend.partition("-")[0]
+
+
 def open_exported(
     path: Path,
     backend: str,
