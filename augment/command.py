@@ -20,7 +20,7 @@ from augment.settings import AugmentSettings, settings_from
 from augment.shards import merge_shards
 from augment.show import preview, summary
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.console import errors_as_messages, never_lose_a_result
+from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, stop_cleanly
 from haystack_distill.utils.files import expand_user
 from haystack_distill.utils.options import argument_help
 
@@ -78,6 +78,7 @@ def _script(ctx: typer.Context, **options: Any) -> None:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     never_lose_a_result()
+    stop_cleanly()
     try:
         with errors_as_messages():
             _run(options, {name for name in options if _is_given(ctx, name)}, console)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, print_message
+from haystack_distill.utils.console import errors_as_messages, never_lose_a_result, print_message, stop_cleanly
 
 
 class Commands(TyperGroup):
@@ -24,6 +24,7 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line, on a stdout that takes every character."""
         never_lose_a_result()
+        stop_cleanly()
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:

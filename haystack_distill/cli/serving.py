@@ -112,8 +112,8 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
     require_writable(output_dir)
     with logs_on_stderr():
         from haystack_distill.export.exporting import ExportSettings, export_reader, holds_reader
-        from haystack_distill.reporting.card_sections import add_section, read_card
-        from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
+        from haystack_distill.reporting.card_sections import add_section, read_card, without_section, write_card
+        from haystack_distill.reporting.int8 import COLUMNS, exported_int8, int8_rows, int8_section
 
         settings = ExportSettings(**{name: given[name] for name in _SETTINGS})
         calibration = None
@@ -130,8 +130,11 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
             )
         card = read_card(Path(model))
         record = export_reader(reader, output_dir, settings, calibration=calibration, data=measured)
-        if card is not None and "tried" in record:
-            add_section(output_dir, card, "int8", int8_section(record))
+        kept = exported_int8(output_dir)  # another runtime's too, which an earlier export made of the same reader
+        if card is not None and kept:
+            add_section(output_dir, card, "int8", int8_section(kept))
+        elif card is not None and in_place and (plain := without_section(card, "int8")) != card:
+            write_card(output_dir, plain)
     if given["json"]:
         result = {"command": "export", "output_dir": output_dir, "backends": record["backends"]}
         print_result(True, result | {name: record[name] for name in ("tried",) if name in record})

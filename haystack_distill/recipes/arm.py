@@ -26,7 +26,7 @@ from haystack_distill.recipes.runner import RESULT_FILE, run_recipe
 from haystack_distill.recipes.schema import READER, Recipe, load_recipe
 from haystack_distill.training.run_record import versions
 from haystack_distill.utils.atomic import write_json
-from haystack_distill.utils.console import LogHandler, errors_as_messages
+from haystack_distill.utils.console import LogHandler, errors_as_messages, stop_cleanly
 from haystack_distill.utils.devices import resolve_device
 from haystack_distill.utils.files import temporary_directory
 from haystack_distill.utils.memory import peak_memory
@@ -40,6 +40,7 @@ RECIPE_FILE = "recipe.yaml"
 ARM, TIMED_ARM = "arm", "timed-arm"  # kinds of jobs: a student, and some of its steps, which are only timed
 TEACHER, TEACHER_INT8 = "teacher", "teacher-int8"
 
+_INTERRUPTED = 130  # the exit code of what was stopped by a signal such as Ctrl-C
 _OF_THE_CALL = ("progress", "keep_reader", "alone")  # of a job: not for its record
 _TRAINED_SECONDS = "train_runtime"  # in the last line of a run's log: seconds of its steps, evaluations included
 
@@ -188,8 +189,12 @@ def main() -> None:
     logger = logging.getLogger("haystack_distill")
     logger.addHandler(LogHandler())
     logger.setLevel(logging.INFO)
-    with errors_as_messages():
-        run_job(Path(sys.argv[1]))
+    stop_cleanly()
+    try:
+        with errors_as_messages():
+            run_job(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)  # the comparison has the message
 
 
 if __name__ == "__main__":

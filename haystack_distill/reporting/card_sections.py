@@ -26,13 +26,27 @@ def add_section(directory: Path, card: str, title: str, text: str) -> Path:
         title: The title of the section.
         text: Its content, in Markdown.
     """
-    heading = f"## {title}\n{_OURS}\n"
-    kept = re.sub(rf"^{re.escape(heading)}.*?^{re.escape(_END)}\n*", "", card, flags=re.MULTILINE | re.DOTALL)
-    section = f"{heading}\n{text}\n\n{_END}\n\n"
+    kept = without_section(card, title)
+    section = f"{_heading(title)}\n{text}\n\n{_END}\n\n"
     limits = _LIMITS.search(kept)
     if limits is None:
         written = f"{kept.rstrip()}\n\n{section.rstrip()}\n"
     else:
         written = kept[: limits.start()] + section + kept[limits.start() :]
-    write_atomically(directory / CARD_FILE, lambda temporary: temporary.write_text(written, encoding="utf-8"))
+    return write_card(directory, written)
+
+
+def without_section(card: str, title: str) -> str:
+    """A model card without a section that `add_section` wrote."""
+    heading = re.escape(_heading(title))
+    return re.sub(rf"^{heading}.*?^{re.escape(_END)}\n*", "", card, flags=re.MULTILINE | re.DOTALL)
+
+
+def write_card(directory: Path, card: str) -> Path:
+    """Write the text of a model card to a directory."""
+    write_atomically(directory / CARD_FILE, lambda temporary: temporary.write_text(card, encoding="utf-8"))
     return directory / CARD_FILE
+
+
+def _heading(title: str) -> str:
+    return f"## {title}\n{_OURS}\n"

@@ -282,18 +282,25 @@ class Run:
 
     def _save(
         self, directory: Path, objective: Objective, heads: Mapping[str, Reader], teacher: Teacher | None
-    ) -> None:
-        """Save the student, a reader for each of its heads, and what the objective leaves for a later run."""
+    ) -> list[str]:
+        """Save the student, a reader for each of its heads, and what the objective leaves for a later run.
+
+        Returns:
+            The names of the files for a later run.
+        """
         for name, reader in heads.items():
             reader.save(directory / HEADS_FOLDER / name, only_trained=self.adaptation.save_only_trained)
         if isinstance(self.student, Reader):
             self.student.save(directory, only_trained=self.adaptation.save_only_trained)
         else:
             self.student.save(directory)
+        left = []
         for name, tensors in objective.results().items():
             content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             metadata = None if teacher is None else {_TEACHER: hash_json(teacher.fingerprint)}
-            write_atomically(directory / f"{name}.safetensors", partial(save_file, content, metadata=metadata))
+            left.append(f"{name}.safetensors")
+            write_atomically(directory / left[-1], partial(save_file, content, metadata=metadata))
+        return left
 
 
 def _with_hashes(method: Method | Objective) -> Method | Objective:

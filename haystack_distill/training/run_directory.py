@@ -223,12 +223,14 @@ class RunDirectory:
         values = {name: self.finished[name] for name in names}
         return RunResult(**values, directory=self.path, trained=self.finished.get("trained"))
 
-    def finish(self, result: RunResult, save: Callable[[Path], object]) -> RunResult:
+    def finish(self, result: RunResult, save: Callable[[Path], Sequence[str]]) -> RunResult:
         """Save the model and the record of the run, then remove its checkpoints.
+
+        What the finished run that was there before left beside its model is removed where this one has no such thing.
 
         Args:
             result: The result of the run.
-            save: Saves the model to a directory.
+            save: Saves the model to a directory, and returns the names of the files for a later run.
 
         Returns:
             The result with the directory in it.
@@ -237,11 +239,11 @@ class RunDirectory:
             return result
         self.processes.wait_for_everyone()  # until no process needs a checkpoint any more
         if self.processes.is_main_process:
-            save(self.path)
-            names = head_names(self.record)
-            for name in head_names(finished_run(self.path) or {}):
-                if name not in names:  # a head of the run that this one replaces
-                    shutil.rmtree(self.path / HEADS_FOLDER / name, ignore_errors=True)
+            left, names, before = save(self.path), head_names(self.record), finished_run(self.path) or {}
+            for name in set(head_names(before)) - set(names):
+                shutil.rmtree(self.path / HEADS_FOLDER / name, ignore_errors=True)
+            for name in set(before.get("left", ())) - set(left):
+                (self.path / Path(name).name).unlink(missing_ok=True)
             finished = {
                 "run_id": self.run_id,
                 "status": "finished",
@@ -251,6 +253,7 @@ class RunDirectory:
                 "steps": result.steps,
                 "seconds": result.seconds,
                 "trained": result.trained,
+                "left": list(left),
             }
             write_json(self.path / RUN_FILE, self.record | finished | {"history": result.history})
             self.checkpoints.clear()

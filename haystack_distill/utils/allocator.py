@@ -39,7 +39,8 @@ def kept_memory() -> Iterator[None]:
     with _lock:
         _depth += 1
         if _depth == 1:
-            library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+            if not library.mallopt(_MMAP_THRESHOLD, _LARGEST):  # glibc before 2.35 takes no more than its own limit
+                library.mallopt(_MMAP_THRESHOLD, _LARGEST_DYNAMIC)
             library.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
         yield

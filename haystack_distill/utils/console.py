@@ -5,7 +5,9 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import typer
@@ -67,6 +69,23 @@ def never_lose_a_result() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def stop_cleanly() -> None:
+    """Let SIGTERM, by which schedulers and containers stop a process, end it as Ctrl-C does; a second one at once.
+
+    Otherwise Python would end without removing temporary directories, and leave processes that it started behind. The
+    processes of one distributed run are ended at once as before: one may wait for another that is gone.
+    """
+    if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _discard_stdout() -> None:

@@ -85,6 +85,9 @@ def test_export_with_a_promise(student_dir: Path, squad_file: Path, tmp_path: Pa
     found = run_json(*base, "--calibration-data", other, "--max-f1-drop", "100")
     assert {one["name"] for one in found["tried"]} == {one["name"] for one in record["tried"]}
     assert (directory / "README.md").read_text().count("## int8") == 1
+    plain = run("export", "--model", directory, "--data", squad_file, *WINDOWS)
+    assert "is measured on 8 questions, where a few tenths of a point are chance" in " ".join(plain.stderr.split())
+    assert (directory / "README.md").read_text() == "# A reader\n\n## Limits\n\nMany.\n"
 
 
 def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> None:

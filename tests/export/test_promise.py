@@ -15,7 +15,7 @@ from haystack_distill.data.squad.load import load_examples
 from haystack_distill.export import promise
 from haystack_distill.export.exporting import ExportSettings, calibration_inputs, export_reader
 from haystack_distill.models.backends.exported import FILES
-from haystack_distill.reporting.int8 import COLUMNS, int8_rows, int8_section
+from haystack_distill.reporting.int8 import COLUMNS, exported_int8, int8_rows, int8_section
 from tests.conftest import CONTEXTS, make_tiny_reader
 from tests.export.test_exporting import SMALL, reader_of
 
@@ -80,7 +80,11 @@ def test_the_fastest_within_the_limit_is_kept(
         assert in_float["f1"] == pytest.approx(auto.evaluate(squad_file)["f1"])
         assert in_float["windows_per_second"] > 0
     assert all(len(row) == len(COLUMNS) for row in rows)
-    assert "at most 100 points of F1" in int8_section(written)
+    kept = exported_int8(tmp_path / "reader")
+    assert list(kept) == ["onnx", "openvino"]
+    section = int8_section(kept)
+    assert section.count(f"at most 100 points of F1 against fp32 on the {written['questions']} questions") == 2
+    assert section.count("\n| o") == len(tried)
 
 
 def worse(self: Reader, windows: object, **_: object) -> dict[str, float]:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, mse_loss
 
 from haystack_distill import DistilError, ReaderTrainer, TrainingSettings
-from haystack_distill.objectives import ModelOutputs, TaskAwareLayers, TaskFilters
+from haystack_distill.objectives import Method, ModelOutputs, PredictionLayer, TaskAwareLayers, TaskFilters
 from tests.objectives.test_intermediate_layers import config
 
 STUDENT, TEACHER = config(2, 16), config(4, 32)
@@ -131,3 +131,21 @@ def test_filters_of_another_teacher_are_refused(tmp_path, tiny_reader, squad_fil
     with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors was learnt from another teacher"):
         trainer("student").distil(other, squad_file, method)
     trainer("other").distil(teacher, squad_file, method)
+
+
+def test_a_run_in_the_same_directory_removes_filters_that_are_not_its_own(tmp_path, tiny_reader, squad_file) -> None:
+    settings = TrainingSettings(max_steps=1, batch_size=4, progress=False, overwrite=True)
+    teacher, filters = tiny_reader(seed=1), tmp_path / "run" / "task_filters.safetensors"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.safetensors").write_bytes(b"a user's")
+
+    def distil(method: Method) -> None:
+        student = tiny_reader(num_hidden_layers=2)
+        ReaderTrainer(student, tmp_path / "run", settings, cache_dir=tmp_path / "cache").distil(
+            teacher, squad_file, method
+        )
+
+    for method, left in ((TaskFilters(), True), (TaskFilters(layer_mapping="last"), True), (PredictionLayer(), False)):
+        distil(method)
+        assert filters.exists() == left
+        assert (tmp_path / "run" / "notes.safetensors").exists()

@@ -10,14 +10,21 @@ from haystack_distill.utils import allocator
 from haystack_distill.utils.allocator import VARIABLE, kept_memory
 
 
+def c_library(made: list[tuple[int, int]], largest: int = 2**63) -> SimpleNamespace:
+    """A C library that notes its calls, and refuses a threshold above `largest`."""
+
+    def mallopt(name: int, value: int) -> int:
+        made.append((name, value))
+        return int(value <= largest)
+
+    return SimpleNamespace(mallopt=mallopt, malloc_trim=lambda left: made.append((0, left)))
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The calls of a C library, in order; `malloc_trim` as (0, 0). The environment sets nothing."""
     made: list[tuple[int, int]] = []
-    library = SimpleNamespace(
-        mallopt=lambda name, value: made.append((name, value)), malloc_trim=lambda left: made.append((0, left))
-    )
-    monkeypatch.setattr(allocator, "_glibc", lambda: library)
+    monkeypatch.setattr(allocator, "_glibc", lambda: c_library(made))
     for name in (VARIABLE, "GLIBC_TUNABLES", *allocator._OWN_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     return made
@@ -27,6 +34,14 @@ def test_the_thresholds_are_raised_and_lowered_once(calls: list[tuple[int, int]]
     with kept_memory(), kept_memory():
         assert calls == [(-3, 2**31 - 1), (-1, -1)]
     assert calls[2:] == [(-3, 32 * 2**20), (-1, 64 * 2**20), (0, 0)]
+
+
+def test_an_older_library_gets_its_largest_threshold(
+    calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allocator, "_glibc", lambda: c_library(calls, 32 * 2**20))
+    with kept_memory():
+        assert calls == [(-3, 2**31 - 1), (-3, 32 * 2**20), (-1, -1)]
 
 
 def test_they_are_lowered_after_an_error(calls: list[tuple[int, int]]) -> None:

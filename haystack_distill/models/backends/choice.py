@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import cached_file
 
+from haystack_distill.data.windows import PairWindows
 from haystack_distill.errors import DistilError, WriteError
 from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, require_same_weights, runtime_of
 from haystack_distill.utils.atomic import write_json
@@ -67,7 +68,7 @@ def fastest_reader(
     Raises:
         DistilError: The reader cannot be loaded in PyTorch.
     """
-    candidates = _candidates(name, **hub)
+    candidates = _candidates(name, settings.get("precision", "auto"), **hub)
     if not candidates:
         logger.info("backend 'auto' is 'torch' for %s: nothing else that may be taken was exported", name)
         return load("torch")
@@ -90,16 +91,20 @@ def fastest_reader(
         return load(str(remembered))
     threads = torch.get_num_threads()
     readers = {"torch": load("torch")}
+    windows = _request(readers["torch"], passages)
+    _run(readers["torch"], windows)
     for backend in candidates:
         try:
-            readers[backend] = load(backend)
-        except DistilError as error:
-            logger.warning("backend 'auto' does without %r (%s)", backend, error)
-    milliseconds = _measure(readers, passages)
+            reader = load(backend)
+            _run(reader, windows)
+            readers[backend] = reader
+        except Exception as error:  # the errors of the runtimes have no common class
+            logger.warning("backend 'auto' does without %r (%s)", backend, " ".join(str(error).split())[:300])
+    milliseconds = _measure(readers, windows)
     chosen = min(milliseconds, key=lambda backend: milliseconds[backend])
     times = ", ".join(f"{backend} {one:.1f} ms" for backend, one in milliseconds.items())
     logger.info("backend 'auto' is %r for %s: %s for %s passages", chosen, name, times, min(passages, _MOST_PASSAGES))
-    if len(readers) == 1 + len(candidates):  # another time the others may open
+    if len(readers) == 1 + len(candidates):  # another time the others may open and run
         _remember(key, {"backend": chosen, "milliseconds": milliseconds})
     if chosen != "torch":
         torch.set_num_threads(threads)  # as it was before PyTorch was loaded to be measured
@@ -111,8 +116,8 @@ def installed_runtimes() -> list[str]:
     return [runtime for runtime, module in _RUNTIMES.items() if find_spec(module) is not None]
 
 
-def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
-    """The backends beside PyTorch that may be taken, with their files."""
+def _candidates(name: str, precision: str, **hub: Any) -> dict[str, list[Path]]:
+    """The backends beside PyTorch that may be taken and compute in a precision, with their files."""
     found = {}
     records = {runtime: _record(name, f"{runtime}/{EXPORT_RECORD}", **hub) for runtime in installed_runtimes()}
     for backend, files in FILES.items():
@@ -121,6 +126,8 @@ def _candidates(name: str, **hub: Any) -> dict[str, list[Path]]:
             continue
         if backend in INT8_BACKENDS and not keeps_promise(record, backend):
             continue
+        if precision == "bf16" and (runtime_of(backend) == "onnx" or _is_dynamic(record, backend)):
+            continue  # they compute in fp32 beside int8
         try:
             require_same_weights(name, backend)
             found[backend] = [Path(str(cached_file(name, file, **hub))) for file in files]
@@ -141,6 +148,13 @@ def keeps_promise(record: Mapping[str, Any], backend: str) -> bool:
     return None not in measured and measured[0] - measured[1] <= limit
 
 
+def _is_dynamic(record: Mapping[str, Any], backend: str) -> bool:
+    """Whether the record of an export holds that a backend scales activations in every call."""
+    kept = [one["name"] for one in record.get("tried", ()) if one["backend"] == backend and one["kept"]]
+    recipes = kept or [str(record.get("settings", {}).get("int8"))]
+    return backend in INT8_BACKENDS and recipes[0].startswith("dynamic")
+
+
 def _record(name: str, file: str, **hub: Any) -> dict[str, Any]:
     """The record of an export; empty where there is none that can be read."""
     try:
@@ -150,16 +164,24 @@ def _record(name: str, file: str, **hub: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) and isinstance(content.get("backends"), dict) else {}
 
 
-def _measure(readers: Mapping[str, "Reader"], passages: int) -> dict[str, float]:
-    """Milliseconds of the fastest of several forward passes over a typical request, by backend.
-
-    Backends that are far behind are left out once that is certain.
-    """
+def _request(reader: "Reader", passages: int) -> PairWindows:
+    """The windows of a typical request."""
     texts = [_SENTENCE * (4 + number % 7) for number in range(min(passages, _MOST_PASSAGES))]
-    windows = readers["torch"].cut_pairs([(_QUESTION, text) for text in texts])
+    return reader.cut_pairs([(_QUESTION, text) for text in texts])
+
+
+def _run(reader: "Reader", windows: PairWindows) -> None:
+    for _ in reader.logits(windows, range(len(windows))):
+        pass
+
+
+def _measure(readers: Mapping[str, "Reader"], windows: PairWindows) -> dict[str, float]:
+    """Milliseconds of the fastest of several forward passes over a request, by backend.
+
+    Each has run once before: first passes allocate memory and fill caches. Backends that are far behind are left out
+    once that is certain.
+    """
     best: dict[str, float] = {}
-    for reader in readers.values():  # untimed: the first passes allocate memory and fill caches
-        list(reader.logits(windows, range(len(windows))))
     began = time.perf_counter()
     for number in range(_ROUNDS):
         if number >= 2 and time.perf_counter() - began > _SECONDS:
@@ -168,7 +190,7 @@ def _measure(readers: Mapping[str, "Reader"], passages: int) -> dict[str, float]
             if best.get(backend, 0.0) > _FAR_BEHIND * min(best.values(), default=1.0):
                 continue
             start = time.perf_counter()
-            list(reader.logits(windows, range(len(windows))))
+            _run(reader, windows)
             best[backend] = min(best.get(backend, float("inf")), 1000 * (time.perf_counter() - start))
     return best
 

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from transformers import BertTokenizerFast
 
 from haystack_distill import DistilError, Reader, WindowSettings
+from haystack_distill.data.windows import PairWindows
 from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.models.backends import choice
 from haystack_distill.models.backends.choice import keeps_promise
@@ -44,7 +47,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> list[list[s
     """Take these times for measured, and list what would have been measured."""
     calls: list[list[str]] = []
 
-    def measure(readers: dict[str, Reader], passages: int) -> dict[str, float]:
+    def measure(readers: dict[str, Reader], windows: PairWindows) -> dict[str, float]:
         calls.append(list(readers))
         return {name: milliseconds.get(name.replace("-", "_"), 10.0) for name in readers}
 
@@ -138,6 +141,35 @@ def test_a_broken_export_is_left_out(
     assert "does without 'onnx'" in caplog.text
 
 
+def test_an_export_that_opens_and_cannot_run_is_left_out(
+    tiny_reader: Callable[..., Reader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    empty_cache: Path,
+) -> None:
+    monkeypatch.setattr(choice, "_ROUNDS", 2)
+    place = tmp_path / "reader"
+    export_reader(tiny_reader(num_hidden_layers=1), place, ExportSettings(int8="none"))
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [7, 1000])
+    inputs = [
+        value(name, onnx.TensorProto.INT64, ["batch", "length"])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    names = ("start_logits", "end_logits")
+    outputs = [value(name, onnx.TensorProto.FLOAT, ["batch", "length"]) for name in names]
+    nodes = [node("Cast", ["input_ids"], ["numbers"], to=onnx.TensorProto.FLOAT)]
+    nodes += [node("Reshape", ["numbers", "shape"], [name]) for name in names]
+    graph = onnx.helper.make_graph(nodes, "broken", inputs, outputs, [shape])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), place / "onnx" / "model.onnx")
+    assert load(place).backend == "torch"
+    assert "does without 'onnx'" in caplog.text
+    assert "Reshape" in caplog.text
+    assert not empty_cache.exists()  # another time it may run
+
+
 def test_a_choice_without_all_candidates_is_not_kept(
     tiny_reader: Callable[..., Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +196,22 @@ def test_what_was_exported_from_other_weights_is_no_candidate(
     tiny_reader(num_hidden_layers=1, seed=9).model.save_pretrained(place)
     assert load(place).backend == "torch"
     assert "are no longer those that" in caplog.text
+
+
+def test_what_cannot_compute_in_bf16_is_no_candidate_there(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = timed(monkeypatch, onnx=1.0, onnx_int8=1.0, openvino_int8=1.0)
+    place = tmp_path / "reader"
+    shutil.copytree(directory, place)
+    monkeypatch.setattr(choice, "keeps_promise", lambda record, backend: True)
+    assert load(place, precision="bf16").backend in ("torch", "openvino")  # the latter where the processor has bf16
+    assert not {"onnx", "onnx-int8", "openvino-int8"} & {backend for call in calls for backend in call}
+    assert "does without 'onnx" not in caplog.text
+    assert not choice._is_dynamic({"settings": {"int8": "static"}}, "openvino-int8")
+    tried = [{"backend": "openvino-int8", "name": name, "kept": "static" in name} for name in ("dynamic", "static")]
+    assert not choice._is_dynamic({"settings": {"int8": "auto"}, "tried": tried}, "openvino-int8")
+    assert choice._is_dynamic({"settings": {"int8": "dynamic"}}, "openvino-int8")
 
 
 def test_fewer_cores_are_measured_anew(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
