@@ -293,14 +293,16 @@ def _keep_promises(search: promise.PromiseSearch, scratch: Path, exported: dict[
         file, found = find(exported[backend])
         tried += found
         if file is None:
-            best = max((one for one in found if one.backend in INT8_BACKENDS), key=lambda one: one.f1)
+            lost = [
+                (one.f1_drop, one.name) for one in found if one.f1_drop is not None and one.backend in INT8_BACKENDS
+            ]
+            if not lost:
+                logger.warning("no int8 model for %s could be made and run, so none is written", _NAMES[backend])
+                continue
             logger.warning(
                 "no int8 model for %s is within %g points of F1 (the best, %s, lost %.2f), so none is written; allow "
                 "more with max_f1_drop, or train for it (adaptation quantisation_aware)",
-                _NAMES[backend],
-                search.max_f1_drop,
-                best.name,
-                best.f1_drop,
+                *(_NAMES[backend], search.max_f1_drop, min(lost)[1], min(lost)[0]),
             )
             continue
         target = f"{backend}-int8"

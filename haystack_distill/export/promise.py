@@ -3,8 +3,9 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from haystack_distill.export.openvino import Quantisation
 from haystack_distill.models.backends.exported import open_exported
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.devices import resolve_precision
+from haystack_distill.utils.files import system_reason
 from haystack_distill.utils.processor import processor_record
 
 logger = logging.getLogger(__name__)
@@ -36,20 +38,22 @@ class Tried:
     Attributes:
         backend: "onnx-int8" or "openvino-int8"; "onnx" or "openvino" in float.
         name: What was done, such as "static, SmoothQuant 0.5"; in float, "fp32" or "bf16".
-        exact: Exact match on the data, in percent.
+        exact: Exact match on the data, in percent; None, as F1, if the model could not be made or run.
         f1: F1 on the data, in percent.
         f1_drop: What it lost against the reader in fp32; negative if it gained.
         windows_per_second: On this machine; None if it lost too much to be timed.
         kept: Whether it was exported.
+        error: Why it could not be made or run, or None.
     """
 
     backend: str
     name: str
-    exact: float
-    f1: float
-    f1_drop: float
+    exact: float | None = None
+    f1: float | None = None
+    f1_drop: float | None = None
     windows_per_second: float | None = None
     kept: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class PromiseSearch:
         for recipe, calibration in (("dynamic", None), ("static", self.calibration)):
             for bits in (7, 8) if eight else (7,):
                 candidate = self._candidate("onnx-int8", f"{recipe}, weights of {bits} bits", ".onnx")
-                onnx.quantise(source, candidate.file, per_channel=True, reduce_range=bits == 7, calibration=calibration)
-                measured.append(self._measure(candidate))
+                quantise = partial(onnx.quantise, source, per_channel=True, calibration=calibration)
+                measured.append(self._try(candidate, partial(quantise, reduce_range=bits == 7)))
         return self._fastest(measured, _Candidate("onnx", "fp32", source))
 
     def for_openvino(self, source: Path) -> tuple[Path | None, list[Tried]]:
@@ -126,8 +130,9 @@ class PromiseSearch:
         """
         static = [Quantisation("static"), Quantisation("static", smooth_quant=_SMOOTH_QUANT)]
         measured = [self._quantised(source, one) for one in (Quantisation("dynamic"), *static)]
-        if not any(self._within(tried) for _, tried in measured[1:]):
-            better = max(zip(static, measured[1:], strict=True), key=lambda pair: pair[1][1].f1)[0]
+        run = [(tried.f1, one) for one, (_, tried) in zip(static, measured[1:], strict=True) if tried.f1 is not None]
+        if run and not any(self._within(tried) for _, tried in measured[1:]):
+            better = max(run, key=lambda pair: pair[0])[1]
             layers = _layers(openvino.node_names(source))
             ranked = self._by_harm(source, better, layers)
             for number in range(1, len(layers) // 2 + 1):
@@ -143,8 +148,19 @@ class PromiseSearch:
         smooth = "" if quantisation.smooth_quant is None else f", SmoothQuant {quantisation.smooth_quant}"
         candidate = self._candidate("openvino-int8", f"{quantisation.recipe}{smooth}{addition}", ".xml")
         calibration = self.calibration if quantisation.recipe == "static" else None
-        openvino.quantise(source, candidate.file, quantisation, calibration)
-        return self._measure(candidate)
+        return self._try(candidate, lambda file: openvino.quantise(source, file, quantisation, calibration))
+
+    def _try(self, candidate: _Candidate, write: Callable[[Path], object]) -> _Measured:
+        """Write a candidate and measure its F1; one that fails leaves the others to be tried."""
+        try:
+            write(candidate.file)
+            return self._measure(candidate)
+        except Exception as error:  # the errors of the runtimes have no common class
+            if isinstance(error, OSError) or system_reason(error) is not None:
+                raise  # a full disk is no fault of the candidate
+            reason = " ".join(str(error).split())[:300]
+            logger.warning("%s, %s cannot be made or run (%s)", candidate.backend, candidate.name, reason)
+            return candidate, Tried(candidate.backend, candidate.name, error=reason)
 
     def _candidate(self, backend: str, name: str, suffix: str) -> _Candidate:
         self._numbered += 1
@@ -159,7 +175,7 @@ class PromiseSearch:
         return candidate, Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
 
     def _within(self, tried: Tried) -> bool:
-        return tried.f1_drop <= self.max_f1_drop
+        return tried.f1_drop is not None and tried.f1_drop <= self.max_f1_drop
 
     def _fastest(self, measured: list[_Measured], in_float: _Candidate) -> tuple[Path | None, list[Tried]]:
         """Time those within the limit and the model in float, in turn, and choose the fastest of the former."""

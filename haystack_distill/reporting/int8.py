@@ -22,11 +22,9 @@ def int8_rows(record: Mapping[str, Any]) -> list[list[str]]:
         [
             one["backend"],
             one["name"],
-            f"{one['exact']:.2f}",
-            f"{one['f1']:.2f}",
-            f"{one['f1_drop']:.2f}",
+            *("" if one[name] is None else f"{one[name]:.2f}" for name in ("exact", "f1", "f1_drop")),
             "" if one["windows_per_second"] is None else f"{one['windows_per_second']:.1f}",
-            "yes" if one["kept"] else "",
+            "yes" if one["kept"] else "failed" if one.get("error") else "",
         ]
         for one in record["tried"]
     ]

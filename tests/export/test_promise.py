@@ -120,6 +120,39 @@ def test_none_within_the_limit_is_written(
 
 
 @pytest.mark.slow
+def test_a_way_that_fails_leaves_the_others(
+    reader: Reader,
+    squad_file: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quantise = promise.openvino.quantise
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("an operator\nis missing")
+
+    def fails_when_smoothed(source: Path, target: Path, quantisation: promise.Quantisation, *more: object) -> None:
+        if quantisation.smooth_quant is not None:
+            fails()
+        quantise(source, target, quantisation, *more)
+
+    monkeypatch.setattr(promise.onnx, "quantise", fails)
+    monkeypatch.setattr(promise.openvino, "quantise", fails_when_smoothed)
+    settings = ExportSettings(int8="auto", runtime="all", max_f1_drop=100.0)
+    with caplog.at_level(logging.WARNING):
+        record = export_reader(reader, tmp_path / "reader", settings, calibration=calibration, data=squad_file)
+    assert "no int8 model for ONNX Runtime could be made and run, so none is written" in caplog.text
+    assert "openvino-int8, static, SmoothQuant 0.5 cannot be made or run (an operator is missing)" in caplog.text
+    failed = {one["name"] for one in record["tried"] if one["error"]}
+    assert failed >= {"static, SmoothQuant 0.5", "dynamic, weights of 7 bits", "static, weights of 7 bits"}
+    assert set(record["backends"]) == {"torch", "onnx", "openvino", "openvino-int8"}
+    rows = {row[1]: row for row in int8_rows(record)}
+    assert rows["static, SmoothQuant 0.5"] == ["openvino-int8", "static, SmoothQuant 0.5", "", "", "", "", "failed"]
+
+
+@pytest.mark.slow
 def test_an_int8_that_is_slower_than_float_is_named(
     reader: Reader,
     squad_file: Path,
