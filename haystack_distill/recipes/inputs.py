@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import torch
 
 from augment.augmenter import augmented, mask_token_of
 from augment.settings import AugmentSettings
@@ -24,10 +26,12 @@ from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
 from haystack_distill.data.transfer import TransferSet
+from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
-from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader
+from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader, named_teacher
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
+from haystack_distill.models.trained_weights import check_base
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.recipes.schema import START, TEACHER, MadeFrom, Recipe, Stage, StageResult, runs_needed
 from haystack_distill.students.layers import AnyModel
@@ -35,6 +39,7 @@ from haystack_distill.students.tokenizer import corpus_of
 from haystack_distill.teachers.by_data import Source, Sources
 from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.ensemble import EnsembleTeacher
+from haystack_distill.training.adaptation import AllWeights, adapted
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
 from haystack_distill.training.reader_trainer import ReaderTrainer
 from haystack_distill.training.settings import TrainingSettings
@@ -60,16 +65,18 @@ class Student:
     Args:
         model: A reader, or after a stage on a corpus a language model.
         head: The reader whose head and settings a reader made of the language model takes.
+        windows: The windows of such a reader, where they are not those of `head`.
     """
 
     model: Reader | LanguageModel
     head: Reader
+    windows: WindowSettings | None = None
 
     def reader(self) -> Reader:
         """The student as a reader."""
         if isinstance(self.model, Reader):
             return self.model
-        return students.from_language_model(self.model, self.head)
+        return students.from_language_model(self.model, self.head, self.windows)
 
     def language_model(self) -> LanguageModel:
         """The student as a language model; of a reader a copy of its encoder."""
@@ -79,7 +86,7 @@ class Student:
         """The student when a stage has made this of it."""
         if isinstance(made, Reader):
             return Student(made, made)
-        return Student(made, self.model if isinstance(self.model, Reader) else self.head)
+        return Student(made, self.model if isinstance(self.model, Reader) else self.head, self.windows)
 
 
 class Inputs:
@@ -117,7 +124,9 @@ class Inputs:
                 self.examples, recipe.dev_split, seed=recipe.seed, cache_dir=recipe.cache_dir
             )
             require_measurable(self.dev_examples)
-        self.teacher = named_reader(recipe.teacher, **self.reading)
+        # A student cut from the teacher has its positions, so that there windows that are too long are an error.
+        reader = named_reader if recipe.student.start_from is None else named_teacher
+        self.teacher = reader(recipe.teacher, **self.reading)
         self._taggers: dict[str, str] = {}
         self._measured: Any = None  # the student that importance makes of the teacher
 
@@ -305,9 +314,11 @@ class Inputs:
     def _named_teacher(self, name: str | StageResult, result: Callable[[str], Reader | LanguageModel]) -> Reader:
         """A teacher that a stage names, as a reader."""
         if not isinstance(name, StageResult):
-            return named_reader(name, **self.reading)
+            return named_teacher(name, **self.reading)
         made = result(name.stage)
-        return made if isinstance(made, Reader) else students.from_language_model(made, self.teacher)
+        if isinstance(made, Reader):
+            return made
+        return students.from_language_model(made, self.teacher, self.recipe.windows)
 
     def language_model(self, name: str) -> LanguageModel:
         """A language model by name."""
@@ -349,7 +360,7 @@ class Inputs:
             elif on_corpus:
                 found.append(model_fingerprint(self.language_model(name).model))
             else:
-                found.append(model_fingerprint(named_reader(name, **self.reading).model))
+                found.append(model_fingerprint(named_teacher(name, **self.reading).model))
         return found
 
     def student_record(self) -> dict[str, Any]:
@@ -380,7 +391,7 @@ class Inputs:
         if start is not None:
             if _is_reader(start):
                 head = Reader.load(start, **self.reading)
-            return Student(LanguageModel.load(start, **self.running), head)
+            return Student(LanguageModel.load(start, **self.running), head, self.recipe.windows)
         name = stage.teacher[0] if stage.teacher else None
         if not isinstance(name, str) and self.recipe.student.by_importance:  # only a reader answers questions
             return Student(LanguageModel.of(self._made_from(self.teacher)), head)
@@ -410,7 +421,7 @@ class Inputs:
         else:
             assert isinstance(stage.student, StageResult)
             made = result(stage.student.stage)
-        return Student(made, made if isinstance(made, Reader) else self.teacher)
+        return Student(made, made if isinstance(made, Reader) else self.teacher, self.recipe.windows)
 
     def first_reader(self) -> Reader:
         """The student as it would begin a stage on questions, without any stage before it."""
@@ -419,7 +430,8 @@ class Inputs:
             return self._made_from(self.teacher)
         if _is_reader(start):
             return self._with_exits(Reader.load(start, **self.reading))
-        return self._with_exits(students.from_language_model(LanguageModel.load(start, **self.running), self.teacher))
+        encoder = LanguageModel.load(start, **self.running)
+        return self._with_exits(students.from_language_model(encoder, self.teacher, self.recipe.windows))
 
     def _made_from(self, teacher: AnyModel) -> AnyModel:
         if not (self.recipe.student.by_importance and teacher is self.teacher):
@@ -534,13 +546,16 @@ def ready_stages(inputs: Inputs, student: Student) -> Iterator[ReadyStage]:
         with in_section(f"stage {stage.name}"):
             student = inputs.student_of(stage, student, lambda name: made[name].copy())
             form = student.reader() if stage.corpus is None else inputs.language_model_of(stage, student)
-            form = form.copy() if number == 0 else form
+            plain = isinstance(stage.adaptation, AllWeights)  # others may leave something in the model
+            form = form.copy() if number == 0 or not plain else form
             teacher = inputs.teachers(stage, form, lambda name: made[name].copy())
             examples = None if stage.corpus else inputs.original(stage)
             sources = inputs.sources(stage, lambda name: made[name].copy())
             ready = ReadyStage(stage, form, teacher, examples, inputs.transfer(stage), sources)
             _check(inputs, ready)
         yield ready
+        with torch.random.fork_rng(devices=[]), adapted(form.model, stage.adaptation):
+            pass  # what the stage will leave in its model, such as adapters, later stages have to suit
         made[stage.name] = form
         student = student.after(form)
     if recipe.labels_only:
@@ -571,11 +586,15 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
         return
     assert not isinstance(teacher, LanguageModel)
     assert ready.examples is not None
+    examples = ready.examples
     if stage.augment is not None:
         inputs.augmentation(stage, ready.student)
+        examples = _as_augmented(examples, stage.augment)
+    if stage.adaptation.save_only_trained and not _follows_a_stage(inputs.recipe, stage):
+        check_base(ready.student.model, None, required=True)
     objective = ReaderTrainer(ready.student, None, settings).check(
         teacher,
-        ready.examples if ready.sources is None else ready.sources,
+        examples if ready.sources is None else ready.sources,
         stage.method,
         measured=inputs.dev_examples is not None,
         transfer=ready.transfer,
@@ -583,6 +602,22 @@ def _check(inputs: Inputs, ready: ReadyStage) -> None:
     )
     if objective.student_request.logits:
         ready.student.untrained = ()  # as training leaves it
+
+
+def _as_augmented(examples: datasets.Dataset, augment: AugmentSettings) -> datasets.Dataset:
+    """Examples with the labels that augmentation leaves them; where it may lose labels, one example has lost its."""
+    labelled = np.array(examples["labelled"], dtype=bool)
+    if augment.drop_labels:
+        labelled[:] = False
+    elif augment.context_ngrams and labelled.sum() > 1:
+        labelled[labelled.argmax()] = False
+    return examples.remove_columns("labelled").add_column("labelled", labelled.tolist())  # type: ignore[call-arg]
+
+
+def _follows_a_stage(recipe: Recipe, stage: Stage) -> bool:
+    """Whether the student of a stage will be loaded from the directory of an earlier one."""
+    first = stage is recipe.stages[0]
+    return isinstance(stage.student, StageResult) or (stage.student is None and not first)
 
 
 def stages_of_reader(recipe: Recipe) -> list[Stage]:

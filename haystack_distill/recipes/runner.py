@@ -134,7 +134,7 @@ class _Runner:
         self.record = {
             "teacher": model_fingerprint(inputs.teacher.model),
             "student": student_record,
-            "windows": asdict(inputs.teacher.window_settings),
+            "windows": asdict(recipe.windows),
             "seed": recipe.seed,
             "precision": inputs.teacher.precision,
         }
@@ -311,7 +311,9 @@ class _Runner:
         described = {"dev_data": None if dev is None else content_hash(dev), "card": [recipe.license, recipe.language]}
         record = json.loads(json.dumps(self.record | described))
         known = self._known()
-        weights = TRAINED_WEIGHTS if adapters_of(readers["student"].model) else "model.safetensors"
+        only_trained = recipe.stages[-1].adaptation.save_only_trained
+        partly = only_trained or adapters_of(readers["student"].model)
+        weights = TRAINED_WEIGHTS if partly else "model.safetensors"
         wanted = ["config.json", weights, CARD_FILE, *([REPORT_FILE] if dev is not None else [])]
         last = recipe.directory_of(recipe.stages[-1])
         heads = head_names(self.done[last])
@@ -325,8 +327,8 @@ class _Runner:
                     common = {"processes": self.processes, "cache_dir": recipe.cache_dir, "progress": self.progress}
                     measured.append(measure_reader(reader, dev, name, role=role, **common))  # type: ignore[arg-type]
             if self.processes.is_main_process:
-                self._save_heads(self.output / last / HEADS_FOLDER, target / HEADS_FOLDER, heads)
-                readers["student"].save(target)
+                self._save_heads(self.output / last / HEADS_FOLDER, target / HEADS_FOLDER, heads, only_trained)
+                readers["student"].save(target, only_trained=only_trained)
                 self._describe(target, dev, measured)
                 known = {
                     "record": record,
@@ -341,13 +343,13 @@ class _Runner:
             known = self._known()
         return RecipeResult(target, known["steps"], known["seconds"], known["metrics"])
 
-    def _save_heads(self, made: Path, target: Path, names: list[str]) -> None:
+    def _save_heads(self, made: Path, target: Path, names: list[str], only_trained: bool) -> None:
         """Write a reader for each head that the last stage made, with its card, and remove those of an earlier run."""
         for there in target.glob("*"):
             if there.is_dir() and there.name not in names:
                 shutil.rmtree(there)
         for name in names:
-            Reader.load(made / name, **self.inputs.reading).save(target / name)
+            Reader.load(made / name, **self.inputs.reading).save(target / name, only_trained=only_trained)
             self._card(target / name, [])
 
     def _known(self) -> dict[str, Any]:

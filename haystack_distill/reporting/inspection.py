@@ -15,6 +15,7 @@ from haystack_distill.utils.model_files import (
     check_model_directory,
     count_parameters,
     read_json_object,
+    weight_files,
 )
 
 _SHAPE = (*(name for names in SHAPE_NAMES.values() for name in names), "max_position_embeddings", "vocab_size")
@@ -31,7 +32,7 @@ def describe(directory: Path) -> dict[str, Any]:
         raise DistilError(f"{directory} holds no config.json: give the directory of a reader")
     check_model_directory(directory)
     config = read_json_object(directory, "config.json") or {}
-    weights = sorted(directory.glob("*.safetensors"))
+    weights = [file for file in weight_files(directory) if file.exists()]
     tokenizer = read_json_object(directory, "tokenizer_config.json") or {}
     return {
         "directory": directory,

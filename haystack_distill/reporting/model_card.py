@@ -18,7 +18,7 @@ from haystack_distill.training.run_record import head_names
 from haystack_distill.utils.atomic import write_atomically
 from haystack_distill.utils.families import EARLY_EXIT, shape_of
 from haystack_distill.utils.files import expand_user
-from haystack_distill.utils.model_files import HEADS_FOLDER, read_json_object
+from haystack_distill.utils.model_files import HEADS_FOLDER, TRAINED_RECORD, read_json_object
 
 CARD_FILE = "README.md"
 
@@ -167,6 +167,11 @@ def push_to_hub(directory: str | Path, repo_id: str, *, private: bool | None = N
             or the upload failed.
     """
     directory = expand_user(directory)
+    if (directory / TRAINED_RECORD).exists():
+        raise DistilError(
+            f"{directory} holds only the weights that were trained, and a reader on the hub needs all of them: train "
+            "with another adaptation than adapters, such as lora, and without save_only_trained"
+        )
     missing = [
         file for file in ("config.json", "model.safetensors", "tokenizer.json") if not (directory / file).is_file()
     ]

@@ -5,6 +5,7 @@ import copy
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
+from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.language_model import LanguageModel
@@ -13,12 +14,16 @@ from haystack_distill.students.layers import require_weights
 from haystack_distill.utils.transformers_compat import question_answering_config
 
 
-def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
+def from_language_model(
+    student: LanguageModel, teacher: Reader, window_settings: WindowSettings | None = None
+) -> Reader:
     """Create a reader from a general student: its encoder, with the teacher's head where the shapes agree.
 
     Args:
         student: The result of general distillation. It is not changed.
         teacher: The reader whose settings and question answering head are used.
+        window_settings: Windows of its own, such as longer ones than the teacher has positions for; None: the
+            teacher's.
 
     Raises:
         DistilError: The student lacks weights of the encoder.
@@ -44,7 +49,8 @@ def from_language_model(student: LanguageModel, teacher: Reader) -> Reader:
         if not name.startswith(inside) and name in own and own[name].shape == weight.shape
     }
     model.load_state_dict(head, strict=False)
-    return teacher.replace(model=model, tokenizer=student.tokenizer)
+    windows = window_settings or teacher.window_settings
+    return teacher.replace(model=model, tokenizer=student.tokenizer, window_settings=windows)
 
 
 def with_language_model_head(encoder: LanguageModel, *, seed: int = 42) -> LanguageModel:

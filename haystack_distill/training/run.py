@@ -19,7 +19,7 @@ from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.heads import Heads
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
-from haystack_distill.models.trained_weights import require_base
+from haystack_distill.models.trained_weights import check_base
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, Objective, WeightedSum
 from haystack_distill.objectives.schedule import Weight, weight_at
@@ -47,7 +47,7 @@ from haystack_distill.utils.hashing import hash_file, hash_json
 from haystack_distill.utils.model_files import HEADS_FOLDER
 from haystack_distill.utils.model_fingerprint import student_record
 
-_TEACHER = "teacher"  # in the metadata of what a run leaves for a later one
+_MODELS = ("teacher_weights", "student_weights")  # in the metadata of what a run leaves for a later one
 
 MethodSource: TypeAlias = Method | Objective | str
 
@@ -146,6 +146,7 @@ class Run:
             )
         if isinstance(self.adaptation, AllWeights):
             self._check_optimiser(self.student.model, objective)
+            self._check_base(self.student.model)
             return
         copied = self.student.copy()
         with adapted(copied.model, self.adaptation):
@@ -156,8 +157,13 @@ class Run:
             remedy = "set save_only_trained=False" if only_trained else "choose another adaptation, such as lora"
             name = ADAPTATIONS.name_of(self.adaptation)
             raise DistilError(f"{name}: a language model is saved whole and without adapters; {remedy}")
-        if only_trained and self.output_dir is not None:
-            require_base(self.student.model)
+        self._check_base(copied.model)
+
+    def _check_base(self, model: PreTrainedModel) -> None:
+        """Check that the trained weights alone can be saved, where that is how this model is saved."""
+        only_trained = self.adaptation.save_only_trained
+        if self.output_dir is not None and (only_trained or adapters_of(model)):
+            check_base(self.student.model, self.output_dir, required=only_trained)
 
     def _check_effect(self, model: PreTrainedModel, objective: Objective) -> None:
         """Check that what is compared depends on a weight that is trained from the first step on."""
@@ -252,7 +258,7 @@ class Run:
                     on_trained()
                 return replace(result, heads=self._readers(heads))
             self.check_adaptation(evaluate is not None, objective)  # before the teacher runs over the data
-            _require_same_teacher(self.method, teacher)
+            _require_same_models(self.method, self._metadata(teacher, directory.record))
             if prepare is not None:
                 prepare()
             objective.prepare()
@@ -274,16 +280,33 @@ class Run:
             metrics = evaluate() if evaluate is not None else {}
             seconds, readers = time.monotonic() - self.started, self._readers(heads)
             result = RunResult(steps, seconds, metrics, history, trained=trained, heads=readers)
-            return directory.finish(result, lambda path: self._save(path, objective, readers, teacher))
+            metadata = self._metadata(teacher, directory.record)
+            return directory.finish(result, lambda path: self._save(path, objective, readers, metadata))
 
     def _readers(self, heads: Heads | None) -> dict[str, Reader]:
         """The trained student with each of the heads that have a name."""
         return heads.readers(self.student) if heads is not None and isinstance(self.student, Reader) else {}
 
+    def _metadata(self, teacher: Teacher | None, record: Mapping[str, Any]) -> dict[str, str]:
+        """The models of this run by hashes of their weights, for what it leaves for a later one or takes."""
+        found = {}
+        if teacher is not None:  # in whatever precision it runs
+            kept = {name: value for name, value in teacher.fingerprint.items() if name != "precision"}
+            found[_MODELS[0]] = hash_json(kept)
+        if record["student"] is not None:
+            found[_MODELS[1]] = str(record["student"]["weights"])
+        return found
+
     def _save(
-        self, directory: Path, objective: Objective, heads: Mapping[str, Reader], teacher: Teacher | None
+        self, directory: Path, objective: Objective, heads: Mapping[str, Reader], metadata: dict[str, str]
     ) -> list[str]:
         """Save the student, a reader for each of its heads, and what the objective leaves for a later run.
+
+        Args:
+            directory: Where to.
+            objective: The objective.
+            heads: The readers of the heads by their names.
+            metadata: What is written into the files for a later run.
 
         Returns:
             The names of the files for a later run.
@@ -297,7 +320,6 @@ class Run:
         left = []
         for name, tensors in objective.results().items():
             content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            metadata = None if teacher is None else {_TEACHER: hash_json(teacher.fingerprint)}
             left.append(f"{name}.safetensors")
             write_atomically(directory / left[-1], partial(save_file, content, metadata=metadata))
         return left
@@ -325,20 +347,26 @@ def _with_hashes(method: Method | Objective) -> Method | Objective:
     return MethodSum(tuple(parts)) if isinstance(method, MethodSum) else parts[0][1]
 
 
-def _require_same_teacher(method: Method | Objective, teacher: Teacher | None) -> None:
-    """Check that what an earlier run left was learnt from the teacher of this one.
+def _require_same_models(method: Method | Objective, models: Mapping[str, str]) -> None:
+    """Check that what an earlier run left was learnt with the teacher and the student of this one.
+
+    Args:
+        method: The method.
+        models: As `Run._metadata` returns them.
 
     Raises:
-        DistilError: It was learnt from another.
+        DistilError: It was learnt with another.
     """
     parts = parts_of(method) if isinstance(method, Method) else []
     for option, path in (file for _, part in parts for file in part.files().items()):
         with safe_open(str(path), framework="numpy") as stream:
-            learnt_from = (stream.metadata() or {}).get(_TEACHER)
-        if teacher is not None and learnt_from not in (None, hash_json(teacher.fingerprint)):
-            raise DistilError(
-                f"{option}: {path} was learnt from another teacher; take that one, or train it anew with this one"
-            )
+            metadata = stream.metadata() or {}
+        for name in _MODELS:
+            if {name} <= models.keys() & metadata.keys() and models[name] != metadata[name]:
+                raise DistilError(
+                    f"{option}: {path} was learnt with another {name.partition('_')[0]}; take that one, or train it "
+                    "anew with this one"
+                )
 
 
 def _require_weights(objective: Objective, name: str) -> None:

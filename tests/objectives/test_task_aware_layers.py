@@ -128,7 +128,7 @@ def test_filters_of_another_teacher_are_refused(tmp_path, tiny_reader, squad_fil
 
     trainer("filters").distil(teacher, squad_file, TaskFilters())
     method = TaskAwareLayers(filters=str(tmp_path / "filters"))
-    with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors was learnt from another teacher"):
+    with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors was learnt with another teacher"):
         trainer("student").distil(other, squad_file, method)
     trainer("other").distil(teacher, squad_file, method)
 

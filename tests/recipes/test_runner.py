@@ -378,6 +378,47 @@ def test_the_last_stage_trains_adapters(
     assert run(path) == result
 
 
+@pytest.mark.parametrize("augment", [{"drop_labels": True}, {"context_ngrams": True}])
+def test_the_teacher_labels_what_augmentation_leaves_without(
+    write: Callable[..., Path], squad_file: Path, augment: dict[str, Any]
+) -> None:
+    """Examples that will be unlabelled are known to be so before they are made."""
+    augmented = {"multiplication_factor": 3, "tagger": "textblob", **augment}
+    stage = {"method": "hard_targets", "augment": augmented} | QUICK
+    assert list(run(write(general=None, layers=None, answers=stage)).steps.values()) == [1]
+
+
+def test_the_weights_that_were_trained_are_all_that_the_finished_reader_holds(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    head = {"name": "head", "save_only_trained": True}
+    stages = [{"name": "a", "method": "labels"}, {"name": "b", "method": "labels", "adaptation": head}]
+    path = write(general=None, layers=None, answers=None, stages=[QUICK | stage for stage in stages])
+    result = run(path)
+    assert not (result.directory / "model.safetensors").exists()
+    read, whole = (
+        Reader.load(place, window_settings=WindowSettings(48, 16, 16), device="cpu").model.state_dict()
+        for place in (result.directory, tmp_path / "out" / "2-b")
+    )
+    assert same(read, whole)
+    assert run(path) == result
+
+
+def test_a_teacher_with_fewer_positions_than_the_student(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    """The student that a recipe starts from may have longer windows than its teachers, as on the command line."""
+    tiny_reader(seed=3, num_hidden_layers=2, max_position_embeddings=300).save(tmp_path / "long")
+    tiny_reader(seed=4, hidden_size=16).save(tmp_path / "other")
+    both = {"teacher": [str(tmp_path / "teacher"), str(tmp_path / "other")]}
+    given = {"max_seq_len": 200, "doc_stride": 80, "student": {"start_from": str(tmp_path / "long")}}
+    for name, stage in (("one", {}), ("ensemble", both)):
+        result = run(write(name, **given, general=None, layers=None, answers=QUICK | stage))
+        assert Reader.load(result.directory, window_settings=WindowSettings(200, 80, 16)).window_settings.max_seq_len
+    with pytest.raises(DistilError, match="128 positions"):  # one that is cut from the teacher has not
+        run(write("cut", max_seq_len=200, general=None, layers=None, answers=QUICK))
+
+
 def test_what_a_stage_measures(write: Callable[..., Path], tmp_path: Path) -> None:
     measured = {"max_steps": 2, "batch_size": 4, "keep_best": "true", "evaluate_every": 1}
     run(write(general=None, layers=None, answers=measured))
@@ -538,6 +579,8 @@ def answers(**options: Any) -> dict[str, Any]:
     return {"answers": {"method": {"name": "prediction_layer", **options}}}
 
 
+LABELS = {"method": "labels"}
+ADAPTERS = {"name": "adapters", "adapter_size": 4}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no dev file": ({"dev_data": "absent.json"}, r"dev_data: absent\.json: no such file"),
     "unlabelled dev data": ({"dev_data": "UNLABELLED"}, r'dev_data: question "q0-0" is unlabelled'),
@@ -569,6 +612,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no such layers to adapt": (
         {"layers": {"adaptation": {"name": "last_layers", "n_layers": 9}}},
         r"stage layers: n_layers is 9, but the student has 2 layers",
+    ),
+    "adapters that are not updated": (
+        {"layers": LABELS | {"adaptation": ADAPTERS}, "answers": {"adaptation": "lora"}},
+        r"stage answers: the student has adapters, which lora cannot update",
+    ),
+    "adapters of another size": (
+        {"layers": LABELS | {"adaptation": ADAPTERS}, "answers": {"adaptation": ADAPTERS | {"adapter_size": 8}}},
+        r"stage answers: the student has adapters of size 4, not 8",
+    ),
+    "a student of one with adapters": (
+        {"layers": LABELS | {"adaptation": ADAPTERS}, "answers": {"student": {"made_from": "layers"}}},
+        r"stage answers: .*the model has adapters",
+    ),
+    "trained weights without their base": (
+        {"answers": {"student": {"made_from": "layers"}, "adaptation": {"name": "head", "save_only_trained": True}}},
+        r"stage answers: the trained weights alone need the model that they were trained from",
+    ),
+    "labels that augmentation drops": (
+        {"answers": LABELS | {"augment": {"multiplication_factor": 2, "drop_labels": True, "tagger": "textblob"}}},
+        r"stage answers: none of the examples is labelled",
     ),
     "predictions of an encoder": (
         {"general": {"method": "masked_language_model", **CONTEXTS}},
