@@ -54,13 +54,15 @@ TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0.dev0")
 def load_model(auto_class: Any, name: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
     """A model in fp32, from safetensors only, and the names of weights that its files lack.
 
-    A head of another shape (three labels where a reader has start and end) counts as missing.
+    A head of another shape (three labels where a reader has start and end) counts as missing. Missing weights are
+    random, and the same every time: a run is resumed, and a teacher known again, by the weights that it began with.
 
     Raises:
         DistilError: The weights do not fit the configuration.
     """
     dtype = {"dtype" if TRANSFORMERS_5 else "torch_dtype": torch.float32}  # transformers 5 keeps the dtype of the files
-    with _quiet():  # the caller reports missing weights
+    with _quiet(), torch.random.fork_rng(devices=[]):  # the caller reports missing weights
+        torch.manual_seed(0)
         model, loading = auto_class.from_pretrained(
             name,
             use_safetensors=True,

@@ -92,6 +92,16 @@ def test_a_finished_recipe_is_uploaded(recipe_file: Path, tmp_path: Path, monkey
     assert sent[1][1] == {"private": None}
 
 
+@pytest.mark.parametrize("adaptation", ["adapters", "{name: lora, save_only_trained: true}"])
+def test_a_recipe_whose_reader_cannot_be_uploaded_does_not_begin(
+    recipe_file: Path, tmp_path: Path, adaptation: str
+) -> None:
+    recipe_file.write_text(recipe_file.read_text().replace("max_steps: 2", f"max_steps: 2, adaptation: {adaptation}"))
+    asked = refusal("recipe", "--config", recipe_file, "--no-progress", "--push-to-hub", "me/it")
+    assert "a reader on the hub needs all weights" in asked
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("place", ["teacher", "student.start_from", "stages.teacher"])
 def test_a_recipe_names_a_broken_model(
     recipe_file: Path, tiny_reader: Callable[..., Reader], tmp_path: Path, place: str

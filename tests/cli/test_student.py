@@ -128,6 +128,9 @@ def test_student_with_early_exits_learns_and_answers(teacher_dir: Path, squad_fi
     wrong_passages = ["--transfer-data", squad_file, "--question-pool", squad_file, "--same-title"]
     assert run_json(*learn, *wrong_passages, "--output-dir", fast)["steps"] > 0
     assert "--teacher would have no effect" in refusal(*learn, "--teacher", teacher_dir, "--output-dir", fast)
+    labelled = [*learn, "--method", "labels"]
+    assert "--teacher would have no effect" in refusal(*labelled, "--teacher", teacher_dir, "--output-dir", fast)
+    assert run_json(*labelled, "--output-dir", tmp_path / "both")["steps"] > 0
     evaluate = ["evaluate", "--model", fast, "--data", squad_file, *WINDOWS]
     assert "layers_per_window" not in run_json(*evaluate)
     assert run_json(*evaluate, "--speed", "1")["layers_per_window"] <= 1  # windows of one context compete

@@ -176,6 +176,18 @@ def test_updates_of_an_interrupted_run(
     assert alike(loaded(tmp_path / "run"), whole)
 
 
+@pytest.mark.parametrize("adaptation", [ADAPTERS, LORA])
+def test_a_run_that_would_replace_its_base_does_not_begin(
+    base: Path, squad_file: Path, adaptation: Adaptation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)
+        with pytest.raises(DistilError, match="holds the base of the reader, which would be replaced"):
+            train(loaded(base), squad_file, base, adaptation, overwrite=True)
+    assert alike(loaded(base), loaded(base))
+    assert not (base / "checkpoints").exists() or not list((base / "checkpoints").glob("checkpoint-*"))
+
+
 def test_what_does_not_fit(base: Path, tiny_reader: MakeReader, squad_file: Path, tmp_path: Path) -> None:
     student = train(loaded(base), squad_file, tmp_path / "run", ADAPTERS)
     with pytest.raises(DistilError, match="holds the base of the reader, which would be replaced"):

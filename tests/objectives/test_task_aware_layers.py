@@ -131,6 +131,11 @@ def test_filters_of_another_teacher_are_refused(tmp_path, tiny_reader, squad_fil
     with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors was learnt with another teacher"):
         trainer("student").distil(other, squad_file, method)
     trainer("other").distil(teacher, squad_file, method)
+    elsewhere = ReaderTrainer(tiny_reader(seed=3, num_hidden_layers=2), tmp_path / "third", settings)
+    with pytest.raises(DistilError, match=r"task_filters\.safetensors was learnt with another student"):
+        elsewhere.distil(teacher, squad_file, method)
+    teacher.precision = "bf16"  # such as on another processor
+    trainer("again").distil(teacher, squad_file, method)
 
 
 def test_a_run_in_the_same_directory_removes_filters_that_are_not_its_own(tmp_path, tiny_reader, squad_file) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from haystack_distill import DistilError, Reader
 from haystack_distill.reporting.inspection import describe
@@ -42,3 +44,10 @@ def test_what_is_broken_is_named(tiny_reader: Callable[..., Reader], tmp_path: P
         describe(directory)
     with pytest.raises(DistilError, match=r"holds no config\.json: give the directory of a reader"):
         describe(tmp_path / "absent")
+
+
+def test_other_tensors_beside_the_weights_do_not_count(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    reader = tiny_reader()
+    directory = reader.save(tmp_path / "reader")
+    save_file({"filter": torch.zeros(7)}, directory / "task_filters.safetensors")
+    assert describe(directory)["parameters"] == reader.n_parameters

@@ -285,6 +285,9 @@ def test_a_private_reader_never_goes_public(hub: type[FakeApi], student: Path) -
 def test_what_cannot_be_uploaded(hub: type[FakeApi], student: Path, tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"config\.json, model\.safetensors, tokenizer\.json missing"):
         push_to_hub(tmp_path, "me/student")
+    (tmp_path / "trained_weights.json").write_text("{}")
+    with pytest.raises(DistilError, match="holds only the weights that were trained, and a reader on the hub needs"):
+        push_to_hub(tmp_path, "me/student")
     hub.error = OSError(f"Illegal header value 'Bearer {TOKEN}'")
     with pytest.raises(DistilError, match="OSError: Illegal header value 'Bearer <token>'") as caught:
         push_to_hub(student, "me/student", token=TOKEN)

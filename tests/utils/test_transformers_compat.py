@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from tokenizers.processors import TemplateProcessing
@@ -168,3 +169,18 @@ def test_a_tokenizer_splits_as_its_file_says(tmp_path: Path) -> None:
     assert loaded.tokenizer(text, text)["input_ids"] == backend.encode(text, text).ids
     plain = AutoTokenizer.from_pretrained(loaded.save(tmp_path / "saved"))
     assert plain(text, text)["input_ids"] == backend.encode(text, text).ids
+
+
+def test_weights_that_files_lack_are_the_same_every_time(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    """A run that began with a model without a head is resumed, and finds the same student."""
+    LanguageModel.of(tiny_reader()).save(tmp_path / "encoder")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        reader = Reader.load(tmp_path / "encoder", device="cpu", window_settings=WindowSettings(48, 16, 16))
+        assert reader.untrained == ("qa_outputs.bias", "qa_outputs.weight")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        found.append(reader.model.qa_outputs.weight)
+    assert torch.equal(*found)
+    assert found[0].any()
