@@ -66,10 +66,9 @@ def is_squad(source: str) -> bool:
 def corpus_texts(source: str, given: dict[str, Any]) -> Iterator[str]:
     """The texts of a file with questions, or of a corpus (including JSON lines and Parquet)."""
     if is_squad(source):
-        from haystack_distill.data.squad.load import plain_rows
+        from haystack_distill.students.tokenizer import corpus_of
 
-        for row in plain_rows(examples_of([source], "train", given), ["question", "context"]):
-            yield from (row["question"], row["context"])
+        yield from corpus_of(examples_of([source], "train", given))
         return
     from haystack_distill.data.corpus import Corpus
 

@@ -34,6 +34,7 @@ from haystack_distill.models.reader import Reader
 from haystack_distill.models.trained_weights import check_base
 from haystack_distill.objectives.method import Method, MethodSum, parts_of
 from haystack_distill.recipes.schema import START, TEACHER, MadeFrom, Recipe, Stage, StageResult, runs_needed
+from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.layers import AnyModel
 from haystack_distill.students.tokenizer import corpus_of
 from haystack_distill.teachers.by_data import Source, Sources
@@ -79,7 +80,16 @@ class Student:
         return students.from_language_model(self.model, self.head, self.windows)
 
     def language_model(self) -> LanguageModel:
-        """The student as a language model; of a reader a copy of its encoder."""
+        """The student as a language model; of a reader a copy of its encoder.
+
+        Raises:
+            DistilError: It is a reader with early exits.
+        """
+        require_no_exits(
+            self.model,
+            "a stage on a corpus trains a language model, which has none: give the finished reader early exits in a "
+            "recipe of their own",
+        )
         return LanguageModel.of(self.model).copy() if isinstance(self.model, Reader) else self.model
 
     def after(self, made: Reader | LanguageModel) -> "Student":

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from haystack_distill.data.squad.load import content_hash
 from haystack_distill.errors import DistilError
-from haystack_distill.evaluation.measurements import Measurements, measure_reader
+from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
 from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
@@ -51,7 +51,7 @@ from haystack_distill.utils.processes import run_on_main_process
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "recipe.json"
-_ROLES = ("teacher", "distilled", "labels")  # of the readers, in the order in which they are measured
+_ROLES: dict[str, Role] = {"teacher": "teacher", "student": "distilled", "labels only": "labels"}
 _STAGE_FILE = "stage.json"  # what a stage is made from, written before it begins
 
 
@@ -112,6 +112,7 @@ class _Runner:
             raise DistilError(f"{self.output} is a file; choose another output_dir")
         self.processes = PartialState(cpu=resolve_device(recipe.device).type == "cpu")
         self.record: dict[str, Any] = {}  # what the present stage is made from, all stages before it included
+        self.taught = False  # whether a stage learns from a teacher
         self.done: dict[str, dict[str, Any]] = {}  # the run records of finished stages
 
     def check_reader(self) -> None:
@@ -144,12 +145,18 @@ class _Runner:
         self._known()  # a damaged file is better known before the stages than after
         student = inputs.first_student()
         with self.processes.main_process_first():  # the others find what it has read in the cache
-            for _ in ready_stages(inputs, student):
-                pass
+            taught = [
+                ready.teacher is not None or (ready.sources is not None and ready.sources.any_teacher)
+                for ready in ready_stages(inputs, student)
+            ]
+        self.taught = any(taught)
         for stage in recipe.stages:
             student = inputs.student_of(stage, student, self._result)
             student = student.after(self._on_corpus(stage, student) if stage.corpus else self._on_data(stage, student))
-        readers = {"teacher": self._last_teacher(), "student": student.reader()}
+        readers = {"student": student.reader()}
+        teacher = self._last_teacher()
+        if not teacher.untrained:  # else its answers are random, and nothing to compare with
+            readers = {"teacher": teacher} | readers
         if recipe.labels_only:
             steps = sum(self.done[recipe.directory_of(stage)]["steps"] for stage in stages_of_reader(recipe))
             first = inputs.first_reader()
@@ -323,7 +330,8 @@ class _Runner:
         if known.get("record") != record or not made:
             measured = []
             if dev is not None:
-                for (name, reader), role in zip(readers.items(), _ROLES, strict=False):
+                for name, reader in readers.items():
+                    role = _ROLES[name]
                     common = {"processes": self.processes, "cache_dir": recipe.cache_dir, "progress": self.progress}
                     measured.append(measure_reader(reader, dev, name, role=role, **common))  # type: ignore[arg-type]
             if self.processes.is_main_process:
@@ -366,7 +374,8 @@ class _Runner:
         if dev is not None:
             facts = {"teacher": Path(recipe.teacher).name, "seed": recipe.seed} | versions()
             histories = {name: run["history"] for name, run in self.done.items()}
-            write_report(target, measured, dev, histories, title=f"Distilled from {facts['teacher']}", facts=facts)
+            how = "Distilled" if self.taught else "Trained"
+            write_report(target, measured, dev, histories, title=f"{how} from {facts['teacher']}", facts=facts)
         self._card(target, measured)
 
     def _card(self, target: Path, measured: list[Measurements]) -> None:
@@ -375,7 +384,7 @@ class _Runner:
         write_card(
             target,
             metrics=next((one.metrics for one in measured if one.role == "distilled"), {}),
-            teacher=recipe.teacher,
+            teacher=recipe.teacher if self.taught else None,
             train_data=self._trained_on(),
             dev_data=recipe.dev_data[0] if recipe.dev_data else recipe.data[0] if recipe.measured else None,
             dev_split="held-out articles" if recipe.dev_split else None,

@@ -1,6 +1,7 @@
 """Students from a configuration: the teacher's architecture in another shape, or another one, newly initialised."""
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from haystack_distill.models.reader import Reader, first_position, position_limi
 from haystack_distill.students.exits import require_no_exits
 from haystack_distill.students.layers import AnyModel, layer_index, new_model, require_weights, set_per_layer
 from haystack_distill.utils.checks import check_argument, is_integer, is_number, require_seed
+from haystack_distill.utils.families import EARLY_EXIT
 from haystack_distill.utils.model_inputs import model_inputs
 
 
@@ -60,13 +62,13 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
             raise DistilError(f"{name} cannot be {value!r} ({error}): choose another value") from error
     own = teacher.model.config
     same_type = config.model_type == own.model_type
+    like = own if same_type else CONFIG_MAPPING[config.model_type]()
     if config.model_type == "mobilebert":  # the width inside its layers, which its constructor computes
         config.true_hidden_size = config.intra_bottleneck_size if config.use_bottleneck else config.hidden_size
-    if same_type:
-        layers = [layer % own.num_hidden_layers for layer in range(config.num_hidden_layers)]
-        set_per_layer(config, own, layers, exclude=shape)
-    width, heads = attention_width(config), config.num_attention_heads
-    if heads < 1 or width % heads:
+    layers = [layer % like.num_hidden_layers for layer in range(config.num_hidden_layers)]
+    set_per_layer(config, like, layers, exclude=shape)
+    width, heads = attention_width(config), getattr(config, "num_attention_heads", None)  # none in FNet
+    if heads is not None and (heads < 1 or width % heads):
         name = "hidden_size" if width == config.hidden_size else "intra_bottleneck_size"
         raise DistilError(f"{name} {width} is not a multiple of num_attention_heads {heads}: change one of them")
     with torch.random.fork_rng(devices=[]):
@@ -87,8 +89,15 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     }
     # Layers are not copied even if their shapes agree: a layer depends on those below it.
     student.load_state_dict(copied, strict=False)
-    made = teacher.replace(model=student)
-    if isinstance(made, Reader) and not same_type:
+    if same_type:
+        return teacher.replace(model=student)
+    try:
+        made = teacher.replace(model=student)
+    except NotImplementedError as error:  # CANINE reads characters, and has no table of words
+        raise DistilError(
+            f"a {config.model_type} model does not read the tokens of a tokenizer: choose another model_type"
+        ) from error
+    if isinstance(made, Reader):
         _require_readable(made)
     return made
 
@@ -97,8 +106,14 @@ def _require_readable(reader: Reader) -> None:
     """Check that a model of another architecture reads what its tokenizer makes, a full window.
 
     Raises:
-        DistilError: It does not: it looks for other special tokens, or has fewer positions than its configuration.
+        DistilError: It does not: it looks for other special tokens, or has fewer positions than its configuration. Or
+            it reads padding as if it were text.
     """
+    if "attention_mask" not in inspect.signature(reader.model.forward).parameters:  # FNet
+        raise DistilError(
+            f"a {reader.model.config.model_type} model knows no padding, so its answers would depend on what else is "
+            "in the batch: choose another model_type"
+        )
     windows = reader.cut_pairs([("Who?", "word " * reader.window_settings.max_seq_len)])
     with torch.random.fork_rng(devices=[]):
         try:
@@ -118,7 +133,8 @@ def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
         raise DistilError("a BiLSTM reader is made of a teacher by students.bilstm; use that, or another model_type")
     if model_type is None or model_type == own.model_type:
         return copy.deepcopy(own)
-    known = sorted({kind.model_type for kind in MODEL_FOR_QUESTION_ANSWERING_MAPPING if kind.model_type})
+    types = {kind.model_type for kind in MODEL_FOR_QUESTION_ANSWERING_MAPPING if kind.model_type}
+    known = sorted(name for name in types if name != MODEL_TYPE and not name.startswith(EARLY_EXIT))
     check_argument("model_type", model_type, model_type in known, f"one of {', '.join(known)}")
     config = CONFIG_MAPPING[model_type]()
     pad = teacher.tokenizer.pad_token_id

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from haystack_distill.errors import DistilError
-from haystack_distill.models.early_exit import EarlyExitModel, early_exit_class, early_exit_config
+from haystack_distill.models.early_exit import early_exit_class, early_exit_config
 from haystack_distill.models.reader import Reader
 from haystack_distill.students.layers import require_weights
 from haystack_distill.utils.checks import check_argument, is_integer, require_seed
-from haystack_distill.utils.families import family_of
+from haystack_distill.utils.families import EARLY_EXIT, family_of
 
 
 def early_exit(reader: Reader, *, branch_size: int = 128, match_size: int = 32, seed: int = 42) -> Reader:
@@ -77,5 +77,6 @@ def require_no_exits(reader: object, remedy: str) -> None:
     Raises:
         DistilError: It has.
     """
-    if isinstance(getattr(reader, "model", None), EarlyExitModel):
+    model = getattr(reader, "model", None)
+    if model is not None and str(model.config.model_type).startswith(EARLY_EXIT):  # the encoder of such a reader too
         raise DistilError(f"the reader has early exits; {remedy}")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.adapters import require_plain
+from haystack_distill.models.bilstm_config import MODEL_TYPE
 from haystack_distill.models.calibration import forget_calibration
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
@@ -102,6 +103,11 @@ def keep_layers(teacher: AnyModel, kept: Sequence[int]) -> AnyModel:
         raise DistilError(
             "the teacher's layers form blocks that shorten the sequence (Funnel), so single layers cannot be kept: "
             "use students.from_config with block_sizes, or Reader.load with another model"
+        )
+    if teacher.model.config.model_type == MODEL_TYPE and 1 not in kept:
+        raise DistilError(
+            "the first layer of a BiLSTM reader reads embeddings, and the others what a layer before them writes, so "
+            "the first one has to be kept: choose the layers by which='first', or make a smaller one by students.bilstm"
         )
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(kept)

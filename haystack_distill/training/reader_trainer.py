@@ -376,6 +376,11 @@ class ReaderTrainer:
             require_own_weights(self.student, reader)
         config = readers[0].model.config if readers else getattr(teacher, "config", None)
         objective = run.objective(config, QUESTIONS)
+        if objective.keeps_answers and objective.student_request.exits and self.student.untrained:
+            raise DistilError(
+                "the branches learn from the student's own last layer, whose answers are random: its files hold no "
+                f"weights for {', '.join(self.student.untrained)}; train the student on questions first"
+            )
         if not objective.trains_student:
             self.settings.require_nothing_measured(
                 f"with {method_name(run.method)}, which does not change the student", "leave it out"

@@ -112,6 +112,7 @@ class Run:
         if isinstance(objective, Method):
             objective = objective.objective(self.student.model.config, teacher_config)
         _require_weights(objective, method_name(self.method))
+        _require_anchor(objective, method_name(self.method))
         if objective.keeps_answers and not isinstance(self.adaptation, AllWeights):
             raise DistilError(
                 f"{method_name(self.method)} trains no weight that the student's answers depend on, so an adaptation "
@@ -386,6 +387,20 @@ def _require_weights(objective: Objective, name: str) -> None:
                 f"all weights of {name} are 0 in the {step} step, so nothing is learnt in it; give one of its methods "
                 "a weight above 0 there"
             )
+
+
+def _require_anchor(objective: Objective, name: str) -> None:
+    """Check that a last layer that learns along with its branches learns from something else than they do.
+
+    Raises:
+        DistilError: There are no labels, and no teacher.
+    """
+    used = {term.partition("_")[0] for term, weight in objective.largest_weights().items() if weight}
+    if objective.student_request.exit_gradients and used <= {"exits", "level", "matches"}:
+        raise DistilError(
+            f"{name} with backbone=True trains the layers to suit the branches, and nothing keeps the answers of the "
+            "last one; set label_loss_weight, or add the method labels or prediction_layer"
+        )
 
 
 def resolve_method(method: MethodSource) -> Method | Objective:

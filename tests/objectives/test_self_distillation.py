@@ -10,7 +10,7 @@ import torch
 from haystack_distill import Reader, ReaderTrainer, TrainingSettings, students
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, run_model
-from haystack_distill.objectives import Labels, SelfDistillation
+from haystack_distill.objectives import Labels, Method, SelfDistillation
 from haystack_distill.objectives.losses import binary_divergence, level_loss
 from haystack_distill.objectives.self_distillation import answer_probability
 
@@ -150,3 +150,21 @@ def test_a_student_without_early_exits(tiny_reader: MakeReader) -> None:
     for options in ({"backbone": 1}, {"temperature": 0}, {"level_loss_weight": -1}, {"match_loss_weight": -1}):
         with pytest.raises(DistilError, match=next(iter(options))):
             SelfDistillation(**options)
+
+
+def test_what_teaches_nothing(tiny_reader: MakeReader, squad_file: Path) -> None:
+    """Branches do not learn random answers, and a last layer does not follow its branches alone."""
+
+    def distil(student: Reader, method: Method) -> None:
+        settings = TrainingSettings(max_steps=1, batch_size=4, progress=False)
+        ReaderTrainer(student, settings=settings).distil(None, squad_file, method)
+
+    untrained = tiny_reader()
+    untrained.untrained = ("qa_outputs.weight",)
+    student = students.early_exit(untrained)
+    with pytest.raises(DistilError, match=r"whose answers are random: .*qa_outputs\.weight; train the student"):
+        distil(student, SelfDistillation())
+    with pytest.raises(DistilError, match=r"self_distillation with backbone=True .*set label_loss_weight"):
+        distil(student, SelfDistillation(backbone=True))
+    for method in (SelfDistillation(backbone=True, label_loss_weight=1.0), SelfDistillation(backbone=True) + Labels()):
+        distil(student, method)

@@ -452,7 +452,33 @@ def test_a_teacher_without_a_head_teaches_layers_only(
             run_or_plan(load_recipe(write(teacher=str(tmp_path / "headless"))))
     assert not (tmp_path / "out").exists()
     path = write(teacher=str(tmp_path / "headless"), general=None, answers=None, layers={"max_steps": 1})
-    assert list(run(path).steps) == ["1-layers"]
+    result = run(path)
+    assert list(result.steps) == ["1-layers"]
+    assert list(result.metrics) == ["student"]  # what is random is nothing to compare with
+    assert "distilled from" in (result.directory / "README.md").read_text()
+
+
+def test_a_recipe_that_begins_with_a_model_without_a_head_is_resumed(
+    write: Callable[..., Path], tiny_reader: Callable[..., Reader], tmp_path: Path
+) -> None:
+    """FastBERT's: labels, then branches that learn from the last layer."""
+    reader = tiny_reader()
+    save_model(tmp_path / "headless", reader.model.base_model, reader.tokenizer)
+    stages = [{"name": "tuned", "method": "labels"}, {"name": "branches", "method": "self_distillation"}]
+    common: dict[str, Any] = {"general": None, "layers": None, "answers": None}
+    common |= {"teacher": str(tmp_path / "headless"), "student": {"early_exit": True, "branch_size": 4}}
+    common["stages"] = [QUICK | stage for stage in stages]
+    whole = run(write("whole", **common))
+    assert list(whole.metrics) == ["student"]
+    assert "distilled from" not in (whole.directory / "README.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at_loss(patch, 2)  # in the second stage
+        with pytest.raises(Killed):
+            run(write("stopped", **common))
+    resumed = run(write("stopped", **common))
+    assert same(weights(resumed.directory), weights(whole.directory))
+    with pytest.raises(DistilError, match=r"stage branches: the branches learn from .* whose answers are random"):
+        run(write("untaught", **common | {"stages": common["stages"][1:]}))
 
 
 def test_the_contexts_are_a_corpus(write: Callable[..., Path], tmp_path: Path) -> None:
@@ -628,6 +654,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "trained weights without their base": (
         {"answers": {"student": {"made_from": "layers"}, "adaptation": {"name": "head", "save_only_trained": True}}},
         r"stage answers: the trained weights alone need the model that they were trained from",
+    ),
+    "a corpus for early exits": (
+        {"student": {"early_exit": True}, "layers": LABELS, "answers": CONTEXTS | STAGES["layers"]},
+        r"stage answers: the reader has early exits; a stage on a corpus trains a language model, which has none",
     ),
     "labels that augmentation drops": (
         {"answers": LABELS | {"augment": {"multiplication_factor": 2, "drop_labels": True, "tagger": "textblob"}}},

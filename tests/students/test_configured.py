@@ -13,6 +13,7 @@ from haystack_distill.models.reader import position_limit
 from haystack_distill.students.configured import from_config
 from haystack_distill.students.cut import from_teacher
 from haystack_distill.utils.model_fingerprint import model_fingerprint
+from haystack_distill.utils.transformers_compat import TRANSFORMERS_5
 from tests.students.conftest import CONTEXT, LAYERS, QUESTION
 
 
@@ -117,7 +118,7 @@ def test_shapes_that_do_not_fit(make_teacher: Callable[..., Reader]) -> None:
         from_config(make_teacher("squeezebert"), hidden_size=8)
 
 
-@pytest.mark.parametrize("model_type", ["mobilebert", "roberta", "distilbert"])
+@pytest.mark.parametrize("model_type", ["mobilebert", "roberta", "distilbert", *["modernbert"] * TRANSFORMERS_5])
 def test_another_architecture(make_teacher: Callable[..., Reader], tmp_path: Path, model_type: str) -> None:
     teacher = make_teacher()
     shape = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4}
@@ -136,6 +137,14 @@ def test_another_architecture(make_teacher: Callable[..., Reader], tmp_path: Pat
     encoder = from_config(LanguageModel.of(teacher), model_type=model_type, **shape)
     assert encoder.model.config.model_type == model_type
     assert not encoder.has_head
+
+
+@pytest.mark.parametrize("model_type", ["fnet", "canine", "longformer", "bilstm", "early_exit_bert"])
+def test_architectures_that_are_not_made(make_teacher: Callable[..., Reader], model_type: str) -> None:
+    """Whatever a library's class does is one sentence, and none is offered that cannot be made."""
+    with pytest.raises(DistilError) as caught:
+        from_config(make_teacher(), model_type=model_type, num_hidden_layers=2)
+    assert not {"bilstm", "early_exit_bert"} & set(str(caught.value).replace(",", "").split()) or model_type == "bilstm"
 
 
 def test_an_inverted_bottleneck(make_teacher: Callable[..., Reader]) -> None:

@@ -129,6 +129,10 @@ def test_what_cannot_be_made_of_it(teacher: Reader, tmp_path: Path) -> None:
         students.from_config(student, hidden_size=8)
     with pytest.raises(DistilError, match=r"students\.bilstm; use that"):
         students.from_config(teacher, model_type="bilstm")
+    deep = students.bilstm(teacher, units=4, num_hidden_layers=2)
+    assert students.from_teacher(deep, layers=1, which="first").model.config.num_hidden_layers == 1
+    with pytest.raises(DistilError, match="the first layer of a BiLSTM reader reads embeddings"):
+        students.from_teacher(deep, layers=1, which="last")
     path = tmp_path / "vectors.txt"
     path.write_text("the 1 2\n", encoding="utf-8")
     with pytest.raises(DistilError, match=r"embedding_size is 3, but the vectors .* have 2 numbers; leave it out"):
