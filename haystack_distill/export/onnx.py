@@ -61,6 +61,9 @@ def trace(reader: Reader, inputs: dict[str, torch.Tensor], path: Path) -> None:
 def optimise(reader: Reader, raw: Path, path: Path) -> None:
     """Write a traced graph with fused attention, normalisation and activation, for ONNX Runtime alone."""
     optimizer = import_onnx("onnxruntime.transformers.optimizer")
+    # Embeddings and their normalisation in one node would be rounded together, the weights of the norm too.
+    fusions = import_onnx("onnxruntime.transformers.fusion_options").FusionOptions("bert")
+    fusions.enable_embed_layer_norm = False
     config = reader.model.config
     heads = getattr(config, "num_attention_heads", 0)  # a BiLSTM reader has none
     with quiet():
@@ -70,6 +73,7 @@ def optimise(reader: Reader, raw: Path, path: Path) -> None:
             num_heads=heads,
             hidden_size=config.hidden_size if heads else 0,
             opt_level=1,
+            optimization_options=fusions,
         )
         for node in optimised.nodes():
             if node.op_type == "LSTM":  # is quantised only if its input is known to hold floats, and that gets lost

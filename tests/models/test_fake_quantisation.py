@@ -15,13 +15,11 @@ from haystack_distill.models.fake_quantisation import (
 
 
 def test_symmetric_grids() -> None:
-    values = torch.tensor([[0.0, 6.3, -3.14], [0.0, 0.64, 0.319]])
-    by_row = round_symmetric(values, 7, by_row=True)  # 63 steps: 0.1 in the first row, 0.64 / 63 in the second
-    second = torch.tensor([0.0, 0.64, 31 * 0.64 / 63])
-    torch.testing.assert_close(by_row, torch.stack([torch.tensor([0.0, 6.3, -3.1]), second]))
-    together = round_symmetric(values, 7, by_row=False)
-    torch.testing.assert_close(together, torch.tensor([[0.0, 6.3, -3.1], [0.0, 0.6, 0.3]]))
-    eight = round_symmetric(torch.tensor([[12.7, 3.14]]), 8, by_row=True)
+    values = torch.tensor([[0.0, 6.4, -3.14], [0.0, 0.65, 0.319]])
+    seven = round_symmetric(values, 7)  # 64 steps: 0.1 in the first row, 0.65 / 64 in the second
+    second = torch.tensor([0.0, 0.65, 31 * 0.65 / 64])
+    torch.testing.assert_close(seven, torch.stack([torch.tensor([0.0, 6.4, -3.1]), second]))
+    eight = round_symmetric(torch.tensor([[12.7, 3.14]]), 8)
     torch.testing.assert_close(eight, torch.tensor([[12.7, 3.1]]))
 
 
@@ -30,6 +28,10 @@ def test_asymmetric_grids() -> None:
     found = round_asymmetric(values)  # steps of 0.1 and, from 0 on, of 0.01
     torch.testing.assert_close(found, torch.tensor([[[-5.1, 20.4], [0.0, 3.0]], [[1.0, 2.55], [0.5, 0.0]]]))
     assert torch.equal(round_asymmetric(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
+    mask = torch.tensor([[True, True], [True, False]])
+    values[1, 1] = 99.0  # padding, which is clipped
+    expected = torch.stack([found[0], torch.tensor([[1.0, 2.55], [2.55, 2.55]])])
+    torch.testing.assert_close(round_asymmetric(values, mask), expected)
 
 
 def test_a_window_does_not_depend_on_others() -> None:
@@ -42,7 +44,7 @@ def test_a_window_does_not_depend_on_others() -> None:
 def test_gradients_pass_as_if_nothing_were_rounded(dtype: torch.dtype) -> None:
     weights = torch.randn(3, 4, dtype=dtype, requires_grad=True)
     inputs = torch.randn(2, 5, 4, dtype=dtype, requires_grad=True)
-    rounded = round_symmetric(weights, 8, by_row=True)
+    rounded = round_symmetric(weights, 8)
     assert rounded.dtype == dtype
     rounded.sum().backward()
     round_asymmetric(inputs).sum().backward()
@@ -65,8 +67,8 @@ def test_a_layer_computes_with_rounded_values_and_shares_its_weights() -> None:
     assert model[1].bias is dense.bias
     assert model[0].weight is embedding.weight
     tokens = torch.tensor([[1, 2, 0], [3, 4, 5]])
-    states = round_symmetric(embedding.weight, 8, by_row=False)[tokens]
-    weight = round_symmetric(dense.weight, 8, by_row=True)
+    states = round_asymmetric(embedding.weight[None])[0][tokens]
+    weight = round_symmetric(dense.weight, 8)
     expected = round_asymmetric(states) @ weight.T + dense.bias
     torch.testing.assert_close(model(tokens), expected)
     assert not torch.allclose(model(tokens), dense(embedding(tokens)), atol=1e-5)
