@@ -15,10 +15,12 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.losses import cosine_loss, masked_word_loss, soft_target_loss
 from haystack_distill.objectives.method import (
     Method,
+    check_final_temperature,
     check_temperature,
     check_weights,
     refuse_without_effect,
     require_teacher,
+    temperature_at,
 )
 from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument
@@ -47,6 +49,7 @@ class MaskedLanguageModel(Method):
             (`restrict_ce_to_mask` in the training script of DistilBERT).
         masked_word_weight: Weight of the masked words; 0 leaves it out.
         cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
+        final_temperature: T in the last step, reached linearly; None for the same T in all steps.
 
     Raises:
         DistilError: A weight or the temperature is wrong or would have no effect, or all weights are 0.
@@ -57,6 +60,7 @@ class MaskedLanguageModel(Method):
     masked_word_weight: float = 2.0
     cosine_weight: float = 1.0
     soft_target_tokens: Literal["all", "masked"] = "all"
+    final_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -64,14 +68,19 @@ class MaskedLanguageModel(Method):
         tokens = self.soft_target_tokens
         check_argument("soft_target_tokens", tokens, tokens in ("all", "masked"), '"all" or "masked"')
         if self.soft_target_weight == 0:
-            for option in ("temperature", "soft_target_tokens"):
+            for option in ("temperature", "final_temperature", "soft_target_tokens"):
                 refuse_without_effect(self, option, "soft_target_weight=0 leaves out the soft targets")
+        check_final_temperature(self)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """The weights above 0 by term, T^2 included."""
+        """The weights above 0 by term, T^2 of the first step included."""
+        return self.loss_weights_at(self.temperature)
+
+    def loss_weights_at(self, temperature: float) -> dict[str, float]:
+        """The weights above 0 by term at a temperature."""
         weights = {
-            "soft_targets": self.soft_target_weight * self.temperature**2,
+            "soft_targets": self.soft_target_weight * temperature**2,
             "masked_words": self.masked_word_weight,
             "cosine": self.cosine_weight,
         }
@@ -111,12 +120,17 @@ class MaskedLanguageModelObjective(Objective):
 
     def __init__(self, options: MaskedLanguageModel) -> None:
         super().__init__()
-        self.weights = options.loss_weights
-        self.temperature = options.temperature
+        self.options = options
+        self.begin_step(0.0)
         self.soft_target_tokens = options.soft_target_tokens
         self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
         compared = {"soft_targets", "cosine"} & self.weights.keys()
         self.teacher_request = self.student_request if compared else OutputRequest()
+
+    def begin_step(self, progress: float) -> None:
+        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
+        self.temperature = temperature_at(self.options, progress)
+        self.weights = self.options.loss_weights_at(self.temperature)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Windows with a masked word have the terms of masked words; see `Objective.masks`."""

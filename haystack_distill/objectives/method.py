@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives.schedule import Weight, as_weight, is_weight, multiplied
+from haystack_distill.objectives.schedule import Weight, as_weight, is_weight, linear, multiplied
 from haystack_distill.utils.checks import check_argument, is_number
 
 if TYPE_CHECKING:
@@ -139,6 +139,26 @@ def check_temperature(value: object) -> None:
         DistilError: It is not a number above 0.
     """
     check_argument("temperature", value, is_number(value) and value > 0, "a number above 0")
+
+
+def check_final_temperature(method: Method) -> None:
+    """Check the option `final_temperature` of a method, beside `temperature`.
+
+    Raises:
+        DistilError: It is neither a number above 0 nor None, or is the temperature of the first step too.
+    """
+    first, final = getattr(method, "temperature"), getattr(method, "final_temperature")  # noqa: B009
+    check_argument(
+        "final_temperature", final, final is None or (is_number(final) and final > 0), "a number above 0, or None"
+    )
+    if final == first:
+        raise DistilError(f"final_temperature={final} is the temperature of the first step too; leave it out")
+
+
+def temperature_at(method: Method, progress: float) -> float:
+    """The temperature of a method at a progress from 0 (first optimiser step) to 1 (last)."""
+    first, final = getattr(method, "temperature"), getattr(method, "final_temperature")  # noqa: B009
+    return float(first if final is None else linear(first, final, progress))
 
 
 def check_weights(method: Method, *names: str) -> None:

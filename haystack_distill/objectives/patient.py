@@ -15,7 +15,14 @@ from haystack_distill.objectives.answer_losses import soft_answer_loss
 from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import normalised_state_loss
-from haystack_distill.objectives.method import Method, check_temperature, refuse_without_effect, require_teacher
+from haystack_distill.objectives.method import (
+    Method,
+    check_final_temperature,
+    check_temperature,
+    refuse_without_effect,
+    require_teacher,
+    temperature_at,
+)
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.states import chosen_tokens, require_same_width
 from haystack_distill.utils.checks import check_argument, is_number
@@ -44,6 +51,7 @@ class Patient(Method):
         distillation_loss_weight: From 0 (no soft targets) to 1 (no labels).
         patient_loss_weight: Weight of the hidden states, beta in the paper. The paper's values, 10 to 1000, belong to
             its code's mean over the dimensions of a hidden state; this is the sum, as in its equation.
+        final_temperature: T in the last step, reached linearly; None for the same T in all steps.
 
     Raises:
         DistilError: An option is out of range, or the temperature would have no effect.
@@ -54,6 +62,7 @@ class Patient(Method):
     temperature: float = 2.0
     distillation_loss_weight: float = 0.5
     patient_loss_weight: float = 1.0
+    final_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_argument("tokens", self.tokens, self.tokens in ("all", "first"), '"all" or "first"')
@@ -68,14 +77,20 @@ class Patient(Method):
         weight = self.patient_loss_weight
         check_argument("patient_loss_weight", weight, is_number(weight) and weight > 0, "a number above 0")
         if self.distillation_loss_weight == 0:
-            refuse_without_effect(self, "temperature", "distillation_loss_weight=0 leaves out the soft targets")
+            for option in ("temperature", "final_temperature"):
+                refuse_without_effect(self, option, "distillation_loss_weight=0 leaves out the soft targets")
+        check_final_temperature(self)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """The weights above 0 by term, T^2 included."""
+        """The weights above 0 by term, T^2 of the first step included."""
+        return self.loss_weights_at(self.temperature)
+
+    def loss_weights_at(self, temperature: float) -> dict[str, float]:
+        """The weights above 0 by term at a temperature."""
         weights = {
             "labels": 1.0 - self.distillation_loss_weight,
-            "distillation": self.distillation_loss_weight * self.temperature**2,
+            "distillation": self.distillation_loss_weight * temperature**2,
             "patient": float(self.patient_loss_weight),
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
@@ -108,8 +123,8 @@ class PatientObjective(ObjectiveWithLabels):
 
     def __init__(self, options: Patient, student_config: PretrainedConfig, teacher_config: PretrainedConfig) -> None:
         super().__init__()
-        self.weights = options.loss_weights
-        self.tokens, self.temperature = options.tokens, options.temperature
+        self.options, self.tokens = options, options.tokens
+        self.begin_step(0.0)
         depths = student_config.num_hidden_layers, teacher_config.num_hidden_layers
         self.layer_mapping = resolve_layer_mapping(options.layer_mapping, *depths)
         if options.layer_mapping == "last":
@@ -121,6 +136,11 @@ class PatientObjective(ObjectiveWithLabels):
         logits = {"labels", "distillation"} & self.weights.keys()
         self.student_request = OutputRequest(logits=bool(logits), hidden_states=True)
         self.teacher_request = OutputRequest(logits="distillation" in self.weights, hidden_states=True)
+
+    def begin_step(self, progress: float) -> None:
+        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
+        self.temperature = temperature_at(self.options, progress)
+        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

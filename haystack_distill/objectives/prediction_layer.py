@@ -14,9 +14,14 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
-from haystack_distill.objectives.method import Method, check_temperature, refuse_without_effect
+from haystack_distill.objectives.method import (
+    Method,
+    check_final_temperature,
+    check_temperature,
+    refuse_without_effect,
+    temperature_at,
+)
 from haystack_distill.objectives.objective import LossTerm
-from haystack_distill.objectives.schedule import linear
 from haystack_distill.utils.checks import check_argument, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -81,9 +86,7 @@ class PredictionLayer(Method):
             "distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable'
         )
         final, beta, gamma = self.final_temperature, self.flsw_beta, self.flsw_gamma
-        check_argument(
-            "final_temperature", final, final is None or (is_number(final) and final > 0), "a number above 0, or None"
-        )
+        check_final_temperature(self)
         check_argument("flsw_beta", beta, is_number(beta) and beta >= 0, "a number of 0 or more")
         check_argument("flsw_gamma", gamma, is_number(gamma) and gamma > 0, "a number above 0")
         self._require_effects()
@@ -116,10 +119,6 @@ class PredictionLayer(Method):
                 )
         if self.flsw_beta and callable(self.distillation_loss):
             raise DistilError('flsw_beta has an effect with "kl_div" only; leave it out with a loss of your own')
-        if self.final_temperature == self.temperature:
-            raise DistilError(
-                f"final_temperature={self.final_temperature} is the temperature of the first step too; leave it out"
-            )
         if self.flsw_gamma != 1 and not self.flsw_beta:
             raise DistilError(f"flsw_gamma={self.flsw_gamma} has no effect without flsw_beta; set flsw_beta too")
 
@@ -147,9 +146,7 @@ class PredictionLayerObjective(ObjectiveWithLabels):
     def begin_step(self, progress: float) -> None:
         """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
         options = self.options
-        self.temperature = options.temperature
-        if options.final_temperature is not None:
-            self.temperature = linear(options.temperature, options.final_temperature, progress)
+        self.temperature = temperature_at(options, progress)
         # Where each window has a temperature of its own, T^2 is in the term.
         squared = options.distillation_loss == "kl_div" and not options.flsw_beta
         self.weights = {

@@ -12,7 +12,14 @@ from transformers import PretrainedConfig
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.answer_losses import answer_logit_loss, soft_answer_loss
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
-from haystack_distill.objectives.method import Method, check_temperature, check_weights, refuse_without_effect
+from haystack_distill.objectives.method import (
+    Method,
+    check_final_temperature,
+    check_temperature,
+    check_weights,
+    refuse_without_effect,
+    temperature_at,
+)
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.utils.checks import check_argument
 
@@ -39,6 +46,7 @@ class TeacherStudent(Method):
         loss_function: How student and teacher are compared: "kl" (as distributions) or "mse" (the logits themselves).
         temperature: T, softens the distributions of teacher and student alike; with "kl" only.
         temperature_squared: Whether the KL divergence is multiplied by T^2.
+        final_temperature: T in the last step, reached linearly; None for the same T in all steps.
 
     Raises:
         DistilError: An option is wrong or would have no effect.
@@ -53,6 +61,7 @@ class TeacherStudent(Method):
     loss_function: Literal["kl", "mse"] = "kl"
     temperature: float = 1.0
     temperature_squared: bool = False
+    final_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_weights(self, "loss_w", "dist_w")
@@ -61,18 +70,23 @@ class TeacherStudent(Method):
         squared = self.temperature_squared
         check_argument("temperature_squared", squared, isinstance(squared, bool), "True or False")
         if self.dist_w == 0:
-            for option in ("loss_function", "temperature", "temperature_squared"):
+            for option in ("loss_function", "temperature", "final_temperature", "temperature_squared"):
                 refuse_without_effect(self, option, "dist_w=0 leaves out the teacher")
         if self.loss_function == "mse":
-            for option in ("temperature", "temperature_squared"):
+            for option in ("temperature", "final_temperature", "temperature_squared"):
                 refuse_without_effect(self, option, 'loss_function="mse" compares unscaled logits')
-        if self.temperature == 1:
+        if self.temperature == 1 and self.final_temperature is None:
             refuse_without_effect(self, "temperature_squared", "T^2 is 1 at temperature=1")
+        check_final_temperature(self)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """The weights above 0 by term, T^2 included where it is asked for."""
-        scale = self.temperature**2 if self.temperature_squared else 1.0
+        """The weights above 0 by term, T^2 of the first step included where it is asked for."""
+        return self.loss_weights_at(self.temperature)
+
+    def loss_weights_at(self, temperature: float) -> dict[str, float]:
+        """The weights above 0 by term at a temperature."""
+        scale = temperature**2 if self.temperature_squared else 1.0
         weights = {"labels": float(self.loss_w), "distillation": self.dist_w * scale}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -92,9 +106,14 @@ class TeacherStudentObjective(ObjectiveWithLabels):
 
     def __init__(self, options: TeacherStudent) -> None:
         super().__init__()
-        self.weights = options.loss_weights
-        self.loss_function, self.temperature = options.loss_function, options.temperature
+        self.options, self.loss_function = options, options.loss_function
+        self.begin_step(0.0)
         self.teacher_request = OutputRequest(logits="distillation" in self.weights)
+
+    def begin_step(self, progress: float) -> None:
+        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
+        self.temperature = temperature_at(self.options, progress)
+        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -15,10 +15,12 @@ from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import cosine_loss
 from haystack_distill.objectives.method import (
     Method,
+    check_final_temperature,
     check_temperature,
     check_weights,
     refuse_without_effect,
     require_teacher,
+    temperature_at,
 )
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.objectives.states import require_same_width
@@ -43,6 +45,7 @@ class TripleLoss(Method):
         soft_target_weight: Weight of the teacher's distribution; 0 leaves it out.
         label_weight: Weight of the labels; 0 leaves them out.
         cosine_weight: Weight of the cosine of the last hidden states; 0 leaves it out.
+        final_temperature: T in the last step, reached linearly; None for the same T in all steps.
 
     Raises:
         DistilError: A weight or the temperature is wrong or would have no effect, or all weights are 0.
@@ -56,18 +59,25 @@ class TripleLoss(Method):
     soft_target_weight: float = 5.0
     label_weight: float = 2.0
     cosine_weight: float = 1.0
+    final_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         check_weights(self, "soft_target_weight", "label_weight", "cosine_weight")
         if self.soft_target_weight == 0:
-            refuse_without_effect(self, "temperature", "soft_target_weight=0 leaves out the soft targets")
+            for option in ("temperature", "final_temperature"):
+                refuse_without_effect(self, option, "soft_target_weight=0 leaves out the soft targets")
+        check_final_temperature(self)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """The weights above 0 by term, T^2 included."""
+        """The weights above 0 by term, T^2 of the first step included."""
+        return self.loss_weights_at(self.temperature)
+
+    def loss_weights_at(self, temperature: float) -> dict[str, float]:
+        """The weights above 0 by term at a temperature."""
         weights = {
-            "soft_targets": self.soft_target_weight * self.temperature**2,
+            "soft_targets": self.soft_target_weight * temperature**2,
             "labels": self.label_weight,
             "cosine": self.cosine_weight,
         }
@@ -93,12 +103,17 @@ class TripleLossObjective(ObjectiveWithLabels):
 
     def __init__(self, options: TripleLoss) -> None:
         super().__init__()
-        self.weights = options.loss_weights
-        self.temperature = options.temperature
+        self.options = options
+        self.begin_step(0.0)
         states = "cosine" in self.weights
         soft = "soft_targets" in self.weights
         self.student_request = OutputRequest(logits=soft or "labels" in self.weights, hidden_states=states)
         self.teacher_request = OutputRequest(logits=soft, hidden_states=states)
+
+    def begin_step(self, progress: float) -> None:
+        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
+        self.temperature = temperature_at(self.options, progress)
+        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

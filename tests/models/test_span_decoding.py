@@ -160,3 +160,13 @@ def test_decoder_keeps_the_best_window_of_each_span_and_the_lowest_no_answer(
         )[:2]
         assert all(one.text == context[one.start : one.end] for one in prediction.answers)
         assert (prediction.no_answer.logit, prediction.no_answer.score) == decoder.no_answer(example)
+
+
+def test_a_probability_does_not_depend_on_padding() -> None:
+    """To the bit: in float32 the order in which exponentials are added up would change with the length of the batch."""
+    logits = torch.randn(50, 97, generator=torch.Generator().manual_seed(0)) * 4
+    mask = torch.ones(50, 97, dtype=torch.bool)
+    alone = log_partition(logits, mask)
+    for more in (1, 15, 31, 160):
+        padded = torch.nn.functional.pad(logits, (0, more), value=9.0)
+        assert torch.equal(log_partition(padded, torch.nn.functional.pad(mask, (0, more))), alone)
