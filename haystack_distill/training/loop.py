@@ -347,8 +347,8 @@ class _LoopTrainer(Trainer):
         if not self._gradient_checked:
             self._gradient_checked = True
             # Projections learn in any case, so that the loss alone does not tell whether the student does. Where
-            # gradients are divided among processes, they are not those of the parameters.
-            divided = self.args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled
+            # DeepSpeed or FSDP divides gradients among processes, they are not those of the parameters.
+            divided = self.is_deepspeed_enabled or self.is_fsdp_enabled
             if self.objective.trains_student and not divided and self._has_no_gradient():
                 raise self._nothing_learns()
         return loss

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haystack_distill import Reader, ReaderTrainer, RunResult, WindowSettings, students
+from haystack_distill import DistilError, Reader, ReaderTrainer, RunResult, WindowSettings, students
 from haystack_distill.objectives import AttentionRelations, HardTargets, IntermediateLayers, Method, PredictionLayer
 from haystack_distill.training.adaptation import ADAPTATIONS
 from tests.training.helpers import furthest, settings, weights_of, with_gradients
@@ -88,3 +88,7 @@ if __name__ == "__main__":
     for run in RUNS:
         place = Path(sys.argv[1])
         train(place, run, place / "two" / run, batch_size=4)
+    # Projections alone would learn: the layer that is compared is frozen.
+    RUNS["nothing"] = IntermediateLayers([2, None], attention_loss_weight=0, embedding_loss_weight=0), "last_layers"
+    with pytest.raises(DistilError, match="no trained weight of the student changes the loss"):
+        train(place, "nothing", place / "two" / "nothing", batch_size=4)
