@@ -67,6 +67,9 @@ _SETTINGS = (
     "speed",
 )
 _CPU_TOKENS = 1024  # in a batch: more of them only add padding there, and no longer fit the processor's caches
+# What a batch costs on a processor beside its tokens, as that of so many: calls, kernels, threads that wait.
+_CPU_CALL_TOKENS = 40
+_BATCHED_TOGETHER = 64  # windows whose batches are chosen together
 _TOGETHER = 16 * 1024  # tokens of the windows that leave early together: their hidden states are in memory at once
 _CHUNK = 1024  # examples whose windows are sorted by length together when predicting
 
@@ -500,13 +503,13 @@ class Reader:
         return batch, starts, ends
 
     def _batches(self, windows: AnyWindows, chosen: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of some windows, longest first, of about equal numbers of tokens."""
+        """Batches of some windows, longest first."""
         ordered = chosen[np.argsort(-windows.lengths[chosen], kind="stable")]
         multiple = length_multiple(self.precision) if self.exported is None else self.exported.length_multiple
+        lengths = (-(-windows.lengths[ordered] // multiple) * multiple).tolist()
+        overhead = _CPU_CALL_TOKENS if self.device.type == "cpu" else None
         first = 0
-        while first < len(ordered):
-            longest = int(windows.lengths[ordered[first]])
-            size = max(1, self._batch_tokens // (-(-longest // multiple) * multiple))
+        for size in batch_sizes(lengths, self._batch_tokens, overhead):
             with part("batches"):
                 batch = windows.collate(windows.__getitems__(ordered[first : first + size].tolist()), multiple)
             yield batch
@@ -708,6 +711,38 @@ class Reader:
         copied = self.replace(model=copy.deepcopy(self.model))
         copied.untrained = self.untrained
         return copied
+
+
+def batch_sizes(lengths: Sequence[int], tokens: int, overhead: int | None) -> Iterator[int]:
+    """How many windows each batch has, so that computing all of them costs least.
+
+    A batch costs its tokens, padding included, and an overhead: few windows of one length are padded less, and many are
+    fewer batches.
+
+    Args:
+        lengths: Of the windows, longest first, as they are padded alone.
+        tokens: The most tokens of a batch of several windows.
+        overhead: The cost of a batch beside its tokens, as that of so many tokens; None: so much that batches are as
+            large as they may be.
+    """
+    if overhead is None:
+        first = 0
+        while first < len(lengths):
+            yield (size := max(1, tokens // lengths[first]))
+            first += size
+        return
+    for begin in range(0, len(lengths), _BATCHED_TOGETHER):
+        some = lengths[begin : begin + _BATCHED_TOGETHER]
+        cheapest, sizes = [0] + [0] * len(some), [0] * (len(some) + 1)  # of the windows from each place on
+        for first in range(len(some) - 1, -1, -1):
+            most = max(1, min(tokens // some[first], len(some) - first))
+            costs = [size * some[first] + cheapest[first + size] for size in range(1, most + 1)]
+            cheapest[first] = overhead + min(costs)
+            sizes[first] = 1 + costs.index(min(costs))
+        first = 0
+        while first < len(some):
+            yield sizes[first]
+            first += sizes[first]
 
 
 def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

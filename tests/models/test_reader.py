@@ -4,8 +4,9 @@ import itertools
 import json
 import logging
 import os
+import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.squad.metrics import read_predictions, squad_metrics
 from haystack_distill.models.answers import Answer, Prediction
+from haystack_distill.models.reader import batch_sizes
 
 MakeReader = Callable[..., Reader]
 
@@ -637,3 +639,32 @@ def test_iterators_are_read_once_and_a_text_is_no_list(tiny_reader: MakeReader) 
     assert reader.answer_passages("Who?", iter(contexts)) == reader.answer_passages("Who?", contexts)
     with pytest.raises(DistilError, match=r"passages must be a list of texts; give a single one as \[passage\]"):
         reader.answer_passages("Who?", contexts[0])
+
+
+def test_batches_cost_least() -> None:
+    """By comparison with all ways to divide windows; those of many are as good as may be, 64 at a time."""
+    numbers = random.Random(0)
+
+    def cost(sizes: Sequence[int], lengths: Sequence[int]) -> int:
+        firsts = [0, *itertools.accumulate(sizes)]
+        return sum(40 + size * lengths[first] for size, first in zip(sizes, firsts, strict=False))
+
+    for _ in range(60):
+        lengths = sorted((numbers.choice(range(16, 257, 16)) for _ in range(numbers.randint(1, 9))), reverse=True)
+        cuts = range(1, len(lengths))
+        ways = []
+        for chosen in itertools.chain.from_iterable(itertools.combinations(cuts, n) for n in range(len(lengths))):
+            ends = [0, *chosen, len(lengths)]
+            sizes = [end - begin for begin, end in itertools.pairwise(ends)]
+            if all(size == 1 or size * lengths[begin] <= 512 for size, begin in zip(sizes, ends, strict=False)):
+                ways.append(cost(sizes, lengths))
+        found = list(batch_sizes(lengths, 512, 40))
+        assert sum(found) == len(lengths)
+        assert cost(found, lengths) == min(ways)
+    assert list(batch_sizes([300, 200], 100, 40)) == [1, 1]  # longer than a batch may be
+    many = list(batch_sizes([100] * 1000, 512, 40))
+    assert sum(many) == 1000
+    assert set(many) <= {4, 5}
+    greedy = batch_sizes([100, 90, 50, 50, 50, 50], 200, None)
+    assert list(itertools.islice(greedy, 2)) == [2, 4]
+    assert not list(batch_sizes([], 100, 40))
