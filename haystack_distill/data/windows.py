@@ -442,11 +442,11 @@ def _cut(
     answers: CutAnswers | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The windows of a batch of example rows, in order; what becomes of their answers is counted in `answers`."""
-    contexts = list(dict.fromkeys(rows["context"]))
-    encoded_contexts = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
-    questions = _encode(tokenizer, [question.strip() for question in rows["question"]])
-    for row, (context, (question_ids, _, _)) in enumerate(zip(rows["context"], questions, strict=True)):
-        ids, starts, ends = encoded_contexts[context]
+    contexts = _encode_each(tokenizer, rows["context"])
+    questions = _encode_each(tokenizer, [question.strip() for question in rows["question"]])
+    for row, (context, question) in enumerate(zip(rows["context"], rows["question"], strict=True)):
+        ids, starts, ends = contexts[context]
+        question_ids, _, _ = questions[question.strip()]
         yield from _cut_example(
             first + row,
             question_ids[: settings.max_query_length],
@@ -512,6 +512,14 @@ def _answer_tokens(labels: dict[str, Any], starts: np.ndarray, ends: np.ndarray)
     begin, end = offsets[0], offsets[0] + len(texts[0])
     inside = np.nonzero((ends > begin) & (starts < end) & (ends > starts))[0]
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _encode_each(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`_encode` by text: once where it is the question to many contexts, or the context of many questions."""
+    different = list(dict.fromkeys(texts))
+    return dict(zip(different, _encode(tokenizer, different), strict=True))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
