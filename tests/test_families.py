@@ -7,6 +7,7 @@ The table of docs/families.md is what these tests find. `make test` names a dire
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +126,45 @@ def test_a_family_end_to_end(family: str, tokenizer: BertTokenizerFast, squad_fi
         found[column] = cell(error)
         if error is not None:
             assert f"'{family}'" in str(error)
-    directory = (tmp_path if SAVED is None else SAVED / __version__.split(".")[0]) / family
-    trained.save(directory)
-    loaded = Reader.load(directory, window_settings=WINDOWS, device="cpu", precision="fp32")
-    answers = trained.answer_batch(PAIRS, 3)
-    assert loaded.answer_batch(PAIRS, 3) == answers
-    written = [[[one.start, one.end, one.no_answer, one.score] for one in some] for some in answers]
-    (directory / "answers.json").write_text(json.dumps(written), encoding="utf-8")
+    loaded = saved_and_loaded(trained, family, tmp_path)
     found["saved and loaded"] = "yes"
     found["ONNX"] = cell(attempt(lambda: export_reader(loaded, tmp_path / "exported")))
     assert found == {name: text for name, text in cells_of_page()[family].items() if name in found}
+
+
+def saved_and_loaded(reader: Reader, name: str, tmp_path: Path) -> Reader:
+    """The reader as it is read again; it and its answers stay for the other version, where there is one."""
+    directory = (tmp_path if SAVED is None else SAVED / __version__.split(".")[0]) / name
+    reader.save(directory)
+    loaded = Reader.load(directory, window_settings=WINDOWS, device="cpu", precision="fp32")
+    answers = reader.answer_batch(PAIRS, 3)
+    assert loaded.answer_batch(PAIRS, 3) == answers
+    written = [[[one.start, one.end, one.no_answer, one.score] for one in some] for some in answers]
+    (directory / "answers.json").write_text(json.dumps(written), encoding="utf-8")
+    return loaded
+
+
+# Readers that are no plain model of a family, or have another tokenizer than its.
+KINDS: dict[str, Callable[[Reader, Path], Reader]] = {
+    "pruned": lambda teacher, data: students.pruned(teacher, data, layers=3, intermediate_size=8),
+    "bilstm": lambda teacher, data: students.bilstm(teacher, units=8, embedding_size=8),
+    "early-exit": lambda teacher, data: students.early_exit(teacher, branch_size=4, match_size=4),
+    **{
+        algorithm: lambda teacher, data, algorithm=algorithm: students.with_tokenizer(  # type: ignore[misc]
+            teacher, CONTEXTS * 3, algorithm=algorithm, vocab_size=300
+        )
+        for algorithm in ("unigram", "bpe", "wordpiece")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_reader_is_saved_and_loaded(
+    kind: str, tokenizer: BertTokenizerFast, squad_file: Path, tmp_path: Path
+) -> None:
+    reader = KINDS[kind](teacher_of("bert", tokenizer), squad_file)
+    loaded = saved_and_loaded(reader, kind, tmp_path)
+    assert type(loaded.model).__name__ == type(reader.model).__name__
 
 
 def test_the_page_has_every_family() -> None:
@@ -150,7 +180,9 @@ OTHER = None if SAVED is None else SAVED / ("4" if IS_5 else "5")
 if OTHER is not None and OTHER.exists():
 
     @pytest.mark.parametrize(
-        "directory", [OTHER / name for name in HERE if name not in ONLY_5], ids=lambda one: one.name
+        "directory",
+        [OTHER / name for name in (*HERE, *KINDS) if name not in ONLY_5],
+        ids=lambda one: one.name,
     )
     def test_what_the_other_version_has_saved(directory: Path) -> None:
         """The reader that another version of transformers has saved gives the answers that it gave there."""
