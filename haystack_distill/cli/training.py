@@ -157,12 +157,13 @@ def distil(ctx: typer.Context, **given: Any) -> None:
             "the method masked_language_model needs a corpus to train on; use a recipe with a stage that has a "
             "`corpus` (`haystack-distill recipe init`)"
         )
-    if set(names) <= {"labels", "self_distillation"} and given["teacher"]:
+    alone = set(names) <= {"labels", "self_distillation"}
+    if alone and given["teacher"]:
         raise DistilError(
             "the method self_distillation learns from the student's own last layer, so --teacher would have no effect; "
             "leave it out"
         )
-    if not set(names) <= {"labels", "self_distillation"} and not given["teacher"]:
+    if not alone and not given["teacher"]:
         raise DistilError(f"the method {' + '.join(names)} learns from a teacher; give one with --teacher")
     teachers = [_weight_and_teacher(text) for text in given["teacher"] or ()]
     names = [name for _, name in teachers]

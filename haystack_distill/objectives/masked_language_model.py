@@ -20,9 +20,9 @@ from haystack_distill.objectives.method import (
     check_weights,
     refuse_without_effect,
     require_teacher,
-    temperature_at,
 )
-from haystack_distill.objectives.objective import CORPUS, LossTerm, Objective
+from haystack_distill.objectives.objective import CORPUS, LossTerm
+from haystack_distill.objectives.softened import SoftenedObjective
 from haystack_distill.utils.checks import check_argument
 
 
@@ -109,7 +109,7 @@ class MaskedLanguageModel(Method):
         return MaskedLanguageModelObjective(self)
 
 
-class MaskedLanguageModelObjective(Objective):
+class MaskedLanguageModelObjective(SoftenedObjective):
     """The objective of `MaskedLanguageModel`. Its terms are the losses with a weight above 0.
 
     Args:
@@ -126,11 +126,6 @@ class MaskedLanguageModelObjective(Objective):
         self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
         compared = {"soft_targets", "cosine"} & self.weights.keys()
         self.teacher_request = self.student_request if compared else OutputRequest()
-
-    def begin_step(self, progress: float) -> None:
-        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
-        self.temperature = temperature_at(self.options, progress)
-        self.weights = self.options.loss_weights_at(self.temperature)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Windows with a masked word have the terms of masked words; see `Objective.masks`."""

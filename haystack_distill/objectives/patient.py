@@ -21,9 +21,9 @@ from haystack_distill.objectives.method import (
     check_temperature,
     refuse_without_effect,
     require_teacher,
-    temperature_at,
 )
 from haystack_distill.objectives.objective import LossTerm
+from haystack_distill.objectives.softened import SoftenedObjective
 from haystack_distill.objectives.states import chosen_tokens, require_same_width
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -106,7 +106,7 @@ class Patient(Method):
         return PatientObjective(self, student, teacher)
 
 
-class PatientObjective(ObjectiveWithLabels):
+class PatientObjective(SoftenedObjective, ObjectiveWithLabels):
     """The objective of `Patient`. Its terms are those of "labels", "distillation" and "patient" with a weight above 0.
 
     Args:
@@ -136,11 +136,6 @@ class PatientObjective(ObjectiveWithLabels):
         logits = {"labels", "distillation"} & self.weights.keys()
         self.student_request = OutputRequest(logits=bool(logits), hidden_states=True)
         self.teacher_request = OutputRequest(logits="distillation" in self.weights, hidden_states=True)
-
-    def begin_step(self, progress: float) -> None:
-        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
-        self.temperature = temperature_at(self.options, progress)
-        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -18,9 +18,9 @@ from haystack_distill.objectives.method import (
     check_temperature,
     check_weights,
     refuse_without_effect,
-    temperature_at,
 )
 from haystack_distill.objectives.objective import LossTerm
+from haystack_distill.objectives.softened import SoftenedObjective
 from haystack_distill.utils.checks import check_argument
 
 
@@ -97,7 +97,7 @@ class TeacherStudent(Method):
         return TeacherStudentObjective(self)
 
 
-class TeacherStudentObjective(ObjectiveWithLabels):
+class TeacherStudentObjective(SoftenedObjective, ObjectiveWithLabels):
     """The objective of `TeacherStudent`. Its terms are those of "labels" and "distillation" with a weight above 0.
 
     Args:
@@ -109,11 +109,6 @@ class TeacherStudentObjective(ObjectiveWithLabels):
         self.options, self.loss_function = options, options.loss_function
         self.begin_step(0.0)
         self.teacher_request = OutputRequest(logits="distillation" in self.weights)
-
-    def begin_step(self, progress: float) -> None:
-        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
-        self.temperature = temperature_at(self.options, progress)
-        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

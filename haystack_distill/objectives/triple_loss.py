@@ -20,9 +20,9 @@ from haystack_distill.objectives.method import (
     check_weights,
     refuse_without_effect,
     require_teacher,
-    temperature_at,
 )
 from haystack_distill.objectives.objective import LossTerm
+from haystack_distill.objectives.softened import SoftenedObjective
 from haystack_distill.objectives.states import require_same_width
 
 
@@ -94,7 +94,7 @@ class TripleLoss(Method):
         return TripleLossObjective(self)
 
 
-class TripleLossObjective(ObjectiveWithLabels):
+class TripleLossObjective(SoftenedObjective, ObjectiveWithLabels):
     """The objective of `TripleLoss`. Its terms are "soft_targets", "labels" and "cosine", those with a weight above 0.
 
     Args:
@@ -109,11 +109,6 @@ class TripleLossObjective(ObjectiveWithLabels):
         soft = "soft_targets" in self.weights
         self.student_request = OutputRequest(logits=soft or "labels" in self.weights, hidden_states=states)
         self.teacher_request = OutputRequest(logits=soft, hidden_states=states)
-
-    def begin_step(self, progress: float) -> None:
-        """Set the temperature of this step, and the weight T^2 with it; see `Objective.begin_step`."""
-        self.temperature = temperature_at(self.options, progress)
-        self.weights = self.options.loss_weights_at(self.temperature)
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

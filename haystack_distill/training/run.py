@@ -259,7 +259,8 @@ class Run:
                     on_trained()
                 return replace(result, heads=self._readers(heads))
             self.check_adaptation(evaluate is not None, objective)  # before the teacher runs over the data
-            _require_same_models(self.method, self._metadata(teacher, directory.record))
+            models = _models_of(directory.record)
+            _require_same_models(self.method, models)
             if prepare is not None:
                 prepare()
             objective.prepare()
@@ -281,22 +282,11 @@ class Run:
             metrics = evaluate() if evaluate is not None else {}
             seconds, readers = time.monotonic() - self.started, self._readers(heads)
             result = RunResult(steps, seconds, metrics, history, trained=trained, heads=readers)
-            metadata = self._metadata(teacher, directory.record)
-            return directory.finish(result, lambda path: self._save(path, objective, readers, metadata))
+            return directory.finish(result, lambda path: self._save(path, objective, readers, models))
 
     def _readers(self, heads: Heads | None) -> dict[str, Reader]:
         """The trained student with each of the heads that have a name."""
         return heads.readers(self.student) if heads is not None and isinstance(self.student, Reader) else {}
-
-    def _metadata(self, teacher: Teacher | None, record: Mapping[str, Any]) -> dict[str, str]:
-        """The models of this run by hashes of their weights, for what it leaves for a later one or takes."""
-        found = {}
-        if teacher is not None:  # in whatever precision it runs
-            kept = {name: value for name, value in teacher.fingerprint.items() if name != "precision"}
-            found[_MODELS[0]] = hash_json(kept)
-        if record["student"] is not None:
-            found[_MODELS[1]] = str(record["student"]["weights"])
-        return found
 
     def _save(
         self, directory: Path, objective: Objective, heads: Mapping[str, Reader], metadata: dict[str, str]
@@ -348,12 +338,23 @@ def _with_hashes(method: Method | Objective) -> Method | Objective:
     return MethodSum(tuple(parts)) if isinstance(method, MethodSum) else parts[0][1]
 
 
+def _models_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """The models of a run by hashes of their weights, from its record, for what it leaves for a later run or takes."""
+    teacher, student = record["teacher"], record["student"]
+    found = {}
+    if teacher is not None:  # in whatever precision it runs
+        found[_MODELS[0]] = hash_json({name: value for name, value in teacher.items() if name != "precision"})
+    if student is not None:
+        found[_MODELS[1]] = str(student["weights"])
+    return found
+
+
 def _require_same_models(method: Method | Objective, models: Mapping[str, str]) -> None:
     """Check that what an earlier run left was learnt with the teacher and the student of this one.
 
     Args:
         method: The method.
-        models: As `Run._metadata` returns them.
+        models: As `_models_of` returns them.
 
     Raises:
         DistilError: It was learnt with another.
