@@ -6,6 +6,7 @@ from haystack_distill.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from haystack_distill.models.outputs import ModelOutputs, OutputRequest, run_model
+    from haystack_distill.objectives.contextual_relations import ContextualRelations
     from haystack_distill.objectives.feature_maps import FeatureMaps
     from haystack_distill.objectives.hard_targets import HardTargets
     from haystack_distill.objectives.intermediate_layers import IntermediateLayers, resolve_layer_mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionRelations",
+    "ContextualRelations",
     "FeatureMaps",
     "HardTargets",
     "IntermediateLayers",
@@ -57,6 +59,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "AttentionRelations": "haystack_distill.objectives.relations",
+        "ContextualRelations": "haystack_distill.objectives.contextual_relations",
         "HardTargets": "haystack_distill.objectives.hard_targets",
         "FeatureMaps": "haystack_distill.objectives.feature_maps",
         "IntermediateLayers": "haystack_distill.objectives.intermediate_layers",

@@ -6,6 +6,7 @@ padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.nn.functional import (
 from haystack_distill.errors import DistilError
 
 LOG_ODDS_LIMIT = 10.0  # in `log_odds_loss`: probabilities of 4.5e-5 and 1 - 4.5e-5
-_LOWEST = -1e30  # a score that a softmax turns to 0, finite: 0 times a difference of logarithms is 0 then, not NaN
+LOWEST_SCORE = -1e30  # a score that a softmax turns to 0, finite: 0 times a difference of logarithms is 0 then, not NaN
 _SCORES_CPU, _SCORES_GPU = 2**18, 2**26  # that are in memory at once
 
 
@@ -76,6 +77,82 @@ def kl_div_loss(
     return (teacher.exp() * difference).sum(dim=1)
 
 
+def jensen_shannon_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_mask: Tensor,
+    teacher_mask: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """KL(p || m) / 2 + KL(q || m) / 2 of the teacher's p, the student's q and their mean m, without a factor T^2.
+
+    The Jensen-Shannon divergence of f-distillation (Wen et al. 2023, arXiv 2307.15190). Unlike the KL divergence it has
+    a bound, log 2, and weighs what either of the two holds for probable.
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L). -inf for tokens without a teacher score, which have probability 0.
+        student_mask: True for the tokens of the student's softmax, all except padding, (B, L).
+        teacher_mask: As for `kl_div_loss`, (B, L).
+        temperature: T > 0; higher is softer.
+
+    Returns:
+        The divergence of each window in nats, (B,), from 0 to log 2.
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    student, teacher = _finite_log_softmaxes(student_logits, teacher_logits, student_mask, teacher_mask, temperature)
+    mean = torch.logaddexp(student, teacher) - math.log(2)
+    return (student.exp() * (student - mean) + teacher.exp() * (teacher - mean)).sum(dim=1) / 2
+
+
+def correlation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_mask: Tensor,
+    teacher_mask: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """1 - Pearson's correlation of the probabilities of student and teacher over the tokens, without a factor T^2.
+
+    The inter-class relation of DIST (Huang et al. 2022, arXiv 2205.10536): the student has to match the teacher's
+    preferences, and not its probabilities.
+
+    Args:
+        student_logits: (B, L).
+        teacher_logits: (B, L). -inf for tokens without a teacher score, which have probability 0.
+        student_mask: True for the tokens of the student's softmax, all except padding, (B, L).
+        teacher_mask: As for `kl_div_loss`, (B, L).
+        temperature: T > 0; higher is softer.
+
+    Returns:
+        The loss of each window, (B,), from 0 to 2.
+
+    Raises:
+        DistilError: The shapes differ.
+    """
+    logs = _finite_log_softmaxes(student_logits, teacher_logits, student_mask, teacher_mask, temperature)
+    student, teacher = (_centred(each.exp(), student_mask.bool()) for each in logs)
+    return 1 - cosine_similarity(student, teacher, dim=1)
+
+
+def _finite_log_softmaxes(
+    student_logits: Tensor, teacher_logits: Tensor, student_mask: Tensor, teacher_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log softmaxes of both at a temperature, in which the logarithm of probability 0 is finite."""
+    _require_same_shape(student_logits, teacher_logits)
+    teacher_logits = teacher_logits.detach().float()
+    student, teacher = (
+        (logits / temperature).masked_fill(~mask, LOWEST_SCORE).log_softmax(dim=1)
+        for logits, mask in (
+            (student_logits.float(), student_mask.bool()),
+            (teacher_logits, teacher_mask.bool() & ~torch.isneginf(teacher_logits)),
+        )
+    )
+    return student, teacher
+
+
 def window_temperatures(
     student_logits: Tensor, teacher_logits: Tensor, teacher_mask: Tensor, temperature: float, beta: float, gamma: float
 ) -> Tensor:
@@ -109,7 +186,7 @@ def window_temperatures(
 
 
 def _centred(logits: Tensor, scored: Tensor) -> Tensor:
-    """Logits (B, L) less the mean of those that are scored; 0 elsewhere."""
+    """Values (B, L) less the mean of those that are scored; 0 elsewhere."""
     kept = logits.masked_fill(~scored, 0.0)
     return (kept - kept.sum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True)).masked_fill(~scored, 0.0)
 
@@ -356,8 +433,8 @@ def _by_head(states: Tensor, heads: int) -> Tensor:
 def _divergence(student: Tensor, teacher: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) of (B, heads, L, L) scores, which it overwrites: the loss (B,) and its gradient."""
     padding = ~valid[:, None, None, :]
-    log_student = student.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
-    log_teacher = teacher.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
+    log_student = student.masked_fill_(padding, LOWEST_SCORE).log_softmax(dim=3)
+    log_teacher = teacher.masked_fill_(padding, LOWEST_SCORE).log_softmax(dim=3)
     probability = log_teacher.exp()
     share = valid / (valid.sum(dim=1, keepdim=True) * student.shape[1])  # of a query token and head in the mean
     loss = log_teacher.sub_(log_student).mul_(probability).sum(dim=3).mul_(share[:, None]).sum(dim=(1, 2))
@@ -411,7 +488,7 @@ def soft_target_loss(
     _require_same_shape(student_logits, teacher_logits)
     teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=2)
     student = (student_logits.float() / temperature).log_softmax(dim=2)
-    return _mean_over_tokens((teacher.exp() * (teacher - student)).sum(dim=2), attention_mask)
+    return mean_over_tokens((teacher.exp() * (teacher - student)).sum(dim=2), attention_mask)
 
 
 def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -443,7 +520,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Ten
         DistilError: The shapes differ.
     """
     _require_same_shape(student, teacher)
-    return _mean_over_tokens(1 - cosine_similarity(student.float(), teacher.detach().float(), dim=2), attention_mask)
+    return mean_over_tokens(1 - cosine_similarity(student.float(), teacher.detach().float(), dim=2), attention_mask)
 
 
 def normalised_state_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
@@ -464,7 +541,7 @@ def normalised_state_loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> T
     """
     _require_same_shape(student, teacher)
     difference = normalize(student.float(), dim=2) - normalize(teacher.detach().float(), dim=2)
-    return _mean_over_tokens(difference.square().sum(dim=2), tokens)
+    return mean_over_tokens(difference.square().sum(dim=2), tokens)
 
 
 def standardised_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
@@ -500,7 +577,7 @@ def mean_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tenso
         The mean of each window, (B,).
     """
     difference = student.float().mean(dim=2) - teacher.detach().float().mean(dim=2)
-    return _mean_over_tokens(difference.square(), attention_mask)
+    return mean_over_tokens(difference.square(), attention_mask)
 
 
 def variance_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> Tensor:
@@ -509,10 +586,10 @@ def variance_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -> T
     Not squared, as in the authors' code; the variances are without Bessel's correction.
     """
     difference = student.float().var(dim=2, correction=0) - teacher.detach().float().var(dim=2, correction=0)
-    return _mean_over_tokens(difference.abs(), attention_mask)
+    return mean_over_tokens(difference.abs(), attention_mask)
 
 
-def _mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:
+def mean_over_tokens(values: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean of (B, L) values over the tokens that are not padding, (B,)."""
     valid = attention_mask.bool()
     # A window without any has the value 0: 0 / 0 would make the whole gradient NaN, though no mask counts the window.

@@ -13,7 +13,13 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
-from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
+from haystack_distill.objectives.losses import (
+    correlation_loss,
+    jensen_shannon_loss,
+    kl_div_loss,
+    mse_logits_loss,
+    window_temperatures,
+)
 from haystack_distill.objectives.method import (
     Method,
     check_final_temperature,
@@ -26,6 +32,9 @@ from haystack_distill.utils.checks import check_argument, is_number
 
 DistillationLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
+# Of probabilities, at a temperature.
+_OF_PROBABILITIES = {"kl_div": kl_div_loss, "jensen_shannon": jensen_shannon_loss, "correlation": correlation_loss}
+
 # Low enough for probability 0 at any usable temperature; finite, because 0 * inf would be NaN.
 _MASKED_LOGIT = -1e9
 
@@ -37,7 +46,8 @@ class PredictionLayer(Method):
     total = distillation_loss_weight * T^2 * distillation + (1 - distillation_loss_weight) * labels
 
     as in Hinton et al. 2015 (arXiv 1503.02531): T^2 keeps the size of the soft gradient when the temperature T changes.
-    T^2 belongs to "kl_div" only. Both losses are means over start and end. A window without a label has no labels loss.
+    T^2 belongs to the losses of probabilities, "kl_div", "jensen_shannon" and "correlation". Both losses are means over
+    start and end. A window without a label has no labels loss.
 
     A loss of your own is a callable `loss(student_logits, teacher_logits, mask, temperature) -> Tensor`, called once
     for the start and once for the end. The logits are float32 (B, L) and finite: padding in the student's, and every
@@ -48,10 +58,11 @@ class PredictionLayer(Method):
     teacher disagree (`flsw_beta`, see `objectives.losses.window_temperatures`); T^2 follows it.
 
     Args:
-        temperature: T, softens the distributions of teacher and student alike; with "kl_div" only.
+        temperature: T, softens the distributions of teacher and student alike; not with "mse".
         distillation_loss_weight: From 0 (labels only) to 1 (teacher only).
-        distillation_loss: How the two are compared: "kl_div" (as distributions), "mse" (the logits themselves), or, in
-            Python, a callable.
+        distillation_loss: How the two are compared: "kl_div" or "jensen_shannon" (divergences of the distributions),
+            "correlation" (1 - Pearson's correlation of the probabilities, as in DIST), "mse" (the logits themselves),
+            or, in Python, a callable.
         final_temperature: T in the last step, reached linearly; None for the same T in all steps.
         flsw_beta: How much lower T is in a window on which student and teacher disagree: beta * (1 - cosine of their
             logits less their means)^gamma; below the temperature; with "kl_div" only.
@@ -67,7 +78,7 @@ class PredictionLayer(Method):
 
     temperature: float = 1.0
     distillation_loss_weight: float = 0.5
-    distillation_loss: Literal["kl_div", "mse"] | DistillationLoss = "kl_div"
+    distillation_loss: Literal["kl_div", "mse", "jensen_shannon", "correlation"] | DistillationLoss = "kl_div"
     final_temperature: float | None = None
     flsw_beta: float = 0.0
     flsw_gamma: float = 1.0
@@ -82,9 +93,9 @@ class PredictionLayer(Method):
             "a number from 0 (labels only) to 1 (teacher only)",
         )
         loss = self.distillation_loss
-        check_argument(
-            "distillation_loss", loss, loss in ("kl_div", "mse") or callable(loss), '"kl_div", "mse" or a callable'
-        )
+        known = ("mse", *_OF_PROBABILITIES)
+        words = ", ".join(f'"{word}"' for word in known)
+        check_argument("distillation_loss", loss, loss in known or callable(loss), f"{words} or a callable")
         final, beta, gamma = self.final_temperature, self.flsw_beta, self.flsw_gamma
         check_final_temperature(self)
         check_argument("flsw_beta", beta, is_number(beta) and beta >= 0, "a number of 0 or more")
@@ -117,8 +128,8 @@ class PredictionLayer(Method):
                     f'distillation_loss="mse" compares unscaled logits, so {name}={value} would have no effect; leave '
                     'it out, or use "kl_div"'
                 )
-        if self.flsw_beta and callable(self.distillation_loss):
-            raise DistilError('flsw_beta has an effect with "kl_div" only; leave it out with a loss of your own')
+        if self.flsw_beta and self.distillation_loss != "kl_div":
+            raise DistilError('flsw_beta has an effect with "kl_div" only; leave it out with another loss')
         if self.flsw_gamma != 1 and not self.flsw_beta:
             raise DistilError(f"flsw_gamma={self.flsw_gamma} has no effect without flsw_beta; set flsw_beta too")
 
@@ -139,7 +150,8 @@ class PredictionLayerObjective(ObjectiveWithLabels):
     def __init__(self, options: PredictionLayer) -> None:
         super().__init__()
         self.options = options
-        self.distillation_loss = options.distillation_loss
+        self.distillation_loss = loss = options.distillation_loss
+        self._of_probabilities = _OF_PROBABILITIES.get(loss) if isinstance(loss, str) else None
         self.begin_step(0.0)
         self.teacher_request = OutputRequest(logits=True)
 
@@ -148,7 +160,7 @@ class PredictionLayerObjective(ObjectiveWithLabels):
         options = self.options
         self.temperature = temperature_at(options, progress)
         # Where each window has a temperature of its own, T^2 is in the term.
-        squared = options.distillation_loss == "kl_div" and not options.flsw_beta
+        squared = self._of_probabilities is not None and not options.flsw_beta
         self.weights = {
             "distillation": options.distillation_loss_weight * (self.temperature**2 if squared else 1.0),
             "labels": 1.0 - options.distillation_loss_weight,
@@ -178,8 +190,8 @@ class PredictionLayerObjective(ObjectiveWithLabels):
         if beta:
             own = window_temperatures(student_logits, teacher_logits, context, self.temperature, beta, gamma)
             return own**2 * kl_div_loss(student_logits, teacher_logits, tokens, context, own)
-        if self.distillation_loss == "kl_div":
-            return kl_div_loss(student_logits, teacher_logits, tokens, context, self.temperature)
+        if self._of_probabilities is not None:
+            return self._of_probabilities(student_logits, teacher_logits, tokens, context, self.temperature)
         if self.distillation_loss == "mse":
             return mse_logits_loss(student_logits, teacher_logits, context)
         assert callable(self.distillation_loss)

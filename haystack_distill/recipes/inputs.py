@@ -427,7 +427,8 @@ class Inputs:
             copy = self.teacher.copy()
             return Student(copy, copy)
         if isinstance(stage.student, MadeFrom):
-            made = self._made_from(result(stage.student.made_from))  # type: ignore[type-var]
+            source, layers = result(stage.student.made_from), stage.student.layers
+            made = students.from_teacher(source, layers) if layers else self._made_from(source)  # type: ignore[type-var]
         else:
             assert isinstance(stage.student, StageResult)
             made = result(stage.student.stage)

@@ -29,7 +29,7 @@ from haystack_distill.training.adaptation import ADAPTATIONS, Adaptation, AllWei
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.run import adaptation_record, method_name, method_record
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_number, require_seed
+from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_integer, is_number, require_seed
 from haystack_distill.utils.layer_mapping import BLOCK_STARTS, IMPORTANCE
 from haystack_distill.utils.options import options_of, read_keywords
 from haystack_distill.utils.yaml_config import read_mapping, suggestion
@@ -161,9 +161,15 @@ class MadeFrom:
 
     Args:
         made_from: The stage's name.
+        layers: Instead, how many of that result's layers are kept, as `students.from_teacher` chooses them.
     """
 
     made_from: str
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        layers = self.layers
+        check_argument("layers", layers, layers is None or is_integer(layers, 1), "a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -297,7 +303,9 @@ class Stage:
 
     def student_record(self) -> str | dict[str, Any] | None:
         """What the stage trains, as JSON can hold it."""
-        return asdict(self.student) if isinstance(self.student, (StageResult, MadeFrom)) else self.student
+        if not isinstance(self.student, (StageResult, MadeFrom)):
+            return self.student
+        return {name: value for name, value in asdict(self.student).items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """The stage as nested dictionaries of what JSON can hold, every default included."""
@@ -691,9 +699,11 @@ def _teachers_or_none(
 def _student_of_stage(content: Any) -> str | StageResult | MadeFrom:
     """The student of a stage: start, teacher, an earlier stage, or made_from an earlier stage."""
     if isinstance(content, Mapping):
-        values = _read(content, {"stage": str, "made_from": str})
-        if len(values) != 1:
+        values = _read(content, {"stage": str, **_hints_of(MadeFrom)})
+        if ("stage" in values) == ("made_from" in values):
             raise ValueError("must have one of: stage (which is trained further), made_from (a stage)")
+        if "stage" in values and "layers" in values:
+            raise ValueError("layers has no effect on a stage's result that is trained further; use made_from")
         return StageResult(**values) if "stage" in values else MadeFrom(**values)
     if not isinstance(content, str):
         raise ValueError(f"must be {START}, {TEACHER} or an earlier stage")

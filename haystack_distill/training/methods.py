@@ -17,6 +17,7 @@ METHODS: Registry[Method] = Registry(
         "intermediate_layers": "haystack_distill.objectives.intermediate_layers:IntermediateLayers",
         "feature_maps": "haystack_distill.objectives.feature_maps:FeatureMaps",
         "attention_relations": "haystack_distill.objectives.relations:AttentionRelations",
+        "contextual_relations": "haystack_distill.objectives.contextual_relations:ContextualRelations",
         "task_filters": "haystack_distill.objectives.task_aware_layers:TaskFilters",
         "task_aware_layers": "haystack_distill.objectives.task_aware_layers:TaskAwareLayers",
         "masked_language_model": "haystack_distill.objectives.masked_language_model:MaskedLanguageModel",

@@ -8,9 +8,11 @@ import torch
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives.losses import (
     attention_score_loss,
+    correlation_loss,
     cosine_loss,
     hard_label_loss,
     hidden_state_loss,
+    jensen_shannon_loss,
     kl_div_loss,
     masked_word_loss,
     mse_logits_loss,
@@ -82,6 +84,46 @@ def test_kl_div_with_uncovered_tokens_has_finite_value_and_gradient():
     assert student.grad[0, 5] == 0
 
 
+def test_jensen_shannon_by_hand():
+    """p = (0, 3/4, 1/4, -), q = (1/2, 1/4, 1/4, -): a token without a teacher score, and padding."""
+    teacher = torch.tensor([[7.0, math.log(3.0), 0.0, 9.0]])
+    student = torch.tensor([[math.log(2.0), 0.0, 0.0, 9.0]])
+    masks = bools([1, 1, 1, 0]), bools([0, 1, 1, 0])
+    p, q, m = (0, 3 / 4, 1 / 4), (1 / 2, 1 / 4, 1 / 4), (1 / 4, 1 / 2, 1 / 4)
+    divergences = [sum(a * math.log(a / c) for a, c in zip(each, m, strict=True) if a) for each in (p, q)]
+    assert jensen_shannon_loss(student, teacher, *masks).tolist() == pytest.approx([sum(divergences) / 2])
+    doubled = jensen_shannon_loss(2 * student, 2 * teacher, *masks, 2.0)
+    assert doubled.tolist() == pytest.approx([sum(divergences) / 2])
+
+
+def test_jensen_shannon_is_symmetric_and_at_most_log_2():
+    a, b, mask = random(1, 6, seed=1), random(1, 6, seed=2), torch.ones(1, 6, dtype=torch.bool)
+    torch.testing.assert_close(jensen_shannon_loss(a, b, mask, mask), jensen_shannon_loss(b, a, mask, mask))
+    apart = torch.tensor([[100.0, 0.0]])
+    assert jensen_shannon_loss(apart, -apart, mask[:, :2], mask[:, :2]).item() == pytest.approx(math.log(2))
+
+
+def test_correlation_by_hand():
+    """p = (0, 3/4, 1/4) and q = (1/2, 1/4, 1/4): less their mean 1/3, the product is -1/12 and the squares 7/24, 1/24."""
+    teacher = torch.tensor([[7.0, math.log(3.0), 0.0, 9.0]])
+    student = torch.tensor([[math.log(2.0), 0.0, 0.0, 9.0]])
+    masks = bools([1, 1, 1, 0]), bools([0, 1, 1, 0])
+    expected = 1 - (-1 / 12) / math.sqrt(7 / 24 * 1 / 24)
+    assert correlation_loss(student, teacher, *masks).tolist() == pytest.approx([expected])
+    assert correlation_loss(2 * student, 2 * teacher, *masks, 2.0).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("loss", [jensen_shannon_loss, correlation_loss])
+def test_probability_0_of_either_has_finite_value_and_gradient(loss):
+    student, teacher = random(2, 5).requires_grad_(), random(2, 5, seed=1)
+    teacher[0, 2] = -INF  # a context token that the teacher's tokens do not cover
+    value = loss(student, teacher, bools([1] * 5, [1, 1, 1, 0, 0]), bools([0, 1, 1, 1, 0], [0, 1, 1, 0, 0]), 3.0)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert student.grad.isfinite().all()
+    assert student.grad[0].ne(0).all()  # tokens without a teacher score are in the student's softmax
+
+
 def test_mse_by_hand_leaves_out_what_the_teacher_does_not_score():
     student = torch.tensor([[1.0, 2.0, 3.0, 9.0], [0.0, 0.0, 1.0, 1.0]]).requires_grad_()
     teacher = torch.tensor([[0.0, 2.0, -INF, 0.0], [1.0, 2.0, 3.0, 4.0]])
@@ -111,9 +153,19 @@ def kl(student, teacher, mask):
     return kl_div_loss(student, teacher, mask, mask, 2.0)
 
 
+def jensen_shannon(student, teacher, mask):
+    return jensen_shannon_loss(student, teacher, mask, mask, 2.0)
+
+
+def correlation(student, teacher, mask):
+    return correlation_loss(student, teacher, mask, mask, 2.0)
+
+
 # Each loss between a student and a teacher, with the shape of what it compares for windows of L tokens.
 LOSSES = [
     pytest.param(kl, lambda b, n: (b, n), id="kl_div"),
+    pytest.param(jensen_shannon, lambda b, n: (b, n), id="jensen_shannon"),
+    pytest.param(correlation, lambda b, n: (b, n), id="correlation"),
     pytest.param(mse_logits_loss, lambda b, n: (b, n), id="mse"),
     pytest.param(hidden_state_loss, lambda b, n: (b, n, 5), id="hidden"),
     pytest.param(attention_score_loss, lambda b, n: (b, 3, n, n), id="attention"),

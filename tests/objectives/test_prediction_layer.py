@@ -6,7 +6,13 @@ import torch.nn.functional as F
 
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import Labels, ModelOutputs, OutputRequest, PredictionLayer
-from haystack_distill.objectives.losses import kl_div_loss, mse_logits_loss, window_temperatures
+from haystack_distill.objectives.losses import (
+    correlation_loss,
+    jensen_shannon_loss,
+    kl_div_loss,
+    mse_logits_loss,
+    window_temperatures,
+)
 
 INF = float("inf")
 
@@ -67,9 +73,24 @@ def test_mse():
     assert objective.weights == {"distillation": 0.25, "labels": 0.75}
 
 
+@pytest.mark.parametrize(("name", "loss"), [("jensen_shannon", jensen_shannon_loss), ("correlation", correlation_loss)])
+def test_other_losses_of_probabilities(name, loss):
+    outputs, data = student(), batch()
+    objective = PredictionLayer(3.0, 1.0, distillation_loss=name, final_temperature=1.0).objective()
+    for progress, temperature in ((0.0, 3.0), (1.0, 1.0)):
+        objective.begin_step(progress)
+        start, end = (
+            loss(own, data[f"teacher_{which}"], data["attention_mask"], data["context_mask"], temperature)
+            for own, which in ((outputs.start_logits, "start_logits"), (outputs.end_logits, "end_logits"))
+        )
+        torch.testing.assert_close(terms(objective, outputs, data)["distillation"], (start + end) / 2)
+        assert objective.weights["distillation"] == temperature**2
+
+
+@pytest.mark.parametrize("loss", ["kl_div", "jensen_shannon", "correlation"])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_temperature_squared_is_in_the_weight_of_kl_div(temperature):
-    weights = PredictionLayer(temperature, distillation_loss_weight=0.25).objective().weights
+def test_temperature_squared_is_in_the_weight_of_losses_of_probabilities(temperature, loss):
+    weights = PredictionLayer(temperature, 0.25, distillation_loss=loss).objective().weights
     assert weights == {"distillation": 0.25 * temperature**2, "labels": 0.75}
 
 
@@ -216,6 +237,7 @@ def test_callable_with_the_wrong_shape(reduce):
         ({"distillation_loss": "mse", "final_temperature": 2.0}, "final_temperature=2.0 would have no effect"),
         ({"distillation_loss_weight": 0, "flsw_beta": 0.5}, "flsw_beta=0.5 would have no effect"),
         ({"distillation_loss": print, "flsw_beta": 0.5}, "flsw_beta has an effect with"),
+        ({"distillation_loss": "jensen_shannon", "flsw_beta": 0.5}, "flsw_beta has an effect with"),
         ({"distillation_loss_weight": 0, "distillation_loss": "mse"}, "distillation_loss='mse' would have no effect"),
         ({"flsw_gamma": 2.0}, "flsw_gamma=2.0 has no effect without flsw_beta"),
         ({"temperature": 2.0, "final_temperature": 2.0}, "is the temperature of the first step too"),

@@ -43,6 +43,8 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
                 source | {"data": str(squad_file), "teacher": "none" if source["teacher"] == "none" else str(teacher)}
                 for source in stage["sources"]
             ]
+        if isinstance(stage.get("student"), dict) and "layers" in stage["student"]:
+            stage["student"] = stage["student"] | {"layers": 1}
         if "augment" in stage:
             stage["augment"] = {
                 "multiplication_factor": stage["augment"]["multiplication_factor"],

@@ -1032,6 +1032,25 @@ def test_stages_train_the_teacher_first_and_generations_begin_anew(write: Callab
     assert again.seconds == result.seconds
 
 
+def test_an_assistant_teaches_a_student_that_is_cut_from_it(write: Callable[..., Path], tmp_path: Path) -> None:
+    def stages(layers: int) -> list[dict[str, Any]]:
+        student = {"made_from": "assistant", "layers": layers}
+        last = {"name": "student", "student": student, "teacher": "assistant", "method": "intermediate_layers"}
+        return [QUICK | {"name": "assistant", "method": "prediction_layer"}, QUICK | last]
+
+    sections: dict[str, Any] = {"general": None, "layers": None, "answers": None, "student": {"layers": 3}}
+    too_many = load_recipe(write(**sections, stages=stages(4)))
+    with pytest.raises(DistilError, match=r"stage student: .* of 3 layers must have 1 to 3 layers, not 4"):
+        plan_recipe(too_many)
+    recipe = load_recipe(write(**sections, stages=stages(2)))
+    assert recipe.as_dict()["stages"][1]["student"] == {"made_from": "assistant", "layers": 2}
+    result = run_recipe(recipe, progress=False)
+    layers = [
+        json.loads((tmp_path / "out" / name / "config.json").read_text())["num_hidden_layers"] for name in result.steps
+    ]
+    assert layers == [3, 2]
+
+
 def test_the_teacher_that_is_measured_is_the_trained_one(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -1060,6 +1079,9 @@ def test_what_a_stage_cannot_train(write: Callable[..., Path]) -> None:
     for student, message in [
         ("later", "student: no stage before it is called 'later'; it is the first"),
         ({"stage": "a", "made_from": "b"}, "student: must have one of: stage"),
+        ({"layers": 2}, "student: must have one of: stage"),
+        ({"stage": "a", "layers": 2}, "student: layers has no effect on a stage's result that is trained further"),
+        ({"made_from": "a", "layers": 0}, "student: layers must be a whole number of at least 1"),
         (["start"], "student: must be start, teacher or an earlier stage"),
     ]:
         path = write(general=None, layers=None, answers=None, stages=[stage | {"student": student}])

@@ -188,7 +188,7 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage("method: {name: labels, temperature: 2}"), "stage two: method: unknown key 'temperature'"),
         (
             stage("method: {name: prediction_layer, distillation_loss: kl}"),
-            "stage two: method: distillation_loss: 'kl' is not one of kl_div, mse",
+            "stage two: method: distillation_loss: 'kl' is not one of kl_div, mse, jensen_shannon, correlation",
         ),
         (
             stage("method: {name: prediction_layer, distillation_loss: mse, temperature: 3}"),
