@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,14 +70,18 @@ class Adaptation(ABC):
         """
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def last_phase(self, model: PreTrainedModel, settings: TrainingSettings) -> Callable[[TrainerState], float]:
-        """What gives the step from which no further weights are trained; evaluations before it stop no run early.
+    def phase_starts(
+        self, model: PreTrainedModel, settings: TrainingSettings
+    ) -> Callable[[TrainerState], Sequence[float]]:
+        """What gives the step at which each phase begins; from the last one on no further weights are trained.
+
+        With `keep_best` each phase begins with the best weights so far, and a run stops early in its last phase only.
 
         Args:
             model: The student's model, prepared.
             settings: The settings of the run.
         """
-        return lambda state: 0.0
+        return lambda state: (0.0,)
 
     def finish(self, model: PreTrainedModel) -> None:  # noqa: B027  (nothing to undo by default)
         """Turn the model into a plain model where that is possible, after the last step or an interruption.
@@ -85,6 +89,11 @@ class Adaptation(ABC):
         Args:
             model: The student's model.
         """
+
+
+def has_begun(start: float, step: int) -> bool:
+    """Whether a phase that begins at `start`, a share of the steps, has begun at a step."""
+    return step >= start - 1e-6  # shares such as 0.1 are not exact
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from haystack_distill.errors import DistilError
 from haystack_distill.students.layers import layer_index, layer_list_name
-from haystack_distill.training.adaptation import Adaptation, head_of
+from haystack_distill.training.adaptation import Adaptation, has_begun, head_of
 from haystack_distill.training.evaluations import scores_of
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
 
@@ -28,7 +28,8 @@ class GradualUnfreezing(Adaptation):
 
     Howard and Ruder 2018 (arXiv 1801.06146, section 3.3), for distillation Mukherjee and Awadallah 2020 (arXiv
     2004.05686). Each phase adds weights to those that are trained; the last phase trains all. A weight has neither
-    gradient nor optimiser state before its phase begins.
+    gradient nor optimiser state before its phase begins. With the setting `keep_best` each phase begins with the
+    weights of the best evaluation so far; the optimiser's state is kept.
 
     Args:
         layers_per_phase: Number of layers that a phase adds.
@@ -87,15 +88,17 @@ class GradualUnfreezing(Adaptation):
         """The weights of the first phase; see `Adaptation.first_trained`."""
         return self._phases(model)[0]
 
-    def last_phase(self, model: PreTrainedModel, settings: TrainingSettings) -> Callable[[TrainerState], float]:
-        """What gives the step at which the last phase begins; see `Adaptation.last_phase`."""
+    def phase_starts(
+        self, model: PreTrainedModel, settings: TrainingSettings
+    ) -> Callable[[TrainerState], Sequence[float]]:
+        """What gives the steps at which the phases begin; see `Adaptation.phase_starts`."""
         shares = self._shares(len(self._phases(model)))
 
-        def begins(state: TrainerState) -> float:
+        def starts(state: TrainerState) -> Sequence[float]:
             scores = list(scores_of(state.log_history, settings.best_by).items())
-            return phase_starts(state.max_steps, shares, scores, self.phase_patience)[-1]
+            return phase_starts(state.max_steps, shares, scores, self.phase_patience)
 
-        return begins
+        return starts
 
     def _phases(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """The weights that each phase adds."""
@@ -181,7 +184,7 @@ def phase_at(
         patience: A phase ends after so many evaluations without a better score in it; None: only after its share.
     """
     starts = phase_starts(steps, shares, scores, patience)
-    return sum(step >= start - 1e-6 for start in starts) - 1  # shares such as 0.1 are not exact
+    return sum(has_begun(start, step) for start in starts) - 1
 
 
 def phase_starts(

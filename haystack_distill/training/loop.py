@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +24,7 @@ from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.objective import LossTerm, Objective
 from haystack_distill.teachers.live import LiveTeacher
 from haystack_distill.teachers.teacher import Teacher
-from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted
+from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted, has_begun
 from haystack_distill.training.checkpoints import Checkpoints
 from haystack_distill.training.compilation import CompiledLayers
 from haystack_distill.training.evaluations import scores_of
@@ -43,6 +44,8 @@ from haystack_distill.utils.processes import run_on_main_process
 from haystack_distill.utils.stopwatch import next_lap, part
 from haystack_distill.utils.transformers_compat import training_arguments
 from haystack_distill.utils.weights import load_weights, save_weights
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _PLACE = "place.json"  # the position in a stream from which to resume
@@ -240,9 +243,11 @@ class _LoopTrainer(Trainer):
         # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]
+        starts = adaptation.phase_starts(student.model, settings)
         if settings.early_stopping_patience:
-            last_phase = adaptation.last_phase(student.model, settings)
-            callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by, last_phase))
+            callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by, starts))
+        if settings.keep_best:
+            callbacks.append(_BestOfPhase(starts, self._take_best_so_far))
         if settings.tensorboard:
             callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
         callbacks += more_callbacks
@@ -464,18 +469,27 @@ class _LoopTrainer(Trainer):
         # By its step, not by the path that Trainer recorded: the directory may have been moved since.
         self._load_from_checkpoint(str(run_on_main_process(lambda: self.checkpoints.best(best), PartialState())))
 
+    def _take_best_so_far(self) -> None:
+        """As `take_best`, in the middle of a run: the data stay where they are."""
+        best = self._best_step()
+        if best is not None and best != self.state.global_step:
+            logger.info("step %d: the next phase begins with the weights of step %d", self.state.global_step, best)
+            self._load_weights(run_on_main_process(lambda: self.checkpoints.best(best), PartialState()))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint strictly; Trainer would ignore missing weights."""
         place = Path(resume_from_checkpoint) / _PLACE
         if place.exists():
             self.data.go_to(json.loads(place.read_text(encoding="utf-8")))
+        self._load_weights(Path(resume_from_checkpoint), model)
+
+    def _load_weights(self, checkpoint: Path, model: nn.Module | None = None) -> None:
         target = self.accelerator.unwrap_model(model if model is not None else self.model)
         try:
-            load_weights(target, Path(resume_from_checkpoint) / _WEIGHTS)
+            load_weights(target, checkpoint / _WEIGHTS)
         except RuntimeError as error:
             raise DistilError(
-                f"the checkpoint {resume_from_checkpoint} does not fit this run ({error}); remove it to resume from an "
-                "earlier one"
+                f"the checkpoint {checkpoint} does not fit this run ({error}); remove it to resume from an earlier one"
             ) from error
 
 
@@ -519,10 +533,10 @@ class _EarlyStopping(TrainerCallback):
     Those before the adaptation's last phase do not count: while weights are frozen, standing still is no sign.
     """
 
-    def __init__(self, patience: int, best_by: str, last_phase: Callable[[TrainerState], float]) -> None:
+    def __init__(self, patience: int, best_by: str, starts: Callable[[TrainerState], Sequence[float]]) -> None:
         self.patience = patience
         self.best_by = best_by
-        self.last_phase = last_phase
+        self.starts = starts
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._is_used_up(state):  # the run had stopped before it was interrupted
@@ -533,9 +547,25 @@ class _EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
     def _is_used_up(self, state: Any) -> bool:
-        begins = self.last_phase(state)
+        begins = self.starts(state)[-1]
         scores = [score for step, score in scores_of(state.log_history, self.best_by).items() if step > begins]
         return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
+
+
+class _BestOfPhase(TrainerCallback):
+    """Begins each phase of an adaptation but the first with the best weights so far.
+
+    Whether a phase begins at a step follows from the log, so that a run that is resumed at that step does the same.
+    """
+
+    def __init__(self, starts: Callable[[TrainerState], Sequence[float]], take_best: Callable[[], None]) -> None:
+        self.starts = starts
+        self.take_best = take_best
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = state.global_step
+        if step and any(has_begun(start, step) and not has_begun(start, step - 1) for start in self.starts(state)):
+            self.take_best()
 
 
 def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:

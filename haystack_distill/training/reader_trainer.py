@@ -278,7 +278,12 @@ class ReaderTrainer:
         return objective
 
     def train(
-        self, data: ExampleSource, dev_data: ExampleSource | None = None, *, dev_split: float | None = None
+        self,
+        data: ExampleSource,
+        dev_data: ExampleSource | None = None,
+        *,
+        dev_split: float | None = None,
+        adaptation: Adaptation | None = None,
     ) -> RunResult:
         """Train on labels only: `distil` with `objectives.Labels`.
 
@@ -286,6 +291,7 @@ class ReaderTrainer:
             data: Labelled examples, as `data.squad.load.load_examples` accepts them.
             dev_data: Examples to evaluate on; never trained on.
             dev_split: See `distil`.
+            adaptation: See `distil`.
 
         Returns:
             The result of the run.
@@ -293,7 +299,7 @@ class ReaderTrainer:
         Raises:
             DistilError: No example is labelled, or see `distil`.
         """
-        return self.distil(None, data, Labels(), dev_data, dev_split=dev_split)
+        return self.distil(None, data, Labels(), dev_data, dev_split=dev_split, adaptation=adaptation)
 
     def distil_prediction_layer_from(
         self,
@@ -304,6 +310,9 @@ class ReaderTrainer:
         temperature: float = PredictionLayer.temperature,
         distillation_loss_weight: float = PredictionLayer.distillation_loss_weight,
         distillation_loss: str | Callable = PredictionLayer.distillation_loss,
+        dev_split: float | None = None,
+        transfer: TransferSet | None = None,
+        adaptation: Adaptation | None = None,
     ) -> RunResult:
         """Distil the prediction layer: `distil` with `objectives.PredictionLayer` and these options.
 
@@ -314,6 +323,9 @@ class ReaderTrainer:
             temperature: See `objectives.PredictionLayer`.
             distillation_loss_weight: See `objectives.PredictionLayer`.
             distillation_loss: See `objectives.PredictionLayer`.
+            dev_split: See `distil`.
+            transfer: See `distil`.
+            adaptation: See `distil`.
 
         Returns:
             The result of the run.
@@ -322,7 +334,8 @@ class ReaderTrainer:
             DistilError: The teacher's head is untrained, so that its answers are random, or see `distil`.
         """
         method = PredictionLayer(temperature, distillation_loss_weight, distillation_loss)  # type: ignore[arg-type]
-        return self.distil(teacher, data, method, dev_data)
+        given: dict[str, Any] = {"dev_split": dev_split, "transfer": transfer, "adaptation": adaptation}
+        return self.distil(teacher, data, method, dev_data, **given)
 
     def distil_intermediate_layers_from(
         self,
@@ -334,6 +347,9 @@ class ReaderTrainer:
         embedding_loss_weight: float = IntermediateLayers.embedding_loss_weight,
         hidden_loss_weight: float = IntermediateLayers.hidden_loss_weight,
         attention_loss_weight: float = IntermediateLayers.attention_loss_weight,
+        dev_split: float | None = None,
+        transfer: TransferSet | None = None,
+        adaptation: Adaptation | None = None,
     ) -> RunResult:
         """Distil the intermediate layers: `distil` with `objectives.IntermediateLayers` and these options.
 
@@ -347,6 +363,9 @@ class ReaderTrainer:
             embedding_loss_weight: See `objectives.IntermediateLayers`.
             hidden_loss_weight: See `objectives.IntermediateLayers`.
             attention_loss_weight: See `objectives.IntermediateLayers`.
+            dev_split: See `distil`.
+            transfer: See `distil`.
+            adaptation: See `distil`.
 
         Returns:
             The result of the run.
@@ -357,7 +376,8 @@ class ReaderTrainer:
         """
         weights = (embedding_loss_weight, hidden_loss_weight, attention_loss_weight)
         method = IntermediateLayers(layer_mapping, *weights)  # type: ignore[arg-type]
-        return self.distil(teacher, data, method, dev_data)
+        given: dict[str, Any] = {"dev_split": dev_split, "transfer": transfer, "adaptation": adaptation}
+        return self.distil(teacher, data, method, dev_data, **given)
 
     def _check_measuring(self, measured: bool, dev_split: float | None) -> None:
         """Check that there is one source of dev data at most, and without any nothing that needs it."""

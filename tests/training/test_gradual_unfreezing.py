@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AlbertConfig, AlbertForQuestionAnswering
+import torch
+from transformers import AlbertConfig, AlbertForQuestionAnswering, TrainerCallback
 
 from haystack_distill import DistilError, Reader, ReaderTrainer
 from haystack_distill.training.adaptation import adapted
 from haystack_distill.training.gradual_unfreezing import GradualUnfreezing, phase_at
-from tests.training.helpers import settings
+from tests.training.helpers import Killed, kill_at_step, settings
 from tests.training.test_every_adaptation import Watch
 
 MakeReader = Callable[..., Reader]
@@ -68,6 +70,73 @@ def test_phases_follow_the_figure_that_decides_the_best(
         sizes = [len(names) for names in watch.trained]
         begun[best_by] = [sizes.index(size) for size in sorted(set(sizes))]
     assert begun == {"f1": [0, 5, 8], "loss": [0, 2, 4]}
+
+
+class Heads(TrainerCallback):
+    """The head's weights before and after each step."""
+
+    def __init__(self) -> None:
+        self.before: dict[int, torch.Tensor] = {}
+        self.after: dict[int, torch.Tensor] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.before[state.global_step] = given["model"].student.qa_outputs.weight.detach().clone()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.after[state.global_step] = given["model"].student.qa_outputs.weight.detach().clone()
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F1 is best after the first step, and the same whenever a run is resumed."""
+
+    def evaluate(self: ReaderTrainer, *_: Any) -> dict[str, float]:
+        return {"exact": 0.0, "f1": 9.0 if torch.equal(head_of(self.student), first[0]) else 1.0, "loss": 2.0}
+
+    def head_of(reader: Reader) -> torch.Tensor:
+        head = reader.model.qa_outputs.weight.detach().clone()
+        first.append(head)
+        return head
+
+    first: list[torch.Tensor] = []
+    monkeypatch.setattr(ReaderTrainer, "_evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("scores")
+def test_a_phase_begins_with_the_best_weights(tiny_reader: MakeReader, data: Path) -> None:
+    adaptation = GradualUnfreezing(layers_per_phase=4, phase_shares=[0.4, 0.3, 0.3])
+    for keep_best in (True, False):
+        heads = Heads()
+        trainer = ReaderTrainer(tiny_reader(), None, settings(max_steps=10, evaluate_every=1, keep_best=keep_best))
+        trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[heads])
+        begun_anew = {step for step in range(1, 10) if not torch.equal(heads.before[step], heads.after[step])}
+        assert begun_anew == ({4, 7} if keep_best else set())
+        if keep_best:
+            assert torch.equal(heads.before[4], heads.after[1])
+            assert torch.equal(heads.before[7], heads.after[1])
+
+
+@pytest.mark.usefixtures("scores")
+@pytest.mark.parametrize("step", [4, 5, 7, 9])
+def test_it_does_so_in_a_resumed_run_too(
+    step: int, tiny_reader: MakeReader, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptation = GradualUnfreezing(layers_per_phase=4, phase_shares=[0.4, 0.3, 0.3])
+    changed = {"max_steps": 10, "evaluate_every": 1, "keep_best": True, "dropout": 0.1}
+    whole = Heads()
+    trainer = ReaderTrainer(tiny_reader(), tmp_path / "whole", settings(**changed), cache_dir=tmp_path / "cache")
+    trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[whole])
+    again = Heads()
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, step)
+        trainer = ReaderTrainer(tiny_reader(), tmp_path / "run", settings(**changed), cache_dir=tmp_path / "cache")
+        with pytest.raises(Killed):
+            trainer.distil(None, data, "labels", data, adaptation=adaptation)
+    resuming = settings(**changed, resume=True)
+    trainer = ReaderTrainer(tiny_reader(), tmp_path / "run", resuming, cache_dir=tmp_path / "cache")
+    trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[again])
+    assert again.after
+    assert all(torch.equal(head, whole.after[number]) for number, head in again.after.items())
 
 
 def test_a_run_stops_early_in_its_last_phase_only(

@@ -17,6 +17,7 @@ from transformers import (
 
 from haystack_distill import DataError, DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.data.squad.load import load_examples
+from haystack_distill.data.transfer import TransferSet
 from haystack_distill.objectives import (
     IntermediateLayers,
     Labels,
@@ -454,3 +455,23 @@ def test_a_teacher_of_ones_own(teacher: Reader, squad_file: Path, tmp_path: Path
     assert record["code"].keys() == {"teacher 1"}
     with pytest.raises(DistilError, match="must be a Reader, a list of readers or a Teacher, not str"):
         run("embedded")
+
+
+def test_the_named_ways_pass_on_what_distil_takes(pair: Callable, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(ReaderTrainer, "distil", lambda self, *_, **keywords: given.append(keywords))
+    student, teacher = pair()
+    trainer, transfer = ReaderTrainer(student), TransferSet(str(data))
+    options = {"dev_split": 0.1, "adaptation": Head()}
+    trainer.train(data, **options)
+    trainer.distil_prediction_layer_from(teacher, data, **options, transfer=transfer)
+    trainer.distil_intermediate_layers_from(teacher, data, **options, transfer=transfer)
+    assert given == [options, options | {"transfer": transfer}, options | {"transfer": transfer}]
+
+
+def test_labels_train_the_head_alone_where_it_is_adapted(tiny_reader: MakeReader, data: Path) -> None:
+    student = tiny_reader()
+    before = weights_of(student)
+    ReaderTrainer(student, None, settings(max_steps=2)).train(data, adaptation=Head())
+    changed = {name for name, tensor in weights_of(student).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"qa_outputs.weight", "qa_outputs.bias"}
