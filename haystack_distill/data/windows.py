@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,8 +77,8 @@ class AnyWindows:
         """The question of each window, as a number: the windows of one question compete for its answer."""
         return self.example_of
 
-    def take(self, windows: np.ndarray) -> pa.Table:
-        """Some windows as an Arrow table, in the order asked for."""
+    def rows(self, windows: np.ndarray, weights: np.ndarray) -> "WindowRows":
+        """Some windows with their weights, in the order asked for."""
         raise NotImplementedError
 
     def contexts(self, first: int, stop: int) -> list[str]:
@@ -90,7 +91,7 @@ class AnyWindows:
     def __getitems__(self, indices: Sequence[int]) -> "WindowRows":
         weights = np.array([0.0 if index < 0 else 1.0 for index in indices], dtype=np.float32)
         real = np.array([~index if index < 0 else index for index in indices], dtype=np.int64)
-        return WindowRows(real, weights, self.take(real))
+        return self.rows(real, weights)
 
     def __getitem__(self, index: int) -> "WindowRows":
         return self.__getitems__([index])
@@ -139,7 +140,7 @@ class AnyWindows:
             "context_mask": torch.from_numpy(context),
             "start_positions": torch.from_numpy(rows.ints("start_position")),
             "end_positions": torch.from_numpy(rows.ints("end_position")),
-            "labelled": torch.from_numpy(rows.column("labelled").to_numpy(zero_copy_only=False)),
+            "labelled": torch.from_numpy(rows.bools("labelled")),
             "weight": torch.from_numpy(rows.weights),
             "window": torch.from_numpy(rows.indices),
         }
@@ -161,7 +162,7 @@ class PairWindows(AnyWindows):
 
     Args:
         contexts: The context of each pair.
-        table: The windows, in the order of the pairs.
+        cut_windows: The windows, each with the columns of a stored one, in the order of the pairs.
         tokenizer: The fast tokenizer that they were cut with.
         settings: How they were cut.
         token_types: Whether batches carry `token_type_ids` (see `takes_token_types`).
@@ -172,7 +173,7 @@ class PairWindows(AnyWindows):
     def __init__(
         self,
         contexts: list[str],
-        table: pa.Table,
+        cut_windows: list[dict[str, Any]],
         tokenizer: PreTrainedTokenizerBase,
         settings: WindowSettings,
         *,
@@ -181,9 +182,10 @@ class PairWindows(AnyWindows):
     ) -> None:
         super().__init__(tokenizer, settings, token_types=token_types)
         self._contexts = contexts
-        self._table = table
-        self.lengths = _whole_numbers(table, "length")
-        self.example_of = _whole_numbers(table, "example")
+        self._cut_windows = cut_windows
+        self.lengths, self.example_of = (
+            np.array([window[name] for window in cut_windows], dtype=np.int32) for name in ("length", "example")
+        )
         self.n_examples = len(contexts)
         self._question_of = None if question_of is None else np.asarray(question_of)[self.example_of]
 
@@ -223,12 +225,11 @@ class PairWindows(AnyWindows):
             "answers": [nothing] * len(pairs),
             "labelled": [False] * len(pairs),
         }
-        columns = _columns(_cut(rows, 0, tokenizer, PairTemplate.of(tokenizer), settings))
-        table = pa.table(columns, schema=_SCHEMA)
-        return cls(contexts, table, tokenizer, settings, token_types=token_types, question_of=question_of)
+        cut_windows = list(_cut(rows, 0, tokenizer, PairTemplate.of(tokenizer), settings))
+        return cls(contexts, cut_windows, tokenizer, settings, token_types=token_types, question_of=question_of)
 
-    def take(self, windows: np.ndarray) -> pa.Table:
-        return self._table.take(windows)
+    def rows(self, windows: np.ndarray, weights: np.ndarray) -> "WindowRows":
+        return RowsInMemory(windows, weights, [self._cut_windows[window] for window in windows.tolist()])
 
     def contexts(self, first: int, stop: int) -> list[str]:
         return self._contexts[first:stop]
@@ -317,8 +318,8 @@ class Windows(AnyWindows):
         table, found, _ = cached_table("windows", key, _SCHEMA, batches, cache_dir, notes)
         return cls(examples, table, key, tokenizer, settings, token_types=token_types, answers=CutAnswers(**found))
 
-    def take(self, windows: np.ndarray) -> pa.Table:
-        return self._arrow[windows.tolist()]
+    def rows(self, windows: np.ndarray, weights: np.ndarray) -> "WindowRows":
+        return RowsOnDisk(windows, weights, self._arrow[windows.tolist()])
 
     def contexts(self, first: int, stop: int) -> list[str]:
         return self.examples[first:stop]["context"]
@@ -372,11 +373,45 @@ class Windows(AnyWindows):
 
 
 @dataclass(frozen=True)
-class WindowRows:
-    """Some windows as they lie on disk: their indices, weights (1, or 0 for filling), and an Arrow table."""
+class WindowRows(ABC):
+    """Some windows: their indices, weights (1, or 0 for filling), and what was stored of them, column by column."""
 
     indices: np.ndarray
     weights: np.ndarray
+
+    @abstractmethod
+    def ints(self, name: str) -> np.ndarray:
+        """A column of whole numbers, int64."""
+
+    @abstractmethod
+    def bools(self, name: str) -> np.ndarray:
+        """A column of truth values."""
+
+    @abstractmethod
+    def lists(self, name: str) -> list[np.ndarray]:
+        """A list column as one numpy array a row."""
+
+
+@dataclass(frozen=True)
+class RowsInMemory(WindowRows):
+    """Windows that were never stored: a few, for which Arrow would take longer than it saves."""
+
+    windows: list[dict[str, Any]]
+
+    def ints(self, name: str) -> np.ndarray:
+        return np.array([window[name] for window in self.windows], dtype=np.int64)
+
+    def bools(self, name: str) -> np.ndarray:
+        return np.array([window[name] for window in self.windows], dtype=bool)
+
+    def lists(self, name: str) -> list[np.ndarray]:
+        return [window[name] for window in self.windows]
+
+
+@dataclass(frozen=True)
+class RowsOnDisk(WindowRows):
+    """Windows, or what goes with them, as they lie on disk: an Arrow table."""
+
     table: pa.Table
 
     def column(self, name: str) -> pa.Array:
@@ -385,8 +420,11 @@ class WindowRows:
     def ints(self, name: str) -> np.ndarray:
         return self.column(name).to_numpy().astype(np.int64)
 
+    def bools(self, name: str) -> np.ndarray:
+        found: np.ndarray = self.column(name).to_numpy(zero_copy_only=False)
+        return found
+
     def lists(self, name: str) -> list[np.ndarray]:
-        """A list column as one numpy array a row."""
         column = self.column(name)
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)

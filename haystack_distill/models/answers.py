@@ -1,7 +1,7 @@
 """What a reader answers: one `Answer`, and the `Prediction` that holds all of them for one example."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,16 @@ def merged(predictions: Sequence[Prediction]) -> Prediction:
         predictions: One for each passage, in order, at least one.
     """
     answers = [
-        PassageAnswer(**asdict(answer), passage=passage)
-        for passage, prediction in enumerate(predictions)
-        for answer in prediction.answers
+        _in_passage(answer, passage) for passage, prediction in enumerate(predictions) for answer in prediction.answers
     ]
     # A passage without a token does not count, unless all are like that.
     with_text = [prediction for prediction in predictions if prediction.answers] or predictions
     no_answer = min((prediction.no_answer for prediction in with_text), key=lambda answer: answer.logit)
     answers.sort(key=lambda answer: -answer.logit)  # of equal ones the earlier passage's first
-    return Prediction(list(answers), PassageAnswer(**asdict(no_answer)))
+    return Prediction(list(answers), _in_passage(no_answer, None))
+
+
+def _in_passage(answer: Answer, passage: int | None) -> PassageAnswer:
+    # Not by `asdict`, which copies each value and took a quarter of all the time that is not the model's.
+    given = answer.text, answer.start, answer.end, answer.score, answer.logit, answer.no_answer
+    return PassageAnswer(*given, passage=passage)

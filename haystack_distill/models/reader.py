@@ -200,7 +200,8 @@ class Reader:
             self.precision = self.exported.precision
         else:
             self.precision = resolve_precision(precision, self.device, self.model.config.model_type)
-            self.model.to(self.device)
+            if self.model.device != self.device:  # to walk through all weights for each query takes time
+                self.model.to(self.device)
 
     @classmethod
     def load(
@@ -460,7 +461,7 @@ class Reader:
             has "layers" (B,): how many layers ran for each window; only windows of neighbouring questions are then in
             the order of their lengths.
         """
-        if self.exported is None:
+        if self.exported is None and self.model.training:  # to walk through all modules for each question takes time
             self.model.eval()
         chosen = np.asarray(selection, dtype=np.int64)
         if self.speed:

@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
-from haystack_distill.data.windows import WindowRows, Windows
+from haystack_distill.data.windows import RowsOnDisk, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import Reader, require_trained
@@ -167,7 +167,7 @@ class CachedTeacher(Teacher):
         ends = np.full(shape, -np.inf, dtype=np.float32)
         indices = batch["window"].numpy()
         if windows.key == self.windows.key:
-            rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
+            rows = RowsOnDisk(indices, indices, self._arrow[indices.tolist()])
             offsets = windows.__getitems__(indices.tolist()).ints("context_start")
             place = windows.template.no_answer_position
             starts[:, place] = rows.column("no_answer_start").to_numpy()
@@ -195,7 +195,7 @@ class CachedTeacher(Teacher):
         """Start and end scores of an example by character, from the window in which it is farthest from an edge."""
         windows = self.windows.windows_of_examples(example, example + 1)
         indices = np.arange(windows.start, windows.stop)
-        rows = WindowRows(indices, indices, self._arrow[indices.tolist()])
+        rows = RowsOnDisk(indices, indices, self._arrow[indices.tolist()])
         columns = [rows.lists(name) for name in ("char_starts", "char_ends", "start_logits", "end_logits")]
         nulls = rows.column("no_answer_start").to_numpy(), rows.column("no_answer_end").to_numpy()
         edges = np.array(

@@ -1,6 +1,8 @@
 """The inputs of a model's forward pass."""
 
+import functools
 import inspect
+from collections.abc import Callable
 
 import torch
 
@@ -8,7 +10,12 @@ import torch
 def takes_token_types(model: torch.nn.Module) -> bool:
     """Whether a model accepts `token_type_ids` and distinguishes more than one type."""
     types = getattr(model.config, "type_vocab_size", 2)
-    return "token_type_ids" in inspect.signature(model.forward).parameters and bool(types and types > 1)
+    return "token_type_ids" in _arguments_of(type(model).forward) and bool(types and types > 1)
+
+
+@functools.cache  # a reader asks for every question
+def _arguments_of(forward: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def model_inputs(batch: dict[str, torch.Tensor], *, token_types: bool = True) -> dict[str, torch.Tensor]:

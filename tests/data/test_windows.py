@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from tokenizers import processors
 from transformers import (
     AlbertConfig,
@@ -203,7 +204,7 @@ def test_real_texts_become_the_tokens_that_they_always_became(model: str) -> Non
 def test_windows_of_pairs_take_special_tokens_for_text_too(family: PreTrainedTokenizerFast) -> None:
     pair = (f"Who wrote {family.cls_token}?", f"Nobody {family.sep_token} wrote {family.pad_token} it.")
     windows = PairWindows.cut([pair], family, token_types=True)
-    assert windows.take(np.array([0]))["input_ids"][0].as_py() == cut(rows(pair), family).table[0]["input_ids"]
+    assert windows[0].lists("input_ids")[0].tolist() == cut(rows(pair), family).table[0]["input_ids"]
 
 
 # --- characters --------------------------------------------------------------------------------------------------
@@ -592,10 +593,19 @@ def test_windows_of_pairs_are_those_on_disk(tokenizer: BertTokenizerFast, squad_
     assert len(loose) == len(kept) > loose.n_examples == kept.n_examples == 8
     assert loose.contexts(2, 5) == kept.contexts(2, 5)
     assert loose.windows_of_examples(2, 5) == kept.windows_of_examples(2, 5)
-    labels = ("start_position", "end_position", "labelled")
-    chosen = np.array([5, 0, len(kept) - 1])
-    of_pairs, on_disk = (table.take(chosen).drop_columns(labels).to_pylist() for table in (loose, kept))
-    assert of_pairs == on_disk
+    chosen = [5, 0, len(kept) - 1, ~1]
+    of_pairs, on_disk = loose.__getitems__(chosen), kept.__getitems__(chosen)
+    for name in ("example", "context_start", "length"):
+        assert of_pairs.ints(name).tolist() == on_disk.ints(name).tolist()
+        assert of_pairs.ints(name).dtype == on_disk.ints(name).dtype
+    for name in ("input_ids", "char_starts", "char_ends"):
+        for one, other in zip(of_pairs.lists(name), on_disk.lists(name), strict=True):
+            assert one.dtype == other.dtype
+            assert one.tolist() == other.tolist()
+    batches = loose.collate(of_pairs), kept.collate(on_disk)
+    for name in batches[0].keys() - {"labelled", "start_positions", "end_positions"}:
+        assert batches[0][name].dtype == batches[1][name].dtype
+        assert torch.equal(batches[0][name], batches[1][name])
     assert not loose.collate(loose[0])["labelled"].any()
 
 
