@@ -30,7 +30,7 @@ from haystack_distill.training.compilation import CompiledLayers
 from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
-from haystack_distill.training.settings import TrainingSettings
+from haystack_distill.training.settings import TrainingSettings, require_evaluation
 from haystack_distill.training.step_losses import StepLosses
 from haystack_distill.utils.ahead import one_ahead
 from haystack_distill.utils.allocator import kept_memory
@@ -230,16 +230,10 @@ class _LoopTrainer(Trainer):
             process=arguments.process_index,
             seed=settings.seed,
         )
-        evaluate_every, steps = (
-            settings.evaluation_interval,
-            settings.max_steps or self.batches.steps * settings.n_epochs,
-        )
+        steps = settings.max_steps or self.batches.steps * settings.n_epochs
         for option in ("keep_best" if settings.keep_best else None, adaptation.needs_evaluations):
-            if option is not None and isinstance(evaluate_every, int) and evaluate_every > steps:
-                raise DistilError(
-                    f"evaluate_every={evaluate_every} comes after the last of the {steps} steps, so {option} would "
-                    f"have no evaluation to choose by; lower it, or leave {option} out"
-                )
+            if option is not None:
+                require_evaluation(settings, steps, option)
         # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]

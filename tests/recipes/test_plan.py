@@ -79,6 +79,12 @@ def test_a_stage_whose_phases_end_by_evaluations(write: Callable[..., Path], squ
     assert [stage.name for stage in plan_recipe(load_recipe(path))] == ["1-a"]
 
 
+def test_a_stage_that_would_end_before_its_first_evaluation(write: Callable[..., Path], squad_file: Path) -> None:
+    best = {"name": "a", "method": "labels", "keep_best": True, "evaluate_every": 900, "n_epochs": 1}
+    with pytest.raises(DistilError, match=r"stage a: evaluate_every=900 comes after the last of the \d+ steps"):
+        plan_recipe(load_recipe(write(best, dev_data=str(squad_file))))
+
+
 def test_the_sample_has_both_kinds_of_rows(tmp_path: Path) -> None:
     content = squad_content(repeat=60)
     for article in content["data"]:
