@@ -1,7 +1,9 @@
 """The record of the processor."""
 
+import os
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
@@ -29,3 +31,15 @@ def test_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = processor.processor_record(torch.device("cpu"))
     assert record["cpu"]
     assert record["instructions"] == []
+
+
+def test_a_quota_is_fewer_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both numbers come from elsewhere: here the process sees eight cores, and its container may use some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    else:
+        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for usable, expected in ((2, 2), (8, None)):
+        monkeypatch.setattr(joblib, "cpu_count", lambda usable=usable: usable)
+        assert processor.usable_cores() == usable
+        assert processor.quota_threads() == expected

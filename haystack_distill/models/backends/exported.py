@@ -85,7 +85,7 @@ def open_exported(
     Args:
         path: The first of the backend's `FILES`.
         backend: A backend other than "torch".
-        num_threads: Processor threads of one call; None: one per core.
+        num_threads: Processor threads of one call; None: one for each core that the process may use.
         precision: "auto", "fp32" or "bf16", for a runtime that chooses the number format as it opens the file
             (OpenVINO); see `utils.devices.resolve_precision`.
         model_type: The model's `config.model_type`.

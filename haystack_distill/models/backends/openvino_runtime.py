@@ -16,7 +16,7 @@ import torch
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import require_same_process
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.processor import usable_cores
+from haystack_distill.utils.processor import quota_threads, usable_cores
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _IMPORTING = threading.Lock()
@@ -30,8 +30,8 @@ class OpenVinoModel:
     Args:
         path: The model's .xml file, with the .bin file of the same name beside it.
         backend: "openvino" or "openvino-int8".
-        num_threads: Processor threads of one call; None: one per core. With fewer than there are cores, as many calls
-            run side by side as the cores allow.
+        num_threads: Processor threads of one call; None: one for each core that the process may use. With fewer than
+            there are cores, as many calls run side by side as the cores allow.
         precision: "auto", "fp32" or "bf16"; see `utils.devices.resolve_precision`. Dynamic int8 is always "fp32":
             OpenVINO scales no activations in bf16, where int8 weights alone are slower than bf16 ones.
         model_type: The model's `config.model_type`.
@@ -76,6 +76,8 @@ class OpenVinoModel:
             # Two readers, or two processes, would otherwise be bound to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
+        if num_threads is None and (limit := quota_threads()):
+            settings["INFERENCE_NUM_THREADS"] = limit
         if num_threads is not None:
             streams = max(1, usable_cores() // num_threads)
             settings |= {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": streams * num_threads}

@@ -16,6 +16,7 @@ from transformers import BertTokenizerFast
 
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.models.backends import onnx_runtime
 from haystack_distill.models.backends.exported import FILES, check_backend, find_exported
 from haystack_distill.models.backends.onnx_runtime import OnnxModel, import_onnx
 from haystack_distill.utils.model_files import EXPORT_FOLDER, EXPORT_RECORD
@@ -81,9 +82,10 @@ def test_int8_gives_each_window_what_it_gets_alone(exported: tuple[Reader, Path]
             assert (found[row, length:] == -torch.inf).all()
 
 
-def test_num_threads_are_those_of_the_session(exported: tuple[Reader, Path]) -> None:
+def test_num_threads_are_those_of_the_session(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     file = find_exported(str(exported[1]), "onnx")
-    for num_threads, expected in ((2, 2), (None, 0)):  # 0: ONNX Runtime chooses
+    for num_threads, quota, expected in ((2, None, 2), (2, 1, 2), (None, 1, 1), (None, None, 0)):  # 0: ONNX Runtime's
+        monkeypatch.setattr(onnx_runtime, "quota_threads", lambda quota=quota: quota)
         options = OnnxModel(file, num_threads=num_threads)._session.get_session_options()
         assert options.intra_op_num_threads == expected
 

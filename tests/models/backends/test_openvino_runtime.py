@@ -150,6 +150,17 @@ def test_num_threads_are_those_of_a_call(exported: tuple[Reader, Path], monkeypa
         assert compiled.get_property("INFERENCE_NUM_THREADS") == streams * num_threads
 
 
+def test_a_container_gets_the_threads_of_its_quota(
+    exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from haystack_distill.models.backends import openvino_runtime
+
+    monkeypatch.setattr(openvino_runtime, "quota_threads", lambda: 1)
+    compiled = opened(exported[1], num_threads=None)._compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("NUM_STREAMS") == 1
+
+
 def test_a_file_that_is_no_model_is_refused(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     broken = tiny_reader().save(tmp_path / "broken")
     with pytest.raises(DistilError, match=r"has no openvino/openvino_model\.xml.*export --runtime openvino"):
