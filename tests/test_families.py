@@ -25,7 +25,7 @@ from transformers import (
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, TrainingSettings, WindowSettings, students
 from haystack_distill.export.exporting import export_reader
-from haystack_distill.objectives import AttentionRelations, IntermediateLayers, PredictionLayer
+from haystack_distill.objectives import AttentionRelations, ContextualRelations, IntermediateLayers, PredictionLayer
 from tests.conftest import CONTEXTS, QUESTIONS
 
 WINDOWS = WindowSettings(48, 16, 16)
@@ -59,6 +59,7 @@ METHODS = {
     "attention scores": IntermediateLayers(),
     "attention relations": AttentionRelations(),
 }
+RELATIONS = ContextualRelations()  # wherever hidden states are
 SAVED = Path(os.environ["HAYSTACK_DISTILL_FAMILIES"]) if "HAYSTACK_DISTILL_FAMILIES" in os.environ else None
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 
@@ -126,6 +127,8 @@ def test_a_family_end_to_end(family: str, tokenizer: BertTokenizerFast, squad_fi
         found[column] = cell(error)
         if error is not None:
             assert f"'{family}'" in str(error)
+    related = attempt(lambda: ReaderTrainer(student(), settings=settings).distil(teacher, squad_file, RELATIONS))
+    assert cell(related) == found["hidden states"]
     loaded = saved_and_loaded(trained, family, tmp_path)
     found["saved and loaded"] = "yes"
     found["ONNX"] = cell(attempt(lambda: export_reader(loaded, tmp_path / "exported")))

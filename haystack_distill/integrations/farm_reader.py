@@ -607,7 +607,7 @@ class _Inferencer:
         if not self.farm_confidences:
             yield from reader.answer_logits(windows, range(len(windows)))
             return
-        if reader.exported is None and reader.model.training:
+        if reader.exported is None and (reader.model.training or reader.model.base_model.training):
             reader.model.eval()
         for first in range(0, len(windows), self.batch_size):
             batch = windows.collate(windows.__getitems__(range(first, min(first + self.batch_size, len(windows)))))

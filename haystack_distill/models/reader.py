@@ -146,6 +146,7 @@ class Reader:
             precision=precision,
             device=device,
             speed=speed,
+            moving=True,
         )
         self.model.eval()
 
@@ -159,8 +160,11 @@ class Reader:
         precision: str,
         device: str | torch.device,
         speed: float,
+        moving: bool = False,
     ) -> None:
-        """Check the settings against each other and the model, then take them and move the model to its device."""
+        """Check the settings against each other and the model, then take them and move the model to its device, where
+        it is not there already; `moving`: anyway, which also puts the weights of an LSTM side by side again.
+        """
         for name, value in (("max_answer_length", max_answer_length), ("batch_size", batch_size)):
             check_argument(name, value, is_integer(value, 1), "a whole number of at least 1")
         threshold = no_answer_threshold
@@ -200,8 +204,9 @@ class Reader:
             self.precision = self.exported.precision
         else:
             self.precision = resolve_precision(precision, self.device, self.model.config.model_type)
-            if self.model.device != self.device:  # to walk through all weights for each query takes time
-                self.model.to(self.device)
+            here = self.model.device
+            if moving or here.type != resolved.type or resolved.index not in (None, here.index):
+                self.model.to(self.device)  # not each time: to walk through all weights for each query takes a while
 
     @classmethod
     def load(
@@ -461,8 +466,8 @@ class Reader:
             has "layers" (B,): how many layers ran for each window; only windows of neighbouring questions are then in
             the order of their lengths.
         """
-        if self.exported is None and self.model.training:  # to walk through all modules for each question takes time
-            self.model.eval()
+        if self.exported is None and (self.model.training or self.model.base_model.training):
+            self.model.eval()  # not each time: to walk through all modules for each question takes a while
         chosen = np.asarray(selection, dtype=np.int64)
         if self.speed:
             yield from self._early_logits(windows, chosen)

@@ -1,4 +1,4 @@
-"""Distillation of contextual relations: how hidden states lie to each other, between words and between layers."""
+"""Distillation of contextual relations: how hidden states relate to each other, between words and between layers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from haystack_distill.utils.checks import check_argument, is_integer
 
 _TERMS = ("word_pair", "word_angle", "layer_pair", "layer_angle")
 _SMALLEST = 1e-12  # squared length of a difference of hidden states that has a direction
+_ROUNDING = 1e-5  # the same, as a share of the squared lengths of both states: float32 rounds them to a hundredth of it
 
 
 @dataclass(frozen=True)
 class ContextualRelations(Method):
-    """Contextual relations: how the teacher's hidden states lie to each other, between words and between layers.
+    """Contextual relations: how the teacher's hidden states relate to each other, between words and between layers.
 
     Contextual knowledge distillation (CKD, Park, Kim and Yang 2021, arXiv 2109.08359), on questions or on plain text.
     The states are those of the embedding and of the mapped layers. Word relations compare the tokens of one layer,
@@ -39,7 +40,8 @@ class ContextualRelations(Method):
     Only relations are compared: student and teacher may differ in width and number of attention heads, and there are no
     projections. They must have tokenizers with the same pieces (`teachers.LiveTeacher`). A loss of weight 0 is
     neither computed nor returned. Labels are not used, and the question answering head is not trained. The default
-    weights make the gradients of the four about equal; the paper's differ from task to task, from 0.1 to 1000.
+    weights make the gradients of the four about equal. Those in the paper's code belong to other means: over pairs of
+    tokens and over layers, where this is the mean over tokens and the sum over layers.
 
     Args:
         layer_mapping: The teacher layer of each student layer: "uniform" (evenly spread), "last" (the last ones),
@@ -226,9 +228,9 @@ def layer_angle_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor) -
         The mean of each window over tokens and triples, (B,).
     """
     same = torch.eye(student.shape[2], dtype=torch.bool, device=student.device)
-    distinct = ~(same[:, :, None] | same[:, None, :] | same[None, :, :])
+    distinct = ~(_first(same, 1) | _second(same, 1))  # a layer has no direction to itself
     difference = (_layer_angles(student) - _layer_angles(teacher.detach())).masked_fill(~distinct, 0.0)
-    by_token = difference.square().sum(dim=(2, 3, 4)) / distinct.sum()
+    by_token = difference.square().sum(dim=(2, 3)) / distinct.sum()
     return mean_over_tokens(by_token, attention_mask)
 
 
@@ -270,27 +272,32 @@ def _divergence(student: Tensor, teacher: Tensor, others: Tensor) -> Tensor:
 
 
 def _layer_angles(states: Tensor) -> Tensor:
-    """Cosines (B, L, K, K, K) of the angles at one of K states (B, L, K, H) between the directions to two of them."""
+    """Cosines of the angles at each of K states between the directions to a pair of them: (B, L, K, H) to
+    (B, L, K, pairs), where the pairs are those of `_first` and `_second`.
+    """
     with torch.autocast(states.device.type, enabled=False):
-        centred = states.float() - states.float().mean(dim=2, keepdim=True)  # which keeps the differences exact
+        centred = states.float() - states.float().mean(dim=2, keepdim=True)  # smaller products are rounded less
         products = centred @ centred.transpose(2, 3)
     own = products.diagonal(dim1=2, dim2=3)
-    squared = (own[:, :, :, None] + own[:, :, None, :] - 2 * products).clamp(min=_SMALLEST)
-    inner = products[:, :, None] - products[:, :, :, :, None] - products[:, :, :, None, :] + own[:, :, :, None, None]
-    return inner * (squared[:, :, :, :, None] * squared[:, :, :, None, :]).rsqrt()
+    inverse = _inverse_distance(own[:, :, :, None] + own[:, :, None, :], products)
+    n_states = states.shape[2]
+    between = torch.cat([products[:, :, place, place + 1 :] for place in range(n_states - 1)], dim=2)
+    inner = between[:, :, None, :] - _first(products, 3) - _second(products, 3) + own[:, :, :, None]
+    return inner * _first(inverse, 3) * _second(inverse, 3)
 
 
 def _word_angles(states: Tensor, valid: Tensor, reach: int) -> Tensor:
     """Cosines of the angles at each token between the directions to two that are near it, (B, pairs, L).
 
-    The pairs are those of `_pairs_of_offsets`. From the products of the tokens with each other, so that no difference
-    of states is in memory; by views and slices, whose gradients are the same in every run on a GPU, too.
+    The pairs are those of `_first` and `_second` of the offsets from -reach to reach. From the products of the tokens
+    with each other, so that no difference of states is in memory; by views and slices, whose gradients are added up in
+    the same order in every run.
     """
     length = states.shape[1]
     with torch.autocast(states.device.type, enabled=False):
         kept = states.float().masked_fill(~valid[:, :, None], 0.0)
         mean = kept.sum(dim=1, keepdim=True) / valid.sum(dim=1)[:, None, None]
-        centred = (kept - mean).masked_fill(~valid[:, :, None], 0.0)  # which keeps the differences exact
+        centred = (kept - mean).masked_fill(~valid[:, :, None], 0.0)  # smaller products are rounded less
         products = pad(centred @ centred.transpose(1, 2), (reach, 3 * reach, reach, 3 * reach))
     # By distance d and token i the product of tokens i and i + d, with `reach` more on the left and on the right.
     width = length + 2 * reach
@@ -306,16 +313,35 @@ def _word_angles(states: Tensor, valid: Tensor, reach: int) -> Tensor:
         [at(slice(abs(offset), abs(offset) + 1), min(offset, 0)) for offset in offsets], dim=1
     )  # of token i with token i + offset
     between = torch.cat([at(slice(1, reach - offset + 1), offset) for offset in offsets], dim=1)  # of both others
-    first, second = _pairs_of_offsets(reach, states.device)
-    inverse = (own + centre - 2 * towards).clamp(min=_SMALLEST).rsqrt()
-    inner = between - towards[:, first] - towards[:, second] + centre
-    return inner * inverse[:, first] * inverse[:, second]
+    inverse = _inverse_distance(own + centre, towards)
+    inner = between - _first(towards, 1) - _second(towards, 1) + centre
+    return inner * _first(inverse, 1) * _second(inverse, 1)
 
 
-def _pairs_of_offsets(reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pairs of offsets from -reach to reach, each once, as their places in that row."""
-    first, second = torch.triu_indices(2 * reach + 1, 2 * reach + 1, offset=1, device=device)
-    return first, second
+def _inverse_distance(squares: Tensor, products: Tensor) -> Tensor:
+    """1 / |x - y| from |x|^2 + |y|^2 and the product of x and y; 0 where x and y are equal but for rounding.
+
+    Words that repeat have equal embeddings where a model adds no positions to them: there is no direction, and what
+    is left of the difference is noise.
+    """
+    squared = squares - 2 * products
+    return squared.clamp(min=_SMALLEST).rsqrt().masked_fill(squared <= _ROUNDING * squares, 0.0)
+
+
+def _first(values: Tensor, dim: int) -> Tensor:
+    """The value of the first of each pair of places along a dimension: place 0 with all later ones, place 1, ..."""
+    n_places = values.shape[dim]
+    repeated = (
+        values.narrow(dim, place, 1).expand([n_places - 1 - place if d == dim else -1 for d in range(values.dim())])
+        for place in range(n_places - 1)
+    )
+    return torch.cat(list(repeated), dim=dim)
+
+
+def _second(values: Tensor, dim: int) -> Tensor:
+    """The value of the second of each pair; see `_first`."""
+    n_places = values.shape[dim]
+    return torch.cat([values.narrow(dim, place + 1, n_places - 1 - place) for place in range(n_places - 1)], dim=dim)
 
 
 def _triples(valid: Tensor, reach: int) -> Tensor:
@@ -324,5 +350,4 @@ def _triples(valid: Tensor, reach: int) -> Tensor:
     padded = pad(valid, (reach, reach))
     there = torch.stack([padded[:, place : place + length] for place in range(2 * reach + 1)], dim=1)
     there[:, reach] = False  # the token itself has no direction
-    first, second = _pairs_of_offsets(reach, valid.device)
-    return there[:, first] & there[:, second] & valid[:, None, :]
+    return _first(there, 1) & _second(there, 1) & valid[:, None, :]

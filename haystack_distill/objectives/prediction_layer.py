@@ -46,8 +46,8 @@ class PredictionLayer(Method):
     total = distillation_loss_weight * T^2 * distillation + (1 - distillation_loss_weight) * labels
 
     as in Hinton et al. 2015 (arXiv 1503.02531): T^2 keeps the size of the soft gradient when the temperature T changes.
-    T^2 belongs to the losses of probabilities, "kl_div", "jensen_shannon" and "correlation". Both losses are means over
-    start and end. A window without a label has no labels loss.
+    T^2 belongs to the divergences, "kl_div" and "jensen_shannon". Both losses are means over start and end. A window
+    without a label has no labels loss.
 
     A loss of your own is a callable `loss(student_logits, teacher_logits, mask, temperature) -> Tensor`, called once
     for the start and once for the end. The logits are float32 (B, L) and finite: padding in the student's, and every
@@ -160,7 +160,7 @@ class PredictionLayerObjective(ObjectiveWithLabels):
         options = self.options
         self.temperature = temperature_at(options, progress)
         # Where each window has a temperature of its own, T^2 is in the term.
-        squared = self._of_probabilities is not None and not options.flsw_beta
+        squared = options.distillation_loss in ("kl_div", "jensen_shannon") and not options.flsw_beta
         self.weights = {
             "distillation": options.distillation_loss_weight * (self.temperature**2 if squared else 1.0),
             "labels": 1.0 - options.distillation_loss_weight,

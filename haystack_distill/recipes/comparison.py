@@ -52,6 +52,13 @@ class Arm:
 
     def __post_init__(self) -> None:
         _require_values(self.grid, f"arm {self.name}: ")
+        for stage in self.stages:
+            student = stage.get("student")
+            if isinstance(student, Mapping) and "layers" in student:
+                raise DistilError(
+                    f"arm {self.name}: a stage makes a student of {student['layers']} layers, and not the one that the "
+                    "other arms train; run its recipe by itself, and compare the readers with haystack-distill report"
+                )
 
     @property
     def directory(self) -> str:

@@ -30,8 +30,9 @@ from haystack_distill.teachers.cached import CachedTeacher
 from haystack_distill.teachers.choice import teacher_for
 from haystack_distill.teachers.ensemble import EnsembleTeacher
 from haystack_distill.training.language_model_trainer import LanguageModelTrainer
+from haystack_distill.training.loop import require_evaluations
 from haystack_distill.training.reader_trainer import ReaderTrainer
-from haystack_distill.training.settings import TrainingSettings, require_evaluation
+from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.files import temporary_directory, writing
 
 _SAMPLE = 200  # examples that are timed and weighed
@@ -154,9 +155,8 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
         )
 
     n_windows, steps = windows_of(stage, len(windows)), steps_of(stage, len(windows))
-    if stage.settings.keep_best:
-        with in_section(f"stage {stage.name}"):
-            require_evaluation(stage.settings, steps, "keep_best")
+    with in_section(f"stage {stage.name}"):
+        require_evaluations(stage.settings, stage.adaptation, steps)
     of_teacher = len(windows) * factor + others
     seconds = steps * _seconds_per_step(inputs.recipe, stage, run) + teacher_seconds * of_teacher
     return PlannedStage(name, len(examples) * factor, n_windows, steps, seconds, megabytes * factor if weigh else 0)

@@ -303,9 +303,7 @@ class Stage:
 
     def student_record(self) -> str | dict[str, Any] | None:
         """What the stage trains, as JSON can hold it."""
-        if not isinstance(self.student, (StageResult, MadeFrom)):
-            return self.student
-        return {name: value for name, value in asdict(self.student).items() if value is not None}
+        return asdict(self.student) if isinstance(self.student, (StageResult, MadeFrom)) else self.student
 
     def as_dict(self) -> dict[str, Any]:
         """The stage as nested dictionaries of what JSON can hold, every default included."""
@@ -410,6 +408,11 @@ class Recipe:
                     f"stage {stage.name}: a BiLSTM reader does not learn from a corpus; give it questions, such as "
                     "unlabelled ones"
                 )
+        if self.labels_only and any(isinstance(one.student, MadeFrom) and one.student.layers for one in self.stages):
+            raise DistilError(
+                "labels_only trains the student that the recipe makes, and a later stage makes another one (layers); "
+                "leave labels_only out"
+            )
         if self.labels_only and not self.measured:
             raise DistilError("labels_only is there to compare with; give dev_data or dev_split, or leave it out")
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")

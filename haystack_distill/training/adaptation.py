@@ -92,7 +92,7 @@ class Adaptation(ABC):
 
 
 def has_begun(start: float, step: int) -> bool:
-    """Whether a phase that begins at `start`, a share of the steps, has begun at a step."""
+    """Whether a phase has begun at a step; where it begins is a share of all steps, and may be between two of them."""
     return step >= start - 1e-6  # shares such as 0.1 are not exact
 
 

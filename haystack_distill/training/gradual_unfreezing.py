@@ -28,8 +28,8 @@ class GradualUnfreezing(Adaptation):
 
     Howard and Ruder 2018 (arXiv 1801.06146, section 3.3), for distillation Mukherjee and Awadallah 2020 (arXiv
     2004.05686). Each phase adds weights to those that are trained; the last phase trains all. A weight has neither
-    gradient nor optimiser state before its phase begins. With the setting `keep_best` each phase begins with the
-    weights of the best evaluation so far; the optimiser's state is kept.
+    gradient nor optimiser state before its phase begins. With the setting `keep_best` the weights are evaluated at the
+    end of each phase too, and the next one begins with the best so far; the optimiser's state is kept.
 
     Args:
         layers_per_phase: Number of layers that a phase adds.

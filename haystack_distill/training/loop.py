@@ -30,7 +30,7 @@ from haystack_distill.training.compilation import CompiledLayers
 from haystack_distill.training.evaluations import scores_of
 from haystack_distill.training.optimisation import TRAINER_SCHEDULES, cyclic_schedule, is_plain, make_optimizer
 from haystack_distill.training.progress import training_progress
-from haystack_distill.training.settings import TrainingSettings, require_evaluation
+from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.training.step_losses import StepLosses
 from haystack_distill.utils.ahead import one_ahead
 from haystack_distill.utils.allocator import kept_memory
@@ -231,16 +231,14 @@ class _LoopTrainer(Trainer):
             seed=settings.seed,
         )
         steps = settings.max_steps or self.batches.steps * settings.n_epochs
-        for option in ("keep_best" if settings.keep_best else None, adaptation.needs_evaluations):
-            if option is not None:
-                require_evaluation(settings, steps, option)
+        require_evaluations(settings, adaptation, steps)
         # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]
         starts = adaptation.phase_starts(student.model, settings)
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by, starts))
-        if settings.keep_best:
+        if settings.keep_best and has_dev:
             callbacks.append(_BestOfPhase(starts, self._take_best_so_far))
         if settings.tensorboard:
             callbacks.append(_tensorboard(checkpoints.folder.parent / "tensorboard"))
@@ -487,6 +485,21 @@ class _LoopTrainer(Trainer):
             ) from error
 
 
+def require_evaluations(settings: TrainingSettings, adaptation: Adaptation, steps: int) -> None:
+    """Check that a run is evaluated at least once, where something is chosen by its evaluations.
+
+    Raises:
+        DistilError: The first evaluation would come after the last of its optimiser steps.
+    """
+    interval = settings.evaluation_interval
+    for option in ("keep_best" if settings.keep_best else None, adaptation.needs_evaluations):
+        if option is not None and isinstance(interval, int) and interval > steps:
+            raise DistilError(
+                f"evaluate_every={interval} comes after the last of the {steps} steps, so {option} would have no "
+                f"evaluation to choose by; lower it, or leave {option} out"
+            )
+
+
 class _LoaderAhead(DataLoader):
     """Reads and pads a batch while the device computes the one before it."""
 
@@ -549,6 +562,7 @@ class _EarlyStopping(TrainerCallback):
 class _BestOfPhase(TrainerCallback):
     """Begins each phase of an adaptation but the first with the best weights so far.
 
+    Those at the end of a phase are evaluated too, so that what a phase shorter than `evaluate_every` learns is kept.
     Whether a phase begins at a step follows from the log, so that a run that is resumed at that step does the same.
     """
 
@@ -557,9 +571,17 @@ class _BestOfPhase(TrainerCallback):
         self.take_best = take_best
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        step = state.global_step
-        if step and any(has_begun(start, step) and not has_begun(start, step - 1) for start in self.starts(state)):
+        if self._begins_now(state):
             self.take_best()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._begins_now(state):
+            control.should_evaluate = control.should_save = True
+
+    def _begins_now(self, state: Any) -> bool:
+        """Whether a phase other than the first begins with the next step."""
+        step, starts = state.global_step, self.starts(state)
+        return step > 0 and any(has_begun(start, step) and not has_begun(start, step - 1) for start in starts)
 
 
 def _require_names(objective: Objective, source: str, entries: Mapping[str, Any]) -> None:

@@ -143,8 +143,6 @@ class TrainingSettings:
             raise DistilError("early_stopping_patience needs keep_best=True and evaluate_every")
         if self.keep_best and not self.evaluate_every:
             raise DistilError("keep_best needs evaluate_every")
-        if self.keep_best and self.max_steps is not None:
-            require_evaluation(self, self.max_steps, "keep_best")
         check_argument("best_by", self.best_by, self.best_by in ("f1", "loss"), "'f1' or 'loss'")
         if self.best_by != "f1" and not self.evaluate_every:
             raise DistilError(
@@ -208,22 +206,3 @@ class TrainingSettings:
     def names(cls) -> list[str]:
         """The names of all settings, in order."""
         return [field.name for field in fields(cls)]
-
-
-def require_evaluation(settings: TrainingSettings, steps: int, option: str) -> None:
-    """Check that a run is evaluated at least once.
-
-    Args:
-        settings: The settings of the run.
-        steps: Its optimiser steps.
-        option: What an evaluation is needed for, for the message.
-
-    Raises:
-        DistilError: The first evaluation would come after the last step.
-    """
-    interval = settings.evaluation_interval
-    if isinstance(interval, int) and interval > steps:
-        raise DistilError(
-            f"evaluate_every={interval} comes after the last of the {steps} steps, so {option} would have no "
-            f"evaluation to choose by; lower it, or leave {option} out"
-        )

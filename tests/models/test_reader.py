@@ -668,3 +668,12 @@ def test_batches_cost_least() -> None:
     greedy = batch_sizes([100, 90, 50, 50, 50, 50], 200, None)
     assert list(itertools.islice(greedy, 2)) == [2, 4]
     assert not list(batch_sizes([], 100, 40))
+
+
+def test_a_part_in_training_mode_answers_without_dropout(tiny_reader: Callable[..., Reader]) -> None:
+    reader = tiny_reader()
+    expected = reader.answer("Who wrote it?", "Ada wrote it in 1843.")
+    for part in (reader.model, reader.model.base_model):
+        part.train()
+        assert reader.answer("Who wrote it?", "Ada wrote it in 1843.") == expected
+        assert not any(module.training for module in reader.model.modules())

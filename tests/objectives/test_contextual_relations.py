@@ -187,6 +187,22 @@ def test_short_windows_and_equal_states_have_finite_gradients(length):
         assert (gradient[:, length:] == 0).all()
 
 
+def test_equal_words_of_any_size_have_no_direction():
+    """Their difference is rounding, whose angles would be noise of any size."""
+    own, target = 100 * states(2, 60, 256), states(2, 60, 64, seed=1)
+    own[:, 1::2] = own[:, :1] * (1 + 1e-7 * states(2, 30, 256, seed=2))  # every second word repeats the first one
+    layers = own.unflatten(1, (15, 4))
+    for loss, student, teacher in (
+        (lambda s, t, mask: word_angle_loss(s, t, mask, 5), own, target),
+        (layer_angle_loss, layers, target.unflatten(1, (15, 4))),
+    ):
+        inputs = student.clone().requires_grad_()
+        value = loss(inputs, teacher, torch.ones(student.shape[:2]))
+        value.sum().backward()
+        assert (value <= 4).all()
+        assert inputs.grad.abs().max() < 1e-3  # a direction changes by the inverse of a distance, here some 1e-3
+
+
 def test_under_autocast_relations_are_computed_in_float32():
     own, target, mask = states(1, 6, 8), states(1, 6, 8, seed=1), torch.ones(1, 6)
     expected = word_pair_loss(own, target, mask), word_angle_loss(own, target, mask, 2)

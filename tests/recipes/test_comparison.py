@@ -79,6 +79,10 @@ def test_a_file_of_arms(tmp_path: Path) -> None:
         ("a: [labels]", "arm a: must be a method"),
         ("a: {method: labels, n_epochs: 2}", "arm a: n_epochs is not for an arm"),
         ("a: {method: labels, grid: [1]}", "arm a: grid must map options"),
+        (
+            "a: [{name: b, method: labels}, {name: c, method: labels, student: {made_from: b, layers: 2}}]",
+            "arm a: a stage makes a student of 2 layers, and not the one",
+        ),
         ("a: {method: labels, grid: {learning_rate: []}}", "arm a: grid: learning_rate has no values"),
     ]:
         path.write_text(content)

@@ -315,6 +315,10 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (LEAST + "student: {num_hidden_layers: 2, teacher: x}", "teacher is a key of the recipe"),
         (LEAST + "labels_only: maybe", "labels_only: 'maybe' is neither true nor false"),
         (LEAST + "labels_only: true", "labels_only is there to compare with"),
+        (
+            stage("method: labels, student: {made_from: one, layers: 2}") + "dev_data: d\nlabels_only: true",
+            "labels_only trains the student that the recipe makes",
+        ),
         (LEAST + "max_query_length: 400", "max_query_length 400 leaves no room"),
         (LEAST + "precision: fp8", "precision: 'fp8' is not one of auto"),
         (LEAST + "seed: 1\nseed: 2", "the key 'seed' appears twice"),

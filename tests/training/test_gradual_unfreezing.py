@@ -139,6 +139,19 @@ def test_it_does_so_in_a_resumed_run_too(
     assert all(torch.equal(head, whole.after[number]) for number, head in again.after.items())
 
 
+def test_the_end_of_each_phase_is_evaluated(
+    tiny_reader: MakeReader, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise phases between two evaluations would all begin with the weights of the first."""
+    f1 = iter(range(100))
+    monkeypatch.setattr(ReaderTrainer, "_evaluate", lambda *_: {"exact": 0.0, "f1": float(next(f1)), "loss": 2.0})
+    adaptation, heads = GradualUnfreezing(layers_per_phase=1), Heads()  # six phases of two steps
+    trainer = ReaderTrainer(tiny_reader(), None, settings(max_steps=12, evaluate_every=12, keep_best=True))
+    result = trainer.distil(None, data, "labels", data, adaptation=adaptation, callbacks=[heads])
+    assert [line["step"] for line in result.history if "eval_f1" in line] == [2, 4, 6, 8, 10, 12]
+    assert all(torch.equal(heads.before[step], heads.after[step]) for step in range(1, 12))
+
+
 def test_a_run_stops_early_in_its_last_phase_only(
     tiny_reader: MakeReader, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

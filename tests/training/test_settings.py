@@ -62,10 +62,6 @@ def test_values_at_the_edge_are_taken() -> None:
             "needs keep_best=True and evaluate",
         ),
         ({"keep_best": True, "evaluate_every": None}, "keep_best needs evaluate_every"),
-        (
-            {"keep_best": True, "evaluate_every": 5, "max_steps": 4},
-            "evaluate_every=5 comes after the last of the 4 steps, so keep_best would have no evaluation",
-        ),
         ({"keep_best": True, "checkpoint_every": 5}, "checkpoint_every=5 has no effect with keep_best"),
         (
             {"keep_best": True, "evaluate_every": 5, "checkpoint_every": "epoch"},
