@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, input_width
 from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
-from haystack_distill.objectives.losses import LOWEST_SCORE, mean_over_tokens
+from haystack_distill.objectives.losses import mean_over_tokens
 from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
 from haystack_distill.utils.checks import check_argument, is_integer
@@ -263,12 +263,12 @@ def _cosines(states: Tensor) -> Tensor:
 
 
 def _divergence(student: Tensor, teacher: Tensor, others: Tensor) -> Tensor:
-    """KL(teacher || student) of softmaxes over the last dimension of scores, where `others` is True."""
-    log_student, log_teacher = (
-        scores.masked_fill(~others, LOWEST_SCORE).log_softmax(dim=-1) for scores in (student, teacher)
-    )
-    difference = (log_teacher - log_student).masked_fill(~others, 0.0)
-    return (log_teacher.exp() * difference).sum(dim=-1)
+    """KL(teacher || student) of softmaxes over the last dimension of cosines, where `others` is True."""
+    # Cosines are too small to overflow, so no largest one has to be found and taken off first.
+    weights = teacher.exp() * others
+    own_sum, their_sum = (each.sum(dim=-1).clamp(min=_SMALLEST) for each in (student.exp() * others, weights))
+    expected = ((teacher - student) * weights).sum(dim=-1) / their_sum
+    return expected + own_sum.log() - their_sum.log()
 
 
 def _layer_angles(states: Tensor) -> Tensor:

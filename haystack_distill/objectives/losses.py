@@ -25,7 +25,7 @@ from torch.nn.functional import (
 from haystack_distill.errors import DistilError
 
 LOG_ODDS_LIMIT = 10.0  # in `log_odds_loss`: probabilities of 4.5e-5 and 1 - 4.5e-5
-LOWEST_SCORE = -1e30  # a score that a softmax turns to 0, finite: 0 times a difference of logarithms is 0 then, not NaN
+_LOWEST = -1e30  # a score that a softmax turns to 0, finite: 0 times a difference of logarithms is 0 then, not NaN
 _SCORES_CPU, _SCORES_GPU = 2**18, 2**26  # that are in memory at once
 
 
@@ -144,7 +144,7 @@ def _finite_log_softmaxes(
     _require_same_shape(student_logits, teacher_logits)
     teacher_logits = teacher_logits.detach().float()
     student, teacher = (
-        (logits / temperature).masked_fill(~mask, LOWEST_SCORE).log_softmax(dim=1)
+        (logits / temperature).masked_fill(~mask, _LOWEST).log_softmax(dim=1)
         for logits, mask in (
             (student_logits.float(), student_mask.bool()),
             (teacher_logits, teacher_mask.bool() & ~torch.isneginf(teacher_logits)),
@@ -433,8 +433,8 @@ def _by_head(states: Tensor, heads: int) -> Tensor:
 def _divergence(student: Tensor, teacher: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) of (B, heads, L, L) scores, which it overwrites: the loss (B,) and its gradient."""
     padding = ~valid[:, None, None, :]
-    log_student = student.masked_fill_(padding, LOWEST_SCORE).log_softmax(dim=3)
-    log_teacher = teacher.masked_fill_(padding, LOWEST_SCORE).log_softmax(dim=3)
+    log_student = student.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
+    log_teacher = teacher.masked_fill_(padding, _LOWEST).log_softmax(dim=3)
     probability = log_teacher.exp()
     share = valid / (valid.sum(dim=1, keepdim=True) * student.shape[1])  # of a query token and head in the mean
     loss = log_teacher.sub_(log_student).mul_(probability).sum(dim=3).mul_(share[:, None]).sum(dim=(1, 2))
