@@ -31,6 +31,11 @@ _LAYER = re.compile(r"\.(\d+)/")  # in the names of nodes, such as /bert/encoder
 _EIGHT_BITS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
+def adds_in_32_bits() -> bool:
+    """Whether this processor adds products of int8 numbers in 32 bits, so that weights may have all 8 bits."""
+    return bool(_EIGHT_BITS & set(processor_record(torch.device("cpu"))["instructions"]))
+
+
 @dataclass(frozen=True)
 class Tried:
     """A way to quantise a reader, and what came of it; or the reader in float, to compare with.
@@ -107,7 +112,7 @@ class PromiseSearch:
             The file of the fastest model within the limit, or None; and everything that was tried, the model in float
             first.
         """
-        eight = bool(_EIGHT_BITS & set(processor_record(torch.device("cpu"))["instructions"]))
+        eight = adds_in_32_bits()
         measured = []
         for recipe, calibration in (("dynamic", None), ("static", self.calibration)):
             for bits in (7, 8) if eight else (7,):

@@ -8,6 +8,8 @@ match before the LSTM, a pooled question in the span head after it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from typing import Any
 
@@ -17,6 +19,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, P
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
 
 from haystack_distill.models.bilstm_config import MODEL_TYPE, BiLstmConfig
+
+
+@functools.cache
+def lstm_knows_bf16() -> bool:
+    """Whether PyTorch's LSTM kernel can compute in bf16 on this processor (it needs AVX512); else it does in fp32."""
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private, which not every version has
+    return known is None or bool(known())
 
 
 class RecurrentDropoutLstm(nn.LSTM):
@@ -74,8 +83,10 @@ class RecurrentDropoutLstm(nn.LSTM):
 
     def _one_direction(self, hidden: Tensor, weights: dict[str, Tensor], ending: str) -> Tensor:
         used = [weights[f"{name}_l0{ending}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        state = hidden.new_zeros(1, len(hidden), self.hidden_size)
-        found: Tensor = torch.lstm(hidden, (state, state), used, True, 1, 0.0, self.training, False, True)[0]
+        with contextlib.nullcontext() if lstm_knows_bf16() else torch.autocast("cpu", enabled=False):
+            hidden = hidden if lstm_knows_bf16() else hidden.float()
+            state = hidden.new_zeros(1, len(hidden), self.hidden_size)
+            found: Tensor = torch.lstm(hidden, (state, state), used, True, 1, 0.0, self.training, False, True)[0]
         return found
 
     def _packed(self, hidden: Tensor, lengths: Tensor, weights: dict[str, Tensor]) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 def takes_token_types(model: torch.nn.Module) -> bool:
     """Whether a model accepts `token_type_ids` and distinguishes more than one type."""
     types = getattr(model.config, "type_vocab_size", 2)
-    return "token_type_ids" in _arguments_of(type(model).forward) and bool(types and types > 1)
+    forward = getattr(model.forward, "__func__", model.forward)  # of the class: the same for all that it has made
+    return "token_type_ids" in _arguments_of(forward) and bool(types and types > 1)
 
 
-@functools.cache  # a reader asks for every question
+@functools.lru_cache  # a reader asks for every question
 def _arguments_of(forward: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 

@@ -1004,7 +1004,7 @@ def test_stages_train_the_teacher_first_and_generations_begin_anew(write: Callab
     assert [stage["student"] for stage in recipe.as_dict()["stages"]] == [
         "teacher",
         None,
-        {"made_from": "tune"},
+        {"made_from": "tune", "layers": None},
         "start",
         {"stage": "again"},
     ]

@@ -10,6 +10,7 @@ from transformers import AutoModelForQuestionAnswering, MPNetConfig
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, students
 from haystack_distill.export.exporting import ExportSettings, export_reader
+from haystack_distill.export.promise import adds_in_32_bits
 from haystack_distill.models.fake_quantisation import Int8Embedding, Int8Linear
 from haystack_distill.models.outputs import OutputRequest, run_model
 from haystack_distill.objectives import IntermediateLayers
@@ -22,6 +23,8 @@ from tests.export.test_exporting import SMALL, reader_of
 from tests.training.helpers import other_family, settings
 
 MakeReader = Callable[..., Reader]
+# Elsewhere ONNX Runtime's sums overflow with weights of 8 bits, which is why its exports have 7.
+BITS = [7, 8] if adds_in_32_bits() else [7]
 BATCH = {"input_ids": torch.tensor([[2, 9, 8, 3, 7, 6, 3]]), "attention_mask": torch.ones(1, 7, dtype=torch.long)}
 
 
@@ -44,7 +47,7 @@ def test_dense_layers_and_embeddings_round_inside_and_are_plain_afterwards(kind:
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "albert", "roberta", "mpnet"])
-@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_it_rounds_as_the_export_does(kind: str, bits: int, tokenizer, tmp_path: Path) -> None:
     """On another grid the errors would be others: as far from the export's as the exact logits are."""
     pytest.importorskip("onnxruntime")
