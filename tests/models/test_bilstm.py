@@ -16,6 +16,7 @@ from haystack_distill.models.bilstm import (
     BiLstmForQuestionAnswering,
     BiLstmModel,
     RecurrentDropoutLstm,
+    lstm_knows_bf16,
     question_tokens,
 )
 from haystack_distill.models.bilstm_config import BiLstmConfig
