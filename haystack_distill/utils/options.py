@@ -170,18 +170,29 @@ def _find(module: str, name: str) -> Any:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module {module}")
-    node: Any = _parsed(spec.origin)
-    for part in name.split("."):
+    first, *rest = name.split(".")
+    node: Any = _parsed(spec.origin, first)
+    for part in rest:
         kinds = (ast.ClassDef, ast.FunctionDef)
-        node = next((one for one in node.body if isinstance(one, kinds) and one.name == part), None)
-        if node is None:
-            raise ValueError(f"there is no {name} in {spec.origin}")
+        node = node and next((one for one in node.body if isinstance(one, kinds) and one.name == part), None)
+    if node is None:
+        raise ValueError(f"there is no {name} in {spec.origin}")
     return node
 
 
-@functools.lru_cache(maxsize=16)
-def _parsed(path: str) -> ast.Module:
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
+@functools.lru_cache(maxsize=64)
+def _parsed(path: str, name: str) -> ast.ClassDef | ast.FunctionDef | None:
+    """A class or function at the top of a file, None where there is none. Only its own lines are parsed: `--help` reads
+    some forty of them.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    # To the next line that is not indented; one that begins with a bracket ends the head of the class.
+    found = re.search(rf"^(?:class|def) {re.escape(name)}\b.*?(?=^[^\s)]|\Z)", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        return None
+    node = ast.parse(found.group()).body[0]
+    assert isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    return node
 
 
 def _read(docstring: str, named: Sequence[tuple[str, ast.expr | None, ast.expr | None]]) -> list[DataclassOption]:
