@@ -140,8 +140,7 @@ def test_a_precision_that_nobody_asked_for_is_none_of_the_backends(
     assert teacher.precision == "bf16"
     assert suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="openvino-int8")
     assert suggest_students(teacher, Budget(1, "MB"), PAIRS[:1], backend="auto")
-    left_out = [message for message in caplog.messages if "does without" in message]
-    assert all("'openvino' (this processor cannot compute in bf16" in message for message in left_out)
+    assert "does without" not in caplog.text
 
 
 def test_refused(tiny_reader: Callable[..., Reader]) -> None:

@@ -68,7 +68,9 @@ class OpenVinoModel:
                 raise DistilError(f"{path} computes in fp32 between its int8 weights; leave precision out")
             self.precision = "fp32"
         if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise DistilError("this processor cannot compute in bf16; use precision 'fp32'")
+            if precision == "bf16":
+                raise DistilError("this processor cannot compute in bf16; use precision 'fp32'")
+            self.precision = "fp32"  # "auto" was made bf16 for all machines, and PyTorch can do it on any
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
