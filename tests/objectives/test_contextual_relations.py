@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from torch.nn.functional import pad
-from transformers import AutoConfig, AutoModelForQuestionAnswering, BertConfig
+from transformers import BertConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.bilstm_config import BiLstmConfig
-from haystack_distill.models.outputs import ModelOutputs, run_model
+from haystack_distill.models.outputs import ModelOutputs
 from haystack_distill.objectives import ContextualRelations, Linear, PredictionLayer
 from haystack_distill.objectives.contextual_relations import (
     layer_angle_loss,
@@ -19,34 +19,9 @@ from haystack_distill.objectives.contextual_relations import (
     word_pair_loss,
 )
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS
+from tests.objectives.helpers import batch, config, model, run
 
-SIZES = {"vocab_size": 40, "max_position_embeddings": 24, "initializer_range": 0.3}
 NONE = {f"{name}_loss_weight": 0 for name in ("word_pair", "word_angle", "layer_pair", "layer_angle")}
-
-
-def config(layers=2, width=12, heads=2, model_type="bert"):
-    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 24}
-    return AutoConfig.for_model(model_type, **(SIZES | shape))
-
-
-def model(config, seed=0):
-    torch.manual_seed(seed)
-    return AutoModelForQuestionAnswering.from_config(config).eval()
-
-
-def batch(lengths=(7, 4)):
-    ids, mask = torch.ones(len(lengths), max(lengths), dtype=torch.long), torch.zeros(len(lengths), max(lengths))
-    for row, length in enumerate(lengths):
-        ids[row, :length] = torch.randint(5, 40, (length,), generator=torch.Generator().manual_seed(row))
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask.long(), "weight": torch.ones(len(lengths))}
-
-
-def run(objective, student, teacher, batch):
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    outputs = run_model(student, inputs, objective.student_request)
-    taught = run_model(teacher, inputs, objective.teacher_request)  # with gradients, which must not be used
-    return {name: term.values for name, term in objective(outputs, taught, batch).items()}
 
 
 def states(*shape, seed=0):

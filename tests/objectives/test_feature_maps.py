@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn.functional import pad
-from transformers import AutoConfig, AutoModelForQuestionAnswering
+from transformers import AutoConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import run_model
@@ -16,6 +16,7 @@ from haystack_distill.objectives.losses import (
     variance_loss,
 )
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS
+from tests.objectives.helpers import batch, model
 
 
 def config(layers=2, width=16, heads=2, model_type="bert", **more):
@@ -23,19 +24,6 @@ def config(layers=2, width=16, heads=2, model_type="bert", **more):
     return AutoConfig.for_model(
         model_type, **({"vocab_size": 40, "max_position_embeddings": 24, "initializer_range": 0.3} | shape | more)
     )
-
-
-def model(config, seed=0):
-    torch.manual_seed(seed)
-    return AutoModelForQuestionAnswering.from_config(config).eval()
-
-
-def batch(lengths=(7, 4)):
-    ids, mask = torch.ones(len(lengths), max(lengths), dtype=torch.long), torch.zeros(len(lengths), max(lengths))
-    for row, length in enumerate(lengths):
-        ids[row, :length] = torch.randint(5, 40, (length,), generator=torch.Generator().manual_seed(row))
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask.long(), "weight": torch.ones(len(lengths))}
 
 
 def run(objective, student, teacher, batch):
