@@ -1,5 +1,6 @@
 """The files of examples/recipes run; so does what `recipe init` writes, which looks at data and teacher."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.y
 def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, directory: Path) -> dict[str, Any]:
     """A recipe with a tiny teacher and student, little data and text, and two optimiser steps a stage.
 
+    JSON lines stay what their comments say: columns question and context.
+
     Args:
         content: The recipe.
         models: A tiny "reader" and "language model".
@@ -31,13 +34,17 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
     """
     teacher = models["reader"]
     names = [stage["name"] for stage in content["stages"]]
+    unlabelled = directory / "unlabelled.jsonl"
+    rows = load_examples(squad_file).select_columns(["question", "context"]).to_list()
+    unlabelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
     stages = []
     for stage in content["stages"]:
         stage = {key: value for key, value in stage.items() if key != "n_epochs"}
         stage |= {"max_steps": 2, "batch_size": 2}
         if "corpus" in stage:
             stage["corpus"] = {"max_seq_len": 24, "buffer_windows": 8}
-        stage |= {key: str(squad_file) for key in ("data", "transfer") if key in stage}
+        for key in {"data", "transfer"} & stage.keys():
+            stage[key] = str(unlabelled if stage[key] == unlabelled.name else squad_file)
         if "sources" in stage:
             stage["sources"] = [
                 source | {"data": str(squad_file), "teacher": "none" if source["teacher"] == "none" else str(teacher)}

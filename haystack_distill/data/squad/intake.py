@@ -151,7 +151,7 @@ def _answer_label(question: Question) -> str | None:
     qa = question.qa
     if question.fault is not None or not isinstance(qa, dict) or qa.get("labelled") is False:
         return None
-    answers = qa.get("answers")
+    answers = qa.get("answers", [])
     if not isinstance(answers, list):
         return None
     if not all(map(is_blank, answers)):
@@ -235,8 +235,8 @@ def _log_text_warnings(source: str, report: ReadReport) -> None:
     if report.answerless:
         repeated = f"; {report.renamed} repeated id(s) got the suffix -2, -3, ..." if report.renamed else ""
         logger.warning(
-            "%s: none of the %d question(s) has an answer, yet not all are marked impossible (Haystack 1's "
-            "augment_squad writes such files): they are treated as unlabelled questions to distil from%s.",
+            "%s: none of the %d question(s) has an answer, yet not all are marked impossible: they are treated as "
+            "unlabelled questions to distil from%s.",
             source,
             report.answerless,
             repeated,

@@ -63,8 +63,8 @@ def read_squad(
     the hub, with a warning. Without a column `id`, the ids are row-0, row-1, ...
 
     A source in which no question has an answer although not all are marked impossible is read as a transfer set, with
-    a warning: Haystack 1's `augment_squad` writes such files. All its questions are unlabelled, and repeated ids get a
-    suffix -2, -3, ...
+    a warning: a table with the columns `question` and `context` alone, or a file of Haystack 1's `augment_squad`. All
+    its questions are unlabelled, and repeated ids get a suffix -2, -3, ...
 
     An `answer_start` that does not match its text is corrected if the text occurs exactly once in the context. Lone
     surrogates (`\\ud83d` without its pair), which are not characters, are replaced by U+FFFD. Warnings report the

@@ -62,12 +62,12 @@ def questions_in_records(path: Path) -> Iterator[Question]:
 
 
 def require_question_columns(columns: Iterable[str], name: str, only: Only = None) -> None:
-    """Check that a table has columns for contexts, for questions, and for answers or the flag `labelled`.
+    """Check that a table has columns for contexts and for questions; one without answers is a transfer set.
 
     Args:
         columns: The columns of the table.
         name: The name of the table, for the message.
-        only: "questions" needs no answers, "contexts" no questions either.
+        only: "contexts" needs no questions.
 
     Raises:
         DataError: It lacks one.
@@ -80,11 +80,6 @@ def require_question_columns(columns: Iterable[str], name: str, only: Only = Non
         raise DataError(
             f"{name} lacks the column(s) {missing} (it has {columns}): give it the columns of SQuAD, or question, "
             "context, answer and answer_start"
-        )
-    if only is None and not {"answers", *_FLAT, "labelled"} & set(columns):
-        raise DataError(
-            f"{name} lacks the column(s) ['answers'] (it has {columns}): give them, or answer (or answer_text) and "
-            "answer_start; unlabelled questions to distil from need a column labelled that is false"
         )
 
 

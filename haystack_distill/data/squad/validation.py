@@ -116,7 +116,12 @@ def check_question(question: Question) -> Row:
     labelled = labelled and not question.answerless
     # In version 2.0, unlabelled questions without answers may have to set is_impossible; it is not a label there.
     is_impossible = is_impossible and labelled
-    answers = _value(qa, "answers") if labelled else qa.get("answers", [])
+    if labelled and "answers" not in qa:
+        raise BadExample(
+            "missing key",
+            'the key "answers" is missing: add it, or "labelled": false for a question to distil from without a label',
+        )
+    answers = qa.get("answers", [])
     if not isinstance(answers, list):
         raise BadExample("wrong type", f"answers must be a list, not {json_type(answers)}")
     if (is_impossible or question.answerless) and all(map(is_blank, answers)):

@@ -159,13 +159,28 @@ def test_an_empty_flat_answer_is_a_gap_unless_the_row_says_otherwise(tmp_path):
     assert read_squad(path)["is_impossible"][:] == [False, True]
 
 
-def test_questions_without_any_answers_say_that_they_are_unlabelled(tmp_path):
-    path = tmp_path / "data.csv"
-    frame = pd.DataFrame(flat_rows()).drop(columns="answer")
-    frame.to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"data\.csv .* lacks the column\(s\) \['answers'\].*labelled"):
+@pytest.mark.parametrize("name", WRITERS)
+def test_questions_and_contexts_alone_are_unlabelled(tmp_path, caplog, name):
+    rows = [{"question": row["question"], "context": row["context"]} for row in flat_rows()]
+    dataset = datasets.Dataset.from_list(rows)
+    WRITERS[name](dataset, tmp_path / name)
+    found = read_squad(tmp_path / name)
+    assert load_examples(dataset).to_list() == found.to_list()
+    assert found["labelled"][:] == [False, False]
+    assert found["question"][:] == [row["question"] for row in rows]
+    assert "none of the 2 question(s) has an answer" in caplog.text
+
+
+def test_a_row_without_answers_among_others_is_no_transfer_set(tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = flat_rows()
+    del rows[1]["answer"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r'row 1 \(line 2\).*"answers" is missing.*"labelled": false'):
         read_squad(path)
-    frame.assign(labelled=False).to_csv(path, index=False)
+    del rows[0]["answer"]
+    rows[0]["labelled"] = False
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
     assert read_squad(path)["labelled"][:] == [False, False]
 
 
@@ -259,7 +274,10 @@ BROKEN = {
     "cut off.jsonl": (b'{"question": "q", "con', r"row 0 \(line 1\): this line is not JSON"),
     "deep.jsonl": (b"[" * 100_000, "this line is not JSON"),
     "not an object.jsonl": (b"\n5\n", r"row 0 \(line 2\): a question must be a JSON object, not the number 5"),
-    "no answers.jsonl": (b'{"id": "1", "question": "q", "context": "c"}', '"answers" is missing'),
+    "no answers.jsonl": (
+        b'{"question": "q", "context": "c", "answer": "c"}\n{"question": "q", "context": "c"}',
+        r'row 1 \(line 2\).*"answers" is missing',
+    ),
     "no context.jsonl": (b'{"id": "1", "question": "q", "answer": "c"}', '"context" is missing'),
     "wrong.parquet": (b"PAR1 and no more", "not a valid Parquet file"),
     "empty.parquet": (b"", "not a valid Parquet file"),
