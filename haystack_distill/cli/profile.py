@@ -59,7 +59,7 @@ _PROFILE = [
     ADAPTATION,
     option_from(_TRAINING["steps"], "Training"),
 ]
-_FOR_SERVING = ("backend", "passages", "speed", "max_answer_length", "no_answer_threshold")
+_FOR_SERVING = ("backend", "passages", "speed", "max_answer_length")
 _FOR_TRAINING = (
     *("teacher", "method", "adaptation", "steps"),
     *(parameter.name for parameter in (*METHOD_OPTIONS, *ADAPTATION_OPTIONS)),
@@ -82,6 +82,7 @@ def profile(ctx: typer.Context, model: str, data: list[str] | None, **given: Any
           --teacher deepset/roberta-base-squad2 --method intermediate_layers
     """
     training = given["training"]
+    refuse_without_effect(ctx, ["no_answer_threshold"], "on the time that it takes")
     if training:
         refuse_without_effect(ctx, _FOR_SERVING, "with --training")
         names = {method.name for method in chosen_methods(ctx)}

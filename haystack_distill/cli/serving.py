@@ -248,6 +248,7 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
       haystack-distill suggest --teacher fast --budget "100 ms/question" \\
           --data dev.json --passages 10
     """
+    refuse_without_effect(ctx, ["no_answer_threshold"], "on time, and speeds are compared by their answers alone")
     for name in ("questions", "passages"):
         if given[name] is not None and given[name] < 1:
             raise DistilError(f"--{name} must be at least 1, not {given[name]}")

@@ -96,7 +96,7 @@ _TRANSFER = [
         "transfer_data",
         list[str] | None,
         None,
-        "Unlabelled examples to mix into every step beside --data, which the student learns from its teacher. "
+        "Unlabelled examples to mix into the steps beside --data, which the student learns from its teacher. "
         "SQuAD-format JSON or a table with the columns question and context; with --question-pool, a column context is "
         "enough. Labels are ignored. Give the option again for more files, or name a data set on the hub.",
         "Transfer set",

@@ -42,7 +42,10 @@ def read_word_vectors(
                 width = len(numbers)
                 words += 1
                 if wanted is None or word in wanted:
-                    yield word, np.array(numbers, dtype=np.float32)
+                    vector = np.array(numbers, dtype=np.float32)
+                    if not np.isfinite(vector).all():
+                        raise ValueError("a number is NaN or infinite")
+                    yield word, vector
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {option} must be a GloVe file") from error
     except ValueError as error:

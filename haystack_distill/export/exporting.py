@@ -138,8 +138,14 @@ def export_reader(
         WriteError: The directory or a temporary one cannot be written.
     """
     chosen = settings or ExportSettings()
-    if (chosen.int8 in ("static", "auto")) != (calibration is not None):
-        raise DistilError("calibration data is needed for static quantisation, and only for it: give both or neither")
+    if chosen.int8 in ("static", "auto") and calibration is None:
+        raise DistilError(
+            f"calibration data is needed for int8='{chosen.int8}', training examples to scale activations by: give them"
+        )
+    if chosen.int8 not in ("static", "auto") and calibration is not None:
+        raise DistilError(
+            f"calibration data has no effect with int8='{chosen.int8}': choose 'static' or 'auto', or leave it out"
+        )
     if chosen.int8 == "auto" and data is None:
         raise DistilError("int8='auto' keeps F1, which needs labelled data to measure it on; give data")
     reader.require_weights()

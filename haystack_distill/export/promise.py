@@ -161,11 +161,7 @@ class PromiseSearch:
             write(candidate.file)
             return self._measure(candidate)
         except Exception as error:  # the errors of the runtimes have no common class
-            if isinstance(error, OSError) or system_reason(error) is not None:
-                raise  # a full disk is no fault of the candidate
-            reason = " ".join(str(error).split())[:300]
-            logger.warning("%s, %s cannot be made or run (%s)", candidate.backend, candidate.name, reason)
-            return candidate, Tried(candidate.backend, candidate.name, error=reason)
+            return candidate, Tried(candidate.backend, candidate.name, error=_failure(candidate, error))
 
     def _candidate(self, backend: str, name: str, suffix: str) -> _Candidate:
         self._numbered += 1
@@ -222,7 +218,10 @@ class PromiseSearch:
         return self.reader.replace(exported=exported, device="cpu", precision="auto")
 
     def _by_harm(self, source: Path, quantisation: Quantisation, layers: dict[str, list[str]]) -> list[str]:
-        """The layers, those first that do the most harm in int8 while all others stay in float."""
+        """The layers, those first that do the most harm in int8 while all others stay in float.
+
+        One that cannot be made or run in int8 comes before all that can.
+        """
         inputs = self.calibration[:: max(1, len(self.calibration) // _HARM_WINDOWS)][:_HARM_WINDOWS]
         expected = [torch.stack(self.reader.forward(one)) for one in inputs]
         harm = {}
@@ -230,11 +229,25 @@ class PromiseSearch:
         for layer, own in layers.items():
             others = tuple(re.escape(name) for name in everything if name not in own)
             candidate = self._candidate("openvino-int8", layer, ".xml")
-            openvino.quantise(source, candidate.file, replace(quantisation, ignored=others), inputs)
-            served = self._served(candidate, "fp32")
-            found = [torch.stack(served.forward(one)) for one in inputs]
+            try:
+                openvino.quantise(source, candidate.file, replace(quantisation, ignored=others), inputs)
+                served = self._served(candidate, "fp32")
+                found = [torch.stack(served.forward(one)) for one in inputs]
+            except Exception as error:  # the errors of the runtimes have no common class
+                _failure(candidate, error)
+                harm[layer] = float("inf")
+                continue
             harm[layer] = sum(float((a - b).square().mean()) for a, b in zip(found, expected, strict=True))
         return sorted(layers, key=lambda layer: -harm[layer])
+
+
+def _failure(candidate: _Candidate, error: Exception) -> str:
+    """Why a candidate cannot be made or run, logged too; a full disk is no fault of the candidate, and is raised."""
+    if isinstance(error, OSError) or system_reason(error) is not None:
+        raise error
+    reason = " ".join(str(error).split())[:300]
+    logger.warning("%s, %s cannot be made or run (%s)", candidate.backend, candidate.name, reason)
+    return reason
 
 
 def _layers(names: Sequence[str]) -> dict[str, list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from haystack_distill.objectives.labels import span_loss
 from haystack_distill.objectives.method import Method
 from haystack_distill.objectives.objective import LossTerm, Objective, has_teacher
 from haystack_distill.utils.checks import check_argument, is_integer, is_number
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,27 @@ class HardTargetsObjective(Objective):
             )
         spans = self._spans(batch["teacher_start_logits"], batch["teacher_end_logits"], batch)
         return {"hard_targets": self._uses_label(batch) | has_teacher(batch) & (spans.probability >= threshold)}
+
+    def check_windows(self, batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
+        """Log how many windows reach the confidence threshold; see `Objective.check_windows`.
+
+        Raises:
+            DistilError: None of those that have no label of their own does.
+        """
+        threshold, found = self.options.confidence_threshold, [torch.zeros(0)]
+        for batch in batches():
+            spans = self._spans(batch["teacher_start_logits"], batch["teacher_end_logits"], batch)
+            found.append(spans.probability[has_teacher(batch) & ~self._uses_label(batch)])
+        confidences = torch.cat(found)
+        reached = int((confidences >= threshold).sum()) if threshold is not None else len(confidences)
+        if len(confidences) and not reached:
+            raise DistilError(
+                f"confidence_threshold={threshold:g}: the teacher is nowhere so confident, at most "
+                f"{confidences.max():.3f} in {len(confidences)} windows, so none of them would be learnt from; lower it"
+            )
+        logger.info(
+            "the teacher reaches confidence_threshold=%s in %d of %d windows", threshold, reached, len(confidences)
+        )
 
     def forward(
         self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Mapping[str, Tensor]

@@ -39,8 +39,9 @@ class MaskedLanguageModel(Method):
     total = soft_target_weight * T^2 * soft_targets + masked_word_weight * masked_words + cosine_weight * cosine
 
     The default weights and T are those of the training script of DistilBERT. A loss of weight 0 is neither
-    computed nor returned. Student and teacher need a masked-language-model head and the same vocabulary. With the
-    masked words alone, the method is BERT's training on text, without a teacher.
+    computed nor returned. The soft targets need a masked-language-model head of student and teacher and the same
+    vocabulary, the masked words one of the student, the cosine none. With the masked words alone, the method is BERT's
+    training on text, without a teacher.
 
     Args:
         temperature: T, softens the distributions of teacher and student over the vocabulary.
@@ -90,12 +91,13 @@ class MaskedLanguageModel(Method):
         """Create the objective; see `Method.objective`.
 
         Raises:
-            DistilError: There is no teacher, or the vocabularies or, with the cosine loss, the widths differ.
+            DistilError: There is no teacher, or, with the soft targets, the vocabularies or, with the cosine loss, the
+                widths differ.
         """
         if not (self.soft_target_weight or self.cosine_weight):
             return MaskedLanguageModelObjective(self)  # the text alone teaches
         teacher = require_teacher(self, teacher)
-        if student.vocab_size != teacher.vocab_size:
+        if self.soft_target_weight and student.vocab_size != teacher.vocab_size:
             raise DistilError(
                 f"the student's vocabulary has {student.vocab_size} entries and the teacher's {teacher.vocab_size}, so "
                 "their predictions cannot be compared; use a student with the teacher's vocabulary"
@@ -123,9 +125,10 @@ class MaskedLanguageModelObjective(SoftenedObjective):
         self.options = options
         self.begin_step(0.0)
         self.soft_target_tokens = options.soft_target_tokens
-        self.student_request = OutputRequest(logits=True, hidden_states="cosine" in self.weights)
-        compared = {"soft_targets", "cosine"} & self.weights.keys()
-        self.teacher_request = self.student_request if compared else OutputRequest()
+        cosine, soft_targets = "cosine" in self.weights, "soft_targets" in self.weights
+        words = soft_targets or "masked_words" in self.weights
+        self.student_request = OutputRequest(logits=words, hidden_states=cosine)
+        self.teacher_request = OutputRequest(logits=soft_targets, hidden_states=cosine)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Windows with a masked word have the terms of masked words; see `Objective.masks`."""
@@ -139,21 +142,26 @@ class MaskedLanguageModelObjective(SoftenedObjective):
         """The unweighted terms; see `Objective.forward`.
 
         Raises:
-            DistilError: The student or the teacher has no masked-language-model head.
+            DistilError: The student or the teacher has no masked-language-model head that a term needs.
         """
-        if student.token_logits is None or (self.teacher_request and (teacher is None or teacher.token_logits is None)):
-            raise DistilError(
-                "student and teacher both need a head for masked language modelling; use masked language models"
-            )
+        needed = [(self.student_request, student, "student"), (self.teacher_request, teacher, "teacher")]
+        for request, outputs, who in needed:
+            if request.logits and (outputs is None or outputs.token_logits is None):
+                raise DistilError(
+                    f"the {who} needs a head for masked language modelling; use a masked language model, or set the "
+                    "weights of soft targets and masked words to 0"
+                )
         mask = batch["attention_mask"]
         losses: dict[str, Tensor] = {}
         if "soft_targets" in self.weights:
             assert teacher is not None
             assert teacher.token_logits is not None
+            assert student.token_logits is not None
             logits = student.token_logits, teacher.token_logits
             tokens = mask if self.soft_target_tokens == "all" else batch["labels"] != NO_LABEL
             losses["soft_targets"] = soft_target_loss(*logits, tokens, self.temperature)
         if "masked_words" in self.weights:
+            assert student.token_logits is not None
             losses["masked_words"] = masked_word_loss(student.token_logits, batch["labels"])
         if "cosine" in self.weights:
             assert student.hidden_states is not None

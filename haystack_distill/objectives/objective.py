@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -114,6 +114,16 @@ class Objective(nn.Module, ABC):
         """
         everywhere = torch.ones_like(batch["weight"], dtype=torch.bool)
         return dict.fromkeys(self.weights, has_teacher(batch) if self.teacher_request else everywhere)
+
+    def check_windows(self, batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
+        """Look at all windows of the data before the first step; called only if `reads_cached_logits`.
+
+        Args:
+            batches: Goes through the windows in batches, as `masks` gets them.
+
+        Raises:
+            DistilError: The objective learns nothing from the teacher's answers to any of them.
+        """
 
     def prepare(self) -> None:
         """Load what the objective takes from an earlier run; called once, before the first step or a checkpoint."""
@@ -254,6 +264,12 @@ class WeightedSum(Objective):
         return {
             names[name]: mask for _, part, names in self._present_parts() for name, mask in part.masks(batch).items()
         }
+
+    def check_windows(self, batches: Callable[[], Iterable[Mapping[str, Tensor]]]) -> None:
+        """Let each part that reads cached logits look at the windows; see `Objective.check_windows`."""
+        for part in self._objectives():
+            if part.reads_cached_logits:
+                part.check_windows(batches)
 
     def prepare(self) -> None:
         """Prepare all parts; see `Objective.prepare`."""

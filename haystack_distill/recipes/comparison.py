@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the command line reads the options here, and its help must 
 RECIPE_FILES = (".yaml", ".yml")
 STEPS = "compare's max_steps"  # where the length of a stage comes from, in messages
 _LENGTHS = ("n_epochs", "max_steps")  # of a stage in a recipe; an arm has shares
+_KEPT_BEST = ("keep_best", "best_by")  # chosen on the dev questions, on which the arms are compared
 _METHOD = re.compile(r"(?:(?P<weight>[^*()]+)\*)?(?P<name>\w+)(?:\((?P<options>[^()]*)\))?")
 _OUTSIDE_BRACKETS = r"(?![^()]*\))"
 
@@ -39,7 +40,8 @@ class Arm:
         stages: Its stages as a recipe file has them, every value as text; in place of `n_epochs` and `max_steps` a
             stage may have `share`, its share of the steps.
         grid: Values to choose from by name of an option, besides those of the comparison.
-        recipe: The recipe file that the stages are from, whose lengths decide the shares.
+        recipe: The recipe file that the stages are from, whose lengths decide the shares. What it has of `keep_best` is
+            left out: it would choose on the questions that all arms are measured on.
 
     Raises:
         DistilError: An option of the grid has no values.
@@ -202,7 +204,8 @@ def _arm_from_recipe(name: str, path: str) -> Arm:
     for number, stage in enumerate(stages, start=1):
         if "method" not in stage:
             raise DistilError(f"{path}: stage {stage.get('name', number)}: method is missing; add it")
-    return Arm(name, tuple(stages), recipe=path)
+    kept = [{key: value for key, value in stage.items() if key not in _KEPT_BEST} for stage in stages]
+    return Arm(name, tuple(kept), recipe=path)
 
 
 def _method(text: str, part: str) -> dict[str, Any]:
@@ -258,7 +261,8 @@ def _method_with_values(method: Any, values: Mapping[str, str]) -> Any:
     return {**given, **own} if own else method
 
 
-_SETTINGS = frozenset(TrainingSettings.names()) - {*_LENGTHS, "seed", "precision", "resume", "overwrite", "progress"}
+_OF_THE_RUN = {"seed", "precision", "resume", "overwrite", "progress"}
+_SETTINGS = frozenset(TrainingSettings.names()) - {*_LENGTHS, *_KEPT_BEST, "early_stopping_patience", *_OF_THE_RUN}
 
 
 @dataclass(frozen=True)
@@ -394,6 +398,15 @@ class Comparison:
         stages = []
         for stage, n_steps in zip(arm.stages, steps, strict=True):
             own = {key: value for key, value in stage.items() if key not in ("share", *_LENGTHS)}
+            adaptation = own.get("adaptation")
+            chosen_on_dev = [key for key in _KEPT_BEST if key in own]
+            if isinstance(adaptation, Mapping) and "phase_patience" in adaptation:
+                chosen_on_dev.append("phase_patience")
+            if chosen_on_dev:
+                raise DistilError(
+                    f"arm {arm.name}: {chosen_on_dev[0]} would choose on the dev questions that all arms are measured "
+                    "on; leave it out"
+                )
             if "early_stopping_patience" in own:
                 raise DistilError(
                     f"arm {arm.name}: early_stopping_patience would make its length differ from that of the others; "

@@ -65,6 +65,8 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
     like = own if same_type else CONFIG_MAPPING[config.model_type]()
     if config.model_type == "mobilebert":  # the width inside its layers, which its constructor computes
         config.true_hidden_size = config.intra_bottleneck_size if config.use_bottleneck else config.hidden_size
+    if not is_integer(like.num_hidden_layers):
+        raise DistilError(f"a {config.model_type} model has several kinds of layers: choose another model_type")
     layers = [layer % like.num_hidden_layers for layer in range(config.num_hidden_layers)]
     set_per_layer(config, like, layers, exclude=shape)
     width, heads = attention_width(config), getattr(config, "num_attention_heads", None)  # none in FNet
@@ -93,9 +95,12 @@ def from_config(teacher: AnyModel, *, seed: int = 42, **shape: Any) -> AnyModel:
         return teacher.replace(model=student)
     try:
         made = teacher.replace(model=student)
-    except NotImplementedError as error:  # CANINE reads characters, and has no table of words
+    except DistilError:
+        raise
+    except Exception as error:  # CANINE reads characters and has no table of words, I-BERT's is none of PyTorch's
         raise DistilError(
-            f"a {config.model_type} model does not read the tokens of a tokenizer: choose another model_type"
+            f"a {config.model_type} model does not read the tokens of a tokenizer as readers do: choose another "
+            "model_type"
         ) from error
     if isinstance(made, Reader):
         _require_readable(made)
@@ -145,7 +150,7 @@ def _config_of(teacher: AnyModel, model_type: str | None) -> PretrainedConfig:
         if number is not None and hasattr(config, name):  # BigBird looks for its separator in what it reads
             setattr(config, name, number)
     positions = position_limit(teacher.model)
-    if positions is not None and getattr(config, "max_position_embeddings", None) is not None:
+    if positions is not None and (getattr(config, "max_position_embeddings", None) or 0) > 0:  # XLNet has no limit
         config.max_position_embeddings = positions + first_position(config)
     return config
 

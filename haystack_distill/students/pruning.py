@@ -64,10 +64,16 @@ def pruned(
         raise DistilError("nothing is pruned; give layers, heads or intermediate_size")
     if layers is not None:
         check_layers(teacher, layers, which)
+        if layers == teacher.model.config.num_hidden_layers and heads is None and intermediate_size is None:
+            raise DistilError(
+                f"nothing is pruned, as the teacher has {layers} layers; give fewer, heads or intermediate_size"
+            )
     elif which != IMPORTANCE:
         raise DistilError("which chooses among the layers; give their number (layers), or leave it out")
     if heads is None and intermediate_size is None and which != IMPORTANCE:
-        raise DistilError("data has no effect where nothing is chosen by importance; use students.from_teacher")
+        raise DistilError(
+            "data has no effect where nothing is chosen by importance; leave it out (in Python: students.from_teacher)"
+        )
     wanted: list[tuple[Parts, int]] = []
     if heads is not None:
         parts = require_free_heads(teacher.model)

@@ -50,8 +50,8 @@ class Sources:
     """Several parts of the training data, each with a teacher of its own or none, which one student learns at once.
 
     Multi-task learning with distillation (MT-DNN, Liu et al. 2019, arXiv 1904.09482): windows of all sources are mixed
-    in every step, each with the soft targets of the teacher of its source; those of a source without a teacher have
-    their labels alone. The loss of the paper is the mean of both, `PredictionLayer()`.
+    evenly over the steps, each with the soft targets of the teacher of its source; those of a source without a teacher
+    have their labels alone. The loss of the paper is the mean of both, `PredictionLayer()`.
 
     The student has one encoder and one head, or heads of their own for sources that name one: each starts as a copy of
     the student's head and learns from the windows of its sources alone. See `models.heads.Heads`.

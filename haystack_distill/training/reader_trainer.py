@@ -44,6 +44,7 @@ from haystack_distill.utils.stopwatch import part
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_A_TIME = 1000
+_WINDOWS_TO_CHECK = 256
 
 
 class ReaderTrainer:
@@ -112,7 +113,7 @@ class ReaderTrainer:
                 sources without a head of their own share, else that of the first source.
             dev_split: Without `dev_data`, the share of the articles of `data` to evaluate on and not to train on, such
                 as 0.1; the seed of the settings chooses them, see `data.squad.held_out.hold_out`.
-            transfer: Unlabelled examples to mix into every step beside `data`, see `data.transfer.TransferSet`.
+            transfer: Unlabelled examples to mix into the steps beside `data`, see `data.transfer.TransferSet`.
             adaptation: Which weights are trained, see `training.adaptation`. None for all.
             callbacks: Additional callbacks for transformers' Trainer.
 
@@ -147,7 +148,10 @@ class ReaderTrainer:
                 more = transfer.load(self.settings.seed, cache_dir=self.cache_dir)
                 if dev_split is not None:
                     assert dev_examples is not None
-                    more = without_articles(more, dev_examples, cache_dir=self.cache_dir)
+                    try:
+                        more = without_articles(more, dev_examples, cache_dir=self.cache_dir)
+                    except DistilError as error:
+                        raise DistilError(f"transfer: {error}") from error
                 examples = datasets.concatenate_datasets([labelled, more])
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None
@@ -211,6 +215,8 @@ class ReaderTrainer:
                         progress=self.settings.progress,
                         processes=run.processes,
                     )
+                    if objective.reads_cached_logits:
+                        objective.check_windows(functools.partial(_with_answers, windows, chosen))
 
         def on_trained() -> None:
             if objective.student_request.logits:  # otherwise the head is unchanged
@@ -506,6 +512,14 @@ def _learns_without_teacher(objective: Objective, *, labelled: bool) -> bool:
     batch |= {name: torch.zeros(1, 2) for name in ("teacher_start_logits", "teacher_end_logits")}
     masks = objective.masks(batch)
     return any(bool(masks[name].any()) for name, weight in objective.weights.items() if weight)
+
+
+def _with_answers(windows: Windows, teacher: Teacher) -> Iterator[dict[str, torch.Tensor]]:
+    """All windows in batches, with the teacher's cached logits."""
+    for first in range(0, len(windows), _WINDOWS_TO_CHECK):
+        rows = windows.__getitems__(list(range(first, min(first + _WINDOWS_TO_CHECK, len(windows)))))
+        batch = windows.collate(rows)
+        yield batch | teacher.cached(batch)
 
 
 def _labels_only(objective: Objective) -> bool:

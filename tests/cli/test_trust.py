@@ -9,6 +9,7 @@ import torch
 
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.models.calibration import calibration_record, stored_threshold
+from haystack_distill.reporting.card_sections import add_section, read_card
 from tests.cli.command_line import WINDOWS, refusal, run, run_json
 from tests.conftest import CONTEXTS, squad_content
 
@@ -26,6 +27,7 @@ def dev_file(tmp_path: Path) -> Path:
 def model(tiny_reader: Callable[..., Reader], tmp_path: Path) -> Path:
     directory = tiny_reader(seed=3, initializer_range=0.4).save(tmp_path / "model")
     (directory / "README.md").write_text("# A model\n\n## Limits\n\n- Some.\n", encoding="utf-8")
+    add_section(directory, read_card(directory) or "", "int8", "| F1 of | other weights |\n")  # of an earlier export
     return directory
 
 
@@ -33,6 +35,7 @@ def test_calibrate_elsewhere_and_again_in_place(model: Path, dev_file: Path, tmp
     out = tmp_path / "calibrated"
     base = ["calibrate", "--dev-data", dev_file, *WINDOWS]
     before = Reader.load(model, window_settings=CUT)
+    assert "## int8" in (model / "README.md").read_text()
     found = run_json(*base, "--model", model, "--output-dir", out)
     assert (found["threshold_for"], found["questions"]) == ("f1", {"fitted": 8, "judged": 8})
     after = Reader.load(out, window_settings=CUT)

@@ -175,8 +175,14 @@ def test_an_int8_that_is_slower_than_float_is_named(
     assert re.search(r"onnx-int8 \(.*\) is smaller than onnx in fp32, but slower \(.* windows/s\)", caplog.text)
 
 
-def test_the_most_harmful_layer_is_found(reader: Reader, squad_file: Path, tmp_path: Path) -> None:
-    """A layer whose values have outliers loses most in int8."""
+def test_the_most_harmful_layer_is_found(
+    reader: Reader,
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A layer whose values have outliers loses most in int8; one that cannot be quantised comes first."""
     from haystack_distill.export import onnx, openvino
     from haystack_distill.export.openvino import Quantisation
 
@@ -191,6 +197,17 @@ def test_the_most_harmful_layer_is_found(reader: Reader, squad_file: Path, tmp_p
     layers = promise._layers(openvino.node_names(tmp_path / "model.xml"))
     assert {layer: len(nodes) for layer, nodes in layers.items()} == {"0": 8, "1": 8}
     assert search._by_harm(tmp_path / "model.xml", Quantisation("static"), layers) == ["1", "0"]
+
+    quantise = openvino.quantise
+
+    def fails(source: Path, target: Path, quantisation: Quantisation, inputs: object) -> None:
+        if re.escape(layers["0"][0]) not in quantisation.ignored:
+            raise RuntimeError("a layer that cannot be quantised")
+        quantise(source, target, quantisation, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(openvino, "quantise", fails)
+    assert search._by_harm(tmp_path / "model.xml", Quantisation("static"), layers) == ["0", "1"]
+    assert "a layer that cannot be quantised" in caplog.text
 
 
 def test_layers_by_the_names_of_other_families(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """hard_targets: the teacher's spans, whose label counts, the threshold, and what is refused."""
 
 import json
+import logging
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from haystack_distill import Reader, ReaderTrainer, TrainingSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.objectives import HardTargets, IntermediateLayers, Labels, ModelOutputs
 from haystack_distill.objectives.hard_targets import teacher_spans
+from haystack_distill.utils.model_fingerprint import model_fingerprint
 
 INF = float("inf")
 # Position 0 is the no-answer, 1 the question, the context begins at 2; the second window ends in padding.
@@ -128,16 +131,34 @@ def test_a_run(tiny_reader: Callable[..., Reader], squad_file: Path, transfer_se
         result = ReaderTrainer(student, settings=settings).distil(teacher, data, method)
         return [line["loss_hard_targets"] for line in result.history if "loss_hard_targets" in line]
 
-    teacher = tiny_reader(seed=0, num_hidden_layers=1)
+    teacher = tiny_reader(seed=0, num_hidden_layers=1, initializer_range=0.4)
     all_windows = run(transfer_set, HardTargets(), teacher)
-    confident = run(transfer_set, HardTargets(confidence_threshold=0.02), teacher)
+    confident = run(transfer_set, HardTargets(confidence_threshold=0.05), teacher)
     assert all(map(math.isfinite, [*all_windows, *confident]))
     assert all_windows != confident
     with pytest.raises(DistilError, match=r"all examples are labelled.*transfer set, or set use_labels=False"):
         run(squad_file, HardTargets(), teacher)
     run(squad_file, HardTargets(use_labels=False), teacher)
-    unsure = HardTargets(confidence_threshold=0.02)
-    both = [teacher, tiny_reader(seed=2, num_hidden_layers=1)]
+    unsure = HardTargets(confidence_threshold=0.05)
+    both = [teacher, tiny_reader(seed=2, num_hidden_layers=1, initializer_range=0.4)]
     assert run(transfer_set, HardTargets(), both) != run(transfer_set, unsure, both)
     with pytest.raises(DistilError, match="confidence_threshold needs the teacher's logits before"):
         run(transfer_set, unsure + IntermediateLayers(), teacher)
+
+
+def test_a_threshold_that_no_window_reaches(
+    tiny_reader: Callable[..., Reader], transfer_set: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = tiny_reader(seed=0, num_hidden_layers=1)
+    trainer = ReaderTrainer(tiny_reader(seed=1, num_hidden_layers=1), settings=TrainingSettings(1, progress=False))
+    before = model_fingerprint(trainer.student.model)
+    # Labelled windows beside them would be learnt from, but the transfer set would not.
+    for method in (HardTargets(confidence_threshold=0.99), Labels() + HardTargets(confidence_threshold=0.99)):
+        with pytest.raises(DistilError, match=r"nowhere so confident, at most 0\.0\d\d in \d+ windows.*lower it"):
+            trainer.distil(teacher, transfer_set, method)
+    assert model_fingerprint(trainer.student.model) == before
+    with caplog.at_level(logging.INFO):
+        trainer.distil(teacher, transfer_set, HardTargets(confidence_threshold=0.001))
+    found = re.search(r"reaches confidence_threshold=0\.001 in (\d+) of (\d+) windows", caplog.text)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) > 0

@@ -93,5 +93,22 @@ def test_what_cannot_be():
         MaskedLanguageModel(masked_word_weight=-1).objective(CONFIG, CONFIG)
     with pytest.raises(DistilError, match="nothing to learn"):
         MaskedLanguageModel(1.0, 0, 0, 0).objective(CONFIG, CONFIG)
-    with pytest.raises(DistilError, match="need a head"):
-        MaskedLanguageModel().objective(CONFIG, CONFIG)(ModelOutputs(), outputs(1), BATCH)
+    for method, who, pair in (
+        (MaskedLanguageModel(), "student", (ModelOutputs(), outputs(1))),
+        (MaskedLanguageModel(), "teacher", (outputs(1), ModelOutputs())),
+        (MaskedLanguageModel(soft_target_weight=0), "student", (ModelOutputs(), outputs(1))),
+    ):
+        with pytest.raises(DistilError, match=f"the {who} needs a head"):
+            method.objective(CONFIG, CONFIG)(*pair, BATCH)
+
+
+def test_the_cosine_needs_neither_heads_nor_the_same_words():
+    other = BertConfig(**CONFIG.to_dict() | {"vocab_size": 51})
+    objective = MaskedLanguageModel(soft_target_weight=0, masked_word_weight=0).objective(CONFIG, other)
+    assert (objective.student_request.logits, objective.teacher_request.logits) == (False, False)
+    bare = [ModelOutputs(hidden_states=outputs(seed).hidden_states) for seed in (0, 1)]
+    term = objective(*bare, BATCH)["cosine"]
+    expected = cosine_loss(bare[0].hidden_states[-1], bare[1].hidden_states[-1], BATCH["attention_mask"])
+    torch.testing.assert_close(term.values, expected)
+    words = MaskedLanguageModel(soft_target_weight=0).objective(CONFIG, CONFIG)
+    assert (words.student_request.logits, words.teacher_request.logits) == (True, False)

@@ -206,7 +206,7 @@ def test_a_timing_run(
 
 
 def test_steps_alone_are_timed(given: Callable[..., Comparison], ran: list[str], tmp_path: Path) -> None:
-    stage = {"name": "end", "method": "labels", "keep_best": "true", "evaluate_every": "3", "checkpoint_every": "3"}
+    stage = {"name": "end", "method": "labels", "evaluate_every": "3", "checkpoint_every": "3"}
     result = run_comparison(given(arms=[Arm("best", (stage,))], time_steps=2), progress=False)
     assert result.failed == []
     record = json.loads((tmp_path / "out/timing/best/arm.json").read_text())

@@ -59,7 +59,9 @@ def test_arms_that_are_none(text: str, message: str) -> None:
 
 def test_a_file_of_arms(tmp_path: Path) -> None:
     path = tmp_path / "arms.yaml"
-    (tmp_path / "recipe.yaml").write_text("teacher: t\nstages: [{name: a, method: labels, n_epochs: 3}]\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "teacher: t\nstages: [{name: a, method: labels, n_epochs: 3, keep_best: true}]\n"
+    )
     path.write_text(
         "labels: labels\n"
         "one: {method: prediction_layer, learning_rate: 1e-3}\n"
@@ -68,6 +70,7 @@ def test_a_file_of_arms(tmp_path: Path) -> None:
         "four: {stages: [{method: labels}], grid: {batch_size: 8}}\n"
     )
     labels, one, two, three, four = load_arms(path)
+    assert "keep_best" not in three.stages[0]
     assert (labels.name, labels.stages) == ("labels", arm_from_text("labels").stages)
     assert one.stages == ({"name": "stage-1", "method": "prediction_layer", "learning_rate": "1e-3"},)
     assert [stage["name"] for stage in two.stages] == ["stage-1", "end"]
@@ -152,6 +155,8 @@ def test_what_a_comparison_refuses() -> None:
         ({"questions": 0}, "questions must be"),
         ({"held_out": 1}, "held_out must be"),
         ({"settings": {"n_epochs": "3"}}, "settings must be"),
+        ({"settings": {"keep_best": "true"}}, "settings must be"),
+        ({"settings": {"early_stopping_patience": "3"}}, "settings must be"),
         ({"grid": {"learning_rate": []}}, "grid: learning_rate has no values"),
         ({"settings": {"learning_rate": "1e-4"}, "grid": {"learning_rate": ["1e-3"]}}, "learning_rate is set to 1e-4"),
         ({"baseline": "other"}, "there is no arm 'other'; there are labels"),
@@ -161,6 +166,11 @@ def test_what_a_comparison_refuses() -> None:
     stopping = Arm("s", ({"name": "a", "method": "labels", "early_stopping_patience": "1"},))
     with pytest.raises(DistilError, match="arm s: early_stopping_patience"):
         comparison([stopping]).recipe(stopping, 1, [1], Path("out"), ["a"], ["b"])
+    unfrozen = {"name": "gradual_unfreezing", "phase_patience": "1"}
+    for given in ({"keep_best": "true"}, {"best_by": "loss"}, {"adaptation": unfrozen}):
+        choosing = Arm("c", ({"name": "a", "method": "labels", **given},))
+        with pytest.raises(DistilError, match=r"arm c: .* would choose on the dev questions"):
+            comparison([choosing]).recipe(choosing, 1, [1], Path("out"), ["a"], ["b"])
     wrong = Arm("w", ({"name": "a", "method": "labels", "learning_rat": "1"},))
     with pytest.raises(DistilError, match="arm w: stage a: unknown key 'learning_rat'; did you mean"):
         comparison([wrong]).recipe(wrong, 1, [1], Path("out"), ["a"], ["b"])

@@ -74,7 +74,8 @@ def small(content: dict[str, Any], models: dict[str, Path], squad_file: Path, di
     elif "early_exit" in student:
         student = {"early_exit": True, "branch_size": 4}
     else:
-        student = {"layers": 2} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
+        layers = 3 if student.get("layers") == 3 else 2  # where each layer has a stage, all of them
+        student = {"layers": layers} if "layers" in student else {"num_hidden_layers": 2, "hidden_size": 16}
     return content | {
         "teacher": str(teacher),
         "data": str(squad_file),
@@ -98,7 +99,7 @@ def test_an_example_loads(path: Path) -> None:
 @pytest.fixture
 def models(tiny_reader: Callable[..., Reader], tokenizer: BertTokenizerFast, tmp_path: Path) -> dict[str, Path]:
     """A tiny reader, and a language model of its shape."""
-    reader = tiny_reader()
+    reader = tiny_reader(num_hidden_layers=3)
     torch.manual_seed(0)
     language_model = LanguageModel(BertForMaskedLM(BertConfig(**reader.model.config.to_diff_dict())), tokenizer)
     return {

@@ -45,6 +45,12 @@ def test_students_that_count_positions_otherwise(make_teacher: Callable[..., Rea
     assert student.replace(window_settings=longest).answer(QUESTION, CONTEXT * 20)
 
 
+def test_a_student_without_a_limit_of_positions(make_teacher: Callable[..., Reader]) -> None:
+    student = from_config(make_teacher(), model_type="xlnet", num_hidden_layers=1, hidden_size=8, num_attention_heads=2)
+    assert position_limit(student.model) is None
+    assert student.answer(QUESTION, CONTEXT * 20)
+
+
 def test_a_student_has_the_special_tokens_of_its_tokenizer(make_teacher: Callable[..., Reader]) -> None:
     """BigBird's head looks for the separator to leave out the question."""
     teacher = make_teacher("bert")
@@ -139,7 +145,7 @@ def test_another_architecture(make_teacher: Callable[..., Reader], tmp_path: Pat
     assert not encoder.has_head
 
 
-@pytest.mark.parametrize("model_type", ["fnet", "canine", "longformer", "bilstm", "early_exit_bert"])
+@pytest.mark.parametrize("model_type", ["fnet", "canine", "ibert", "lxmert", "longformer", "bilstm", "early_exit_bert"])
 def test_architectures_that_are_not_made(make_teacher: Callable[..., Reader], model_type: str) -> None:
     """Whatever a library's class does is one sentence, and none is offered that cannot be made."""
     with pytest.raises(DistilError) as caught:

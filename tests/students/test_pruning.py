@@ -172,6 +172,7 @@ def test_refused(make_teacher: Callable[..., Reader], squad_file: Path) -> None:
     teacher = make_teacher(layers=2)
     for options, message in (
         ({}, "nothing is pruned"),
+        ({"layers": 2, "which": "importance"}, "nothing is pruned, as the teacher has 2 layers"),
         (
             {"intermediate_size": 24},
             "intermediate_size must be a whole number from 1 to 23, fewer than the teacher's 24",

@@ -92,6 +92,8 @@ def test_a_cased_word_falls_back_to_lower_case(
         (None, "cannot be read .*; embeddings must be a GloVe file"),
         ("the 1 2\nof 1\n", "line 2: not a word and its vector .*; embeddings must be"),
         ("a 1 2\nthe 1 x\n", "line 2: not a word and its vector .*; embeddings must be"),
+        ("a 1 2\nthe 1 nan\n", "line 2: not a word and its vector .*NaN or infinite"),
+        ("a 1 2\nthe -inf 2\n", "line 2: not a word and its vector .*NaN or infinite"),
         ("", "holds no words"),
         ("zyzzy 1 2\n", "none of its words is a piece of the teacher's tokenizer;"),
     ],

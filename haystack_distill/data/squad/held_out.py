@@ -81,7 +81,7 @@ def without_articles(
         if title not in measured and context not in measured
     ]
     if not rows:
-        raise DistilError("all articles are among those that dev_split holds out; give dev_data instead")
+        raise DistilError("all articles are among those that dev_split holds out; give other data, or dev_data instead")
     return examples if len(rows) == len(examples) else load_examples(examples.select(rows), cache_dir=cache_dir)
 
 
