@@ -37,6 +37,7 @@ from haystack_distill.cli.options import (
 from haystack_distill.cli.output import logs_on_stderr, print_result, resume_hint
 from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, DATA, JSON, MODEL, READER_METAVAR, READING
 from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.exported import BACKENDS
 from haystack_distill.training.checkpoints import check_directory
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.options import options_of, read_dataclass
@@ -65,6 +66,14 @@ _TEACHER_AVERAGE = option(
     "What is averaged of several teachers: their probabilities, or their logits where all have the same tokenizer and "
     "windows.",
     **one_of("probabilities", "logits"),
+)
+_TEACHER_BACKEND = option(
+    "teacher_backend",
+    str,
+    "torch",
+    "What runs a teacher whose predictions alone are learnt: torch, or what its directory was exported for, which may "
+    "be faster on a processor.",
+    **one_of(*BACKENDS),
 )
 _STUDENT = option("student", str, REQUIRED, "The reader that learns: a directory or a name.", metavar="NAME|DIRECTORY")
 _DEV_DATA = option(
@@ -127,7 +136,8 @@ def train(ctx: typer.Context, **given: Any) -> None:
 
 
 @with_options(
-    [_TEACHERS, _TEACHER_AVERAGE, _STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
+    [_TEACHERS, _TEACHER_AVERAGE, _TEACHER_BACKEND],
+    [_STUDENT, DATA, _OUTPUT_DIR, _DEV_DATA, _DEV_SPLIT, METHOD, ADAPTATION],
     _TRANSFER,
     METHOD_OPTIONS,
     ADAPTATION_OPTIONS,
@@ -170,6 +180,8 @@ def distil(ctx: typer.Context, **given: Any) -> None:
     for name in names:
         if names.count(name) > 1:
             raise DistilError(f"--teacher {name} is given twice; an ensemble needs different teachers")
+    if not teachers:
+        refuse_without_effect(ctx, ["teacher_backend"], "without a teacher")
     if len(teachers) < 2:
         refuse_without_effect(ctx, ["teacher_average"], "with a single teacher", "give several")
         if teachers and teachers[0][0] is not None:
@@ -220,7 +232,8 @@ def _run(
         transfer = _transfer_set(given, settings.seed)
         reading = reader_settings(given)
         learner = load_reader(student, **reading)
-        loaded = _loaded(teachers, reading, given.get("teacher_average"))
+        backend = {"backend": given["teacher_backend"]} if teachers else {}
+        loaded = _loaded(teachers, reading | backend, given.get("teacher_average"))
         trainer = ReaderTrainer(learner, output_dir, settings, cache_dir=given["cache_dir"])
         with resume_hint(output_dir):
             result = trainer.distil(

@@ -22,6 +22,7 @@ from accelerate import PartialState
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import RowsOnDisk, Windows
 from haystack_distill.errors import DistilError
+from haystack_distill.models.backends.exported import exported_hash
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import Reader, require_trained
 from haystack_distill.teachers.teacher import Teacher
@@ -62,7 +63,8 @@ class CachedTeacher(Teacher):
     (last) character it covers; the no-answer score is 0.
 
     A reader that is given as a function is loaded when it has to run and released afterwards, so that of several
-    teachers only one is in memory at a time.
+    teachers only one is in memory at a time. A reader that was exported and loaded with another backend runs in that
+    one, which on a processor may be faster: `Reader.load(directory, backend="openvino")`.
 
     Args:
         reader: The teacher, or a function that loads it. It is not changed.
@@ -70,9 +72,6 @@ class CachedTeacher(Teacher):
     Attributes:
         reader: The teacher; None if it is loaded when it has to run.
         from_cache: After `prepare`: whether all outputs were in the cache already.
-
-    Raises:
-        DistilError: The reader was loaded with another backend than PyTorch.
 
     Example:
         >>> teacher = CachedTeacher(Reader.load("deepset/roberta-large-squad2"))  # doctest: +SKIP
@@ -85,7 +84,6 @@ class CachedTeacher(Teacher):
         self.reader = reader if isinstance(reader, Reader) else None
         self._source = reader
         with self._loaded() as found:
-            found.require_weights()
             self.config = found.model.config
             self._tokenizer, self._window_settings = found.tokenizer, found.window_settings
             self._takes_token_types = takes_token_types(found.model)
@@ -99,7 +97,9 @@ class CachedTeacher(Teacher):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Hashes of the weights and of the tokenizer, the precision and the window settings."""
+        """Hashes of the weights (of an exported reader those of its files) and of the tokenizer, the precision and the
+        window settings, and the backend where it is not PyTorch.
+        """
         return self._fingerprint if self.reader is None else _fingerprint_of(self.reader)
 
     def check(self, student: Reader, request: OutputRequest) -> None:
@@ -219,8 +219,10 @@ class CachedTeacher(Teacher):
 
 
 def _fingerprint_of(reader: Reader) -> dict[str, Any]:
+    exported = reader.exported
     return {
-        "weights": model_fingerprint(reader.model),
+        "weights": model_fingerprint(reader.model) if exported is None else exported_hash(exported),
+        **({} if exported is None else {"backend": exported.backend}),
         "precision": reader.precision,
         "windows": asdict(reader.window_settings),
         "tokenizer": tokenizer_fingerprint(reader.tokenizer),

@@ -30,12 +30,12 @@ def teacher_for(source: TeacherSource | Sources, request: OutputRequest) -> Teac
         request: The outputs that the objective needs.
 
     Raises:
-        DistilError: `source` is none of these, or a reader was loaded with another backend than PyTorch.
+        DistilError: `source` is none of these, or more than logits is needed of a reader that was loaded with another
+            backend than PyTorch.
     """
     if isinstance(source, Teacher):
         return source
     if isinstance(source, Reader):
-        source.require_weights()
         return LiveTeacher(source) if request.beyond_logits else CachedTeacher(source)
     if isinstance(source, Sources):
         given = [one.teacher for one in source.sources]

@@ -230,6 +230,26 @@ def test_an_ensemble(
     assert "only the predictions of several teachers can be averaged" in layers
 
 
+def test_a_teacher_in_another_backend(teacher_dir: Path, student_dir: Path, squad_file: Path, tmp_path: Path) -> None:
+    run_json("export", "--model", teacher_dir, "--int8", "none", *WINDOWS)
+    records = {}
+    for backend in ("torch", "onnx"):
+        out = tmp_path / backend
+        base = ["distil", "--student", student_dir, "--data", squad_file, "--output-dir", out]
+        run_json(*base, "--teacher", teacher_dir, "--teacher-backend", backend, *QUICK)
+        records[backend] = json.loads((out / "haystack_distill.json").read_text())
+    assert records["onnx"]["teacher"]["backend"] == "onnx"
+    assert records["onnx"]["teacher"]["weights"] != records["torch"]["teacher"]["weights"]
+    losses = [[line["loss"] for line in one["history"] if "loss" in line] for one in records.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    given = ["--teacher", teacher_dir, "--teacher-backend", "onnx", "--overwrite", *QUICK]
+    assert "load the reader with backend='torch'" in refusal(*base, *given, "--method", "intermediate_layers")
+    missing = ["--teacher", teacher_dir, "--teacher-backend", "openvino", "--overwrite", *QUICK]
+    assert "openvino" in refusal(*base, *missing)
+    alone = ["--method", "self_distillation", "--teacher-backend", "onnx"]
+    assert "--teacher-backend has no effect without a teacher" in refusal(*base, *alone)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

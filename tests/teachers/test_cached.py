@@ -20,7 +20,10 @@ from transformers import (
 from haystack_distill import Reader, WindowSettings
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.windows import Windows
+from haystack_distill.errors import DistilError
+from haystack_distill.export.exporting import ExportSettings, export_reader
 from haystack_distill.teachers.cached import CachedTeacher
+from haystack_distill.teachers.live import LiveTeacher
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 
 MakeReader = Callable[..., Reader]
@@ -401,3 +404,30 @@ def test_model_hash(readers: dict[str, MakeReader], tmp_path: Path) -> None:
     changed = reader.copy()
     changed.model.config.hidden_act = "relu"  # the same weights can mean something else
     assert model_fingerprint(changed.model) != wanted
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_what_was_exported_says_the_same(
+    tiny_reader: MakeReader, squad_file: Path, tmp_path: Path, backend: str
+) -> None:
+    reader = tiny_reader(initializer_range=0.3)
+    runtime: Any = backend
+    export_reader(reader, tmp_path / "reader", ExportSettings(runtime=runtime, int8="none"))
+    settings: dict[str, Any] = {"window_settings": reader.window_settings, "precision": "fp32"}
+    if backend == "onnx":
+        del settings["precision"]
+    exported = Reader.load(tmp_path / "reader", backend=backend, **settings)
+    windows = reader.cut(load_examples(squad_file))
+    batch = windows.collate(windows.__getitems__(list(range(len(windows)))))
+    found = []
+    for teacher in (CachedTeacher(reader), CachedTeacher(exported), CachedTeacher(lambda: exported)):
+        teacher.prepare(windows.examples, windows, progress=False, cache_dir=tmp_path / "cache")
+        found.append((teacher.key, teacher.cached(batch), teacher.fingerprint))
+    assert found[1][0] == found[2][0] != found[0][0]
+    assert found[1][2] == found[2][2]
+    assert (found[0][2].get("backend"), found[1][2]["backend"]) == (None, backend)
+    for name, logits in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], logits, atol=1e-4, rtol=1e-4)
+        assert torch.equal(found[2][1][name], found[1][1][name])
+    with pytest.raises(DistilError, match="load the reader with backend='torch'"):
+        LiveTeacher(exported)

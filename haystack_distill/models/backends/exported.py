@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.hashing import hash_file
+from haystack_distill.utils.hashing import hash_file, hash_json
 from haystack_distill.utils.model_files import (
     EXPORT_FOLDER,
     EXPORT_RECORD,
@@ -119,6 +119,12 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
         ) from error
     require_same_weights(name, backend)
     return Path(str(found[0]))
+
+
+def exported_hash(exported: ExportedModel) -> str:
+    """SHA-256 (hex) of the backend of an exported model and of the files that it was opened from."""
+    files = [exported.path.with_name(Path(name).name) for name in FILES[exported.backend]]
+    return hash_json(exported.backend, [_hash_of(file, (at := file.stat()).st_size, at.st_mtime_ns) for file in files])
 
 
 def weight_hashes(directory: Path) -> dict[str, str]:
