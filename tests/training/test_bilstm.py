@@ -99,12 +99,24 @@ def test_methods_that_need_attention_refuse_it(name: str, pair: Pair, data: Path
     ("adaptation", "message"),
     [("adapters", "'bilstm' model are not known.*;"), ("lora", "'bilstm' model has no dense layers")],
 )
-def test_adaptations_that_need_dense_layers_refuse_it(adaptation: str, message: str, pair: Pair, data: Path) -> None:
+def test_adaptations_that_need_dense_layers_refuse_it(
+    adaptation: str, message: str, pair: Pair, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     student, _ = pair()
+    chosen = ADAPTATIONS[adaptation]()
     with pytest.raises(DistilError, match=message):
-        ReaderTrainer(student, settings=settings(max_steps=1)).distil(
-            None, data, Labels(), adaptation=ADAPTATIONS[adaptation]()
-        )
+        ReaderTrainer(student, tmp_path / "new", settings(max_steps=1)).distil(None, data, Labels(), adaptation=chosen)
+    assert not (tmp_path / "new").exists()
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 2)
+        with pytest.raises(Killed):
+            ReaderTrainer(student, run, settings(max_steps=3, checkpoint_every=1)).train(data)
+    left = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert any("checkpoint" in file.name for file in run.rglob("*"))
+    with pytest.raises(DistilError, match=message):
+        ReaderTrainer(pair()[0], run, settings(max_steps=3, overwrite=True)).train(data, adaptation=chosen)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == left
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(
