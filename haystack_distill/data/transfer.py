@@ -36,7 +36,7 @@ class TransferSet:
         data: SQuAD-format files, tables (CSV, JSON lines, Parquet) with the columns question and context, a
             `datasets.Dataset`, or the name of a data set on the hub; with `question_pool`, a column context is enough.
         proportion: The share of the windows of each step that are of the transfer set, above 0 and below 1. Where
-            one of the two would have less than a window in a step, it is in some of the steps alone.
+            one of the two would have less than one window per step, it is in some of the steps alone.
         question_pool: A file of questions that are drawn for the contexts of `data`, whose own questions are then
             ignored: a text file (.txt) with one question a line, or questions in the formats of `data`.
         questions_per_context: How many questions of the pool are drawn for each context.

@@ -146,11 +146,12 @@ class HardTargetsObjective(Objective):
             DistilError: None of those that have no label of their own does.
         """
         threshold, found = self.options.confidence_threshold, [torch.zeros(0)]
+        assert threshold is not None  # without one, no cached logits are read
         for batch in batches():
             spans = self._spans(batch["teacher_start_logits"], batch["teacher_end_logits"], batch)
             found.append(spans.probability[has_teacher(batch) & ~self._uses_label(batch)])
         confidences = torch.cat(found)
-        reached = int((confidences >= threshold).sum()) if threshold is not None else len(confidences)
+        reached = int((confidences >= threshold).sum())
         if len(confidences) and not reached:
             raise DistilError(
                 f"confidence_threshold={threshold:g}: the teacher is nowhere so confident, at most "

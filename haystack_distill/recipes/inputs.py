@@ -1,6 +1,5 @@
 """What a recipe works with: teachers, data, and the student between two stages."""
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -27,7 +26,7 @@ from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.squad.validation import Row
 from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.window_settings import WindowSettings
-from haystack_distill.errors import DistilError
+from haystack_distill.errors import DistilError, in_section
 from haystack_distill.models.embedded_teacher import EMBEDDED, named_reader, named_teacher
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
@@ -677,15 +676,6 @@ def unmeasured(settings: TrainingSettings) -> TrainingSettings:
 def run_settings(recipe: Recipe, stage: Stage, **run: Any) -> TrainingSettings:
     """How a stage trains, with the settings that are one for all stages."""
     return replace(stage.settings, seed=recipe.seed, precision=recipe.precision, **run)
-
-
-@contextlib.contextmanager
-def in_section(name: str) -> Iterator[None]:
-    """Errors in here begin with the name of a section."""
-    try:
-        yield
-    except DistilError as error:
-        raise type(error)(f"{name}: {error}") from error
 
 
 def _is_reader(name: str) -> bool:

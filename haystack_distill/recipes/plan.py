@@ -10,12 +10,12 @@ import numpy as np
 
 from haystack_distill.data.mixture import tempered_mixture
 from haystack_distill.data.squad.load import load_examples
+from haystack_distill.errors import in_section
 from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.reader import Reader
 from haystack_distill.recipes.inputs import (
     Inputs,
     ReadyStage,
-    in_section,
     ready_stages,
     run_settings,
     stages_of_reader,

@@ -16,7 +16,7 @@ import datasets
 from accelerate import PartialState
 
 from haystack_distill.data.squad.load import content_hash
-from haystack_distill.errors import DistilError
+from haystack_distill.errors import DistilError, in_section
 from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
 from haystack_distill.models.adapters import adapters_of
 from haystack_distill.models.language_model import LanguageModel
@@ -25,7 +25,6 @@ from haystack_distill.objectives import Labels
 from haystack_distill.recipes.inputs import (
     Inputs,
     Student,
-    in_section,
     ready_stages,
     run_settings,
     stages_of_reader,

@@ -18,7 +18,7 @@ from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.data.squad.metrics import require_measurable
 from haystack_distill.data.transfer import TransferSet
 from haystack_distill.data.windows import Windows
-from haystack_distill.errors import DistilError
+from haystack_distill.errors import DistilError, in_section
 from haystack_distill.evaluation.processes import evaluate_distributed
 from haystack_distill.models.calibration import RECORD, forget_calibration
 from haystack_distill.models.heads import Heads
@@ -148,10 +148,8 @@ class ReaderTrainer:
                 more = transfer.load(self.settings.seed, cache_dir=self.cache_dir)
                 if dev_split is not None:
                     assert dev_examples is not None
-                    try:
+                    with in_section("transfer"):
                         more = without_articles(more, dev_examples, cache_dir=self.cache_dir)
-                    except DistilError as error:
-                        raise DistilError(f"transfer: {error}") from error
                 examples = datasets.concatenate_datasets([labelled, more])
             windows = self.student.cut(examples, cache_dir=self.cache_dir)
             dev_windows = None

@@ -407,7 +407,7 @@ def test_model_hash(readers: dict[str, MakeReader], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_what_was_exported_says_the_same(
+def test_what_was_exported_has_the_same_logits(
     tiny_reader: MakeReader, squad_file: Path, tmp_path: Path, backend: str
 ) -> None:
     reader = tiny_reader(initializer_range=0.3).replace(precision="fp32")

@@ -124,13 +124,17 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
 def exported_hash(exported: ExportedModel) -> str:
     """SHA-256 (hex) of the backend of an exported model and of the files that it was opened from."""
     files = [exported.path.with_name(Path(name).name) for name in FILES[exported.backend]]
-    return hash_json(exported.backend, [_hash_of(file, (at := file.stat()).st_size, at.st_mtime_ns) for file in files])
+    return hash_json(exported.backend, [_present_hash(file) for file in files])
 
 
 def weight_hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of each file with weights of a reader directory, as the record of an export holds them."""
-    there = [(file, file.stat()) for file in weight_files(directory) if file.exists()]
-    return {file.name: _hash_of(file, found.st_size, found.st_mtime_ns) for file, found in there}
+    return {file.name: _present_hash(file) for file in weight_files(directory) if file.exists()}
+
+
+def _present_hash(file: Path) -> str:
+    found = file.stat()
+    return _hash_of(file, found.st_size, found.st_mtime_ns)
 
 
 @cache
