@@ -20,7 +20,7 @@ from haystack_distill.cli.methods import (
 )
 from haystack_distill.cli.options import CONFIG, option, option_from, refuse_without_effect, with_options
 from haystack_distill.cli.output import logs_on_stderr, print_result
-from haystack_distill.cli.shared import BAD_EXAMPLES, INFERENCE, JSON, MODEL, READER_METAVAR, RUNNING, SPEED
+from haystack_distill.cli.shared import BAD_EXAMPLES, JSON, MODEL, READER_METAVAR, RUNNING, SPEED, TIMED
 from haystack_distill.utils.options import read_keywords
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ _FOR_TRAINING = (
 
 
 @with_options(
-    [MODEL], _PROFILE, METHOD_OPTIONS, ADAPTATION_OPTIONS, RUNNING, INFERENCE, [SPEED, BAD_EXAMPLES, CONFIG, JSON]
+    [MODEL], _PROFILE, METHOD_OPTIONS, ADAPTATION_OPTIONS, RUNNING, TIMED, [SPEED, BAD_EXAMPLES, CONFIG, JSON]
 )
 def profile(ctx: typer.Context, model: str, data: list[str] | None, **given: Any) -> None:
     """Measure where the time goes: in a reader's answers, or in a step of its training.
@@ -82,7 +82,6 @@ def profile(ctx: typer.Context, model: str, data: list[str] | None, **given: Any
           --teacher deepset/roberta-base-squad2 --method intermediate_layers
     """
     training = given["training"]
-    refuse_without_effect(ctx, ["no_answer_threshold"], "on the time that it takes")
     if training:
         refuse_without_effect(ctx, _FOR_SERVING, "with --training")
         names = {method.name for method in chosen_methods(ctx)}

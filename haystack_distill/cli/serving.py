@@ -38,6 +38,7 @@ from haystack_distill.cli.shared import (
     OVERWRITE,
     RUNNING,
     TEACHER,
+    TIMED,
 )
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import require_writable
@@ -235,7 +236,7 @@ _SUGGEST = [
 ]
 
 
-@with_options([TEACHER], _SUGGEST, RUNNING, INFERENCE, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
+@with_options([TEACHER], _SUGGEST, RUNNING, TIMED, [BAD_EXAMPLES, CACHE, CONFIG, JSON])
 def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_threads: int | None, **given: Any) -> None:
     """Measure students of several sizes on this machine, and suggest the best one within a budget.
 
@@ -248,7 +249,6 @@ def suggest(ctx: typer.Context, teacher: str, budget: str, backend: str, num_thr
       haystack-distill suggest --teacher fast --budget "100 ms/question" \\
           --data dev.json --passages 10
     """
-    refuse_without_effect(ctx, ["no_answer_threshold"], "on time, and speeds are compared by their answers alone")
     for name in ("questions", "passages"):
         if given[name] is not None and given[name] < 1:
             raise DistilError(f"--{name} must be at least 1, not {given[name]}")

@@ -58,6 +58,8 @@ INFERENCE = [
     *BATCHES,
     option_from(_READER_OPTIONS["precision"], "Reading", type=Precision),
 ]
+# Where time is measured, a threshold has nothing to act on.
+TIMED = [parameter for parameter in INFERENCE if parameter.name != "no_answer_threshold"]
 SPEED = option_from(_READER_OPTIONS["speed"], "Reading")
 RUNNING = [
     option(

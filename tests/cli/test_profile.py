@@ -46,7 +46,7 @@ def test_profile_of_training(student_dir: Path, squad_file: Path, monkeypatch: p
     [
         (["--teacher", "embedded"], "--teacher has no effect on answers; add --training"),
         (["--temperature", "2"], "--temperature has no effect on answers; add --training"),
-        (["--no-answer-threshold", "2"], "--no-answer-threshold has no effect on the time"),
+        (["--no-answer-threshold", "2"], "No such option"),
         (["--training", "--passages", "2"], "--passages has no effect with --training"),
         (["--training", "--backend", "onnx"], "--backend has no effect with --training"),
         (["--training", "--method", "labels", "--teacher", "embedded"], "--teacher has no effect on this method"),
