@@ -120,7 +120,7 @@ def kill(process: BaseProcess) -> None:
 def result_of(directory: Path) -> dict[str, Any]:
     """All that a finished run leaves, but for how long it took: hash of the weights, metrics, log, and file names."""
     record = json.loads((directory / "haystack_distill.json").read_text(encoding="utf-8"))
-    timed = ("seconds", "runtime", "per_second", "train_loss", "flos")  # the last two are of the last start alone
+    timed = ("seconds", "runtime", "per_second", "flos")  # the last is of the last start alone
     history = [
         {name: value for name, value in line.items() if not any(word in name for word in timed)}
         for line in record["history"]

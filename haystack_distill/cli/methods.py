@@ -112,6 +112,11 @@ def chosen_methods(ctx: typer.Context) -> list[ChosenMethod]:
     return [ChosenMethod(weight, name, options) for (weight, name), options in zip(parts, given, strict=True)]
 
 
+def needs_teacher(name: str) -> bool:
+    """Whether the method of a name learns nothing without a teacher."""
+    return METHODS.constant(name, "needs_teacher") is not False
+
+
 def method_from(ctx: typer.Context) -> "Method":
     """The method, or weighted sum of methods, that was given.
 

@@ -17,6 +17,7 @@ from haystack_distill.cli.methods import (
     adaptation_from,
     chosen_methods,
     method_from,
+    needs_teacher,
 )
 from haystack_distill.cli.options import CONFIG, option, option_from, refuse_without_effect, with_options
 from haystack_distill.cli.output import logs_on_stderr, print_result
@@ -51,7 +52,7 @@ _PROFILE = [
         "teacher",
         str | None,
         None,
-        "The reader that it learns from, for all methods but labels and self_distillation.",
+        "The reader that it learns from, for a method that needs one.",
         "Training",
         metavar=READER_METAVAR,
     ),
@@ -84,8 +85,7 @@ def profile(ctx: typer.Context, model: str, data: list[str] | None, **given: Any
     training = given["training"]
     if training:
         refuse_without_effect(ctx, _FOR_SERVING, "with --training")
-        names = {method.name for method in chosen_methods(ctx)}
-        if names <= {"labels", "self_distillation"}:
+        if not any(needs_teacher(method.name) for method in chosen_methods(ctx)):
             refuse_without_effect(ctx, ["teacher"], "on this method")
     else:
         refuse_without_effect(ctx, _FOR_TRAINING, "on answers", "add --training")

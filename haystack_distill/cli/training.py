@@ -24,6 +24,7 @@ from haystack_distill.cli.methods import (
     adaptation_from,
     chosen_methods,
     method_from,
+    needs_teacher,
 )
 from haystack_distill.cli.options import (
     CONFIG,
@@ -39,6 +40,7 @@ from haystack_distill.cli.shared import BAD_EXAMPLES, CACHE, DATA, JSON, MODEL, 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import BACKENDS
 from haystack_distill.training.checkpoints import check_directory
+from haystack_distill.training.methods import METHODS
 from haystack_distill.training.settings import TrainingSettings
 from haystack_distill.utils.options import options_of, read_dataclass
 
@@ -54,7 +56,7 @@ _TEACHERS = option(
     "teacher",
     list[str] | None,
     None,
-    "The reader to learn from, for all methods but self_distillation; give the option again for an ensemble, the "
+    "The reader to learn from, for a method that needs one; give the option again for an ensemble, the "
     "average of several, with weights if they differ: --teacher 0.7*NAME --teacher 0.3*NAME. A directory, a name on "
     "the Hugging Face hub, or 'embedded', the small teacher of this package.",
     metavar=f"[WEIGHT*]{READER_METAVAR}",
@@ -162,16 +164,16 @@ def distil(ctx: typer.Context, **given: Any) -> None:
     names = [method.name for method in chosen_methods(ctx)]  # before torch is imported
     if set(names) == {"labels"}:
         raise DistilError("the method labels needs no teacher; use `haystack-distill train`")
-    if "masked_language_model" in names:
-        raise DistilError(
-            "the method masked_language_model needs a corpus to train on; use a recipe with a stage that has a "
-            "`corpus` (`haystack-distill recipe init`)"
-        )
-    alone = set(names) <= {"labels", "self_distillation"}
+    for name in names:
+        if METHODS.constant(name, "needs_corpus"):
+            raise DistilError(
+                f"the method {name} needs a corpus to train on; use a recipe with a stage that has a `corpus` "
+                "(`haystack-distill recipe init`)"
+            )
+    alone = not any(needs_teacher(name) for name in names)
     if alone and given["teacher"]:
         raise DistilError(
-            "the method self_distillation learns from the student's own last layer, so --teacher would have no effect; "
-            "leave it out"
+            f"the method {' + '.join(names)} learns without a teacher, so --teacher would have no effect; leave it out"
         )
     if not alone and not given["teacher"]:
         raise DistilError(f"the method {' + '.join(names)} learns from a teacher; give one with --teacher")

@@ -70,6 +70,8 @@ class Corpus:
             self.dataset, self._version = _from_hub(source, config, split)
             self.identity = f"{source} {config or ''} {split}"
         else:
+            if not isinstance(source, (str, Path)) and not isinstance(source, Iterable):
+                raise DataError(f"a corpus is a file, a directory, the name of a data set, or files, not {source!r}")
             files = _files_of([source] if isinstance(source, (str, Path)) else source)
             format = _common_format(files)
             if format == "text":

@@ -16,6 +16,7 @@ from haystack_distill.data.squad.metrics import example_scores
 from haystack_distill.errors import DistilError
 from haystack_distill.evaluation.processes import predict_distributed
 from haystack_distill.models.answers import Answer, Prediction
+from haystack_distill.models.backends.exported import files_of
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.checks import check_argument
 from haystack_distill.utils.families import shape_of
@@ -53,7 +54,7 @@ class Measurements:
         name: The name of the reader in tables and figures.
         role: "teacher", "labels" (a student trained on labels alone), "distilled" or "other".
         parameters: The number of parameters, shared ones counted once.
-        megabytes: The size of the weights in 10^6 bytes.
+        megabytes: The size of the weights, or of the files of an exported model, in 10^6 bytes.
         metrics: The result of `data.squad.metrics.squad_metrics`, in per cent.
         milliseconds: Latency of a single question: the median over `timed_questions` calls, after a warm-up.
         timed_questions: The number of questions that were timed, spread evenly over the data.
@@ -138,7 +139,7 @@ def measure_reader(
         name=name,
         role=role,
         parameters=reader.n_parameters,
-        megabytes=sum(weight.numel() * weight.element_size() for weight in reader.model.parameters()) / 1e6,
+        megabytes=_size_of(reader) / 1e6,
         metrics=metrics,
         milliseconds=milliseconds_per_question(reader, pairs),
         timed_questions=len(pairs),
@@ -192,6 +193,13 @@ def question_context_pairs(examples: datasets.Dataset, n: int) -> list[tuple[str
 
 def _check_role(role: str) -> None:
     check_argument("role", role, role in ROLES, f"one of {', '.join(ROLES)}")
+
+
+def _size_of(reader: Reader) -> int:
+    """The size of what a reader runs, in bytes."""
+    if reader.exported is not None:
+        return sum(file.stat().st_size for file in files_of(reader.exported))
+    return sum(weight.numel() * weight.element_size() for weight in reader.model.parameters())
 
 
 def running_on(reader: Reader) -> str:

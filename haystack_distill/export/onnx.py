@@ -157,14 +157,14 @@ def quiet() -> Iterator[None]:
     NNCF logs by functions that set up the root logger, after which every message would be printed twice; that is
     undone.
     """
-    handlers = list(logging.root.handlers)
-    logging.disable(logging.WARNING)
+    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
         logging.root.handlers[:] = handlers
 
 

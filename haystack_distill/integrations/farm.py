@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
@@ -40,6 +39,7 @@ except ImportError as error:
         "without haystack-ai"
     ) from error
 
+from haystack_distill.data.squad.arrow import SCHEMA
 from haystack_distill.data.squad.load import load_examples
 from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.window_settings import WindowSettings
@@ -79,17 +79,6 @@ _HAYSTACK_1_FILES = (
     "processor_config.json",
 )
 _LINES_PER_BATCH = 1000
-_TEXT_SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "title": pa.string(),
-        "context": pa.string(),
-        "question": pa.string(),
-        "answers": pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())}),
-        "is_impossible": pa.bool_(),
-        "labelled": pa.bool_(),
-    }
-)
 
 
 def reader_from_farm(farm_reader: FARMReader, **settings: Any) -> Reader:
@@ -761,7 +750,7 @@ def _plain_text(path: Path, cache: Path) -> datasets.Dataset:
                 }
 
     try:
-        rows, _, _ = cached_table("texts", hash_json("lines", path.name, hash_file(path)), _TEXT_SCHEMA, batches, cache)
+        rows, _, _ = cached_table("texts", hash_json("lines", path.name, hash_file(path)), SCHEMA, batches, cache)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error}); convert it first") from error
     if not len(rows):

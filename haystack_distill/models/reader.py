@@ -194,16 +194,19 @@ class Reader:
                 f"backend {self.exported.backend!r} runs on the processor and in {self.exported.precision}; leave "
                 "device and precision out, or use backend='torch'"
             )
+        if self.exported is not None:
+            precision_here = self.exported.precision
+        else:
+            precision_here = resolve_precision(precision, resolved, self.model.config.model_type)
         self.window_settings = window_settings
         self.max_answer_length = max_answer_length
         self.no_answer_threshold = float(no_answer_threshold)
         self.batch_size = batch_size
         self.device = resolved
         self.speed = float(speed)
-        if self.exported is not None:
-            self.precision = self.exported.precision
-        else:
-            self.precision = resolve_precision(precision, self.device, self.model.config.model_type)
+        self._asked_precision = precision  # "auto" may be another one for another model or device
+        self.precision = precision_here
+        if self.exported is None:
             here = self.model.device
             if moving or here.type != resolved.type or resolved.index not in (None, here.index):
                 self.model.to(self.device)  # not each time: to walk through all weights for each query takes a while
@@ -353,9 +356,8 @@ class Reader:
         """`answer` for many (question, context) pairs at once, in their order."""
         check_argument("top_k", top_k, is_integer(top_k, 1), "at least 1 and whole")
         pairs = list(pairs)
-        for question, context in pairs:
-            if not question.strip() or not context.strip():
-                raise DistilError("question and context must not be empty")
+        for pair in pairs:
+            _require_texts(pair, "question and context")
         predictions = self.at_speed(speed).predict_pairs(pairs, top_k)
         if allow_no_answer:
             return [prediction.ranked(top_k, self.no_answer_threshold) for prediction in predictions]
@@ -389,8 +391,9 @@ class Reader:
         if isinstance(passages, str):
             raise DistilError("passages must be a list of texts; give a single one as [passage], or use answer()")
         passages = list(passages)
-        if not passages or not all(text.strip() for text in (question, *passages)):
-            raise DistilError("question and passages must not be empty; give at least one passage with text")
+        if not passages:
+            raise DistilError("there are no passages; give at least one passage with text")
+        _require_texts((question, *passages), "question and passages")
         windows = self.cut_pairs([(question, passage) for passage in passages], [0] * len(passages))
         found = merged(list(self.at_speed(speed).predict_windows(windows, top_k)))
         ranked = found.ranked(top_k, self.no_answer_threshold) if allow_no_answer else found.answers[:top_k]
@@ -699,16 +702,19 @@ class Reader:
             raise DistilError(
                 f"a reader has no setting {', '.join(sorted(unknown))}; it has {', '.join((*_PARTS, *_SETTINGS))}"
             )
-        settings = {name: changes.get(name, getattr(self, name)) for name in _SETTINGS}
+        own = {name: getattr(self, name) for name in _SETTINGS} | {"precision": self._asked_precision}
+        settings = {name: changes.get(name, value) for name, value in own.items()}
         if changes.keys() & {*_PARTS}:
             if "model" in changes:
                 self.require_weights()
             replaced = Reader(**{name: changes.get(name, getattr(self, name)) for name in _PARTS}, **settings)
             if "model" not in changes:
                 replaced.untrained = self.untrained
-            return replaced
-        replaced = copy.copy(self)  # not through __init__, which copies the tokenizer: too slow for every query
-        replaced._set(**settings)
+        else:
+            replaced = copy.copy(self)  # not through __init__, which copies the tokenizer: too slow for every query
+            replaced._set(**settings)
+        if "device" in changes and replaced.exported is None and replaced.model is self.model:
+            self._set(**own | {"device": changes["device"]})  # this one's weights have been moved
         return replaced
 
     def copy(self) -> "Reader":
@@ -749,6 +755,14 @@ def batch_sizes(lengths: Sequence[int], tokens: int, overhead: int | None) -> It
         while first < len(some):
             yield sizes[first]
             first += sizes[first]
+
+
+def _require_texts(texts: Iterable[Any], name: str) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise DistilError(f"{name} must be texts, not {type(text).__name__}; leave out what has none")
+        if not text.strip():
+            raise DistilError(f"{name} must not be empty; leave out what has no text")
 
 
 def _without_presets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -101,9 +101,10 @@ def no_answer_score(start_logits: torch.Tensor, end_logits: torch.Tensor, positi
 def log_partition(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Log of the sum of exponentials over the allowed positions, (B,): what turns a logit into a probability.
 
-    Added up in float64: in float32 the last bits would depend on how far a batch is padded.
+    Added up in float64, which Apple's GPUs do not have: in float32 the last bits depend on how far a batch is padded.
     """
-    return logits.masked_fill(~mask, -torch.inf).double().logsumexp(dim=1).to(logits.dtype)
+    allowed = logits.masked_fill(~mask, -torch.inf)
+    return (allowed if allowed.device.type == "mps" else allowed.double()).logsumexp(dim=1).to(logits.dtype)
 
 
 def joint_log_partition(

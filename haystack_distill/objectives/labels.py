@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -17,6 +18,8 @@ from haystack_distill.objectives.objective import LossTerm, Objective
 @dataclass(frozen=True)
 class Labels(Method):
     """Labels: cross entropy of the annotated start and end, without a teacher."""
+
+    needs_teacher: ClassVar[bool] = False
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None = None) -> LabelsObjective:
         """Create the objective; see `Method.objective`."""

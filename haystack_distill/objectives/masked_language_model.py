@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -55,6 +55,9 @@ class MaskedLanguageModel(Method):
     Raises:
         DistilError: A weight or the temperature is wrong or would have no effect, or all weights are 0.
     """
+
+    needs_teacher: ClassVar[bool] = False
+    needs_corpus: ClassVar[bool] = True
 
     temperature: float = 2.0
     soft_target_weight: float = 5.0

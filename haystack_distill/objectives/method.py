@@ -32,10 +32,15 @@ class Method(ABC):
     To add a method, write a subclass and its objective in a file of `objectives`, and add it to `training.methods`.
 
     Attributes:
+        needs_teacher: Whether nothing is learnt without a teacher. Set it as a literal: the command line reads it from
+            the source.
+        needs_corpus: Whether text without questions is all that it learns from; a literal, too.
         needs_run_of: Options that name the output directory of an earlier run, in a recipe an earlier stage, and the
             method of that run.
     """
 
+    needs_teacher: ClassVar[bool] = True
+    needs_corpus: ClassVar[bool] = False
     needs_run_of: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class SelfDistillation(Method):
     Raises:
         DistilError: An option is out of range.
     """
+
+    needs_teacher: ClassVar[bool] = False
 
     temperature: float = 1.0
     level_loss_weight: float = 0.1

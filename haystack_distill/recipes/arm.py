@@ -21,7 +21,7 @@ from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.evaluation.measurements import Measurements, Role, measure_reader
 from haystack_distill.models.embedded_teacher import named_reader, named_teacher
 from haystack_distill.models.reader import Reader
-from haystack_distill.recipes.inputs import load_questions, unmeasured
+from haystack_distill.recipes.inputs import load_questions
 from haystack_distill.recipes.runner import RESULT_FILE, run_recipe
 from haystack_distill.recipes.schema import READER, Recipe, load_recipe
 from haystack_distill.training.run_record import versions
@@ -118,7 +118,7 @@ def steps_alone(recipe: Recipe) -> Recipe:
     """
     stages = []
     for stage in recipe.stages:
-        settings = replace(unmeasured(stage.settings), checkpoint_every=None)
+        settings = replace(stage.settings.unmeasured(), checkpoint_every=None)
         if stage.adaptation.needs_evaluations:
             own = stage.settings
             settings = replace(settings, evaluate_every=own.evaluate_every, best_by=own.best_by)

@@ -668,11 +668,6 @@ def steps_of(stage: Stage, windows: int) -> int:
     return settings.max_steps or settings.n_epochs * -(-windows_of(stage, windows) // per_step)
 
 
-def unmeasured(settings: TrainingSettings) -> TrainingSettings:
-    """Settings of a run without dev data."""
-    return replace(settings, evaluate_every=None, keep_best=False, best_by="f1", early_stopping_patience=None)
-
-
 def run_settings(recipe: Recipe, stage: Stage, **run: Any) -> TrainingSettings:
     """How a stage trains, with the settings that are one for all stages."""
     return replace(stage.settings, seed=recipe.seed, precision=recipe.precision, **run)

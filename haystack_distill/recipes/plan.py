@@ -20,7 +20,6 @@ from haystack_distill.recipes.inputs import (
     run_settings,
     stages_of_reader,
     steps_of,
-    unmeasured,
     windows_of,
 )
 from haystack_distill.recipes.runner import labels_stage
@@ -164,7 +163,7 @@ def _on_data(inputs: Inputs, ready: ReadyStage, name: str, scratch: str, *, weig
 
 def _seconds_per_step(recipe: Recipe, stage: Stage, run: Callable[[TrainingSettings], object]) -> float:
     """The time of a longer run less that of a shorter one, over the difference of their steps."""
-    settings = unmeasured(run_settings(recipe, stage, progress=False))
+    settings = run_settings(recipe, stage, progress=False).unmeasured()
     settings = replace(settings, checkpoint_every=None, log_every=_LONG, tensorboard=False)
     taken = []
     for n_steps in (_SHORT, _SHORT, _LONG):  # the first one warms up

@@ -28,7 +28,6 @@ from haystack_distill.recipes.inputs import (
     ready_stages,
     run_settings,
     stages_of_reader,
-    unmeasured,
 )
 from haystack_distill.recipes.schema import LABELS_ONLY, READER, TEACHER, Recipe, Stage
 from haystack_distill.reporting.model_card import CARD_FILE, write_card
@@ -96,7 +95,7 @@ def labels_stage(recipe: Recipe, steps: int) -> Stage:
     made = Stage(LABELS_ONLY, Labels())
     settings = on_questions[-1].settings if on_questions else made.settings
     # Labels alone train no projections.
-    return replace(made, settings=replace(unmeasured(settings), max_steps=steps, projection_learning_rate=None))
+    return replace(made, settings=replace(settings.unmeasured(), max_steps=steps, projection_learning_rate=None))
 
 
 class _Runner:

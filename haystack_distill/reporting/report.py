@@ -342,7 +342,7 @@ def _differences(measurements: Sequence[Measurements], content: Mapping[str, Any
     if not differing:
         return f"{heading}{note}</p>"
     chosen = differing[:_DIFFERENCES]
-    note += f" Shown: {len(chosen)} of {len(differing)}, the largest differences first.</p>\n"
+    note += f" The table has {len(chosen)} of these {len(differing)}, the largest differences first.</p>\n"
     columns = ["question", "reference", *(one.name for one in (baseline, *others)), "context, around the answer"]
     titles = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     rows = []

@@ -100,7 +100,7 @@ def reduce_embeddings(table: Tensor, size: int) -> Tensor:
 
     The sign of each direction, which the decomposition leaves open, is such that its largest entry is positive.
     """
-    wide = table.detach().double().cpu()
+    wide = table.detach().cpu().double()
     # The right singular vectors are the eigenvectors of H x H numbers, found in a moment; V x H takes seconds.
     _, vectors = torch.linalg.eigh(wide.T @ wide)
     chosen = vectors.flip(1)[:, :size]

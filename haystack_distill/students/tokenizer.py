@@ -257,9 +257,9 @@ def _means(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, texts: li
         counted = torch.sparse_coo_tensor(
             torch.stack([new_ids, old_ids]), torch.from_numpy(shares), (n_new, n_old), check_invariants=False
         )
-        sums += torch.sparse.mm(counted, table.double().cpu())
+        sums += torch.sparse.mm(counted, table.cpu().double())
         weights.index_add_(0, new_ids, torch.from_numpy(shares))
-    rows = table.double().cpu().mean(dim=0).expand(n_new, -1).clone()
+    rows = table.cpu().double().mean(dim=0).expand(n_new, -1).clone()
     found = weights > 0
     rows[found] = sums[found] / weights[found, None]
     return rows.to(table.dtype)

@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _PLACE = "place.json"  # the position in a stream from which to resume
+_LOG = "log.json"  # the losses since the last line of the log
 
 
 class Runnable(Protocol):
@@ -235,6 +236,8 @@ class _LoopTrainer(Trainer):
         # Rounded down; transformers rounds up, which gives a run of one step a learning rate of 0.
         arguments.warmup_steps = int(settings.warmup_proportion * steps)
         callbacks: list[TrainerCallback] = [_EpochOrder(self.batches), _LastStep()]
+        if has_dev and settings.evaluation_interval == "epoch":
+            callbacks.append(_EvaluationPerEpoch(self.batches))
         starts = adaptation.phase_starts(student.model, settings)
         if settings.early_stopping_patience:
             callbacks.append(_EarlyStopping(settings.early_stopping_patience, settings.best_by, starts))
@@ -256,7 +259,6 @@ class _LoopTrainer(Trainer):
         compiled = _compiled(student, teacher, objective) if settings.torch_compile else contextlib.nullcontext()
         self._compiled: AbstractContextManager[Any] = compiled
         self._losses = StepLosses(student.device, data.describe)  # since the last log entry
-        self._steps_with: dict[str, int] = {}  # number of those steps that had the term
         self._terms_checked = False
         self._gradient_checked = adaptation.freezes_later  # what a method trains of its own may learn alone at first
 
@@ -333,9 +335,7 @@ class _LoopTrainer(Trainer):
             counts = gathered.sum(dim=0).tolist()
         self._windows_with = dict(zip(names, counts[1:], strict=True))
         if batches:
-            for name in names:
-                if self._windows_with[name]:
-                    self._steps_with[name] = self._steps_with.get(name, 0) + 1
+            self._losses.begin_step(name for name in names if self._windows_with[name])
         return batches, int(counts[0])
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
@@ -398,17 +398,19 @@ class _LoopTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        sums = self._losses.read() if "loss" in logs else {}
-        if sums:
-            names = list(sums)
-            steps = torch.tensor([max(1, self._steps_with.get(name, 0)) for name in names])
-            means = torch.tensor(list(sums.values())) / steps
-            if self.args.world_size > 1:
-                means = self.accelerator.reduce(means.to(self.args.device), "mean")
-            logs |= {f"loss_{name}": mean for name, mean in zip(names, means.tolist(), strict=True)}
+        if "loss" in logs:
+            # "loss" too: Trainer's own is the mean of the steps since a run was resumed.
+            logs |= self._over_processes(self._losses.means())
             self._losses.clear()
-            self._steps_with = {}
-        super().log(logs, start_time)
+        logs.pop("train_loss", None)  # the same of the whole run
+        super().log(logs, *(() if start_time is None else (start_time,)))  # transformers 4.46 has no such argument
+
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """The means of some numbers over the processes, each of which has its share of the windows of a step."""
+        if self.args.world_size == 1:
+            return values
+        here = torch.tensor(list(values.values()), dtype=torch.float64, device=self.args.device)
+        return dict(zip(values, self.accelerator.reduce(here, "mean").tolist(), strict=True))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """SQuAD metrics of the student with its current weights."""
@@ -436,12 +438,16 @@ class _LoopTrainer(Trainer):
         return str(self.checkpoints.staging)  # the directory in which Trainer writes a checkpoint
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
-        self._losses.read()  # a checkpoint of a student that is lost would be resumed from
+        losses = self._losses.state()  # read first: a checkpoint of a student that is lost would be resumed from
+        losses["sums"] = self._over_processes(losses["sums"])
         super()._save_checkpoint(*arguments, **keywords)
         step = self.state.global_step
         place = self.data.place_of(step * self.batches.step_size)
-        if self.args.should_save and place is not None:
-            write_json(self.checkpoints.staging / f"checkpoint-{step}" / _PLACE, place)
+        if self.args.should_save:
+            written = self.checkpoints.staging / f"checkpoint-{step}"
+            write_json(written / _LOG, losses)
+            if place is not None:
+                write_json(written / _PLACE, place)
         self.accelerator.wait_for_everyone()  # each process writes the state of its random number generators
         if self.args.should_save:
             self.checkpoints.publish(step, self._best_step())
@@ -470,9 +476,11 @@ class _LoopTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint strictly; Trainer would ignore missing weights."""
-        place = Path(resume_from_checkpoint) / _PLACE
+        place, log = Path(resume_from_checkpoint) / _PLACE, Path(resume_from_checkpoint) / _LOG
         if place.exists():
             self.data.go_to(json.loads(place.read_text(encoding="utf-8")))
+        if log.exists():
+            self._losses.restore(json.loads(log.read_text(encoding="utf-8")))
         self._load_weights(Path(resume_from_checkpoint), model)
 
     def _load_weights(self, checkpoint: Path, model: nn.Module | None = None) -> None:
@@ -515,6 +523,21 @@ class _EpochOrder(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.batches.start_epoch(state.global_step // self.batches.steps)
+
+
+class _EvaluationPerEpoch(TrainerCallback):
+    """Evaluates with the last step of an epoch.
+
+    Trainer would do so after it, when a checkpoint of that step is written already: a run that is resumed from there
+    would never have that evaluation.
+    """
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.batches.steps == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 class _NothingLeft(Exception):
@@ -659,7 +682,7 @@ def _arguments(
         use_cpu=device.type == "cpu",
         # bf16 needs only autocast (in compute_loss); fp16 needs scaled gradients too, which Trainer provides.
         fp16=precision == "fp16",
-        eval_strategy=_strategy(evaluate),
+        eval_strategy="steps" if isinstance(evaluate, int) else "no",  # per epoch: see `_EvaluationPerEpoch`
         eval_steps=evaluate if isinstance(evaluate, int) else None,
         save_strategy=_strategy(checkpoint),
         save_steps=checkpoint if isinstance(checkpoint, int) else 500,
@@ -686,7 +709,9 @@ def _tensorboard(directory: Path) -> TrainerCallback:
     return TensorBoardCallback(tb_writer=SummaryWriter(log_dir=str(directory)))
 
 
-_DROPOUTS = ["dropout_prob", "attention_dropout", "dropout", "recurrent_dropout"]  # of modules that drop by themselves
+# Of modules that drop by themselves.
+_DROPOUTS = ("dropout_prob", "attention_dropout", "activation_dropout", "dropout", "recurrent_dropout")
+_LAYER_DROP = "layerdrop"  # the probability that a layer is skipped: 0 without dropout, otherwise the model's own
 
 
 @contextlib.contextmanager
@@ -702,7 +727,7 @@ def _dropout(model: nn.Module, probability: float | Literal["auto"] | None) -> I
         return
     before: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
-        names = ["p"] if isinstance(module, nn.Dropout) else _DROPOUTS
+        names = ("p",) if isinstance(module, nn.Dropout) else (*_DROPOUTS, *(() if probability else (_LAYER_DROP,)))
         found = [(module, name, getattr(module, name, None)) for name in names]
         before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: 0 in ALBERT's configurations
     for module, name, _ in before:

@@ -56,10 +56,11 @@ def profile_training(
     for name, value in (("questions", questions), ("steps", steps)):
         check_argument(name, value, is_integer(value, 1), "at least 1 and whole")
     settings = replace(
-        settings or TrainingSettings(),
+        (settings or TrainingSettings()).unmeasured(),
         max_steps=_WARM_UP + steps + 1,  # after the last one the run ends
         checkpoint_every=None,
-        evaluate_every=None,
+        resume=False,
+        tensorboard=False,
         progress=False,
     )
     watch = Stopwatch(waiting_for(student.device))

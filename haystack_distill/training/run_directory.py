@@ -140,6 +140,11 @@ class RunDirectory:
                 f"the student has the weights of the run in {self.path}, which stopped before its first checkpoint; "
                 "pass the student as it was at the start, or train it further without resume and with overwrite"
             )
+        if settings.resume and unfinished is not None and not settings.overwrite and not self._has_begun(unfinished):
+            # Another run, which stopped before its first checkpoint. What it was allowed to replace, this one is not.
+            self._checkpoints_of(unfinished["run_id"]).clear()
+            check_directory(self.path, resume=True, overwrite=False)
+            unfinished = None
         if settings.resume and unfinished is None and finished is not None:
             own = self.record
             self._restore_student_record(finished)
@@ -161,6 +166,14 @@ class RunDirectory:
         for place, why in not_comparable(self.record):
             logger.warning("the run in %s cannot be resumed if it stops: its %s is %s", self.path, place, why)
         return run_id, None
+
+    def _has_begun(self, before: dict[str, Any]) -> bool:
+        """Whether another start of this run wrote a record."""
+        try:
+            require_same_run("", before, self.record)
+        except DistilError:
+            return False
+        return True
 
     def _restore_student_record(self, before: dict[str, Any]) -> None:
         """Record the initial student where the student has the weights that this run left: they will be replaced."""

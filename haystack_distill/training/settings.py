@@ -1,7 +1,7 @@
 """How a run trains: one dataclass, checked when it is made."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from haystack_distill.errors import DistilError
@@ -115,7 +115,7 @@ class TrainingSettings:
                 value is None or value in ("auto", "epoch") or is_integer(value, 1),
                 "'auto', 'epoch', a number of steps or None",
             )
-        for name in ("torch_compile", "keep_best", "resume", "tensorboard", "progress"):
+        for name in ("torch_compile", "keep_best", "resume", "overwrite", "tensorboard", "progress"):
             check_argument(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
         check_argument(
             "max_steps", self.max_steps, self.max_steps is None or is_integer(self.max_steps, 1), "at least 1, or None"
@@ -201,6 +201,10 @@ class TrainingSettings:
         for name, is_set in choices.items():
             if is_set:
                 raise DistilError(f"{name} has no effect {why}; {remedy}")
+
+    def unmeasured(self) -> "TrainingSettings":
+        """The settings of the same run without dev data."""
+        return replace(self, evaluate_every=None, keep_best=False, best_by="f1", early_stopping_patience=None)
 
     @classmethod
     def names(cls) -> list[str]:

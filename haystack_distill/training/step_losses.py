@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,16 @@ class StepLosses:
         self.at_once = device.type == "cpu"
         self._describe = describe
         self._batches: list[_Batch] = []
-        self._sums: dict[str, float] = {}
+        self.clear()
+
+    def begin_step(self, names: Iterable[str]) -> None:
+        """Count an optimiser step.
+
+        Args:
+            names: Its terms: those that at least one of its windows has.
+        """
+        for name in ("loss", *(f"loss_{name}" for name in names)):
+            self._steps_with[name] = self._steps_with.get(name, 0) + 1
 
     def add(self, step: int, parts: Mapping[str, Tensor], total: Tensor, windows: Tensor) -> None:
         """Add the losses of a batch.
@@ -54,8 +63,8 @@ class StepLosses:
         if self.at_once:
             self.read()
 
-    def read(self) -> dict[str, float]:
-        """The sum of each component over the batches since `clear`.
+    def read(self) -> None:
+        """Take the numbers of all batches so far from the device.
 
         Raises:
             DistilError: The loss of one of these batches is not finite.
@@ -70,13 +79,35 @@ class StepLosses:
                     f"the loss is {total} at step {batch.step} ({found}) on {self._describe(batch.windows.tolist())}; "
                     "lower learning_rate or set precision='fp32'"
                 )
-            for name, value in parts.items():
+            for name, value in {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
-        return dict(self._sums)
+
+    def means(self) -> dict[str, float]:
+        """Means since `clear`: "loss" over the steps, and "loss_" and its name of each term over those that have it.
+
+        Raises:
+            DistilError: See `read`.
+        """
+        self.read()
+        return {name: value / self._steps_with.get(name, 1) for name, value in self._sums.items()}
 
     def clear(self) -> None:
         """Begin anew, after a line of the log."""
-        self._sums = {}
+        self._sums: dict[str, float] = {}
+        self._steps_with: dict[str, int] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, for a checkpoint.
+
+        Raises:
+            DistilError: See `read`.
+        """
+        self.read()
+        return {"sums": dict(self._sums), "steps_with": dict(self._steps_with)}
+
+    def restore(self, state: Mapping[str, dict[str, Any]]) -> None:
+        """Continue from what `state` returned, in a run that is resumed."""
+        self._sums, self._steps_with = dict(state["sums"]), dict(state["steps_with"])
 
 
 def _numbers(rows: Sequence[Tensor]) -> list[list[float]]:

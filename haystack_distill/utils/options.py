@@ -143,6 +143,23 @@ def read_dataclass(module: str, name: str) -> tuple[str, list[DataclassOption]]:
     return docstring, _read(docstring, named)
 
 
+def read_constant(module: str, name: str, constant: str) -> Any:
+    """A literal that a class sets as a `ClassVar`, read as by `read_dataclass`; None where it does not set it.
+
+    Args:
+        module: The module's name; the packages around it are imported.
+        name: The class's name.
+        constant: The name of the class attribute.
+
+    Raises:
+        ValueError: There is no such class, or the value is not a literal.
+    """
+    for node in _find(module, name).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == constant and node.value is not None:
+            return ast.literal_eval(node.value)
+    return None
+
+
 def read_keywords(module: str, name: str) -> list[DataclassOption]:
     """The keyword-only parameters of a function as options, read as by `read_dataclass`.
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from haystack_distill.errors import DistilError
-from haystack_distill.utils.options import DataclassOption, read_dataclass
+from haystack_distill.utils.options import DataclassOption, read_constant, read_dataclass
 from haystack_distill.utils.yaml_config import suggestion
 
 _Kind = TypeVar("_Kind")
@@ -46,6 +46,10 @@ class Registry(Mapping[str, type[_Kind]]):
     def title(self, name: str) -> str:
         """The first line of a class's docstring, without importing its module."""
         return read_dataclass(*self._place(name))[0].partition("\n")[0]
+
+    def constant(self, name: str, constant: str) -> Any:
+        """A literal that a class sets as a `ClassVar`, without importing its module; None where it does not set it."""
+        return read_constant(*self._place(name), constant)
 
     def name_of(self, member: Any) -> str:
         """The name here of an object's class; where that is not registered, the name of the class itself."""

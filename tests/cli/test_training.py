@@ -297,6 +297,34 @@ def test_methods_and_options_that_do_not_fit(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_method_of_its_own_file_says_whether_it_needs_a_teacher(
+    student_dir: Path, teacher_dir: Path, squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from haystack_distill.objectives.labels import Labels
+
+
+@dataclass(frozen=True)
+class {name}(Labels):
+    \"\"\"A method of one's own.\"\"\"
+
+    {declared}: ClassVar[bool] = {value}
+"""
+    declared = {"Alone": ("needs_teacher", False), "OnText": ("needs_corpus", True), "Taught": ("needs_teacher", True)}
+    for name, (constant, value) in declared.items():
+        (tmp_path / f"own_{name}.py").write_text(source.format(name=name, declared=constant, value=value))
+        monkeypatch.setitem(METHODS.entries, name.lower(), f"own_{name}:{name}")
+    monkeypatch.syspath_prepend(tmp_path)
+    base = ["distil", "--student", student_dir, "--data", squad_file, "--output-dir", tmp_path / "out", *QUICK]
+    assert "the method alone learns without a teacher" in refusal(*base, "--method", "alone", "--teacher", teacher_dir)
+    assert "the method taught learns from a teacher" in refusal(*base, "--method", "taught")
+    assert "the method ontext needs a corpus" in refusal(*base, "--method", "ontext")
+    assert run_json(*base, "--method", "alone")["steps"] > 0
+
+
 def test_the_former_command_names_the_new_one() -> None:
     for arguments in ([], ["--help"], ["--teacher", "embedded", "--layer-mapping", "last"]):
         assert "distil --method intermediate_layers" in refusal("distil-intermediate", *arguments)

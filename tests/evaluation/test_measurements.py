@@ -9,6 +9,7 @@ import pytest
 from haystack_distill import DataError, DistilError, Reader
 from haystack_distill.data.squad.load import content_hash, load_examples
 from haystack_distill.evaluation.measurements import Measurements, measure_reader
+from haystack_distill.export.exporting import ExportSettings, export_reader
 
 
 def test_the_scores_are_those_of_evaluate(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:
@@ -52,6 +53,20 @@ def test_size_time_and_place(tiny_reader: Callable[..., Reader], squad_file: Pat
     assert measured.megabytes == pytest.approx(reader.n_parameters * 4 / 1e6)
     assert measured.device == "cpu, fp32, 1 thread"
     assert measure_reader(reader, examples, "tiny", timed_questions=50).timed_questions == 8
+
+
+@pytest.mark.parametrize("backend", ["onnx-int8", "openvino"])
+def test_the_size_of_an_exported_model_is_that_of_its_files(
+    tiny_reader: Callable[..., Reader], squad_file: Path, tmp_path: Path, backend: str
+) -> None:
+    runtime = backend.partition("-")[0]
+    export_reader(tiny_reader(), tmp_path / "reader", ExportSettings(runtime=runtime))
+    windows = tiny_reader().window_settings
+    exported = Reader.load(tmp_path / "reader", backend=backend, window_settings=windows)
+    measured = measure_reader(exported, load_examples(squad_file), "tiny", timed_questions=1)
+    sizes = {"onnx-int8": ["onnx/model_int8.onnx"], "openvino": ["openvino_model.xml", "openvino_model.bin"]}[backend]
+    found = [next((tmp_path / "reader").rglob(Path(name).name)).stat().st_size for name in sizes]
+    assert measured.megabytes == pytest.approx(sum(found) / 1e6)
 
 
 def test_json_and_back(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:

@@ -119,6 +119,18 @@ def test_an_exporter_does_not_set_up_the_root_logger(monkeypatch: pytest.MonkeyP
     assert logging.root.handlers == []
 
 
+def test_an_exporter_leaves_logging_as_it_was() -> None:
+    before = logging.root.manager.disable
+    try:
+        for level in (logging.NOTSET, logging.ERROR):
+            logging.disable(level)
+            with quiet():
+                assert logging.root.manager.disable == max(level, logging.WARNING)
+            assert logging.root.manager.disable == level
+    finally:
+        logging.disable(before)
+
+
 def test_without_int8(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     export_reader(tiny_reader(), tmp_path / "reader")
     record = export_reader(tiny_reader(seed=1), tmp_path / "reader", ExportSettings(int8="none"))

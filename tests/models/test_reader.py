@@ -221,6 +221,8 @@ def test_a_context_without_a_token(tiny_reader: MakeReader) -> None:
     [
         ("", "b", 1, "must not be empty"),
         ("a", " \n", 1, "must not be empty"),
+        (None, "b", 1, "question and context must be texts, not NoneType"),
+        ("a", 5, 1, "question and context must be texts, not int"),
         *(("a", "b", top_k, "top_k must be at least 1") for top_k in (0, "3", 1.5, True, None)),
     ],
 )
@@ -601,6 +603,36 @@ def test_replace_changes_the_settings_that_are_given_and_shares_the_weights(tiny
     assert (replaced.max_answer_length, replaced.precision) == (reader.max_answer_length, reader.precision)
     assert replaced.untrained == reader.untrained
     assert (reader.window_settings, reader.batch_size) == (WindowSettings(48, 16, 16), 16)
+
+
+def test_what_is_read_must_be_texts(tiny_reader: MakeReader) -> None:
+    with pytest.raises(DistilError, match="question and passages must be texts, not NoneType"):
+        tiny_reader().answer_passages("Who?", [CONTEXT, None])  # type: ignore[list-item]
+    with pytest.raises(DistilError, match="there are no passages"):
+        tiny_reader().answer_passages("Who?", [])
+
+
+def test_auto_is_what_suits_the_other_model(tiny_reader: MakeReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", "bf16")
+    reader = tiny_reader()
+    automatic, asked = (reader.replace(precision=precision) for precision in ("auto", "bf16"))
+    monkeypatch.setenv("HAYSTACK_DISTILL_AUTO_PRECISION", "fp32")
+    assert (automatic.precision, asked.precision) == ("bf16", "bf16")
+    again = [each.replace(model=tiny_reader(seed=1).model) for each in (automatic, asked)]
+    assert [each.precision for each in again] == ["fp32", "bf16"]
+    assert [each.copy().precision for each in again] == ["fp32", "bf16"]
+
+
+def test_another_device_moves_both_readers(tiny_reader: MakeReader) -> None:
+    reader = tiny_reader()
+    moved = reader.replace(device="meta")
+    assert {each.type for each in (reader.device, moved.device, reader.model.device)} == {"meta"}
+    with pytest.raises(DistilError, match="fp16 is for GPUs"):
+        tiny_reader().replace(device="cpu", precision="fp16")
+    kept = tiny_reader()
+    with pytest.raises(DistilError, match="precision"):
+        kept.replace(device="meta", precision="int3")
+    assert kept.answer(QUESTION, CONTEXT)
 
 
 def test_replace_takes_another_model_and_tokenizer(tiny_reader: MakeReader, tokenizer: BertTokenizerFast) -> None:

@@ -174,10 +174,10 @@ def test_differences_largest_first(examples: datasets.Dataset, tmp_path: Path, m
     questions = re.findall(r"<tr><td>(.*?)</td>", table)
     assert questions == [examples[3]["question"], examples[1]["question"]]
     assert "student: better on 0, worse on 2" in page.text
-    assert "Shown: 2 of 2" in page.text
+    assert "The table has 2 of these 2" in page.text
     assert "(no answer)" in page.text
     monkeypatch.setattr(report, "_DIFFERENCES", 1)
-    assert "Shown: 1 of 2" in Page(write_report(tmp_path, measurements, examples, {})).text
+    assert "The table has 1 of these 2" in Page(write_report(tmp_path, measurements, examples, {})).text
     assert "differ" not in Page(write_report(tmp_path, measurements[:1], examples, {})).text
     same = Page(write_report(tmp_path, [measurements[0], made_up(examples, "student", "distilled")], examples, {}))
     assert "better on 0, worse on 0." in same.text
@@ -251,7 +251,7 @@ def test_runs_compare_without_their_models(examples: datasets.Dataset, tmp_path:
     assert (
         "student (three/student): better on 0, worse on 4; student (six/student): better on 0, worse on 2" in page.text
     )
-    assert "Shown: 4 of 4" in page.text
+    assert "The table has 4 of these 4" in page.text
     assert "://" not in page.source
     again = compare_reports([tmp_path / "both", runs[0]], tmp_path / "more")
     assert "student (six/student) (both)" in Page(again).text

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
+    BartConfig,
     TrainerCallback,
 )
 
@@ -38,6 +39,7 @@ from tests.training.helpers import (
     distil_prediction_layer,
     furthest,
     kill_at_loss,
+    kill_at_step,
     logged,
     same,
     settings,
@@ -311,6 +313,36 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert not (directory / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("stop", [6, 7, 8])
+def test_a_resumed_run_has_the_log_of_a_whole_one(
+    pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """The evaluation of an epoch that ends at a checkpoint, and the losses of lines that a checkpoint divides."""
+    chosen = {"n_epochs": 3, "checkpoint_every": 2, "keep_checkpoints": 9, "log_every": 5, "evaluate_every": "epoch"}
+
+    def log_of(result: RunResult) -> list[dict[str, float]]:
+        timed = ("seconds", "runtime", "per_second", "flos")
+        return [
+            {name: value for name, value in line.items() if not any(word in name for word in timed)}
+            for line in result.history
+        ]
+
+    def run(directory: str, **more: bool) -> RunResult:
+        student, teacher = pair()
+        trainer = ReaderTrainer(student, tmp_path / directory, settings(**chosen, **more))
+        return trainer.distil(teacher, data, "prediction_layer", data)
+
+    whole = run("whole")
+    assert [line["step"] for line in whole.history if "eval_f1" in line] == [6, 12, 18]
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, stop)
+        with pytest.raises(Killed):
+            run("stopped")
+    resumed = run("stopped", resume=True)
+    assert log_of(resumed) == log_of(whole)
+    assert resumed.metrics == whole.metrics
+
+
 def test_a_run_killed_while_it_writes_a_checkpoint(
     pair: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,6 +603,23 @@ def test_dropout_is_what_the_settings_say(kind: str, attention: str) -> None:
     with _dropout(model, None):
         assert not torch.allclose(forward(), still, atol=1e-3)
     assert probabilities == {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.5}
+
+
+def test_a_bart_drops_nothing_without_dropout() -> None:
+    """It drops in activations by itself, and skips layers."""
+    shape = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 66}
+    drop = {"activation_dropout": 0.5, "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(BartConfig(vocab_size=60, **shape, **heads, **drop)).train()
+    inputs = {"input_ids": torch.randint(4, 60, (3, 20)), "attention_mask": torch.ones(3, 20, dtype=torch.long)}
+    with torch.no_grad(), _dropout(model, 0.0):
+        assert len({model(**inputs).start_logits.sum().item() for _ in range(5)}) == 1
+    layer_drops = [module.layerdrop for module in model.modules() if hasattr(module, "layerdrop")]
+    with _dropout(model, 0.1):  # that of values, not of layers
+        assert [module.layerdrop for module in model.modules() if hasattr(module, "layerdrop")] == layer_drops
+        assert {m.activation_dropout for m in model.modules() if hasattr(m, "activation_dropout")} == {0.1}
+    assert layer_drops == [0.5, 0.5]
 
 
 def test_dropout_may_be_raised_where_a_configuration_says_none() -> None:

@@ -18,6 +18,9 @@ def test_each_method_has_a_title_and_help_for_every_option(name: str) -> None:
     assert METHODS.title(name)
     assert METHODS.name_of(method()) == name
     assert all(option.help for option in METHODS.options(name))
+    for constant in ("needs_teacher", "needs_corpus"):
+        assert METHODS.constant(name, constant) in (None, getattr(method, constant))
+    assert (METHODS.constant(name, "needs_teacher") is not False) == method.needs_teacher
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,19 @@ def test_an_adaptation_that_depends_on_evaluations_is_profiled(
     adaptation = GradualUnfreezing(phase_patience=1)
     found = profile_training(tiny_reader(), None, squad_file, Labels(), steps=1, adaptation=adaptation)
     assert set(found.each) == set(STEP)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"keep_best": True, "early_stopping_patience": 2}, {"best_by": "loss"}, {"tensorboard": True}, {"resume": True}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_the_settings_of_a_whole_run_are_profiled(
+    tiny_reader: Callable[..., Reader], squad_file: Path, changed: dict[str, Any]
+) -> None:
+    settings = TrainingSettings(**{"batch_size": 4} | changed)
+    found = profile_training(tiny_reader(), None, squad_file, "labels", settings, steps=1)
+    assert found.each["backward"] > 0
 
 
 def test_numbers_below_one_are_refused(tiny_reader: Callable[..., Reader], squad_file: Path) -> None:

@@ -137,6 +137,32 @@ def test_overwriting_keeps_the_old_reader_until_the_new_one_is_there(
     assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
 
 
+@pytest.mark.parametrize("there", ["a finished run", "a reader"])
+def test_leave_to_overwrite_is_that_of_one_run(
+    there: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if there == "a reader":
+        student().save(tmp_path / "run")
+    else:
+        train(student(), tmp_path / "run", squad_file)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    other = replace(QUICK, seed=7, overwrite=True)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 0)
+        with pytest.raises(Killed):
+            train(student(), tmp_path / "run", squad_file, other)
+    refusal = "the finished run in .* is a different one" if there == "a finished run" else "set overwrite=True"
+    with pytest.raises(DistilError, match=refusal):
+        train(student(), tmp_path / "run", squad_file, replace(QUICK, seed=8, resume=True))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 0)
+        with pytest.raises(Killed):
+            train(student(), tmp_path / "run", squad_file, other)
+    train(student(), tmp_path / "run", squad_file, replace(other, overwrite=False, resume=True))  # the same run has it
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
+
+
 def test_an_unfinished_run_is_begun_again_where_that_is_wanted(
     student: Callable[[], Reader], squad_file: Path, killed: Path
 ) -> None:

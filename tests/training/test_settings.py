@@ -25,7 +25,7 @@ from haystack_distill import DistilError, TrainingSettings
         ("warmup_proportion", [-0.1, 1.0, "0.1", None, False]),
         ("dropout", [-0.1, 1.0, "0.1", False]),
         ("seed", [-1, 2**32, "42", 1.5, None, True]),
-        *((name, ["false", None, 1]) for name in ("keep_best", "resume", "tensorboard", "progress")),
+        *((name, ["false", None, 1]) for name in ("keep_best", "resume", "overwrite", "tensorboard", "progress")),
         ("precision", ["float32", None]),
         ("early_stopping_patience", [0, 1.5]),
         ("best_by", ["exact", None]),

@@ -1,5 +1,6 @@
 """The losses between two lines of the log: sums, the check for numbers, and that nothing is read from a device."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +29,22 @@ def _losses(at_once: bool) -> StepLosses:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_sums_are_those_of_all_batches(at_once: bool) -> None:
+def test_means_are_those_of_all_batches_also_in_a_resumed_run(at_once: bool) -> None:
     losses = _losses(at_once)
     windows = torch.tensor([4, 7])
+    losses.begin_step(["labels"])
     losses.add(1, {"labels": torch.tensor(0.5)}, torch.tensor(0.5), windows)
-    losses.add(2, {"labels": torch.tensor(1.5), "hidden": torch.tensor(2.0)}, torch.tensor(3.0), windows)
-    assert losses.read() == losses.read() == {"labels": 2.0, "hidden": 2.0}
-    losses.clear()
-    assert losses.read() == {}
+    losses.begin_step(["labels", "hidden"])
+    losses.add(2, {"labels": torch.tensor(1.5), "hidden": torch.tensor(2.0)}, torch.tensor(3.5), windows)
+    assert losses.means() == losses.means() == {"loss": 2.0, "loss_labels": 1.0, "loss_hidden": 2.0}
+    resumed = _losses(at_once)
+    resumed.restore(json.loads(json.dumps(losses.state())))
+    for each in (losses, resumed):
+        each.begin_step(["labels"])
+        each.add(3, {"labels": torch.tensor(4.0)}, torch.tensor(2.0), windows)
+        assert each.means() == {"loss": 2.0, "loss_labels": 2.0, "loss_hidden": 2.0}
+        each.clear()
+        assert each.means() == {}
 
 
 def test_a_loss_that_is_no_number_is_found_in_the_step_of_its_batch() -> None:

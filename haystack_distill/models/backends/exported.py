@@ -123,8 +123,12 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
 
 def exported_hash(exported: ExportedModel) -> str:
     """SHA-256 (hex) of the backend of an exported model and of the files that it was opened from."""
-    files = [exported.path.with_name(Path(name).name) for name in FILES[exported.backend]]
-    return hash_json(exported.backend, [_present_hash(file) for file in files])
+    return hash_json(exported.backend, [_present_hash(file) for file in files_of(exported)])
+
+
+def files_of(exported: ExportedModel) -> list[Path]:
+    """The files that an exported model was opened from."""
+    return [exported.path.with_name(Path(name).name) for name in FILES[exported.backend]]
 
 
 def weight_hashes(directory: Path) -> dict[str, str]:
