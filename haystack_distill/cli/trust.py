@@ -81,7 +81,7 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
     with logs_on_stderr():
         from haystack_distill.evaluation import calibration
         from haystack_distill.reporting.calibration import calibration_section, summary_of, write_calibration
-        from haystack_distill.reporting.card_sections import add_section, read_card, without_section
+        from haystack_distill.reporting.card_sections import add_section, read_card, without_results, without_section
 
         examples = measured_examples(dev_data, given)
         reader = load_reader(model, **reader_settings(given))
@@ -96,8 +96,10 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
         card = read_card(Path(model))
         result.reader.save(target, only_trained=(Path(model) / TRAINED_RECORD).exists())
         if card is not None:  # what was exported had the weights from before
-            plain = without_section(card, "int8")
-            add_section(target, plain, "Calibration", calibration_section(summary_of(result)))
+            card = without_section(card, "int8")
+            if result.threshold_for is not None:  # other answers are given than when its figures were measured
+                card = without_results(card)
+            add_section(target, card, "Calibration", calibration_section(summary_of(result)))
         page = write_calibration(target, result, model=_name_of(model), data=[Path(name).name for name in dev_data])
         summary = {"command": "calibrate", "model": model, "output_dir": target, "page": page} | summary_of(result)
     print_result(given["json"], summary, f"{model} calibrated, in {target}")

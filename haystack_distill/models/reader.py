@@ -674,8 +674,8 @@ class Reader:
         """Raise a DistilError if this is an exported reader."""
         if self.exported is not None:
             raise DistilError(
-                f"{self.exported.path} can answer, but not be trained, copied or saved: load the reader with "
-                "backend='torch'"
+                f"{self.exported.path} can answer, but not be trained, copied or saved, and gives no hidden states: "
+                "load the reader with backend='torch', on the command line without the option that chose another"
             )
 
     def require_trained(self) -> None:

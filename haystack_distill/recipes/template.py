@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from haystack_distill.data.window_settings import default_stride
 from haystack_distill.errors import DistilError
 from haystack_distill.utils.files import expand_user
 
@@ -100,7 +101,7 @@ def template(data: str | None = None, teacher: str | None = None) -> str:
 def _rendered(draft: Draft) -> str:
     """The text, with its comments below each other."""
     lines = []
-    for line in _TEXT.format(**vars(draft)).splitlines():
+    for line in _TEXT.format(**vars(draft), doc_stride=default_stride(int(draft.max_seq_len.split()[0]))).splitlines():
         key, behind, why = line.partition("  # ")
         lines.append(f"{key:<{_COLUMN}}  # {why}" if behind and key.strip() else line)
     return "\n".join(lines) + "\n"
@@ -224,7 +225,7 @@ max_seq_len: {max_seq_len}
 precision: {precision}
 # labels_only: false  # true: also train the student on labels alone for as many steps, to compare
 # seed: 42
-# doc_stride: 128  # tokens between the starts of two windows; by default a third of max_seq_len
+# doc_stride: {doc_stride}  # tokens between the starts of two windows; by default a third of max_seq_len
 # max_query_length: 64
 # device: auto
 # cache_dir:  # of windows and teacher outputs; ~/.cache/haystack-distill

@@ -99,6 +99,7 @@ def calibration_section(summary: dict[str, Any]) -> str:
     if summary["threshold_for"] is not None:
         measure = {"f1": "F1", "exact": "exact match"}[summary["threshold_for"]]
         sentence += f" The no-answer threshold that is best for {measure}, {threshold:.4g}, is stored in config.json."
+        sentence += " Results of this reader elsewhere in this card were measured before that."
     elif threshold:
         sentence += f" The no-answer threshold of {threshold:.4g} in config.json is the earlier one, divided likewise."
     return sentence

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from huggingface_hub import ModelCard
+
 from haystack_distill.reporting.model_card import CARD_FILE
 from haystack_distill.utils.atomic import write_atomically
 
@@ -40,6 +42,17 @@ def without_section(card: str, title: str) -> str:
     """A model card without a section that `add_section` wrote."""
     heading = re.escape(_heading(title))
     return re.sub(rf"^{heading}.*?^{re.escape(_END)}\n*", "", card, flags=re.MULTILINE | re.DOTALL)
+
+
+def without_results(card: str) -> str:
+    """A model card without the figures in its front matter, which the hub publishes as those of the model."""
+    if not card.startswith("---"):
+        return card
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    named = [name for name in ("eval_results", "metrics") if parsed.data.get(name)]
+    for name in named:
+        setattr(parsed.data, name, None)
+    return str(parsed) if named else card
 
 
 def write_card(directory: Path, card: str) -> Path:

@@ -12,6 +12,7 @@ from haystack_distill.utils.model_files import (
     EXPORT_RECORD,
     OPENVINO_FOLDER,
     RUN_FILE,
+    TRAINED_RECORD,
     check_model_directory,
     count_parameters,
     read_json_object,
@@ -34,12 +35,15 @@ def describe(directory: Path) -> dict[str, Any]:
     config = read_json_object(directory, "config.json") or {}
     weights = [file for file in weight_files(directory) if file.exists()]
     tokenizer = read_json_object(directory, "tokenizer_config.json") or {}
+    trained = read_json_object(directory, TRAINED_RECORD)
     return {
         "directory": directory,
         "architecture": next(iter(config.get("architectures") or []), None),
         "model_type": config.get("model_type"),
         "shape": {name: config[name] for name in _SHAPE if name in config},
         "parameters": sum(count_parameters(file) for file in weights),
+        # Where these are the trained weights alone: the model that the others are taken from.
+        "base": None if trained is None else trained.get("base"),
         "weights_megabytes": sum(file.stat().st_size for file in weights) / 1e6,
         "directory_megabytes": sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6,
         "tokenizer": tokenizer.get("tokenizer_class"),

@@ -57,6 +57,8 @@ print(reader.answer("Who wrote it?", "Ada Lovelace wrote it in 1843.")[0].text)
 _BILSTM = """It is a BiLSTM reader, an architecture of haystack-distill: `import haystack_distill` registers it with the
 auto classes of transformers. In Haystack the `DistilledReader` of haystack-distill runs it; `FARMReader` of
 farm-haystack and other tools that load models without haystack-distill do not. With haystack-distill:"""
+_TRAINED = """This directory holds only the weights that were trained{base}. haystack-distill loads it and takes the
+others from there; other tools cannot load it. With haystack-distill:"""
 _LIMITS = """## Limits
 
 - It answers with words of the text it is given. Where the text is wrong, so is the answer, and where the text does not
@@ -265,7 +267,11 @@ def _body(
 
 
 def _tools_for(directory: Path) -> str:
-    """What runs the reader, by its architecture."""
+    """What runs the reader, by its files and its architecture."""
+    trained = read_json_object(directory, TRAINED_RECORD)
+    if trained is not None:
+        base = f", and needs its base, {_linked(trained['base'], '')}" if trained.get("base") else ""
+        return _TRAINED.format(base=base)
     model_type = str((read_json_object(directory, "config.json") or {}).get("model_type"))
     if model_type == MODEL_TYPE:
         return _BILSTM

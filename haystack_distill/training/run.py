@@ -123,10 +123,12 @@ class Run:
             require_compilable(self.student.model, objective.student_request)
         if data not in objective.data:
             needed = " or ".join(_DATA[kind] for kind in sorted(objective.data))
-            trainer = "LanguageModelTrainer" if CORPUS in objective.data else "ReaderTrainer"
-            raise DistilError(
-                f"{method_name(self.method)} needs {needed} to train on, not {_DATA[data]}; use a {trainer}"
+            remedy = (
+                "use a LanguageModelTrainer, or in a recipe give the stage a `corpus`"
+                if CORPUS in objective.data
+                else "use a ReaderTrainer, or in a recipe leave the stage's `corpus` out"
             )
+            raise DistilError(f"{method_name(self.method)} needs {needed} to train on, not {_DATA[data]}; {remedy}")
         return objective
 
     def check_adaptation(self, measured: bool, objective: Objective) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from haystack_distill import Reader
+from haystack_distill import Reader, WindowSettings
 from tests.cli.command_line import refusal, run, run_json
 
 
@@ -62,6 +62,8 @@ def test_recipe_init_looks_at_data_and_teacher(
     written = path.read_text()
     assert "8 questions" in written
     assert "4 layers, 2 heads" in written
+    read = yaml.safe_load(written.replace("# doc_stride", "doc_stride"))
+    assert read["doc_stride"] == WindowSettings(read["max_seq_len"]).doc_stride != 128
     assert "no such file" in refusal("recipe", "init", "--data", "absent.json", "--output", tmp_path / "other.yaml")
     assert not (tmp_path / "other.yaml").exists()
 

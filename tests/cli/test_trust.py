@@ -43,6 +43,7 @@ def test_calibrate_elsewhere_and_again_in_place(model: Path, dev_file: Path, tmp
     assert stored_threshold(after.model.config) == pytest.approx(found["no_answer_threshold"])
     assert not calibration_record(Reader.load(model, window_settings=CUT).model.config)
     card = (out / "README.md").read_text()
+    assert "elsewhere in this card were measured before that" in card
     assert card.startswith(
         "# A model\n\n## Calibration\n<!-- written by haystack-distill -->\n\nStart and end logits were divided by"
     )

@@ -19,7 +19,16 @@ def test_a_reader_is_described_from_its_files(tiny_reader: Callable[..., Reader]
     assert found["parameters"] == reader.n_parameters
     assert found["shape"]["num_hidden_layers"] == 4
     assert found["fast_tokenizer"]
-    assert (found["run"], found["exported"], found["unfinished_run"]) == (None, None, False)
+    assert (found["run"], found["exported"], found["unfinished_run"], found["base"]) == (None, None, False, None)
+
+
+def test_trained_weights_alone_name_their_base(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    base = tiny_reader().save(tmp_path / "base")
+    reader = Reader.load(base, window_settings=tiny_reader().window_settings)
+    with torch.no_grad():
+        reader.model.qa_outputs.bias += 1
+    found = describe(reader.save(tmp_path / "head", only_trained=True))
+    assert (found["base"], found["parameters"]) == (str(base), 2)
 
 
 def test_exports_are_described_by_the_record_of_their_runtime(

@@ -309,3 +309,17 @@ def test_a_card_says_what_runs_a_bilstm_reader(tmp_path: Path) -> None:
     assert "Any tool" not in text
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "Any tool" in write_card(tmp_path, metrics={}).read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [('"/home/ann/middle"', ", and needs its base, `middle`."), ("null", " trained. haystack-distill")],
+)
+def test_a_card_says_what_runs_trained_weights_alone(tmp_path: Path, base: str, words: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "trained_weights.json").write_text(f'{{"base": {base}}}')
+    text = write_card(tmp_path, metrics={}).read_text()
+    assert words in text
+    assert "other tools cannot load it" in text
+    assert "Any tool" not in text
+    assert "/home" not in text

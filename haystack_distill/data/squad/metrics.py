@@ -220,7 +220,7 @@ def _golds(examples: datasets.Dataset | Iterable[Mapping[str, Any]]) -> list[_Go
             raise DataError(
                 f'question "{gold.id}" is unlabelled (from a transfer set, or from a file without answers such as '
                 "Haystack 1's augment_squad writes), so there is no reference to evaluate against: "
-                'leave such rows out with dataset.filter(lambda row: row["labelled"])'
+                "give labelled data, or leave such rows out (dataset.filter(lambda row: row['labelled']))"
             )
         if gold.id in seen:
             raise DataError(f'two examples have the id "{gold.id}": give every question its own id')
