@@ -62,11 +62,10 @@ def recipe(
         raise DistilError("no recipe is given; give --config FILE, `haystack-distill recipe init` writes one")
     with logs_on_stderr():
         from haystack_distill.recipes.schema import load_recipe
-        from haystack_distill.training.adapters import Adapters
 
         read = load_recipe(config)
         last = read.stages[-1].adaptation
-        if push_to_hub is not None and (last.save_only_trained or isinstance(last, Adapters)):
+        if push_to_hub is not None and (last.save_only_trained or last.keeps_parts):
             raise DistilError(
                 "a reader on the hub needs all weights, and the last stage leaves those that were trained: set "
                 "save_only_trained: false there, choose another adaptation than adapters, or leave out --push-to-hub"

@@ -23,6 +23,7 @@ from haystack_distill.data.text_tokenizer import tokenizer_fingerprint
 from haystack_distill.data.windows import RowsOnDisk, Windows
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import exported_hash
+from haystack_distill.models.language_model import LanguageModel
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.models.reader import Reader, require_trained
 from haystack_distill.teachers.teacher import Teacher
@@ -94,6 +95,10 @@ class CachedTeacher(Teacher):
     @contextlib.contextmanager
     def _loaded(self) -> Iterator[Reader]:
         yield self._source if isinstance(self._source, Reader) else self._source()
+
+    def models(self) -> list[Reader | LanguageModel]:
+        """The reader, where it is at hand; see `Teacher.models`."""
+        return [] if self.reader is None else [self.reader]
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -47,21 +47,13 @@ def teacher_for(source: TeacherSource | Sources, request: OutputRequest) -> Teac
 
 
 def readers_of(source: TeacherSource | Sources) -> list[Reader | LanguageModel]:
-    """The models of a teacher that are in memory; empty for a teacher class of the user's own."""
-    if isinstance(source, LiveTeacher):
-        return [source.model]
-    if isinstance(source, CachedTeacher):
-        return [] if source.reader is None else [source.reader]
-    if isinstance(source, EnsembleTeacher):
-        return readers_of(source.teachers)
+    """The models of a teacher that are in memory; see `Teacher.models`."""
+    if isinstance(source, Teacher):
+        return source.models()
     if isinstance(source, Sources):
         return [reader for one in source.sources if one.teacher is not None for reader in readers_of(one.teacher)]
-    if isinstance(source, TeachersByData):
-        return readers_of(source.members())
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [reader for one in source for reader in readers_of(one)]
-    if isinstance(source, Teacher):
-        return []
     if not isinstance(source, Reader):
         raise _wrong_kind(source)
     return [source]

@@ -54,6 +54,10 @@ class LiveTeacher(Teacher):
         self._translation: TokenTranslation | None = None
         self._casts: AbstractContextManager[Any] = contextlib.nullcontext()  # another while it is active
 
+    def models(self) -> list[Reader | LanguageModel]:
+        """Its model; see `Teacher.models`."""
+        return [self.model]
+
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Hash of the weights and the precision in which it runs; also its tokenizer if it is not the student's."""

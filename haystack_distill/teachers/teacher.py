@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from haystack_distill.data.windows import Windows
+    from haystack_distill.models.language_model import LanguageModel
     from haystack_distill.models.reader import Reader
 
 
@@ -46,6 +47,14 @@ class Teacher(ABC):
     def members(self) -> list[Teacher]:
         """The teachers that this one consists of, in order; by default it is a single one."""
         return [self]
+
+    def models(self) -> list[Reader | LanguageModel]:
+        """The models in memory that compute its outputs; by default those of its members.
+
+        Override it in a teacher with models of its own: a student must not share their weights, and `torch_compile`
+        compiles those that run in every step.
+        """
+        return [model for member in self.members() if member is not self for model in member.models()]
 
     def check(self, student: Reader, request: OutputRequest) -> None:  # noqa: B027  (nothing to check by default)
         """Check that this teacher can provide the requested outputs for a student.

@@ -27,10 +27,13 @@ class Adaptation(ABC):
     Attributes:
         save_only_trained: Whether a run saves only the weights that differ from those of the student's base; see
             `Reader.save`. An adaptation that offers it has an option of this name.
+        keeps_parts: Whether the trained model has parts that a plain one has not, so that only weights that differ from
+            those of the base are saved.
         freezes_later: Whether weights that the optimiser holds are frozen for a part of the run.
     """
 
     save_only_trained = False
+    keeps_parts = False
     freezes_later = False
 
     @property

@@ -27,6 +27,7 @@ class Adapters(Adaptation):
         adapter_size: Width of the bottleneck; the paper's are 8, 64 and 256.
     """
 
+    keeps_parts = True
     adapter_size: int = 64
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from haystack_distill.models.early_exit import EarlyExitModel
 from haystack_distill.models.heads import Heads, choosing
 from haystack_distill.models.outputs import ModelOutputs, run_model
 from haystack_distill.objectives.objective import LossTerm, Objective
-from haystack_distill.teachers.live import LiveTeacher
+from haystack_distill.teachers.ensemble import members_of
 from haystack_distill.teachers.teacher import Teacher
 from haystack_distill.training.adaptation import Adaptation, AllWeights, adapted, has_begun
 from haystack_distill.training.checkpoints import Checkpoints
@@ -176,8 +176,8 @@ def _has_idle_weights(model: PreTrainedModel) -> bool:
 
 def _compiled(student: Runnable, teacher: Teacher | None, objective: Objective) -> CompiledLayers:
     """The context in which the layers of all models that run while it trains are compiled."""
-    live = [one for one in ([] if teacher is None else teacher.members()) if isinstance(one, LiveTeacher)]
-    teachers = [(one.model.model, objective.teacher_request) for one in live]
+    live = [model for one in members_of(teacher) if not one.caches_logits for model in one.models()]
+    teachers = [(one.model, objective.teacher_request) for one in live]
     return CompiledLayers([(student.model, objective.student_request), *teachers])
 
 

@@ -1,12 +1,14 @@
 """The choice of a teacher by the outputs that are requested."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from haystack_distill import DistilError, Reader
+from haystack_distill import DistilError, Reader, ReaderTrainer
 from haystack_distill.models.outputs import OutputRequest
-from haystack_distill.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher
+from haystack_distill.objectives import PredictionLayer
+from haystack_distill.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, Teacher
 from haystack_distill.teachers.choice import readers_of, teacher_for
 
 MakeReader = Callable[..., Reader]
@@ -39,6 +41,31 @@ def test_anything_else_is_refused(source: object) -> None:
         DistilError, match=f"must be a Reader, a list of readers or a Teacher, not {type(source).__name__}"
     ):
         teacher_for(source, LOGITS)  # type: ignore[arg-type]
+
+
+class Own(Teacher):
+    """A teacher of the user's own, with a model."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    @property
+    def fingerprint(self):
+        return {"own": 1}
+
+    def outputs(self, batch, request):
+        raise NotImplementedError
+
+    def models(self):
+        return [self.reader]
+
+
+def test_a_teacher_of_ones_own_names_its_models(tiny_reader: MakeReader, tmp_path: Path) -> None:
+    reader = tiny_reader()
+    own = Own(reader)
+    assert readers_of(own) == readers_of(EnsembleTeacher([own, LiveTeacher(reader)]))[:1] == [reader]
+    with pytest.raises(DistilError, match="teacher and student are the same model"):
+        ReaderTrainer(reader).distil(own, tmp_path / "train.json", PredictionLayer())
 
 
 def test_the_readers_of_a_teacher(tiny_reader: MakeReader) -> None:
