@@ -407,7 +407,7 @@ class _LoopTrainer(Trainer):
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
         """The means of some numbers over the processes, each of which has its share of the windows of a step."""
-        if self.args.world_size == 1:
+        if self.args.world_size == 1 or not values:
             return values
         here = torch.tensor(list(values.values()), dtype=torch.float64, device=self.args.device)
         return dict(zip(values, self.accelerator.reduce(here, "mean").tolist(), strict=True))
