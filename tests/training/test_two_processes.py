@@ -35,7 +35,10 @@ def train(directory: Path, name: str, output: Path, batch_size: int) -> tuple[Re
     method, adaptation = RUNS[name]
     if name == "exits":
         student = students.early_exit(student, branch_size=4)
-    trainer = ReaderTrainer(student, output, settings(batch_size=batch_size, learning_rate=5e-5, n_epochs=1))
+    # A checkpoint between two lines of the log has the losses since the first one, of both processes.
+    between = {"checkpoint_every": 2, "log_every": 3} if name == "all" else {}
+    chosen = settings(batch_size=batch_size, learning_rate=5e-5, n_epochs=1, **between)
+    trainer = ReaderTrainer(student, output, chosen)
     result = trainer.distil(teacher, directory / "data.json", method, adaptation=ADAPTATIONS[adaptation]())
     return student, result
 
