@@ -406,7 +406,7 @@ class _LoopTrainer(Trainer):
         super().log(logs, *(() if start_time is None else (start_time,)))  # transformers 4.46 has no such argument
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        """The means of some numbers over the processes, each of which has its share of the windows of a step."""
+        """The means of some numbers over the processes, each of which has its share of the windows."""
         if self.args.world_size == 1 or not values:
             return values
         here = torch.tensor(list(values.values()), dtype=torch.float64, device=self.args.device)

@@ -51,12 +51,22 @@ def train(reader: Reader, directory: Path, data: Path, settings: TrainingSetting
 
 
 @pytest.fixture
-def killed(student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def train_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """As `train`, in a process that dies before the step after the given one."""
+
+    def run(step: int, *arguments: Any, **keywords: Any) -> None:
+        with monkeypatch.context() as patch:
+            kill_at_step(patch, step)
+            with pytest.raises(Killed):
+                train(*arguments, **keywords)
+
+    return run
+
+
+@pytest.fixture
+def killed(student: Callable[[], Reader], squad_file: Path, tmp_path: Path, train_until: Callable[..., None]) -> Path:
     """The directory of a run that died before its fourth step of four; two checkpoints are kept."""
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 3)
-        with pytest.raises(Killed):
-            train(student(), tmp_path / "run", squad_file)
+    train_until(3, student(), tmp_path / "run", squad_file)
     return tmp_path / "run"
 
 
@@ -119,15 +129,16 @@ def test_a_reader_is_not_written_over_without_a_word(
 
 
 def test_overwriting_keeps_the_old_reader_until_the_new_one_is_there(
-    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Callable[[], Reader],
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_until: Callable[..., None],
 ) -> None:
     train(student(), tmp_path / "run", squad_file)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     other = replace(QUICK, seed=7, overwrite=True)
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 3)
-        with pytest.raises(Killed):
-            train(student(), tmp_path / "run", squad_file, other)
+    train_until(3, student(), tmp_path / "run", squad_file, other)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     with pytest.raises(DistilError, match="checkpoints of a run that did not finish"):
         train(student(), tmp_path / "run", squad_file)
@@ -139,7 +150,7 @@ def test_overwriting_keeps_the_old_reader_until_the_new_one_is_there(
 
 @pytest.mark.parametrize("there", ["a finished run", "a reader"])
 def test_leave_to_overwrite_is_that_of_one_run(
-    there: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, train_until: Callable[..., None]
 ) -> None:
     if there == "a reader":
         student().save(tmp_path / "run")
@@ -147,18 +158,12 @@ def test_leave_to_overwrite_is_that_of_one_run(
         train(student(), tmp_path / "run", squad_file)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     other = replace(QUICK, seed=7, overwrite=True)
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 0)
-        with pytest.raises(Killed):
-            train(student(), tmp_path / "run", squad_file, other)
+    train_until(0, student(), tmp_path / "run", squad_file, other)
     refusal = "the finished run in .* is a different one" if there == "a finished run" else "set overwrite=True"
     with pytest.raises(DistilError, match=refusal):
         train(student(), tmp_path / "run", squad_file, replace(QUICK, seed=8, resume=True))
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 0)
-        with pytest.raises(Killed):
-            train(student(), tmp_path / "run", squad_file, other)
+    train_until(0, student(), tmp_path / "run", squad_file, other)
     train(student(), tmp_path / "run", squad_file, replace(other, overwrite=False, resume=True))  # the same run has it
     assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
 
@@ -273,13 +278,10 @@ def test_a_second_run_in_the_directory_is_refused(
 
 
 def test_a_run_that_stopped_lets_go_of_its_directory_and_of_its_student(
-    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Callable[[], Reader], squad_file: Path, tmp_path: Path, train_until: Callable[..., None]
 ) -> None:
     reader = student()
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 2)
-        with pytest.raises(Killed):
-            train(reader, tmp_path / "run", squad_file)
+    train_until(2, reader, tmp_path / "run", squad_file)
     assert not reader.model.training
     assert not list((tmp_path / "run").glob(".*"))
     assert train(student(), tmp_path / "run", squad_file, replace(QUICK, resume=True)).steps == 4
@@ -313,7 +315,12 @@ def test_one_damaged_checkpoint_alone_is_named(student: Callable[[], Reader], sq
 
 @pytest.mark.parametrize("spelling", ["moved", "link"])
 def test_the_best_checkpoint_is_found_again(
-    spelling: str, student: Callable[[], Reader], squad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spelling: str,
+    student: Callable[[], Reader],
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_until: Callable[..., None],
 ) -> None:
     """Though the directory was moved meanwhile, or its path is spelt otherwise."""
     scores = iter([10.0, 30.0, 20.0, 25.0])
@@ -326,10 +333,7 @@ def test_the_best_checkpoint_is_found_again(
     monkeypatch.setattr(Reader, "evaluate_windows", evaluate)
     monkeypatch.chdir(tmp_path)
     settings = replace(QUICK, keep_best=True, evaluate_every=1, checkpoint_every="auto", keep_checkpoints=1)
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 3)
-        with pytest.raises(Killed):
-            train(student(), Path("run"), squad_file, settings, dev=squad_file)
+    train_until(3, student(), Path("run"), squad_file, settings, dev=squad_file)
     assert sorted(path.name for path in Path("run/checkpoints").glob("c*")) == ["checkpoint-2", "checkpoint-3"]
     if spelling == "moved":
         shutil.move("run", "elsewhere")
