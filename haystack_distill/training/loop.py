@@ -725,9 +725,10 @@ def _dropout(model: nn.Module, probability: float | Literal["auto"] | None) -> I
     if probability is None:
         yield
         return
+    of_modules = _DROPOUTS if probability else (*_DROPOUTS, _LAYER_DROP)
     before: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
-        names = ("p",) if isinstance(module, nn.Dropout) else (*_DROPOUTS, *(() if probability else (_LAYER_DROP,)))
+        names = ("p",) if isinstance(module, nn.Dropout) else of_modules
         found = [(module, name, getattr(module, name, None)) for name in names]
         before += [entry for entry in found if type(entry[2]) in (float, int)]  # an int: 0 in ALBERT's configurations
     for module, name, _ in before:
