@@ -105,7 +105,9 @@ def export(ctx: typer.Context, model: str, data: list[str] | None, output_dir: P
     if given["int8"] == "none":
         refuse_without_effect(ctx, ["per_channel", "reduce_range"], "with --int8 none", "choose another --int8")
     if given["runtime"] == "openvino":
-        refuse_without_effect(ctx, ["per_channel", "reduce_range"], "on OpenVINO's int8", "add --runtime onnx or all")
+        refuse_without_effect(ctx, ["per_channel"], "on OpenVINO's int8", "add --runtime onnx or all")
+        if given["int8"] == "dynamic":
+            refuse_without_effect(ctx, ["reduce_range"], "on OpenVINO's dynamic int8", "use --int8 static")
     if output_dir is None:
         if not Path(model).is_dir():
             raise DistilError(f"{model} is not a directory to write to; give --output-dir")
@@ -183,7 +185,7 @@ def prune(ctx: typer.Context, model: str, data: list[str] | None, output_dir: Pa
           --data dev.json --output-dir pruned
     """
     if not data:
-        refuse_without_effect(ctx, (*_MEASURING, "batch_size"), "without data to measure on", "add --data")
+        refuse_without_effect(ctx, (*_MEASURING, "batch_size", "precision"), "without data to measure on", "add --data")
     if not data and not any(map(is_squad, given["corpus"])):
         refuse_without_effect(ctx, ["on_bad_example"], "without questions", "add --data")
     if all(map(is_squad, given["corpus"])):

@@ -82,6 +82,7 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
         from haystack_distill.evaluation import calibration
         from haystack_distill.reporting.calibration import calibration_section, summary_of, write_calibration
         from haystack_distill.reporting.card_sections import add_section, read_card, without_results, without_section
+        from haystack_distill.reporting.report import short_names
 
         examples = measured_examples(dev_data, given)
         reader = load_reader(model, **reader_settings(given))
@@ -100,7 +101,8 @@ def calibrate(model: str, dev_data: list[str], output_dir: Path | None, in_place
             if result.threshold_for is not None:  # other answers are given than when its figures were measured
                 card = without_results(card)
             add_section(target, card, "Calibration", calibration_section(summary_of(result)))
-        page = write_calibration(target, result, model=_name_of(model), data=[Path(name).name for name in dev_data])
+        (name,) = short_names([Path(model)])
+        page = write_calibration(target, result, model=name, data=[Path(one).name for one in dev_data])
         summary = {"command": "calibrate", "model": model, "output_dir": target, "page": page} | summary_of(result)
     print_result(given["json"], summary, f"{model} calibrated, in {target}")
 
@@ -158,6 +160,7 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
         from haystack_distill.data.squad.load import load_examples
         from haystack_distill.evaluation.agreement import measure_agreement
         from haystack_distill.reporting.agreement import summary_of, write_agreement
+        from haystack_distill.reporting.report import short_names
 
         examples = load_examples(
             data[0] if len(data) == 1 else data,
@@ -179,8 +182,8 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
         )
         page = None
         if output_dir is not None:
-            names = {"student": _name_of(model), "teacher": _name_of(against)}
-            page = write_agreement(output_dir, found, examples, **names)
+            student_name, teacher_name = short_names([Path(model), Path(against)])
+            page = write_agreement(output_dir, found, examples, student=student_name, teacher=teacher_name)
     reached = getattr(found, by)
     passed = None if least is None else reached >= least
     result = {"command": "agree", "model": model, "against": against, "page": page} | summary_of(found)
@@ -188,11 +191,6 @@ def agree(ctx: typer.Context, model: str, against: str, data: list[str], output_
     if passed is False:
         print_message(f"[yellow]The agreement in {by}, {reached:.4f}, is below --at-least {least:g}.[/]")
         raise typer.Exit(1)
-
-
-def _name_of(model: str) -> str:
-    """The name of a reader in a report: that of its directory, `.` too, or on the hub."""
-    return (Path(model).resolve() if Path(model).is_dir() else Path(model)).name
 
 
 def _target(model: str, output_dir: Path | None, in_place: bool, overwrite: bool) -> Path:

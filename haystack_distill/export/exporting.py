@@ -39,6 +39,7 @@ from haystack_distill.utils.files import expand_user, require_writable, temporar
 from haystack_distill.utils.model_files import EXPORT_RECORD
 from haystack_distill.utils.model_fingerprint import model_fingerprint
 from haystack_distill.utils.model_inputs import model_inputs
+from haystack_distill.utils.processor import processor_record
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ class ExportSettings:
             calibration data), "auto" (both are tried, in several ways, and the fastest is exported that keeps its F1)
             or "none".
         per_channel: For ONNX: whether each output column of a weight has its own int8 scale. OpenVINO's always have.
-        reduce_range: For ONNX: whether weights use 7 of the 8 bits. Processors without VNNI add pairs of int8 products
-            in 16 bits and overflow otherwise; with VNNI it costs a little precision and no time. OpenVINO knows which
-            processor it runs on.
+        reduce_range: For ONNX, and for OpenVINO's static int8: whether weights use 7 of the 8 bits. Processors without
+            VNNI add pairs of int8 products in 16 bits and overflow otherwise; with VNNI it costs a little precision and
+            no time. OpenVINO's dynamic int8 overflows on none.
         runtime: What the reader is exported for: "onnx" (ONNX Runtime), "openvino" or "all", which is both.
         max_f1_drop: For int8 "auto": how much F1 may be lost against the reader in fp32, in points of a hundred.
     """
@@ -89,10 +90,11 @@ class ExportSettings:
         if self.int8 != "auto" and drop != ExportSettings.max_f1_drop:
             raise DistilError("max_f1_drop has an effect with int8='auto' only; leave it out, or set that")
         if not (self.per_channel and self.reduce_range):
-            if self.runtime == "openvino":
+            if self.runtime == "openvino" and not self.per_channel:
+                raise DistilError("per_channel has no effect on OpenVINO's int8; leave it out, or use runtime='onnx'")
+            if self.runtime == "openvino" and self.int8 == "dynamic":
                 raise DistilError(
-                    "per_channel and reduce_range have no effect on OpenVINO's int8; leave them out, or use "
-                    "runtime='onnx'"
+                    "reduce_range has no effect on OpenVINO's dynamic int8; leave it out, or use int8='static'"
                 )
             if self.int8 == "none":
                 raise DistilError("per_channel and reduce_range have no effect with int8='none'; leave them out")
@@ -136,7 +138,8 @@ def export_reader(
 
     Raises:
         DistilError: The extra of a runtime is not installed, the model cannot be exported, the exported model computes
-            other logits, or calibration data is missing or unused.
+            other logits, calibration data is missing or unused, or what would be written is there and was not exported
+            by this package.
         WriteError: The directory or a temporary one cannot be written.
     """
     chosen = settings or ExportSettings()
@@ -170,6 +173,7 @@ def export_reader(
     _require_installed(chosen)
     target = expand_user(directory)
     require_writable(target)
+    _require_own(target, chosen)
     with temporary_directory() as scratch, writing(Path(scratch)):
         # Examples and windows go with the scratch: what they are read from has been cached where the caller wants it.
         examples = None if data is None else load_examples(data, cache_dir=scratch)
@@ -194,13 +198,20 @@ def export_reader(
             search = promise.PromiseSearch(reader, windows, inputs, chosen.max_f1_drop, Path(scratch))
             tried = _keep_promises(search, Path(scratch), exported)
             known = search.metrics
+            bits = {one.backend: one.weight_bits for one in tried if one.kept}
+        else:
+            bits = {backend: _weight_bits(chosen, backend) for backend in exported}
         folders = list(dict.fromkeys(Path(FILES[backend][0]).parent for backend in exported))
         packages = [package for folder in folders for package in _PACKAGES[str(folder)]]
         record: dict[str, Any] = {
             "settings": vars(chosen),
             "versions": versions(*packages),
             "backends": _compare(reader, exported, windows, known),
+            "processor": processor_record(torch.device("cpu")),
         }
+        for backend, number in bits.items():
+            if number is not None:
+                record["backends"][backend]["weight_bits"] = number
         if examples is not None:
             record["questions"] = len(examples)
         if tried:
@@ -236,6 +247,20 @@ def calibration_inputs(windows: Windows) -> Iterator[dict[str, torch.Tensor]]:
         yield model_inputs(windows.collate(windows[int(window)]))
 
 
+def _require_own(directory: Path, settings: ExportSettings) -> None:
+    """Check that only exports of this package would be replaced, and not what a hub model came with.
+
+    Raises:
+        DistilError: There is another's.
+    """
+    for file in (directory / name for backend in settings.backends for name in FILES[backend]):
+        if file.exists() and not (file.parent / EXPORT_RECORD).exists():
+            raise DistilError(
+                f"{file} would be replaced, and was not exported by this package: move it away, or export into another "
+                "directory"
+            )
+
+
 def _require_installed(settings: ExportSettings) -> None:
     for backend in settings.backends:
         if runtime_of(backend) == "openvino":
@@ -269,9 +294,23 @@ def _export(
             calibration=calibration,
         )
     if "openvino-int8" in files:
-        recipe = openvino.Quantisation("dynamic" if calibration is None else "static")
-        openvino.quantise(files["openvino"], files["openvino-int8"], recipe, calibration)
+        openvino.quantise(files["openvino"], files["openvino-int8"], _openvino_recipe(settings), calibration)
     return files
+
+
+def _openvino_recipe(settings: ExportSettings) -> openvino.Quantisation:
+    if settings.int8 == "dynamic":
+        return openvino.Quantisation("dynamic")
+    return openvino.Quantisation("static", reduce_range=settings.reduce_range)
+
+
+def _weight_bits(settings: ExportSettings, backend: str) -> int | None:
+    """The bits of an exported model's weights that `promise.Tried` has, where the settings alone decide."""
+    if backend not in INT8_BACKENDS:
+        return None
+    if runtime_of(backend) == "openvino":
+        return _openvino_recipe(settings).weight_bits
+    return 7 if settings.reduce_range else 8
 
 
 def _require_other_questions(calibration: datasets.Dataset, data: datasets.Dataset) -> None:

@@ -23,20 +23,30 @@ class Quantisation:
             calibration data: https://docs.openvino.ai/nncf).
         smooth_quant: For "static": how much of the range of activations goes over to the weights, from 0 to 1
             (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438); None leaves them as they are.
+        reduce_range: For "static": whether weights use 7 of the 8 bits, so that no sum overflows on a processor without
+            VNNI.
         ignored: Layers that stay in float, as regular expressions for names of nodes (`node_names`).
     """
 
     recipe: Literal["dynamic", "static"] = "dynamic"
     smooth_quant: float | None = None
+    reduce_range: bool = True
     ignored: tuple[str, ...] = ()
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits of the weights, where a processor without VNNI might overflow: in "static"."""
+        return None if self.recipe == "dynamic" else 7 if self.reduce_range else 8
 
     def __post_init__(self) -> None:
         check_argument("recipe", self.recipe, self.recipe in ("dynamic", "static"), "one of dynamic, static")
         alpha = self.smooth_quant
         valid = alpha is None or (is_number(alpha) and 0 <= alpha <= 1)
         check_argument("smooth_quant", alpha, valid, "a number from 0 to 1, or None")
-        if self.recipe == "dynamic" and alpha is not None:
-            raise DistilError("smooth_quant has no effect in dynamic quantisation; leave it out, or use 'static'")
+        if self.recipe == "dynamic" and (alpha is not None or not self.reduce_range):
+            raise DistilError(
+                "smooth_quant and reduce_range have no effect in dynamic quantisation; leave them out, or use 'static'"
+            )
 
 
 def convert(source: Path, target: Path) -> None:
@@ -111,7 +121,8 @@ def _static(
     batches = [{name: tensor.numpy() for name, tensor in batch.items()} for batch in calibration]
     alpha = -1.0 if quantisation.smooth_quant is None else quantisation.smooth_quant  # -1 turns it off
     advanced = nncf.AdvancedQuantizationParameters(
-        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1.0)
+        overflow_fix=nncf.OverflowFix.ENABLE if quantisation.reduce_range else nncf.OverflowFix.DISABLE,
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1.0),
     )
     return nncf.quantize(
         model,

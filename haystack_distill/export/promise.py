@@ -18,7 +18,7 @@ from haystack_distill.models.backends.exported import open_exported
 from haystack_distill.models.reader import Reader
 from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.files import system_reason
-from haystack_distill.utils.processor import processor_record
+from haystack_distill.utils.processor import adds_in_32_bits
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,6 @@ _TIMED_WINDOWS = 128
 _ROUNDS = 3
 _HARM_WINDOWS = 64  # of the calibration data, to measure what int8 costs each layer
 _LAYER = re.compile(r"\.(\d+)/")  # in the names of nodes, such as /bert/encoder/layer.3/output/dense/MatMul
-# Instructions that add products of int8 numbers in 32 bits; elsewhere weights of 8 bits overflow.
-_EIGHT_BITS = {"avx512_vnni", "avx_vnni", "amx_int8"}
-
-
-def adds_in_32_bits() -> bool:
-    """Whether this processor adds products of int8 numbers in 32 bits, so that weights may have all 8 bits."""
-    return bool(_EIGHT_BITS & set(processor_record(torch.device("cpu"))["instructions"]))
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,8 @@ class Tried:
         windows_per_second: On this machine; None if it lost too much to be timed.
         kept: Whether it was exported.
         error: Why it could not be made or run, or None.
+        weight_bits: Bits of the weights that a processor without VNNI multiplies by activations of 8 bits: with 8 its
+            sums overflow. None where it does not multiply such numbers.
     """
 
     backend: str
@@ -59,6 +54,7 @@ class Tried:
     windows_per_second: float | None = None
     kept: bool = False
     error: str | None = None
+    weight_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ class _Candidate:
     backend: str
     name: str
     file: Path
+    weight_bits: int | None = None
 
 
 _Measured = tuple[_Candidate, Tried]
@@ -116,7 +113,7 @@ class PromiseSearch:
         measured = []
         for recipe, calibration in (("dynamic", None), ("static", self.calibration)):
             for bits in (7, 8) if eight else (7,):
-                candidate = self._candidate("onnx-int8", f"{recipe}, weights of {bits} bits", ".onnx")
+                candidate = self._candidate("onnx-int8", recipe, ".onnx", bits)
                 quantise = partial(onnx.quantise, source, per_channel=True, calibration=calibration)
                 measured.append(self._try(candidate, partial(quantise, reduce_range=bits == 7)))
         return self._fastest(measured, _Candidate("onnx", "fp32", source))
@@ -125,7 +122,8 @@ class PromiseSearch:
         """Try OpenVINO's dynamic quantisation and NNCF's static one, with SmoothQuant and without.
 
         If no static one is within the limit, the better of them is tried with the most harmful layers left in float:
-        those in which int8 alone moves the logits of the calibration inputs most.
+        those in which int8 alone moves the logits of the calibration inputs most. Their weights have 8 bits where this
+        processor adds products of int8 numbers in 32 bits, else 7.
 
         Args:
             source: The model in fp32, as `export.openvino.convert` writes it.
@@ -133,7 +131,8 @@ class PromiseSearch:
         Returns:
             As `for_onnx`.
         """
-        static = [Quantisation("static"), Quantisation("static", smooth_quant=_SMOOTH_QUANT)]
+        plain = Quantisation("static", reduce_range=not adds_in_32_bits())
+        static = [plain, replace(plain, smooth_quant=_SMOOTH_QUANT)]
         measured = [self._quantised(source, one) for one in (Quantisation("dynamic"), *static)]
         run = [(tried.f1, one) for one, (_, tried) in zip(static, measured[1:], strict=True) if tried.f1 is not None]
         if run and not any(self._within(tried) for _, tried in measured[1:]):
@@ -150,8 +149,9 @@ class PromiseSearch:
         return self._fastest(measured, _Candidate("openvino", precision, source))
 
     def _quantised(self, source: Path, quantisation: Quantisation, addition: str = "") -> _Measured:
-        smooth = "" if quantisation.smooth_quant is None else f", SmoothQuant {quantisation.smooth_quant}"
-        candidate = self._candidate("openvino-int8", f"{quantisation.recipe}{smooth}{addition}", ".xml")
+        if quantisation.smooth_quant is not None:
+            addition = f", SmoothQuant {quantisation.smooth_quant}{addition}"
+        candidate = self._candidate("openvino-int8", quantisation.recipe, ".xml", quantisation.weight_bits, addition)
         calibration = self.calibration if quantisation.recipe == "static" else None
         return self._try(candidate, lambda file: openvino.quantise(source, file, quantisation, calibration))
 
@@ -161,11 +161,16 @@ class PromiseSearch:
             write(candidate.file)
             return self._measure(candidate)
         except Exception as error:  # the errors of the runtimes have no common class
-            return candidate, Tried(candidate.backend, candidate.name, error=_failure(candidate, error))
+            failure = _failure(candidate, error)
+            return candidate, Tried(candidate.backend, candidate.name, error=failure, weight_bits=candidate.weight_bits)
 
-    def _candidate(self, backend: str, name: str, suffix: str) -> _Candidate:
+    def _candidate(
+        self, backend: str, name: str, suffix: str, weight_bits: int | None = None, addition: str = ""
+    ) -> _Candidate:
         self._numbered += 1
-        return _Candidate(backend, name, self.directory / f"tried_{self._numbered}{suffix}")
+        bits = "" if weight_bits is None else f", weights of {weight_bits} bits"
+        file = self.directory / f"tried_{self._numbered}{suffix}"
+        return _Candidate(backend, f"{name}{bits}{addition}", file, weight_bits)
 
     def _measure(self, candidate: _Candidate) -> _Measured:
         """The F1 of a candidate that has been written."""
@@ -173,7 +178,8 @@ class PromiseSearch:
         self._metrics_of[candidate] = metrics
         drop = self.metrics["torch"]["f1"] - metrics["f1"]
         logger.info("%s, %s: F1 %.2f, %.2f lost", candidate.backend, candidate.name, metrics["f1"], drop)
-        return candidate, Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
+        tried = Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
+        return candidate, replace(tried, weight_bits=candidate.weight_bits)
 
     def _within(self, tried: Tried) -> bool:
         return tried.f1_drop is not None and tried.f1_drop <= self.max_f1_drop

@@ -238,7 +238,8 @@ class DistilledReader(ReadsText, BaseReader):
         force_download: Whether to download a model of the hub again.
         use_auth_token: What opens a private model on the hub, or True for the token of this computer.
         max_query_length: Tokens of the query that are kept.
-        preprocessing_batch_size: Pairs of query and document that are computed at once; None: all.
+        preprocessing_batch_size: Pairs of query and document that are computed at once; None: all, as always at a
+            speed above 0.
         model_kwargs: `torch_dtype` is another way to set `precision`; what else changes no answer is without effect.
         backend: "torch"; or "onnx", "onnx-int8", "openvino" and "openvino-int8" for a reader that was exported; or
             "auto", the fastest of these here (see `Reader.load`).
@@ -386,7 +387,7 @@ class DistilledReader(ReadsText, BaseReader):
         self, query: str, documents: list[Document], top_k: int | None = None, speed: float | None = None
     ) -> dict[str, Any]:
         """As FARMReader; documents without text are left out. `speed` is that of this call."""
-        with _at_speed(speed), _competing(True):
+        with _at_speed(speed), _competing(itertools.repeat(0)):
             return super().predict(query, documents, top_k)
 
     def predict_batch(
@@ -398,10 +399,28 @@ class DistilledReader(ReadsText, BaseReader):
         speed: float | None = None,
     ) -> dict[str, Any]:
         """As FARMReader; documents without text have no answers, in their place. `speed` is that of this call."""
-        # Where each query has documents of its own, the answers are ranked together.
-        own = len(documents) == len(queries) == len(set(queries)) and all(isinstance(one, list) for one in documents)
-        with _at_speed(speed), _competing(own):
+        with _at_speed(speed), _competing(None):
             return super().predict_batch(queries, documents, top_k, batch_size)
+
+    def _preprocess_batch_queries_and_docs(
+        self, queries: list[str], documents: list[Document] | list[list[Document]]
+    ) -> tuple[list[QAInput], list[int], bool]:
+        """As FARMReader; the documents of a list, whose answers are ranked together, compete in what follows."""
+        inputs, sizes, single = FARMReader._preprocess_batch_queries_and_docs(self, queries, documents)  # type: ignore[arg-type]
+        _CONTESTS.set(itertools.chain.from_iterable(map(itertools.repeat, itertools.count(), sizes)))
+        return inputs, sizes, single
+
+    @property
+    def preprocessing_batch_size(self) -> int | None:
+        """Pairs of query and document that are computed at once; None: all.
+
+        It is None at a speed above 0, where all documents of a query compete.
+        """
+        return None if self.inferencer.reader.at_speed(_SPEED.get()).speed else self._pairs_at_once
+
+    @preprocessing_batch_size.setter
+    def preprocessing_batch_size(self, pairs: int | None) -> None:
+        self._pairs_at_once = pairs
 
     @property
     def max_seq_len(self) -> int:
@@ -455,7 +474,6 @@ class DistilledReader(ReadsText, BaseReader):
 
     # How documents become questions, and what is found in them answers: as in Haystack 1.
     predict_on_texts = FARMReader.predict_on_texts
-    _preprocess_batch_queries_and_docs = FARMReader._preprocess_batch_queries_and_docs
     _add_answer_page_number = FARMReader._add_answer_page_number
     _check_no_answer = staticmethod(FARMReader._check_no_answer)
 
@@ -519,8 +537,9 @@ def _fetched(name: str, *, proxies: dict | None, local_files_only: bool, force_d
 
 # The speed of the call that this thread is in; None for the reader's own.
 _SPEED: ContextVar[float | None] = ContextVar("speed", default=None)
-# Whether the documents of one query compete in it; otherwise each is read by itself.
-_COMPETING: ContextVar[bool] = ContextVar("competing", default=False)
+# For each document that will be read in this call, in order, the number of the contest that it is in: those of a query
+# compete for its answer. None: each is read by itself.
+_CONTESTS: ContextVar[Iterator[int] | None] = ContextVar("contests", default=None)
 
 
 @contextlib.contextmanager
@@ -535,13 +554,13 @@ def _at_speed(speed: float | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _competing(compete: bool) -> Iterator[None]:
-    """The context of a call in which the documents of a query compete, or do not."""
-    token = _COMPETING.set(compete)
+def _competing(contests: Iterator[int] | None) -> Iterator[None]:
+    """The context of a call with contests of its own, see `_CONTESTS`."""
+    token = _CONTESTS.set(contests)
     try:
         yield
     finally:
-        _COMPETING.reset(token)
+        _CONTESTS.reset(token)
 
 
 class _Inferencer:
@@ -567,8 +586,8 @@ class _Inferencer:
         pairs = [(one.questions[0].text, one.doc_text) for one in objects]
         if not all(question.strip() for question, _ in pairs):
             raise DistilError("the query is empty; give a question")
-        queries = {question: number for number, (question, _) in enumerate(pairs)}
-        compete = [queries[question] for question, _ in pairs] if _COMPETING.get() else None
+        contests = _CONTESTS.get()
+        compete = None if contests is None else list(itertools.islice(contests, len(pairs)))
         windows = self.reader.cut_pairs(pairs, compete)
         of_window: dict[int, list[QACandidate]] = {}
         for batch, starts, ends in self._logits(windows):

@@ -424,8 +424,7 @@ class Reader:
         `answer_logits` yields for each batch.
         """
         examples = range(windows.n_examples) if examples is None else examples
-        for first in range(examples.start, examples.stop, _CHUNK):
-            chunk = range(first, min(first + _CHUNK, examples.stop))
+        for chunk in self._chunks(windows, examples):
             contexts = windows.contexts(chunk.start, chunk.stop)
             decoder = SpanDecoder(windows, chunk, top_k, self.max_answer_length)
             for batch, starts, ends in self.answer_logits(
@@ -441,6 +440,19 @@ class Reader:
                 with part("spans"):
                     prediction = decoder.prediction(example, context, top_k)
                 yield prediction
+
+    def _chunks(self, windows: AnyWindows, examples: range) -> Iterator[range]:
+        """The examples in parts; at a speed above 0, where they compete, those of a question stay together."""
+        first = examples.start
+        while first < examples.stop:
+            end = min(first + _CHUNK, examples.stop)
+            if self.speed and end < examples.stop:
+                heads = np.searchsorted(windows.example_of, np.arange(first, examples.stop))
+                questions = windows.question_of[heads]
+                others = np.flatnonzero(questions[end - first :] != questions[end - first - 1])
+                end = end + int(others[0]) if len(others) else examples.stop
+            yield range(first, end)
+            first = end
 
     def answer_logits(
         self, windows: AnyWindows, selection: Sequence[int] | range

@@ -23,11 +23,9 @@ from haystack_distill.utils.model_files import HEADS_FOLDER, TRAINED_RECORD, rea
 CARD_FILE = "README.md"
 
 # Hidden and temporary files, checkpoints with optimiser states, TensorBoard logs (their names contain the host name),
-# and reports, which quote data that may be private.
-NOT_UPLOADED = (
+# and reports, which quote data that may be private; also in folders.
+_PRIVATE = (
     ".*",
-    "*/.*",
-    "*.tmp",
     "checkpoints/*",
     "tensorboard/*",
     "training_args.bin",
@@ -36,6 +34,7 @@ NOT_UPLOADED = (
     "agreement.html",
     "agreement.json",
 )
+NOT_UPLOADED = ("*.tmp", *_PRIVATE, *(f"*/{name}" for name in _PRIVATE))
 
 _ANY_TOOL = "Any tool that loads question answering models from the Hugging Face hub runs it. With haystack-distill:"
 _EARLY_EXIT = (

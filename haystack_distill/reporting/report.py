@@ -109,7 +109,7 @@ def compare_reports(directories: Sequence[str | Path], output: str | Path) -> Pa
     merged: list[Measurements] = []
     facts: dict[str, dict[str, str]] = {}
     histories: dict[str, list[dict[str, float]]] = {}
-    for label, content in zip(_labels(paths), contents, strict=True):
+    for label, content in zip(short_names(paths), contents, strict=True):
         for run, values in content["runs"].items():
             facts[_run_label(run, label)] = values
         for name, history in content["histories"].items():
@@ -159,7 +159,7 @@ def _is_complete(content: Mapping[str, Any]) -> bool:
     return examples and {"questions", "sha256"} <= content["data"].keys()
 
 
-def _labels(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """The names of the directories, with as many parents as it takes to make them unique."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts))):

@@ -111,6 +111,10 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
     ("arguments", "message"),
     [
         (["export", "--runtime", "openvino", "--per-channel"], "--per-channel has no effect on OpenVINO's int8"),
+        (
+            ["export", "--runtime", "openvino", "--reduce-range"],
+            "--reduce-range has no effect on OpenVINO's dynamic int8",
+        ),
         (["export", "--int8", "none", "--reduce-range"], "--reduce-range has no effect with --int8 none"),
         (["export", "--int8", "none", "--no-reduce-range"], "--reduce-range has no effect with --int8 none"),
         (["export", "--max-answer-length", "9"], "--max-answer-length has no effect without data to measure on"),
@@ -118,6 +122,7 @@ def test_export_refuses(student_dir: Path, tmp_path: Path, squad_file: Path) -> 
         (["export", "--on-bad-example", "skip"], "--on-bad-example has no effect without data"),
         (["prune", "--no-answer-threshold", "1"], "--no-answer-threshold has no effect without data to measure on"),
         (["prune", "--batch-size", "4"], "--batch-size has no effect without data to measure on"),
+        (["prune", "--precision", "fp32"], "--precision has no effect without data to measure on"),
         (["prune", "--text-column", "body"], "--text-column has no effect on SQuAD files"),
     ],
 )

@@ -1,6 +1,7 @@
 """The commands `calibrate` and `agree`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_agree_is_a_gate(model: Path, student_dir: Path, questions: Path, squad_
     assert weights == sorted(weights, reverse=True)
     assert kept["differences"][0]["context"] in CONTEXTS
     assert run(*base, "--at-least", 0).exit_code == 0
+
+
+def test_readers_in_directories_of_one_name_are_told_apart(
+    model: Path, student_dir: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Recipes write each reader into a directory called `reader`."""
+    for run_name, source in (("first", model), ("second", student_dir)):
+        shutil.copytree(source, tmp_path / run_name / "reader")
+    readers = ["--model", tmp_path / "second" / "reader", "--against", tmp_path / "first" / "reader", *WINDOWS]
+    run_json("agree", *readers, "--data", questions, "--output-dir", tmp_path / "page")
+    kept = json.loads((tmp_path / "page" / "agreement.json").read_text())
+    assert (kept["student"], kept["teacher"]) == ("second/reader", "first/reader")
 
 
 def test_agree_at_the_speed_that_a_reader_is_served_with(model: Path, questions: Path, tmp_path: Path) -> None:

@@ -180,6 +180,20 @@ def test_what_is_read_goes_with_the_scratch(
     assert record["backends"]["onnx"]["metrics"]["total"] == 8
 
 
+def test_what_a_model_came_with_is_not_replaced(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
+    """Models of the hub may hold a graph that somebody else exported."""
+    reader = tiny_reader()
+    for directory in (tmp_path / "own", tmp_path / "other"):
+        (tiny_reader(seed=1) if directory.name == "other" else reader).save(directory)
+        theirs = directory / FILES["onnx"][0]
+        theirs.parent.mkdir()
+        theirs.write_text("theirs")
+        with pytest.raises(DistilError, match=r"model\.onnx would be replaced, and was not exported by this package"):
+            export_reader(reader, directory)
+        assert theirs.read_text() == "theirs"
+        assert [one.name for one in theirs.parent.iterdir()] == ["model.onnx"]
+
+
 @pytest.mark.slow
 def test_another_runtime_stays_where_the_reader_is_the_same(tiny_reader: Callable[..., Reader], tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra openvino")

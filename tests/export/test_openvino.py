@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 import transformers
 from transformers import BertTokenizerFast, DebertaV2Config, MPNetConfig
 
@@ -133,18 +135,39 @@ def test_int8_recipes(exported: tuple[Reader, Path, dict], squad_file: Path, tmp
     assert sizes[2] < sizes[3]
 
 
+@pytest.mark.parametrize("recipe", ["static", "dynamic"])
+def test_sums_of_large_products_do_not_overflow(recipe: Literal["static", "dynamic"], tmp_path: Path) -> None:
+    """By default on any processor: weights that are all 1 have the largest products that there are."""
+    import openvino
+
+    inputs = torch.rand(20, 1, 64, generator=torch.Generator().manual_seed(1))
+    size = openvino.PartialShape([-1, -1, 64])
+    given = openvino.opset13.parameter(size, dtype=openvino.Type.f32, name="x")
+    product = openvino.opset13.matmul(given, openvino.opset13.constant(torch.ones(64, 64).numpy()), False, True)
+    openvino.save_model(openvino.Model([product], [given]), str(tmp_path / "sum.xml"), compress_to_fp16=False)
+    given_batches = [{"x": row[None]} for row in inputs] if recipe == "static" else None
+    quantise(tmp_path / "sum.xml", tmp_path / "int8.xml", Quantisation(recipe), given_batches)
+    compiled = openvino.Core().compile_model(str(tmp_path / "int8.xml"), "CPU")
+    (found,) = compiled(inputs.numpy()).values()
+    assert torch.from_numpy(found) == pytest.approx(inputs.sum(-1, keepdim=True).expand(20, 1, 64), rel=0.02)
+
+
 def test_refused(exported: tuple[Reader, Path, dict], tmp_path: Path) -> None:
     reader, directory, _ = exported
     with pytest.raises(DistilError, match="runs its LSTM over the padding of a batch: use runtime='onnx'"):
         export_reader(students.bilstm(reader, embedding_size=12, units=8), tmp_path / "x", FLOAT)
     with pytest.raises(DistilError, match="calibration data is needed"):
         export_reader(reader, tmp_path / "x", ExportSettings(int8="static", runtime="openvino"))
-    with pytest.raises(DistilError, match="have no effect on OpenVINO's int8"):
+    with pytest.raises(DistilError, match="per_channel has no effect on OpenVINO's int8"):
         ExportSettings(runtime="openvino", per_channel=False)
+    with pytest.raises(DistilError, match="reduce_range has no effect on OpenVINO's dynamic int8"):
+        ExportSettings(runtime="openvino", reduce_range=False)
+    assert not ExportSettings(runtime="openvino", int8="static", reduce_range=False).reduce_range
     with pytest.raises(DistilError, match="runtime must be one of onnx, openvino, all, not 'jax'"):
         ExportSettings(runtime="jax")
-    with pytest.raises(DistilError, match="smooth_quant has no effect in dynamic"):
-        Quantisation("dynamic", smooth_quant=0.5)
+    for given in ({"smooth_quant": 0.5}, {"reduce_range": False}):
+        with pytest.raises(DistilError, match="smooth_quant and reduce_range have no effect in dynamic"):
+            Quantisation("dynamic", **given)
     for wrong in ({"recipe": "int4"}, {"recipe": "static", "smooth_quant": 2}):
         with pytest.raises(DistilError, match="must be"):
             Quantisation(**wrong)

@@ -442,6 +442,20 @@ def test_a_document_without_a_token_says_nothing(directory: str, documents: list
     assert [answer.data for answer in component.run(QUERY, empty)["answers"]] == [None]
 
 
+def test_larger_batches_than_a_readers_own(
+    directory: str, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device with room for them: on a processor they would bring nothing."""
+    monkeypatch.setattr(reader_module, "_CPU_TOKENS", 10**6)
+    component = make(directory)
+    seen = batches_seen(component)
+    text = " ".join(document.content or "" for document in documents)
+    for size in (20, 40):
+        seen.clear()
+        component.run(QUERY, [Document(content=text, id=str(number)) for number in range(12)], max_batch_size=size)
+        assert max(len(batch["input_ids"]) for batch in seen) == size
+
+
 def test_windows_compete_in_batches_of_any_size(reader: Reader, documents: list[Document], tmp_path: Path) -> None:
     directory = students.early_exit(reader, branch_size=8).save(tmp_path / "fast")
     component = make(str(directory), speed=0.95, top_k=50)

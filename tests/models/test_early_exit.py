@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForQuestionAnswering
 
 from haystack_distill import Reader, students
 from haystack_distill.errors import DistilError
+from haystack_distill.models import reader as reader_module
 from haystack_distill.models.early_exit import (
     EarlyExitModel,
     _layers,
@@ -311,6 +312,23 @@ def test_a_reader_drops_passages_of_one_question_alone(reader: Reader) -> None:
     ]
     with pytest.raises(DistilError, match="give at least one passage with text"):
         reader.answer_passages(question, [])
+
+
+def test_many_passages_of_one_question_stay_together(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are read into memory at once otherwise."""
+    question, passages = PAIRS[0][0], [context for _, context in PAIRS] * 3
+    expected = reader.answer_passages(question, passages, 50, speed=0.97)
+    pairs = [(question, passage) for passage in passages] + [("Why?", passages[0])]
+    windows = reader.cut_pairs(pairs, [0] * len(passages) + [1])
+    alone = [len(one.answers) for one in reader.replace(speed=0.97).predict_windows(windows, 50)]
+    monkeypatch.setattr(reader_module, "_CHUNK", 2)
+    assert reader.answer_passages(question, passages, 50, speed=0.97) == expected
+    assert [len(one.answers) for one in reader.replace(speed=0.97).predict_windows(windows, 50)] == alone
+    assert list(reader.replace(speed=0.97)._chunks(windows, range(1, len(pairs)))) == [
+        range(1, len(passages)),
+        range(len(passages), len(pairs)),
+    ]
+    assert list(reader._chunks(windows, range(3))) == [range(2), range(2, 3)]
 
 
 def test_questions_of_any_number_of_windows_are_read_together(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

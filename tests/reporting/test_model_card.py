@@ -254,7 +254,15 @@ def test_what_is_uploaded(hub: type[FakeApi], student: Path) -> None:
     assert login == {"token": TOKEN}
     assert create == {"repo_id": "me/student", "private": None, "exist_ok": True}
     assert (upload["repo_id"], upload["folder_path"]) == ("me/student", student)
-    wanted = ["README.md", "config.json", "model.safetensors", "tokenizer.json", RUN_FILE, "report/size-f1.png"]
+    wanted = [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        RUN_FILE,
+        "report/size-f1.png",
+        "heads/first/model.safetensors",
+    ]
     unwanted = [
         ".config.json.123-abc.tmp",
         ".git/config",
@@ -267,6 +275,13 @@ def test_what_is_uploaded(hub: type[FakeApi], student: Path) -> None:
         "report.json",
         "agreement.html",
         "agreement.json",
+        "agreement/agreement.html",
+        "agreement/agreement.json",
+        "reports/today/report.html",
+        "heads/first/report.json",
+        "heads/first/training_args.bin",
+        "heads/first/checkpoints/run.json",
+        "heads/first/tensorboard/events.out.tfevents.1.machine",
     ]
     assert list(filter_repo_objects(wanted + unwanted, ignore_patterns=upload["ignore_patterns"])) == wanted
 

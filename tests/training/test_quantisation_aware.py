@@ -10,7 +10,6 @@ from transformers import AutoModelForQuestionAnswering, MPNetConfig
 
 from haystack_distill import DistilError, Reader, ReaderTrainer, students
 from haystack_distill.export.exporting import ExportSettings, export_reader
-from haystack_distill.export.promise import adds_in_32_bits
 from haystack_distill.models.fake_quantisation import Int8Embedding, Int8Linear
 from haystack_distill.models.outputs import OutputRequest, run_model
 from haystack_distill.objectives import IntermediateLayers
@@ -18,6 +17,7 @@ from haystack_distill.students.layers import dense_layers
 from haystack_distill.training.adaptation import adapted
 from haystack_distill.training.quantisation_aware import QuantisationAware
 from haystack_distill.utils.model_inputs import model_inputs
+from haystack_distill.utils.processor import adds_in_32_bits
 from tests.conftest import CONTEXTS, QUESTIONS
 from tests.export.test_exporting import SMALL, reader_of
 from tests.training.helpers import other_family, settings

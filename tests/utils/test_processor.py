@@ -33,13 +33,30 @@ def test_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["instructions"] == []
 
 
-def test_a_quota_is_fewer_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both numbers come from elsewhere: here the process sees eight cores, and its container may use some of them."""
-    if hasattr(os, "sched_getaffinity"):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    else:
-        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "avx2", False),
+        ("x86_64", "avx2 avx_vnni", True),
+        ("x86_64", "avx512f avx512_vnni", True),
+        ("aarch64", "asimd", True),
+        ("x86_64", None, False),
+    ],
+)
+def test_where_products_of_int8_numbers_are_added_in_32_bits(
+    machine: str, flags: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n")
+    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    assert processor.adds_in_32_bits() is expected
+
+
+def test_a_quota_or_an_affinity_is_fewer_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both numbers come from elsewhere: here the machine has eight cores, and the process may use some of them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for usable, expected in ((2, 2), (8, None)):
         monkeypatch.setattr(joblib, "cpu_count", lambda usable=usable: usable)
         assert processor.usable_cores() == usable
-        assert processor.quota_threads() == expected
+        assert processor.restricted_threads() == expected

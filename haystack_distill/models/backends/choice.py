@@ -14,12 +14,19 @@ from transformers.utils import cached_file
 
 from haystack_distill.data.windows import PairWindows
 from haystack_distill.errors import DistilError, WriteError
-from haystack_distill.models.backends.exported import FILES, INT8_BACKENDS, require_same_weights, runtime_of
+from haystack_distill.models.backends.exported import (
+    FILES,
+    INT8_BACKENDS,
+    export_record,
+    is_dynamic,
+    overflows_here,
+    require_same_weights,
+    runtime_of,
+)
 from haystack_distill.utils.atomic import write_json
 from haystack_distill.utils.cache import cache_directory
 from haystack_distill.utils.devices import resolve_precision
 from haystack_distill.utils.hashing import hash_json
-from haystack_distill.utils.model_files import EXPORT_RECORD
 from haystack_distill.utils.processor import processor_record, usable_cores
 
 if TYPE_CHECKING:
@@ -52,7 +59,8 @@ def fastest_reader(
     """The reader in the backend that answers a typical request fastest on this processor.
 
     Candidates are PyTorch and what `export.exporting.export_reader` wrote into the reader's directory. An int8 model is
-    one only where its record holds F1 on `--data`, within the export's `max_f1_drop` of PyTorch's.
+    one only where its record holds F1 on `--data`, within the export's `max_f1_drop` of PyTorch's, and where this
+    processor computes what was measured (`exported.overflows_here`).
     Each candidate answers the same request several times, in turns; its fastest time counts. The choice is kept in the
     package's cache directory (`utils.cache.cache_directory`), by the shape of the model and the sizes of its files,
     processor, versions, threads and the request: what the weights are changes no time.
@@ -119,14 +127,21 @@ def installed_runtimes() -> list[str]:
 def _candidates(name: str, precision: str, **hub: Any) -> dict[str, list[Path]]:
     """The backends beside PyTorch that may be taken and compute in a precision, with their files."""
     found = {}
-    records = {runtime: _record(name, f"{runtime}/{EXPORT_RECORD}", **hub) for runtime in installed_runtimes()}
+    records = {runtime: export_record(name, runtime, **hub) for runtime in installed_runtimes()}
     for backend, files in FILES.items():
         record = records.get(runtime_of(backend), {})
         if backend not in record.get("backends", {}):
             continue
         if backend in INT8_BACKENDS and not keeps_promise(record, backend):
             continue
-        if precision == "bf16" and (runtime_of(backend) == "onnx" or _is_dynamic(record, backend)):
+        if overflows_here(record, backend):
+            logger.warning(
+                "backend 'auto' does without %r, whose weights of 8 bits would overflow on this processor (no VNNI): "
+                "export %s here, or without --no-reduce-range",
+                *(backend, name),
+            )
+            continue
+        if precision == "bf16" and (runtime_of(backend) == "onnx" or is_dynamic(record, backend)):
             continue  # they compute in fp32 beside int8
         try:
             require_same_weights(name, backend)
@@ -146,22 +161,6 @@ def keeps_promise(record: Mapping[str, Any], backend: str) -> bool:
     measured = [record.get("backends", {}).get(one, {}).get("metrics", {}).get("f1") for one in ("torch", backend)]
     limit = record.get("settings", {}).get("max_f1_drop", MAX_F1_DROP)
     return None not in measured and measured[0] - measured[1] <= limit
-
-
-def _is_dynamic(record: Mapping[str, Any], backend: str) -> bool:
-    """Whether the record of an export holds that a backend scales activations in every call."""
-    kept = [one["name"] for one in record.get("tried", ()) if one["backend"] == backend and one["kept"]]
-    recipes = kept or [str(record.get("settings", {}).get("int8"))]
-    return backend in INT8_BACKENDS and recipes[0].startswith("dynamic")
-
-
-def _record(name: str, file: str, **hub: Any) -> dict[str, Any]:
-    """The record of an export; empty where there is none that can be read."""
-    try:
-        content = json.loads(Path(str(cached_file(name, file, **hub))).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and isinstance(content.get("backends"), dict) else {}
 
 
 def _request(reader: "Reader", passages: int) -> PairWindows:

@@ -5,9 +5,10 @@ it calls what `open_exported` returns.
 """
 
 import contextlib
+import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ from haystack_distill.utils.model_files import (
     read_json_object,
     weight_files,
 )
+from haystack_distill.utils.processor import adds_in_32_bits
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +120,51 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
             f"export{' --runtime openvino' if backend.startswith('openvino') else ''}` ({error})"
         ) from error
     require_same_weights(name, backend)
+    if overflows_here(export_record(name, runtime_of(backend), **hub), backend):
+        logger.warning(
+            "%s has weights of 8 bits, whose sums overflow on this processor (no VNNI), so its answers may be others "
+            "than where it was measured: export %s here, or without --no-reduce-range",
+            *(FILES[backend][0], name),
+        )
     return Path(str(found[0]))
+
+
+def export_record(name: str, runtime: str, **hub: Any) -> dict[str, Any]:
+    """The content of a runtime's `export.json`, of a directory or hub name; empty where none can be read."""
+    from transformers.utils import cached_file
+
+    try:
+        content = json.loads(
+            Path(str(cached_file(name, f"{runtime}/{EXPORT_RECORD}", **hub))).read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("backends"), dict) else {}
+
+
+def is_dynamic(record: Mapping[str, Any], backend: str) -> bool:
+    """Whether the record of an export holds that a backend scales activations in every call."""
+    return backend in INT8_BACKENDS and _recipe(record, backend).startswith("dynamic")
+
+
+def overflows_here(record: Mapping[str, Any], backend: str) -> bool:
+    """Whether an exported int8 model computes something else on this processor than where it was made.
+
+    Weights of all 8 bits, multiplied by activations of 8 bits, need a processor that adds the products in 32 bits.
+    """
+    if backend not in INT8_BACKENDS or backend not in record.get("backends", {}) or adds_in_32_bits():
+        return False
+    bits = record["backends"][backend].get("weight_bits")
+    if bits is None and "processor" not in record:  # of an earlier version, which left the number out
+        if runtime_of(backend) == "openvino":
+            return not is_dynamic(record, backend)
+        return "8 bits" in _recipe(record, backend) or record.get("settings", {}).get("reduce_range") is False
+    return bits == 8
+
+
+def _recipe(record: Mapping[str, Any], backend: str) -> str:
+    kept = [one["name"] for one in record.get("tried", ()) if one["backend"] == backend and one["kept"]]
+    return str(kept[0] if kept else record.get("settings", {}).get("int8"))
 
 
 def exported_hash(exported: ExportedModel) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import require_same_process
-from haystack_distill.utils.processor import quota_threads
+from haystack_distill.utils.processor import restricted_threads
 
 
 class OnnxModel:
@@ -33,7 +33,7 @@ class OnnxModel:
     def __init__(self, path: Path, backend: str = "onnx", num_threads: int | None = None) -> None:
         runtime = import_onnx("onnxruntime")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = num_threads or quota_threads() or 0
+        options.intra_op_num_threads = num_threads or restricted_threads() or 0
         # Threads that wait for the next call would take the processor from whatever else is going on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = path

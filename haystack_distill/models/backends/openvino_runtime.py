@@ -16,7 +16,7 @@ import torch
 from haystack_distill.errors import DistilError
 from haystack_distill.models.backends.exported import require_same_process
 from haystack_distill.utils.devices import resolve_precision
-from haystack_distill.utils.processor import quota_threads, usable_cores
+from haystack_distill.utils.processor import restricted_threads, usable_cores
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _IMPORTING = threading.Lock()
@@ -78,7 +78,7 @@ class OpenVinoModel:
             # Two readers, or two processes, would otherwise be bound to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
-        if num_threads is None and (limit := quota_threads()):
+        if num_threads is None and (limit := restricted_threads()):
             settings["INFERENCE_NUM_THREADS"] = limit
         if num_threads is not None:
             streams = max(1, usable_cores() // num_threads)

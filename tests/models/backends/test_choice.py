@@ -15,7 +15,7 @@ from transformers import BertTokenizerFast
 from haystack_distill import DistilError, Reader, WindowSettings
 from haystack_distill.data.windows import PairWindows
 from haystack_distill.export.exporting import ExportSettings, export_reader
-from haystack_distill.models.backends import choice
+from haystack_distill.models.backends import choice, exported
 from haystack_distill.models.backends.choice import keeps_promise
 from haystack_distill.models.embedded_teacher import named_reader
 from haystack_distill.utils.cache import CACHE_VARIABLE
@@ -123,6 +123,63 @@ def test_int8_is_taken_only_where_it_kept_its_promise(
     for limit in (0.5, 0.1):
         assert keeps_promise(record | {"settings": {"max_f1_drop": limit}}, "onnx-int8") == (limit == 0.5)
     assert not keeps_promise({"backends": {"onnx-int8": {}}}, "onnx-int8")
+
+
+def test_int8_that_would_overflow_is_not_taken(
+    tiny_reader: Callable[..., Reader],
+    squad_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Measured where products are added in 32 bits, loaded where they are not."""
+    timed(monkeypatch, onnx_int8=1.0, torch=2.0)
+    place = tmp_path / "reader"
+    export_reader(
+        tiny_reader(num_hidden_layers=1, initializer_range=0.3),
+        place,
+        ExportSettings(reduce_range=False),
+        data=squad_file,
+    )
+    file = place / "onnx" / "export.json"
+    record = json.loads(file.read_text())
+    assert record["backends"]["onnx-int8"]["weight_bits"] == 8
+    assert {"cpu", "instructions"} <= record["processor"].keys()
+    record["backends"]["onnx-int8"]["metrics"] = record["backends"]["torch"]["metrics"]
+    file.write_text(json.dumps(record))
+    for here, chosen in ((True, "onnx-int8"), (False, "torch")):
+        monkeypatch.setattr(exported, "adds_in_32_bits", lambda here=here: here)
+        caplog.clear()
+        assert load(place).backend == chosen
+        assert ("weights of 8 bits would overflow on this processor" in caplog.text) != here
+        caplog.clear()
+        Reader.load(place, backend="onnx-int8", window_settings=WINDOWS)
+        assert ("onnx/model_int8.onnx has weights of 8 bits, whose sums overflow" in caplog.text) != here
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "tried", "expected"),
+    [
+        ("onnx-int8", {"int8": "dynamic", "reduce_range": True}, [], False),
+        ("onnx-int8", {"int8": "dynamic", "reduce_range": False}, [], True),
+        ("onnx-int8", {"int8": "auto"}, ["static, weights of 8 bits"], True),
+        ("onnx-int8", {"int8": "auto"}, ["static, weights of 7 bits"], False),
+        ("openvino-int8", {"int8": "dynamic"}, [], False),
+        ("openvino-int8", {"int8": "static"}, [], True),
+        ("openvino-int8", {"int8": "auto"}, ["static, SmoothQuant 0.5"], True),
+        ("openvino", {"int8": "static"}, [], False),
+    ],
+)
+def test_what_earlier_records_hold_of_the_weights(
+    backend: str, settings: dict[str, Any], tried: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported, "adds_in_32_bits", lambda: False)
+    record = {
+        "backends": {backend: {}},
+        "settings": settings,
+        "tried": [{"backend": backend, "name": name, "kept": True} for name in tried],
+    }
+    assert exported.overflows_here(record, backend) is expected
 
 
 def test_without_exports_it_is_torch(

@@ -85,7 +85,7 @@ def test_int8_gives_each_window_what_it_gets_alone(exported: tuple[Reader, Path]
 def test_num_threads_are_those_of_the_session(exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     file = find_exported(str(exported[1]), "onnx")
     for num_threads, quota, expected in ((2, None, 2), (2, 1, 2), (None, 1, 1), (None, None, 0)):  # 0: ONNX Runtime's
-        monkeypatch.setattr(onnx_runtime, "quota_threads", lambda quota=quota: quota)
+        monkeypatch.setattr(onnx_runtime, "restricted_threads", lambda quota=quota: quota)
         options = OnnxModel(file, num_threads=num_threads)._session.get_session_options()
         assert options.intra_op_num_threads == expected
 

@@ -167,7 +167,7 @@ def test_num_threads_are_those_of_a_call(exported: tuple[Reader, Path], monkeypa
 def test_a_container_gets_the_threads_of_its_quota(
     exported: tuple[Reader, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_runtime, "quota_threads", lambda: 1)
+    monkeypatch.setattr(openvino_runtime, "restricted_threads", lambda: 1)
     compiled = opened(exported[1], num_threads=None)._compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("NUM_STREAMS") == 1
