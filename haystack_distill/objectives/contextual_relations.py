@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest, input_width
-from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
+from haystack_distill.objectives.intermediate_layers import check_layer_mapping, hidden_states_of, resolve_layer_mapping
 from haystack_distill.objectives.losses import mean_over_tokens
 from haystack_distill.objectives.method import Method, check_weights, refuse_without_effect, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
@@ -71,6 +71,7 @@ class ContextualRelations(Method):
     n_neighbours: int = 10
 
     def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
         check_weights(self, *(f"{name}_loss_weight" for name in _TERMS))
         number = self.n_neighbours
         check_argument("n_neighbours", number, is_integer(number, 1), "a whole number of at least 1")

@@ -13,6 +13,7 @@ from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.intermediate_layers import (
     attention_scores_of,
+    check_layer_mapping,
     hidden_states_of,
     projected_states,
     require_comparable_attention,
@@ -83,6 +84,7 @@ class FeatureMaps(Method):
     feature_map_loss: Literal["standardised", "mse"] = "standardised"
 
     def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
         layers = self.student_layers
         listed = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
         valid = layers is None or (listed and all(is_integer(layer, 1) for layer in layers))

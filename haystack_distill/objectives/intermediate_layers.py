@@ -20,7 +20,7 @@ from haystack_distill.objectives.losses import (
 )
 from haystack_distill.objectives.method import Method, check_weights, require_teacher
 from haystack_distill.objectives.objective import CORPUS, QUESTIONS, LossTerm, Objective
-from haystack_distill.utils.checks import check_argument
+from haystack_distill.utils.checks import check_argument, is_integer
 from haystack_distill.utils.layer_mapping import uniform_layers
 
 _ATTENTION_LOSSES = {
@@ -28,6 +28,7 @@ _ATTENTION_LOSSES = {
     "kl_div": attention_kl_div_loss,
     "mse_mean": mean_attention_loss,
 }
+_MAPPINGS = ("uniform", "last", "skip")
 _HIDDEN_LOSSES = {"mse": hidden_state_loss, "cosine": cosine_loss}
 
 
@@ -51,8 +52,7 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
     Raises:
         DistilError: The name is unknown, or the mapping does not suit the two depths or leaves out every layer.
     """
-    if not isinstance(mapping, Sequence):
-        raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {mapping!r}')
+    check_layer_mapping(mapping)
     if isinstance(mapping, str):
         resolved = _named_mapping(mapping, n_student, n_teacher)
     else:
@@ -63,9 +63,7 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
                 "give one for each, or None for a layer without a teacher layer"
             )
         for layer in resolved:
-            if layer is None:
-                continue
-            if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= n_teacher:
+            if layer is not None and layer > n_teacher:
                 raise DistilError(
                     f"layer_mapping contains {layer!r}, but the teacher has layers 1 to {n_teacher}; use one of them "
                     "or None"
@@ -78,20 +76,34 @@ def resolve_layer_mapping(mapping: str | Sequence[int | None], n_student: int, n
     return resolved
 
 
+def check_layer_mapping(mapping: str | Sequence[int | None]) -> None:
+    """Check as much of a layer mapping as can be checked before the models are known; see `resolve_layer_mapping`.
+
+    Raises:
+        DistilError: The name is unknown, or an entry is neither a number from 1 on nor None.
+    """
+    listed = isinstance(mapping, Sequence) and not isinstance(mapping, str)
+    if not listed and mapping not in _MAPPINGS:
+        raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {mapping!r}')
+    for layer in mapping if listed else ():
+        if layer is not None and not is_integer(layer, 1):
+            raise DistilError(
+                f"layer_mapping contains {layer!r}; give teacher layers, counted from 1, or None for no layer"
+            )
+
+
 def _named_mapping(name: str, n_student: int, n_teacher: int) -> list[int | None]:
     uniform = uniform_layers(n_student, n_teacher)
     if name == "uniform":
         return [*uniform]
     if name == "skip":
         return [*uniform[:-1], None]
-    if name == "last":
-        if n_student > n_teacher:
-            raise DistilError(
-                f'layer_mapping="last" needs a teacher at least as deep as the student, but they have {n_teacher} and '
-                f'{n_student} layers; use "uniform" or a list'
-            )
-        return list(range(n_teacher - n_student + 1, n_teacher + 1))
-    raise DistilError(f'layer_mapping must be "uniform", "last", "skip" or a list, not {name!r}')
+    if n_student > n_teacher:
+        raise DistilError(
+            f'layer_mapping="last" needs a teacher at least as deep as the student, but they have {n_teacher} and '
+            f'{n_student} layers; use "uniform" or a list'
+        )
+    return list(range(n_teacher - n_student + 1, n_teacher + 1))
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class IntermediateLayers(Method):
     attention_loss: Literal["mse_scores", "kl_div", "mse_mean"] = "mse_scores"
 
     def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
         check_weights(self, "embedding_loss_weight", "hidden_loss_weight", "attention_loss_weight")
         for name, known in (("hidden_loss", _HIDDEN_LOSSES), ("attention_loss", _ATTENTION_LOSSES)):
             value = getattr(self, name)

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
 from haystack_distill.objectives.answer_losses import soft_answer_loss
-from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
+from haystack_distill.objectives.intermediate_layers import check_layer_mapping, hidden_states_of, resolve_layer_mapping
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import normalised_state_loss
 from haystack_distill.objectives.method import (
@@ -65,6 +65,7 @@ class Patient(Method):
     final_temperature: float | None = None
 
     def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
         check_argument("tokens", self.tokens, self.tokens in ("all", "first"), '"all" or "first"')
         check_temperature(self.temperature)
         weight = self.distillation_loss_weight

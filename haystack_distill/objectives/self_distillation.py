@@ -15,7 +15,7 @@ from haystack_distill.models.outputs import ModelOutputs, OutputRequest, require
 from haystack_distill.objectives.answer_losses import answer_logits_of
 from haystack_distill.objectives.labels import ObjectiveWithLabels, label_loss
 from haystack_distill.objectives.losses import binary_divergence, kl_div_loss, level_loss
-from haystack_distill.objectives.method import Method, check_temperature
+from haystack_distill.objectives.method import Method, check_temperature, refuse_without_effect
 from haystack_distill.objectives.objective import LossTerm
 from haystack_distill.utils.checks import check_argument, is_number
 
@@ -66,10 +66,13 @@ class SelfDistillation(Method):
         """Create the objective; see `Method.objective`.
 
         Raises:
-            DistilError: The student has no early exits.
+            DistilError: The student has no early exits, or no matchers where `match_loss_weight` is set.
         """
         require_exits(student)
-        return SelfDistillationObjective(self, matchers=bool(getattr(student, "match_size", 0)))
+        matchers = bool(getattr(student, "match_size", 0))
+        if not matchers and self.match_loss_weight:
+            refuse_without_effect(self, "match_loss_weight", "the student has no matchers (match_size is 0)")
+        return SelfDistillationObjective(self, matchers=matchers)
 
 
 class SelfDistillationObjective(ObjectiveWithLabels):

@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from haystack_distill.errors import DistilError
 from haystack_distill.models.outputs import ModelOutputs, OutputRequest
-from haystack_distill.objectives.intermediate_layers import hidden_states_of, resolve_layer_mapping
+from haystack_distill.objectives.intermediate_layers import check_layer_mapping, hidden_states_of, resolve_layer_mapping
 from haystack_distill.objectives.labels import label_loss
 from haystack_distill.objectives.losses import hidden_state_loss
 from haystack_distill.objectives.method import Method, require_teacher
@@ -51,6 +52,9 @@ class TaskFilters(Method):
 
     layer_mapping: Literal["uniform", "last", "skip"] | Sequence[int | None] = "uniform"
 
+    def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
+
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> TaskFiltersObjective:
         """Create the objective; see `Method.objective`."""
         return TaskFiltersObjective(self, student, require_teacher(self, teacher))
@@ -78,6 +82,9 @@ class TaskAwareLayers(Method):
     layer_mapping: Literal["uniform", "last", "skip"] | Sequence[int | None] = "uniform"
 
     needs_run_of: ClassVar[Mapping[str, str]] = MappingProxyType({"filters": "task_filters"})
+
+    def __post_init__(self) -> None:
+        check_layer_mapping(self.layer_mapping)
 
     def objective(self, student: PretrainedConfig, teacher: PretrainedConfig | None) -> TaskAwareLayersObjective:
         """Create the objective; see `Method.objective`.
@@ -189,10 +196,12 @@ class TaskAwareLayersObjective(_Filtered):
         """Load the filters; see `Objective.prepare`.
 
         Raises:
-            DistilError: They are of other models or of another layer mapping.
+            DistilError: They cannot be read, or are of other models or of another layer mapping.
         """
         try:
             self.load_state_dict(load_file(self.path))
+        except (OSError, SafetensorError) as error:
+            raise DistilError(f"the filters in {self.path} cannot be read ({error}); train them again") from error
         except RuntimeError as error:
             raise DistilError(
                 f"the filters in {self.path} do not fit this student, teacher and layer_mapping; train them with the "

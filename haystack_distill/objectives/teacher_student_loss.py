@@ -173,7 +173,8 @@ class TeacherStudentLoss:
                 f"{sorted(teacher_logits)}; give both the same names, at least one"
             )
         weights, masks = self.options.loss_weights, masks or {}
-        total = weights.get("labels", 0.0) * loss
+        # Where its weight is 0 the student's own loss may be NaN: that of a batch without labels is.
+        total = weights["labels"] * loss if "labels" in weights else torch.zeros_like(loss)
         if "distillation" in weights:
             distances = [
                 self._distance(logits, teacher_logits[name], masks.get(name)) for name, logits in student_logits.items()

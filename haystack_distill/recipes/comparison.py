@@ -17,7 +17,7 @@ from haystack_distill.data.window_settings import WindowSettings
 from haystack_distill.errors import DistilError
 from haystack_distill.training.methods import METHODS
 from haystack_distill.training.settings import TrainingSettings
-from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_integer, require_seed
+from haystack_distill.utils.checks import PRECISIONS, Precision, check_argument, is_integer, is_number, require_seed
 from haystack_distill.utils.yaml_config import read_mapping
 
 if TYPE_CHECKING:  # the command line reads the options here, and its help must not wait for torch
@@ -137,7 +137,8 @@ def arm_from_text(text: str) -> Arm:
     if text.endswith(RECIPE_FILES):
         return _arm_from_recipe(Path(text).stem, text)
     parts = [_method(text, part.strip()) for part in re.split(r"\+" + _OUTSIDE_BRACKETS, text)]
-    return Arm(text, ({"name": "train", "method": parts[0] if len(parts) == 1 else parts},))
+    alone = len(parts) == 1 and not parts[0].keys() & {"weight", "final_weight"}
+    return Arm(text, ({"name": "train", "method": parts[0] if alone else parts},))
 
 
 def arms_from_text(text: str) -> list[Arm]:
@@ -346,7 +347,8 @@ class Comparison:
         for name in ("max_steps", "questions", "dev_questions", "layers", "time_steps"):
             value = getattr(self, name)
             check_argument(name, value, value is None or is_integer(value, 1), "a whole number of at least 1, or None")
-        check_argument("held_out", self.held_out, 0 < self.held_out < 1, "a number between 0 and 1")
+        share = self.held_out
+        check_argument("held_out", share, is_number(share) and 0 < share < 1, "a number between 0 and 1")
         check_argument("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require_seed(self.seed)
         for name in self.settings:

@@ -402,7 +402,7 @@ class Inputs:
                 head = Reader.load(start, **self.reading)
             return Student(LanguageModel.load(start, **self.running), head, self.recipe.windows)
         name = stage.teacher[0] if stage.teacher else None
-        if not isinstance(name, str) and self.recipe.student.by_importance:  # only a reader answers questions
+        if self.recipe.student.by_importance:  # only a reader answers questions
             return Student(LanguageModel.of(self._made_from(self.teacher)), head)
         teacher = self.language_model(name) if isinstance(name, str) else LanguageModel.of(self.teacher)
         return Student(self._made_from(teacher), head)

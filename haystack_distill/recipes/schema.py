@@ -557,6 +557,8 @@ def _stage(content: Mapping[str, Any], earlier: Sequence[str], seed: str | None)
     if unused:
         why = "on a corpus, a stream without an end, and not measured on" if corpus else "where max_steps is set"
         raise DistilError(f"{', '.join(unused)} has no effect {why}; leave it out")
+    if "keep_checkpoints" in given and given.get("checkpoint_every", "auto") is None:
+        raise DistilError("keep_checkpoints has no effect with checkpoint_every: none; leave one of them out")
     if "evaluate_every" not in given and not given.get("keep_best"):
         given["evaluate_every"] = None
     values = {name: value for name, value in values.items() if value is not None}
@@ -628,6 +630,8 @@ def _augment(seed: str | None, content: Any) -> AugmentSettings | None:
     own = {}
     if seed is not None and given.get("multiplication_factor") != 1:
         own["seed"] = _value(seed, int)
+    if given.get("provenance"):
+        raise DistilError("provenance has no effect in a recipe, which writes no augmented file; leave it out")
     settings = AugmentSettings(**own | given)
     settings.require_effect(given)
     return settings

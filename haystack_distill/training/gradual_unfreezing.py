@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerState
 
     from haystack_distill.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,14 @@ class _Unfreezing(TrainerCallback):
         self.phase: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        last = phase_starts(state.max_steps, self.shares)
+        never = [start for start in last if not has_begun(start, state.max_steps - 1)]
+        if never and state.is_world_process_zero:
+            logger.warning(
+                "gradual_unfreezing: in %d steps the last %d of %d phases do not begin, so their weights are not "
+                "trained; train longer, give these phases larger shares, or raise layers_per_phase",
+                *(state.max_steps, len(never), len(last)),
+            )
         # Not earlier: DistributedDataParallel takes the weights that are trainable when it is made, once and for all.
         self._begin(state)
 

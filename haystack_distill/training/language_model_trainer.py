@@ -77,8 +77,8 @@ class LanguageModelTrainer:
             teacher: A language model with the student's tokenizer. It is not changed. None for a method without a
                 teacher: `objectives.MaskedLanguageModel` with the masked words alone.
             corpus: Text; see `Corpus`.
-            method: As for `ReaderTrainer.distil`; `objectives.IntermediateLayers` and `objectives.MaskedLanguageModel`
-                can be trained on a corpus.
+            method: As for `ReaderTrainer.distil`; one that learns from text without questions, such as
+                `objectives.IntermediateLayers` and `objectives.MaskedLanguageModel`.
             adaptation: Which weights are trained, see `training.adaptation`. None for all.
             callbacks: Additional callbacks for transformers' Trainer.
 

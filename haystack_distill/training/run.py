@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 
@@ -362,12 +362,15 @@ def _require_same_models(method: Method | Objective, models: Mapping[str, str]) 
         models: As `_models_of` returns them.
 
     Raises:
-        DistilError: It was learnt with another.
+        DistilError: It was learnt with another, or cannot be read.
     """
     parts = parts_of(method) if isinstance(method, Method) else []
     for option, path in (file for _, part in parts for file in part.files().items()):
-        with safe_open(str(path), framework="numpy") as stream:
-            metadata = stream.metadata() or {}
+        try:
+            with safe_open(str(path), framework="numpy") as stream:
+                metadata = stream.metadata() or {}
+        except (OSError, SafetensorError) as error:
+            raise DistilError(f"{option}: {path} cannot be read ({error}); train it again") from error
         for name in _MODELS:
             if {name} <= models.keys() & metadata.keys() and models[name] != metadata[name]:
                 raise DistilError(

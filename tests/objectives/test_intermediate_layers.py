@@ -5,7 +5,17 @@ import torch
 from transformers import AutoConfig, BertConfig, BertForQuestionAnswering, DistilBertConfig, RobertaConfig
 
 from haystack_distill.errors import DistilError
-from haystack_distill.objectives import IntermediateLayers, ModelOutputs, resolve_layer_mapping, run_model
+from haystack_distill.objectives import (
+    ContextualRelations,
+    FeatureMaps,
+    IntermediateLayers,
+    ModelOutputs,
+    Patient,
+    TaskAwareLayers,
+    TaskFilters,
+    resolve_layer_mapping,
+    run_model,
+)
 from haystack_distill.objectives.losses import (
     attention_kl_div_loss,
     attention_score_loss,
@@ -266,6 +276,15 @@ def test_bad_weight(name, weight):
 def test_a_mapping_that_is_no_list(mapping):
     with pytest.raises(DistilError, match="layer_mapping must be"):
         IntermediateLayers(mapping).objective(config(2), config(4))
+
+
+@pytest.mark.parametrize("mapping", ["unifrom", 3, None, {1: 2}, [1, "2"], [0], [1, True], [1.0]])
+@pytest.mark.parametrize(
+    "method", [IntermediateLayers, Patient, FeatureMaps, ContextualRelations, TaskFilters, TaskAwareLayers]
+)
+def test_a_wrong_mapping_is_refused_before_the_models_are_known(method, mapping):
+    with pytest.raises(DistilError, match=r"layer_mapping (must be|contains)"):
+        method(layer_mapping=mapping)
 
 
 def test_all_weights_zero():

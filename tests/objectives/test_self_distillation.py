@@ -79,6 +79,14 @@ def test_terms_without_weight_are_left_out(tiny_reader: MakeReader) -> None:
         assert set(method.objective(config)(exits, None, batch_of())) == terms
 
 
+def test_a_weight_of_matchers_that_are_not_there(tiny_reader: MakeReader) -> None:
+    config = students.early_exit(tiny_reader(), match_size=0).model.config
+    with pytest.raises(
+        DistilError, match=r"no matchers \(match_size is 0\), so match_loss_weight=7.0 would have no effect"
+    ):
+        SelfDistillation(match_loss_weight=7.0).objective(config)
+
+
 def test_the_level_loss() -> None:
     own = torch.zeros(1, 3, requires_grad=True)
     target = torch.ones(1, 3, requires_grad=True)

@@ -116,6 +116,13 @@ def test_refused(tmp_path, tiny_reader, squad_file) -> None:
     objective = filtered(tmp_path, layer_mapping="last").objective(STUDENT, TEACHER)
     with pytest.raises(DistilError, match="do not fit this student, teacher and layer_mapping"):
         objective.prepare()
+    (tmp_path / "task_filters.safetensors").write_bytes(b"half of it")
+    with pytest.raises(DistilError, match=r"task_filters\.safetensors cannot be read .*; train them again"):
+        objective.prepare()
+    with pytest.raises(DistilError, match=r"filters: .*task_filters\.safetensors cannot be read .*; train it again"):
+        ReaderTrainer(tiny_reader(num_hidden_layers=2)).distil(
+            tiny_reader(seed=1), squad_file, TaskAwareLayers(filters=str(tmp_path))
+        )
 
 
 def test_filters_of_another_teacher_are_refused(tmp_path, tiny_reader, squad_file) -> None:

@@ -185,6 +185,20 @@ def test_a_plain_loop() -> None:
     assert teacher.weight.grad is None
 
 
+def test_a_batch_without_labels() -> None:
+    """Its own loss is NaN, as cross entropy is where every target is ignored."""
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    own = cross_entropy(student, torch.full((4,), -100))
+    assert own.isnan()
+    alone = TeacherStudentLoss(nn.Linear(4, 3), dist_w=1.0, loss_w=0.0).distill_loss(own, student, teacher)
+    assert alone.item() == pytest.approx(
+        torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item(), rel=1e-5
+    )
+    alone.backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
 def _tagger(layers: int) -> BertForTokenClassification:
     shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -44,6 +44,16 @@ def test_weights_that_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "weight"), [("10*intermediate_layers", 10.0), ("0:2*intermediate_layers", Linear(0, 2))]
+)
+def test_one_method_with_a_weight(text: str, weight: float | Linear, tmp_path: Path) -> None:
+    arm = arm_from_text(text)
+    method = comparison([arm]).recipe(arm, 1, [2], tmp_path, ["a"], ["b"])[1].stages[0].method
+    assert isinstance(method, MethodSum)
+    assert method.parts == ((weight, IntermediateLayers()),)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("predction_layer", "did you mean 'prediction_layer'"),
@@ -154,6 +164,8 @@ def test_what_a_comparison_refuses() -> None:
         ({"n_seeds": 0}, "n_seeds must be"),
         ({"questions": 0}, "questions must be"),
         ({"held_out": 1}, "held_out must be"),
+        ({"held_out": "x"}, "held_out must be"),
+        ({"held_out": None}, "held_out must be"),
         ({"settings": {"n_epochs": "3"}}, "settings must be"),
         ({"settings": {"keep_best": "true"}}, "settings must be"),
         ({"settings": {"early_stopping_patience": "3"}}, "settings must be"),

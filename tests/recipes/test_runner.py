@@ -121,8 +121,12 @@ def test_students_by_importance(write: Callable[..., Path], squad_file: Path, tm
     assert (loaded.model.config.num_hidden_layers, loaded.model.config.intermediate_size) == (3, 6)
     general = {"corpus": {"files": str(tmp_path / "corpus.txt"), "max_seq_len": 24, "buffer_windows": 16}, **QUICK}
     own = {"pruned": {"intermediate_size": 6, "data": str(squad_file)}}
-    inputs = Inputs(load_recipe(write("corpus", student=own, **one | {"general": general})))
-    assert isinstance(inputs.first_student().model, LanguageModel)
+    for teacher in (None, inputs.teacher.save(tmp_path / "encoder")):  # an encoder answers no questions
+        general |= {} if teacher is None else {"teacher": str(teacher)}
+        inputs = Inputs(load_recipe(write("corpus", student=own, **one | {"general": general})))
+        model = inputs.first_student().model
+        assert isinstance(model, LanguageModel)
+        assert model.model.config.intermediate_size == 6
     assert inputs.first_student().model.model.config.intermediate_size == 6
     wrong = Inputs(load_recipe(write("wrong", student={"pruned": {"heads": 1}}, **one)))
     with pytest.raises(DistilError, match="student: a 'bert' model cannot have fewer heads"):

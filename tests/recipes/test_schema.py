@@ -216,6 +216,11 @@ CORPUS = f"{LAYERS}, max_steps: 1"
         (stage(f"{LAYERS}, augment: 20"), "stage two: augment: must have keys of its own"),
         (stage(f"{LAYERS}, augment: {{multiplication_factor: 0}}"), "augment: multiplication_factor must be"),
         (stage(f"{LAYERS}, augment: {{p_mask: 0.6, p_pos: 0.6}}"), "stage two: augment: p_mask . p_pos is 1.2"),
+        (stage(f"{LAYERS}, augment: {{provenance: true}}"), "augment: provenance has no effect in a recipe"),
+        (
+            stage(f"{LAYERS}, checkpoint_every: none, keep_checkpoints: 7"),
+            "stage two: keep_checkpoints has no effect with checkpoint_every: none",
+        ),
         (stage(f"{LAYERS}, augment: {{p_ng: 0.25}}"), "augment: p_ng has no effect where only contexts are edited"),
         (
             stage(f"{LAYERS}, augment: {{multiplication_factor: 1, augment: both}}"),

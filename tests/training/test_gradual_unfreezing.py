@@ -43,6 +43,25 @@ def test_the_weights_of_each_step(tiny_reader: MakeReader, data: Path) -> None:
     assert watch.trained == [head, head, head | last, head | layers, names]
 
 
+@pytest.mark.parametrize(
+    ("steps", "shares", "missed"), [(10, [0.5, 0.45, 0.05], 1), (2, [0.5, 0.3, 0.2], 1), (10, [0.5, 0.4, 0.1], 0)]
+)
+def test_a_phase_that_never_begins(
+    steps: int,
+    shares: list[float],
+    missed: int,
+    tiny_reader: MakeReader,
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adaptation = GradualUnfreezing(layers_per_phase=4, phase_shares=shares)
+    student = tiny_reader()
+    before = student.model.bert.embeddings.word_embeddings.weight.detach().clone()
+    ReaderTrainer(student, None, settings(max_steps=steps)).distil(None, data, "labels", adaptation=adaptation)
+    assert (f"in {steps} steps the last {missed} of 3 phases do not begin" in caplog.text) == bool(missed)
+    assert torch.equal(student.model.bert.embeddings.word_embeddings.weight, before) == bool(missed)
+
+
 def test_a_phase_ends_early_in_a_run(tiny_reader: MakeReader, data: Path) -> None:
     watch, adaptation = Watch(), GradualUnfreezing(layers_per_phase=4, phase_shares=[0.8, 0.1, 0.1], phase_patience=1)
     chosen = settings(max_steps=10, evaluate_every=2, learning_rate=1e-9)  # no evaluation is better than the first
