@@ -431,7 +431,7 @@ class _Found:
 def _read(reader: Reader, query: str, texts: list[str], per_window: int, max_batch_size: int | None) -> _Found:
     """Run the reader over all texts and put the spans of all windows into one softmax."""
     if max_batch_size is not None:
-        reader = reader.replace(batch_size=max_batch_size)  # in tokens
+        reader = reader.replace(batch_size=max_batch_size)  # its batches are bounded by the tokens of as many windows
     if reader.speed:
         max_batch_size = None  # all windows of a query compete for its answer, so they go together
     windows = reader.cut_pairs([(query, text) for text in texts], [0] * len(texts))

@@ -284,10 +284,10 @@ def test_what_cannot_compute_in_bf16_is_no_candidate_there(
     assert load(place, precision="bf16").backend in ("torch", "openvino")  # the latter where the processor has bf16
     assert not {"onnx", "onnx-int8", "openvino-int8"} & {backend for call in calls for backend in call}
     assert "does without 'onnx" not in caplog.text
-    assert not choice._is_dynamic({"settings": {"int8": "static"}}, "openvino-int8")
+    assert not exported.is_dynamic({"settings": {"int8": "static"}}, "openvino-int8")
     tried = [{"backend": "openvino-int8", "name": name, "kept": "static" in name} for name in ("dynamic", "static")]
-    assert not choice._is_dynamic({"settings": {"int8": "auto"}, "tried": tried}, "openvino-int8")
-    assert choice._is_dynamic({"settings": {"int8": "dynamic"}}, "openvino-int8")
+    assert not exported.is_dynamic({"settings": {"int8": "auto"}, "tried": tried}, "openvino-int8")
+    assert exported.is_dynamic({"settings": {"int8": "dynamic"}}, "openvino-int8")
 
 
 def test_fewer_cores_are_measured_anew(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
