@@ -514,7 +514,7 @@ def test_the_script_shows_variants_and_writes_nothing(script: Callable[..., tupl
         (["--preview", 2, "--shard", "1/2"], "no effect with --preview"),
         (["--preview", 2, "--provenance", "--drop_labels"], "have no effect with --preview: leave them out"),
         (["--merge", "1.json", "--seed", 42], "have no effect with --merge"),
-        (["--p_ng", 0.25], "p_ng has no effect where only contexts are edited"),
+        (["--augment", "context", "--p_ng", 0.25], "p_ng has no effect where only contexts are edited"),
         (["--device", "auto"], "device has no effect without a masked language model"),
         (["--statistics", "s.json"], "statistics has no effect on a whole file"),
         (["--preview", 2, "--statistics_only"], "do not go together"),

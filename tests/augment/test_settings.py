@@ -25,7 +25,7 @@ NOTHING = "these settings edit nothing"
         *(
             (name, {"multiplication_factor": 1, name: value}, "with a multiplication_factor of 1")
             for name, value in {
-                "augment": "both",
+                "augment": "question",
                 "p_mask": 0.2,
                 "p_pos": 0.2,
                 "p_ng": 0.3,
@@ -67,10 +67,10 @@ def test_a_setting_without_effect_is_refused(name: str, changed: dict[str, Any],
 @pytest.mark.parametrize(
     "changed",
     [
-        {**NO_MASK, "p_pos": 0},
-        {**NO_MASK, "tagger": "none"},
+        {**NO_MASK, "p_pos": 0, "augment": "context"},
+        {**NO_MASK, "tagger": "none", "augment": "context"},
         {**NO_MASK, "p_pos": 0, "p_ng": 0, "augment": "both"},
-        {**NO_MASK, "p_pos": 0, "model": "m", "replace_probability": 0},
+        {**NO_MASK, "p_pos": 0, "model": "m", "replace_probability": 0, "augment": "context"},
     ],
 )
 def test_settings_that_edit_nothing_are_refused(changed: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def test_what_switches_an_operation_off_is_never_refused(changed: dict[str, Any]
 
 
 def test_a_setting_that_was_given_must_have_an_effect_even_as_its_default() -> None:
-    settings = AugmentSettings()
+    settings = AugmentSettings(augment="context")
     settings.require_effect(["p_mask", "seed", "output_path"])
     with pytest.raises(DistilError, match="p_ng has no effect"):
         settings.require_effect(["p_ng"])

@@ -221,9 +221,12 @@ CORPUS = f"{LAYERS}, max_steps: 1"
             stage(f"{LAYERS}, checkpoint_every: none, keep_checkpoints: 7"),
             "stage two: keep_checkpoints has no effect with checkpoint_every: none",
         ),
-        (stage(f"{LAYERS}, augment: {{p_ng: 0.25}}"), "augment: p_ng has no effect where only contexts are edited"),
         (
-            stage(f"{LAYERS}, augment: {{multiplication_factor: 1, augment: both}}"),
+            stage(f"{LAYERS}, augment: {{augment: context, p_ng: 0.25}}"),
+            "augment: p_ng has no effect where only contexts are",
+        ),
+        (
+            stage(f"{LAYERS}, augment: {{multiplication_factor: 1, augment: question}}"),
             "augment: augment has no effect with a multiplication_factor of 1",
         ),
         (stage(f"{LAYERS}, p_mask: 0.2"), "'p_mask' is an option of augmentation; write augment: {p_mask: ...}"),
