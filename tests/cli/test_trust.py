@@ -120,7 +120,7 @@ def test_agree_is_a_gate(model: Path, student_dir: Path, questions: Path, squad_
     assert run(*base, "--at-least", 0).exit_code == 0
 
 
-def test_readers_in_directories_of_one_name_are_told_apart(
+def test_readers_in_directories_of_one_name_get_names_of_their_own(
     model: Path, student_dir: Path, questions: Path, tmp_path: Path
 ) -> None:
     """Recipes write each reader into a directory called `reader`."""
