@@ -178,8 +178,8 @@ class PromiseSearch:
         self._metrics_of[candidate] = metrics
         drop = self.metrics["torch"]["f1"] - metrics["f1"]
         logger.info("%s, %s: F1 %.2f, %.2f lost", candidate.backend, candidate.name, metrics["f1"], drop)
-        tried = Tried(candidate.backend, candidate.name, metrics["exact"], metrics["f1"], drop)
-        return candidate, replace(tried, weight_bits=candidate.weight_bits)
+        exact, f1, bits = metrics["exact"], metrics["f1"], candidate.weight_bits
+        return candidate, Tried(candidate.backend, candidate.name, exact, f1, drop, weight_bits=bits)
 
     def _within(self, tried: Tried) -> bool:
         return tried.f1_drop is not None and tried.f1_drop <= self.max_f1_drop

@@ -153,13 +153,13 @@ class _Unfreezing(TrainerCallback):
         self.phase: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        last = phase_starts(state.max_steps, self.shares)
-        never = [start for start in last if not has_begun(start, state.max_steps - 1)]
+        starts = phase_starts(state.max_steps, self.shares)
+        never = [start for start in starts if not has_begun(start, state.max_steps - 1)]
         if never and state.is_world_process_zero:
             logger.warning(
                 "gradual_unfreezing: in %d steps the last %d of %d phases do not begin, so their weights are not "
                 "trained; train longer, give these phases larger shares, or raise layers_per_phase",
-                *(state.max_steps, len(never), len(last)),
+                *(state.max_steps, len(never), len(starts)),
             )
         # Not earlier: DistributedDataParallel takes the weights that are trainable when it is made, once and for all.
         self._begin(state)

@@ -120,7 +120,7 @@ def find_exported(name: str, backend: str, **hub: Any) -> Path:
             f"export{' --runtime openvino' if backend.startswith('openvino') else ''}` ({error})"
         ) from error
     require_same_weights(name, backend)
-    if overflows_here(export_record(name, runtime_of(backend), **hub), backend):
+    if backend in INT8_BACKENDS and overflows_here(export_record(name, runtime_of(backend), **hub), backend):
         logger.warning(
             "%s has weights of 8 bits, whose sums overflow on this processor (no VNNI), so its answers may be others "
             "than where it was measured: export %s here, or without --no-reduce-range",
